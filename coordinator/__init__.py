@@ -1,0 +1,1 @@
+"""What runs on a server: plans submodels, aggregates updates, releases models."""

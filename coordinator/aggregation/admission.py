@@ -1,0 +1,94 @@
+"""Which updates are let in: the shape that was asked for, finite, not absurdly large, of at least one sample.
+
+What is refused here never reaches the global model, so one hostile or broken device cannot make it infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.aggregation.tensor_file import mapped_tensors
+from edge_sdk.elastic.slicing import Array, Slices, shapes_of
+from edge_sdk.errors import TensorTableError
+from edge_sdk.protocol.messages import TrainingReport
+
+
+class Reason(str, Enum):
+    """Why an update is refused."""
+
+    TABLE = "table"
+    NOT_FINITE = "not-finite"
+    NORM = "norm"
+    SAMPLES = "samples"
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict, not an error of this program
+    """An update is not let in; the text is one line for the device's receipt."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(f"{reason.value}: {text}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Policy.
+
+    ``max_norm_ratio``: of an update's Euclidean norm to that of the parameters it belongs to. ``max_weight``: what one
+    update counts at most, in samples, whatever it says.
+    """
+
+    max_norm_ratio: float = 5.0
+    max_weight: float = 100_000.0
+
+
+def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits) -> float:
+    """:func:`admit` for an update in a tensor file. Raises :class:`Rejected`, or ``StorageError`` if unreadable."""
+    try:
+        with mapped_tensors(path, shapes_of(slices)) as update:
+            return admit(update, base, slices, report, limits)
+    except TensorTableError as error:
+        raise Rejected(Reason.TABLE, str(error)) from error
+
+
+def admit(
+    update: Mapping[str, Array], base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits
+) -> float:
+    """The weight of an update that is let in: its samples, capped.
+
+    ``update`` holds deltas of ``slices`` of the full model ``base``. Raises :class:`Rejected`.
+    """
+    _check_table(update, slices)
+    if report.samples < 1:
+        raise Rejected(Reason.SAMPLES, f"{report.samples} samples; at least 1 is needed")
+    norm = math.sqrt(sum(map(_squared_norm, update.values())))
+    if not math.isfinite(norm):
+        _check_finite(update)
+    most = limits.max_norm_ratio * math.sqrt(sum(_squared_norm(base[name][axes]) for name, axes in slices.items()))
+    if norm > most:
+        raise Rejected(Reason.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
+    return min(float(report.samples), limits.max_weight)
+
+
+def _check_table(update: Mapping[str, Array], slices: Slices) -> None:
+    expected, found = shapes_of(slices), {name: array.shape for name, array in update.items()}
+    if found != expected or any(array.dtype != np.float32 for array in update.values()):
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise Rejected(Reason.TABLE, f"{len(wrong)} tensors are not float32 of the shapes asked for: {wrong[:2]}")
+
+
+def _check_finite(update: Mapping[str, Array]) -> None:
+    for name, array in update.items():
+        if not np.isfinite(array).all():
+            raise Rejected(Reason.NOT_FINITE, f"{name} holds infinite values or none at all")
+
+
+def _squared_norm(array: Array) -> float:
+    """In float32, so that values beyond 1e19 count as infinite; rows are summed apart, which keeps the precision."""
+    return float(np.einsum("...i,...i->...", array, array).sum(dtype=np.float64))

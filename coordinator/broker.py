@@ -1,0 +1,158 @@
+"""The embedded broker: rumqttd, from the ``iotcore`` wheel, in a process of its own on this machine's loopback.
+
+For trials and small fleets. It has no access control and keeps its messages in memory; a fleet on a network uses
+mosquitto or another real broker.
+
+rumqttd keeps one log per subscription filter, in memory, and when a log is full it drops the oldest segment, delivered
+or not. Without its oldest segment, a log must therefore still hold all that can be on its way at once:
+
+    log of                 on its way at most                                          so it keeps
+    <device>/chunk/down    what a device asks for: 2 transfers x 8 chunks x 128 KiB    4 segments of 1 MiB
+    +/chunk/up             what the coordinator asks for: 16 x 8 x 128 KiB = 16 MiB    6 segments of 4 MiB
+    all others             small messages                                              4 segments of 1 MiB
+
+It keeps that much for good: 16 devices that fetched 20 MB each leave it at 160 MiB, 32 MiB of which are Python's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+
+from edge_sdk.errors import BrokerUnreachableError, PortInUseError
+from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
+from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
+
+_HOST = "127.0.0.1"
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 1.0
+_CONFIGURATION = f"""\
+id = 0
+
+[router]
+id = 0
+max_connections = 1000
+max_outgoing_packet_count = 200
+max_segment_size = {1 << 20}
+max_segment_count = 4
+
+[router.custom_segment.'raffm/1/+/+/chunk/up']
+max_segment_size = {4 << 20}
+max_segment_count = 6
+
+[v5.1]
+name = "loopback"
+listen = "{_HOST}:{{port}}"
+next_connection_delay_ms = 1
+
+[v5.1.connections]
+connection_timeout_ms = 10000
+max_payload_size = {MAX_CHUNK_BYTES + 4096}
+max_inflight_count = 100
+"""
+
+
+class EmbeddedBroker:
+    """A running broker; ``with EmbeddedBroker(folder) as broker`` ends it.
+
+    ``broker.toml`` and ``broker.log`` are written to ``state_dir``. Port 0 takes any free port. Raises
+    ``PortInUseError`` where the port is taken, and ``BrokerUnreachableError`` where the broker does not come up.
+    """
+
+    def __init__(self, state_dir: Path, port: int = 0) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self.address = BrokerAddress(_HOST, _free_port(port))
+        self._log = state_dir / "broker.log"
+        configuration = state_dir / "broker.toml"
+        configuration.write_text(_CONFIGURATION.format(port=self.address.port), encoding="utf-8")
+        self._process = self._spawn(configuration)
+        self._wait_until_it_answers()
+
+    def __enter__(self) -> EmbeddedBroker:  # noqa: PYI034 Self needs Python 3.11
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def process_id(self) -> int:
+        """The broker's process."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the broker's process lives."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the broker, within two seconds; idempotent."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _spawn(self, configuration: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "coordinator.broker", str(configuration)]
+        with self._log.open("wb") as log:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+    def _wait_until_it_answers(self) -> None:
+        give_up_s = time.monotonic() + _START_TIMEOUT_S
+        while not _answers(self.address):
+            if not self.is_running or time.monotonic() > give_up_s:
+                self.close()
+                last = self._log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+                msg = f"the embedded broker did not start at {self.address}: {last[:400]} ({self._log})"
+                raise BrokerUnreachableError(msg)
+            time.sleep(0.05)
+
+
+def _answers(address: BrokerAddress) -> bool:
+    try:
+        with closing(MqttTransport(address, "coordinator-start", ())) as probe:
+            probe.connect()
+    except BrokerUnreachableError:
+        return False
+    return True
+
+
+def _free_port(port: int) -> int:
+    """``port`` itself where nobody listens on it, or any free one for 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port closed a moment ago is free
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            msg = f"port {port} on {_HOST} cannot be listened on ({error.strerror}): end its user or choose another"
+            raise PortInUseError(msg) from error
+        return int(probe.getsockname()[1])
+
+
+def _serve(configuration: str) -> None:
+    """The child process: run rumqttd until standard input ends, which it does even if the parent is killed."""
+    from iotcore import IotCoreBroker  # noqa: PLC0415 the parent does not need the native library
+
+    logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # its tracing reports every packet as an error
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    IotCoreBroker(config_path=configuration).run_forever()
+
+
+def _exit_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

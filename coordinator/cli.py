@@ -1,0 +1,168 @@
+"""`coordinator`: manage a fleet from a terminal.
+
+Exit codes: 0 done, 2 a wrong option or architecture, 3 a model folder or data file that cannot be used, 4 no broker
+there or a port taken, 5 a broken contract, 6 the disk refuses, 130 interrupted; see :mod:`edge_sdk.errors`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordinator.config import CoordinatorConfig, Participation, Salience
+from edge_sdk.errors import RaffmError
+
+if TYPE_CHECKING:
+    from coordinator.store.database import Store
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")
+device_app = typer.Typer(no_args_is_help=True, help="Who is there.")
+round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
+app.add_typer(task_app, name="task")
+app.add_typer(device_app, name="device")
+app.add_typer(round_app, name="round")
+
+StateDir = Annotated[Path, typer.Option(help="Folder of the store, the blobs and the release key.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def serve(
+    state_dir: StateDir,
+    broker: Annotated[str, typer.Option(help="mqtt://host:port, or mqtts://host:port for TLS.")],
+    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
+    threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
+    exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End once every task has ended.")] = False,
+    allow_plaintext: Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")] = False,
+) -> None:
+    """Serve a fleet: run its tasks one after the other, until interrupted."""
+    from coordinator.service import Service, mqtt_transport
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("coordinator").setLevel(logging.INFO)
+    config = CoordinatorConfig(
+        state_dir=state_dir,
+        broker=broker,
+        fleet=fleet,
+        threads=threads,
+        exit_when_done=exit_when_done,
+        allow_plaintext=allow_plaintext,
+    )
+    service = Service(config, _store(state_dir), mqtt_transport(config))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.stop())
+    service.run()
+
+
+@task_app.command("create")
+def create_task(
+    name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-'.")],
+    state_dir: StateDir,
+    model: Annotated[Path, typer.Option(help="Hugging Face folder of a BERT-family model.")],
+    calibration: Annotated[Path, typer.Option(help="CSV or JSONL of a few labelled texts, for the salience.")],
+    test: Annotated[Path, typer.Option(help="CSV or JSONL of labelled texts, to judge each version by.")],
+    rounds: Annotated[int, typer.Option(min=1, help="How many rounds.")] = 5,
+    min_devices: Annotated[int, typer.Option(min=1, help="How many devices a round waits for.")] = 1,
+    quorum: Annotated[int, typer.Option(min=1, help="How many updates a round needs at its deadline.")] = 1,
+    only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
+    salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
+    release: Annotated[bool, typer.Option(help="Release the result to the devices.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the new head.")] = 0,
+) -> None:
+    """Queue a task; `coordinator serve` runs it."""
+    from coordinator.config import TaskConfig
+    from coordinator.delivery.keys import release_key
+    from coordinator.rounds.tasks import queue_task
+
+    config = TaskConfig(
+        name=name,
+        model_dir=str(model.absolute()),
+        calibration_file=str(calibration.absolute()),
+        test_file=str(test.absolute()),
+        rounds=rounds,
+        min_devices=min_devices,
+        quorum=quorum,
+        participation=Participation.ABLE if only_able else Participation.ALL,
+        salience=salience,
+        release=release,
+        seed=seed,
+    )
+    queue_task(_store(state_dir), config, time.time())
+    release_key(state_dir)
+    typer.echo(f"task {name} is queued; devices trust {state_dir / 'release.pub'}")
+
+
+@app.command()
+def broker(
+    state_dir: StateDir,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 1883,
+) -> None:
+    """Run the embedded MQTT broker on this machine, until interrupted: for first tries, not for production."""
+    from coordinator.broker import EmbeddedBroker
+
+    with EmbeddedBroker(state_dir, port) as running:
+        typer.echo(f"broker at {running.address}; Ctrl-C ends it")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@device_app.command("list")
+def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
+    """Every device that has ever said hello."""
+    from coordinator.listing import device_rows, show
+
+    show(device_rows(_store(state_dir), time.time()), as_json=as_json)
+
+
+@round_app.command("list")
+def list_rounds(
+    state_dir: StateDir,
+    task: Annotated[str | None, typer.Option(help="Of this task only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every round: who took part, how good the result is, what it cost."""
+    from coordinator.listing import round_rows, show
+
+    show(round_rows(_store(state_dir), task), as_json=as_json)
+
+
+@app.command()
+def demo(
+    state_dir: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-state"),
+    model: Annotated[Path | None, typer.Option(help="Another BERT-family folder instead of MiniLM-L6.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Another text/label CSV instead of BBC News.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the split over the devices.")] = 0,
+    compare: Annotated[bool, typer.Option(help="Also run with only the able devices.")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last closed round.")] = False,
+    report: Annotated[Path, typer.Option(help="Where the page with the plots goes.")] = Path("report.html"),
+) -> None:
+    """The main job on this machine: eight unequal devices train one model and get a larger one back."""
+    from coordinator.demo.main import DemoOptions, run_demo
+
+    run_demo(DemoOptions(state_dir, model, data, rounds, seed, compare, resume, report))
+
+
+def _store(state_dir: Path) -> Store:
+    from coordinator.store.opening import open_store
+
+    return open_store(state_dir)
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one line and a documented exit code."""
+    try:
+        app(prog_name="coordinator")
+    except RaffmError as error:
+        typer.echo(f"coordinator: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

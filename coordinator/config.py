@@ -1,0 +1,86 @@
+"""What an operator decides: the coordinator's own settings, and a task's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+from platformdirs import user_cache_path
+
+from edge_sdk.elastic.submodel import TrainablePart
+from edge_sdk.protocol.messages import Recipe
+
+
+class Participation(str, Enum):
+    """Which devices a task's rounds take in."""
+
+    ALL = "all"
+    ABLE = "able"
+
+
+class Salience(str, Enum):
+    """By what units are ranked before the permutation; see :mod:`coordinator.models.salience`."""
+
+    TAYLOR = "taylor"
+    L1 = "l1"
+
+
+DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32, max_steps=6)
+
+
+class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training task. Paths are of this machine; ``floor`` is c in the aggregation rule.
+
+    A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round; it
+    closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
+    ``nested_share`` is the width that every wider submodel also trains in each step (of the heads; ``None`` for none).
+    """
+
+    name: str
+    model_dir: str
+    calibration_file: str
+    test_file: str
+    rounds: int = 5
+    participation: Participation = Participation.ALL
+    min_devices: int = 1
+    quorum: int = 1
+    round_deadline_s: float = 600.0
+    recipe: Recipe = DEFAULT_RECIPE
+    part: TrainablePart = TrainablePart.NO_EMBEDDINGS
+    salience: Salience = Salience.TAYLOR
+    floor: float = 0.25
+    nested_share: float | None = 0.25
+    seed: int = 0
+    release: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorConfig:
+    """Where state lies, which broker, and every limit of the service."""
+
+    state_dir: Path
+    broker: str
+    fleet: str = "default"
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    allow_plaintext: bool = False
+    threads: int = 2
+    exit_when_done: bool = False
+    gather_s: float = 20.0
+    lost_after_s: float = 30.0
+    ready_valid_s: float = 60.0
+    retry_after_s: float = 10.0
+    release_deadline_s: float = 300.0
+    receive_timeout_s: float = 0.25
+
+    @property
+    def template_cache(self) -> Path:
+        """Where compiled templates are kept for every state folder of this user."""
+        return user_cache_path("raffm-edge") / "templates"
+
+    @property
+    def blob_dir(self) -> Path:
+        """The folder of the content-addressed blobs."""
+        return self.state_dir / "blobs"

@@ -1,0 +1,112 @@
+"""One release of a task: for every device the largest submodel that it can run, signed for it alone.
+
+Inference needs a fraction of training's memory, so what a device runs is usually larger than what it trained. A
+release is sent again whenever its device asks for work, until the device has reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from coordinator.models.versions import ModelVersion
+from coordinator.planning.budget import inference_budget
+from coordinator.planning.planner import Ladder
+from coordinator.rounds.resources import Resources
+from coordinator.rounds.run import Run
+from coordinator.store.records import ReleaseRecord
+from coordinator.store.states import ReleaseStatus
+from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.protocol.messages import BlobEntry, Release, ReleaseReport
+from edge_sdk.protocol.signing import ReleaseManifest, Role, sign
+
+_log = logging.getLogger(__name__)
+Built = dict[str, tuple[Submodel, tuple[BlobEntry, ...]]]
+
+
+class ReleaseDesk:
+    """Sends a task's release and waits for what the devices say of it."""
+
+    def __init__(self, run: Run, ladder: Ladder, resources: Resources) -> None:
+        self._run = run
+        self._ladder = ladder
+        self._resources = resources
+        self._sent: dict[str, ReleaseRecord] = {}
+        self._deadline_s: float | None = None
+
+    def open(self, version: ModelVersion) -> None:
+        """Build and send; a release that an earlier start has recorded is sent as it was."""
+        with self._resources.store.reading() as tx:
+            recorded = tx.releases.of_task(self._run.config.name)
+            devices = {known.id: known.snapshot for known in tx.devices.all() if known.online and known.snapshot}
+        if recorded:
+            self._send_all(recorded)
+            return
+        chosen = {
+            device: submodel
+            for device, snapshot in devices.items()
+            if (submodel := self._ladder.for_inference(inference_budget(snapshot))) is not None
+        }
+
+        def work() -> Built:
+            return {device: (submodel, self._run.release(version, submodel)) for device, submodel in chosen.items()}
+
+        self._resources.submit(work, self._record)
+
+    def send(self, device: str) -> bool:
+        """Send a device its release (again) where it has not reported yet; whether there was one to send."""
+        record = self._sent.get(device)
+        if record is None or record.status is not ReleaseStatus.SENT:
+            return False
+        manifest = ReleaseManifest(
+            release=record.release,
+            fleet=self._resources.settings.fleet,
+            device=device,
+            task=record.task,
+            submodel=record.submodel,
+            labels=self._run.foundation.labels,
+            max_tokens=self._run.config.recipe.max_tokens,
+            manifest=record.manifest,
+        )
+        self._resources.send(device, Release(envelope=sign(self._resources.key, Role.RELEASE, manifest)))
+        return True
+
+    def reported(self, device: str, report: ReleaseReport) -> None:
+        """What a device says of its release; anything but its own newest is ignored."""
+        record = self._sent.get(device)
+        if record is None or record.release != report.release:
+            return
+        with self._resources.store.transaction() as tx:
+            tx.releases.reported(report.release, report)
+            stored = tx.releases.get(report.release)
+        if stored is not None:
+            self._sent[device] = stored
+        _log.info("%s: release %d is %s", device, report.release, "healthy" if report.healthy else report.detail)
+
+    def is_settled(self, now_s: float) -> bool:
+        """Whether every device has reported, or the time for it is over."""
+        if self._deadline_s is None:
+            return False
+        waiting = [device for device, record in self._sent.items() if record.status is ReleaseStatus.SENT]
+        if waiting and now_s < self._deadline_s:
+            return False
+        if waiting:
+            _log.warning("no word of the release from %s", ", ".join(sorted(waiting)))
+        return True
+
+    def _record(self, built: Built) -> None:
+        """Every release has its number in the store before any device hears of it."""
+        task = self._run.config.name
+        with self._resources.store.transaction() as tx:
+            records = [
+                tx.releases.add(task, device, submodel, manifest, self._run.parameters(submodel))
+                for device, (submodel, manifest) in sorted(built.items())
+            ]
+        self._send_all(records)
+
+    def _send_all(self, records: list[ReleaseRecord] | tuple[ReleaseRecord, ...]) -> None:
+        self._sent = {record.device: record for record in records}
+        self._deadline_s = time.time() + self._resources.settings.release_deadline_s
+        _log.info("release to %d devices", len(self._sent))
+        for device in self._sent:
+            self.send(device)

@@ -1,0 +1,165 @@
+"""The demo: what one could type by hand, started in the right order, watched, ended together, and told as a story."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from coordinator.broker import EmbeddedBroker
+from coordinator.config import Participation, TaskConfig
+from coordinator.delivery.keys import release_key
+from coordinator.demo.collecting import device_rows, task_outcome
+from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
+from coordinator.demo.inputs import deal, packaged_model, texts_of, write_examples
+from coordinator.demo.outcome import Outcome
+from coordinator.demo.processes import Processes
+from coordinator.demo.report import summary, write_report
+from coordinator.demo.view import show
+from coordinator.demo.watching import Watcher
+from coordinator.rounds.tasks import queue_task
+from coordinator.store.database import Store
+from coordinator.store.opening import open_store
+from edge_sdk.errors import ConfigurationError
+
+ELASTIC, ABLE = "all-devices", "able-only"
+_POLL_S = 0.5
+
+
+class Interrupted(SystemExit):
+    """Ctrl-C, or a polite request to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What `coordinator demo` was asked for."""
+
+    state_dir: Path
+    model: Path | None
+    data: Path | None
+    rounds: int
+    seed: int
+    compare: bool
+    resume: bool
+    report: Path
+
+
+def run_demo(options: DemoOptions) -> None:
+    """Set up or resume, run, show and write the report. Raises the named errors of whatever cannot be used."""
+    console = Console()
+    started_s = time.monotonic()
+    store = _prepare(options, console)
+    with _interruptible():
+        _run_processes(options, store, console)
+    outcome = Outcome(
+        model=(options.model or packaged_model().parent).name,
+        seconds=time.monotonic() - started_s,
+        devices=device_rows(store, ELASTIC),
+        elastic=task_outcome(store, ELASTIC, "All devices, each training its part"),
+        able_only=task_outcome(store, ABLE, "Only the devices that can train all of it") if options.compare else None,
+    )
+    show(outcome, console)
+    write_report(outcome, options.report)
+    console.print(f"\n[bold]{summary(outcome)}[/bold]\nPlots: {options.report.absolute()}")
+
+
+def _prepare(options: DemoOptions, console: Console) -> Store:
+    """Deal the data and queue the tasks, unless an earlier demo in this folder is to be resumed."""
+    database = options.state_dir / "coordinator" / "coordinator.sqlite"
+    if options.resume:
+        if not database.exists():
+            raise ConfigurationError(f"nothing to resume in {options.state_dir}: run the demo without --resume first")
+        console.print(f"resuming what is in {options.state_dir}")
+        return open_store(database.parent)
+    model = options.model or packaged_model()
+    examples = texts_of(options.data)
+    dealt = deal(examples, [device.name for device in FLEET], seed=options.seed)
+    _clear(options.state_dir)
+    (options.state_dir / "data").mkdir(parents=True)
+    (options.state_dir / "logs").mkdir()
+    for device in FLEET:
+        write_examples(data_file(device, options.state_dir), dealt.devices[device.name])
+    store = open_store(database.parent)
+    for config in _tasks(options, model):
+        for file, part in ((config.calibration_file, dealt.calibration), (config.test_file, dealt.test)):
+            write_examples(Path(file), part)
+        queue_task(store, config, time.time())
+    release_key(database.parent)
+    console.print(f"{len(examples)} texts dealt to {len(FLEET)} devices; {len(dealt.test)} stay with the coordinator")
+    return store
+
+
+def _clear(state_dir: Path) -> None:
+    """Remove what an earlier demo left, and nothing else: a folder that is not a demo's is refused."""
+    if state_dir.exists() and any(state_dir.iterdir()):
+        if not (state_dir / "coordinator" / "coordinator.sqlite").exists():
+            raise ConfigurationError(f"{state_dir} holds other files; give an empty --state-dir")
+        shutil.rmtree(state_dir)
+
+
+def _tasks(options: DemoOptions, model: Path) -> Iterator[TaskConfig]:
+    participations = {ELASTIC: Participation.ALL, ABLE: Participation.ABLE}
+    for name in (ELASTIC, ABLE) if options.compare else (ELASTIC,):
+        yield TaskConfig(
+            name=name,
+            model_dir=str(model.absolute()),
+            calibration_file=str((options.state_dir / "data" / "calibration.csv").absolute()),
+            test_file=str((options.state_dir / "data" / "test.csv").absolute()),
+            rounds=options.rounds,
+            participation=participations[name],
+            min_devices=len(FLEET),
+            seed=options.seed,
+            release=name == ELASTIC,
+        )
+
+
+def _run_processes(options: DemoOptions, store: Store, console: Console) -> None:
+    logs = options.state_dir / "logs"
+    with EmbeddedBroker(options.state_dir / "broker") as broker, Processes(logs) as processes:
+        address = str(broker.address)
+        coordinator = ("serve", "--state-dir", str(options.state_dir / "coordinator"), "--broker", address)
+        processes.start("coordinator", "coordinator.cli", (*coordinator, "--fleet", NAME, "--exit-when-done"))
+        for device in FLEET:
+            processes.start(device.name, "edge_sdk.cli", agent_arguments(device, address, options.state_dir))
+        console.print(f"broker at {address}, coordinator and {len(FLEET)} agents started; logs in {logs}")
+        with _progress(console) as progress:
+            watcher = Watcher(store, progress, processes.log_of("coordinator"))
+            while not processes.ended("coordinator"):
+                processes.check()
+                watcher.look()
+                time.sleep(_POLL_S)
+            processes.check()
+            watcher.look()
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave through the contexts, which end every process; the same again changes nothing."""
+
+    def leave(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(130)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

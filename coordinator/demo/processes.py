@@ -1,0 +1,90 @@
+"""The demo's processes: started together, watched, and ended together, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from edge_sdk.errors import RaffmError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+GRACE_S = 3.0
+
+
+class ProcessDiedError(RaffmError):
+    """A process of the demo ended although it was still needed."""
+
+
+class Processes:
+    """Runs commands of this installation, each in a session of its own with its output in ``<folder>/<name>.log``.
+
+    Leaving the context ends every one: politely first, by force after ``GRACE_S`` seconds.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, module: str, arguments: Sequence[str]) -> None:
+        """Start ``python -m module arguments``."""
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with self.log_of(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
+            )
+
+    def log_of(self, name: str) -> Path:
+        """Where a process writes what it says."""
+        return self._folder / f"{name}.log"
+
+    def check(self) -> None:
+        """Raise ``ProcessDiedError`` with the last line that it said where a process has ended with an error."""
+        for name, process in self._running.items():
+            if process.poll():
+                lines = self.log_of(name).read_text(errors="replace").strip().splitlines() or ["(it said nothing)"]
+                raise ProcessDiedError(f"{name} ended with exit code {process.returncode}: {lines[-1][:300]}")
+
+    def ended(self, name: str) -> bool:
+        """Whether the process has ended by itself."""
+        return self._running[name].poll() is not None
+
+    def stop(self) -> None:
+        """End every process; idempotent."""
+        for process in self._running.values():
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        for process in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process in self._running.values():
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To the whole session where it still runs, so that nothing a process started outlives it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,70 @@
+"""The graph that a device or the coordinator runs, and the file that is released to devices."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxscript import optimizer
+
+from coordinator.models.stitching import stitch
+from coordinator.models.templates import Templates
+from edge_sdk.elastic.slicing import Array, extract, slices_of
+from edge_sdk.elastic.submodel import Submodel
+
+
+def inference_graph(templates: Templates, submodel: Submodel) -> onnx.ModelProto:
+    """The forward pass alone: ``input_ids``, ``attention_mask`` and the parameters -> ``logits`` (batch, labels).
+
+    Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
+    """
+    submodel.check(templates.architecture)
+    return stitch(templates, submodel.layers, lambda output: output == "logits")
+
+
+def release_graph(
+    templates: Templates, submodel: Submodel, parameters: Mapping[str, Array], *, quantise: bool
+) -> bytes:
+    """A file that runs by itself: ``input_ids``, ``attention_mask`` -> ``logits``, with the weights inside.
+
+    ``parameters`` are the full model's; the submodel is cut out. With ``quantise``, weights and embeddings are int8,
+    with one scale per channel, and activations are quantised as they come: about a quarter of the size.
+    Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
+    """
+    shapes = {name: values.shape for name, values in parameters.items()}
+    part = extract(parameters, slices_of(submodel, templates.architecture, templates.family, shapes))
+    model = _fold(_with_weights(inference_graph(templates, submodel), part))
+    return _quantised(model) if quantise else model.SerializeToString()
+
+
+def _with_weights(model: onnx.ModelProto, parameters: Mapping[str, Array]) -> onnx.ModelProto:
+    """Turn every input that is a parameter into an initializer."""
+    inputs = list(model.graph.input)
+    weights = [onnx.numpy_helper.from_array(parameters[v.name], v.name) for v in inputs if v.name in parameters]
+    model.graph.initializer.extend(weights)
+    del model.graph.input[:]
+    model.graph.input.extend(value for value in inputs if value.name not in parameters)
+    return model
+
+
+def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute what is constant now, above all the transposed weights, which only then count as weights to quantise."""
+    graph = ir.from_proto(model)
+    any_size = 1 << 40
+    optimizer.optimize(graph, input_size_limit=any_size, output_size_limit=any_size)
+    return ir.to_proto(graph)
+
+
+def _quantised(model: onnx.ModelProto) -> bytes:
+    # The optimizer's shapes are partly symbolic, and the quantiser's own inference rejects those that it cannot equate.
+    del model.graph.value_info[:]
+    # Says that the model was pre-processed; otherwise onnxruntime advises it through the root logger.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_dynamic(model, path, weight_type=QuantType.QInt8, per_channel=True)
+        return path.read_bytes()

@@ -1,0 +1,110 @@
+"""Chain copies of the layer template inside the shell template: a submodel's graph, in milliseconds.
+
+1. Name values apart: copy ``k`` of the layer reads ``hidden.k`` and writes ``hidden.k+1``; gradients run backwards
+   along the same numbers. The shell writes ``hidden.0`` and reads the last one.
+2. Keep what the requested outputs need, by walking backwards from them. Gradients that nobody asks for fall away, and
+   with them the part of the backward pass that only they need; so does the whole of it where only logits are asked for.
+3. Sort topologically: ONNX wants producers before consumers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from graphlib import TopologicalSorter
+
+import onnx
+
+from coordinator.models.templates import AUX, BATCH_INPUTS, GRAD, HIDDEN_IN, HIDDEN_OUT, Templates
+
+Rename = Callable[[str], str]
+
+
+def stitch(templates: Templates, layers: tuple[int, ...], is_wanted: Callable[[str], bool]) -> onnx.ModelProto:
+    """The graph of a submodel that keeps ``layers``, with the outputs that ``is_wanted`` picks by name.
+
+    Candidates are ``loss``, ``logits`` and ``grad.<parameter>``. Widths stay symbolic, so the graph of given layers
+    serves every submodel that keeps them; parameters have their full-model names. Nothing is shared with ``templates``.
+    """
+    shell = onnx.load_from_string(templates.shell)
+    _rename(shell.graph, _shell_names(shell.graph, depth=len(layers)))
+    copies = [onnx.load_from_string(templates.layer) for _ in layers]
+    for position, (layer, copy) in enumerate(zip(layers, copies, strict=True)):
+        _rename(copy.graph, _layer_names(copy.graph, position, templates.family.layer.format(layer)))
+        _number_widths(copy.graph, layer)
+    graph = _merge([shell.graph, *(copy.graph for copy in copies)], is_wanted)
+    return onnx.helper.make_model(graph, opset_imports=shell.opset_import, ir_version=shell.ir_version)
+
+
+def _interface(graph: onnx.GraphProto) -> set[str]:
+    return {value.name for value in (*graph.input, *graph.output)}
+
+
+def _shell_names(graph: onnx.GraphProto, depth: int) -> Rename:
+    """Interface names stay, but for the boundaries to the layers; values inside get a prefix of their own."""
+    names = {name: name for name in _interface(graph)} | _boundaries(0, depth)
+    return lambda name: names.get(name) or f"shell/{name}"
+
+
+def _layer_names(graph: onnx.GraphProto, position: int, prefix: str) -> Rename:
+    """Parameters get their full-model names, the boundaries their numbers; values inside a prefix of their own."""
+    inputs = {value.name for value in graph.input}
+    parameters = {name for name in inputs if GRAD + name in _interface(graph)} - {HIDDEN_IN}
+    names = {name: name for name in _interface(graph)} | _boundaries(position, position + 1)
+    names |= {name: prefix + name for name in parameters}
+    names |= {GRAD + name: GRAD + prefix + name for name in parameters}
+    return lambda name: names.get(name) or f"layer.{position}/{name}"
+
+
+def _boundaries(first: int, last: int) -> dict[str, str]:
+    """Where a template meets its neighbours: it begins at boundary ``first`` and ends at ``last``."""
+    numbers = {HIDDEN_IN: f"hidden.{first}", HIDDEN_OUT: f"hidden.{last}"}
+    return numbers | {GRAD + name: GRAD + number for name, number in numbers.items()}
+
+
+def _rename(graph: onnx.GraphProto, rename: Rename) -> None:
+    for node in graph.node:
+        node.name = rename(node.name)
+        node.input[:] = [name and rename(name) for name in node.input]
+        node.output[:] = [name and rename(name) for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = rename(value.name)
+
+
+def _number_widths(graph: onnx.GraphProto, layer: int) -> None:
+    """Each layer has widths of its own: onnxruntime plans memory by the names of dimensions."""
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param not in {"", "batch", "tokens"}:
+                dim.dim_param += f"@{layer}"
+
+
+def _merge(graphs: list[onnx.GraphProto], is_wanted: Callable[[str], bool]) -> onnx.GraphProto:
+    candidates = {value.name: value for graph in graphs for value in graph.output if not _is_internal(value.name)}
+    outputs = {name: value for name, value in candidates.items() if is_wanted(name)}
+    nodes, needed = _live_nodes((node for graph in graphs for node in graph.node), outputs)
+    produced = {name for node in nodes for name in node.output}
+    inputs = {value.name: value for graph in graphs for value in graph.input if value.name in needed - produced}
+    initializers = [value for graph in graphs for value in graph.initializer if value.name in needed]
+    ordered = [inputs.pop(name) for name in BATCH_INPUTS if name in inputs]
+    return onnx.helper.make_graph(nodes, "submodel", [*ordered, *inputs.values()], outputs.values(), initializers)
+
+
+def _is_internal(name: str) -> bool:
+    """Whether a template's output is another template's input."""
+    return name.removeprefix(GRAD).startswith(("hidden.", AUX))
+
+
+def _live_nodes(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """The nodes that ``outputs`` depend on, producers first, and the names of all values that they touch."""
+    nodes = list(nodes)
+    producer = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    needed, open_names = set(outputs), list(outputs)
+    order: TopologicalSorter[int] = TopologicalSorter()
+    while open_names:
+        if (index := producer.get(open_names.pop())) is None:
+            continue
+        inputs = [name for name in nodes[index].input if name]
+        order.add(index, *(producer[name] for name in inputs if name in producer))
+        open_names.extend(set(inputs) - needed)
+        needed.update(inputs)
+    return [nodes[index] for index in order.static_order()], needed

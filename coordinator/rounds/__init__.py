@@ -1,0 +1,1 @@
+"""Rounds: what decides them, and how they are found again after a restart."""

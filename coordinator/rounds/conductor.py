@@ -1,0 +1,361 @@
+"""One task from its preparation to its release: what to tell each device, and what to do once they have answered.
+
+    PREPARING ─▶ GATHERING ─▶ COLLECTING ─▶ CLOSING ─▶ GATHERING … ─▶ RELEASING ─▶ DONE
+       model       devices      updates     aggregate                  per device
+       ready       ask          come in     and evaluate               its largest
+
+The decisions are :mod:`coordinator.rounds.machine`'s and the planner's; every one is in the store before anybody is
+told. Heavy work runs beside the loop and comes back as a call. Started again after a crash at any point, a conductor
+goes on from what the store says.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from coordinator.aggregation.coverage import UpdateSource
+from coordinator.config import Participation, TaskConfig
+from coordinator.delivery.releases import ReleaseDesk
+from coordinator.models.versions import ModelVersion
+from coordinator.planning.budget import shrunk, training_budget
+from coordinator.planning.planner import Ladder
+from coordinator.rounds.intake import Intake
+from coordinator.rounds.machine import DeviceFailed, DeviceLost, Event, RoundState, Tick, UpdateAccepted, step
+from coordinator.rounds.recovery import load_round
+from coordinator.rounds.resources import Resources
+from coordinator.rounds.run import Run, WidthResult, prepare
+from coordinator.store.database import Transaction
+from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
+from coordinator.store.states import Outcome, Phase, TaskStatus
+from edge_sdk.elastic.submodel import Submodel, full
+from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady, Wait
+
+_log = logging.getLogger(__name__)
+_MOST_ABANDONED = 5
+
+
+class Stage(str, Enum):
+    """Where a task is."""
+
+    PREPARING = "preparing"
+    GATHERING = "gathering"
+    COLLECTING = "collecting"
+    CLOSING = "closing"
+    RELEASING = "releasing"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device that asked for work: when, and what it can spare."""
+
+    asked_s: float
+    snapshot: Snapshot
+
+
+class Conductor:
+    """Drives one task. Every method is called from the service's loop; times are the wall clock's, in seconds."""
+
+    def __init__(self, config: TaskConfig, resources: Resources) -> None:
+        self.config = config
+        self.stage = Stage.PREPARING
+        self._resources = resources
+        self._candidates: dict[str, Candidate] = {}
+        self._round: RoundState | None = None
+        self._gathering_since_s = 0.0
+
+    def start(self) -> None:
+        """Prepare the run, or what an earlier start left of it."""
+        resources, config = self._resources, self.config
+        with resources.store.transaction() as tx:
+            tx.tasks.set_status(config.name, TaskStatus.RUNNING)
+            latest = tx.versions.latest(config.name)
+        known = None if latest is None else (latest.number, latest.blobs)
+
+        def work() -> tuple[Run, ModelVersion, list[WidthResult]]:
+            run, version = prepare(
+                config,
+                resources.blobs,
+                resources.settings.template_cache,
+                threads=resources.settings.threads,
+                say=_log.info,
+                known=known,
+            )
+            return run, version, [] if known else run.evaluate(version)
+
+        resources.submit(work, lambda made: self._prepared(*made))
+
+    def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
+        self._run, self._version = run, version
+        config, recipe = self.config, self.config.recipe
+        self._ladder = Ladder.of(run.foundation.architecture, config.part, recipe, quantised=True)
+        self._intake = Intake(run, self._resources)
+        self._desk = ReleaseDesk(run, self._ladder, self._resources)
+        if results:
+            self._keep_version(version, results)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The next stage follows from the store alone, which is what makes a restart harmless."""
+        name = self.config.name
+        with self._resources.store.reading() as tx:
+            self._round = load_round(tx, name)
+            rounds = tx.rounds.all(name)
+        closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
+        abandoned = len(rounds) - len(closed) - (self._round is not None)
+        self._gathering_since_s = time.time()
+        if self._round is not None:
+            self.stage = Stage.COLLECTING
+        elif closed and closed[-1] > self._version.number:
+            self._close(closed[-1])
+        elif len(closed) < self.config.rounds and abandoned < _MOST_ABANDONED:
+            self.stage = Stage.GATHERING
+        elif len(closed) == self.config.rounds and self.config.release:
+            self.stage = Stage.RELEASING
+            self._desk.open(self._version)
+        else:
+            self._end(TaskStatus.DONE if len(closed) == self.config.rounds else TaskStatus.FAILED)
+
+    def fail(self) -> None:
+        """The task cannot go on."""
+        self._end(TaskStatus.FAILED)
+
+    def _end(self, status: TaskStatus) -> None:
+        with self._resources.store.transaction() as tx:
+            tx.tasks.set_status(self.config.name, status)
+        self.stage = Stage.DONE
+        _log.info("task %s is %s", self.config.name, status.value)
+
+    # -- what devices say
+
+    def device_ready(self, device: str, snapshot: Snapshot) -> None:
+        """A device asks for work: its open offer again, its release again, or to wait."""
+        self._candidates[device] = Candidate(time.time(), snapshot)
+        if self.stage is Stage.RELEASING and self._desk.send(device):
+            return
+        if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
+            with self._resources.store.reading() as tx:
+                offered = tx.offers.get(self.config.name, self._round.number, device)
+            if offered is not None:
+                self._send_offer(offered)
+                return
+        self._resources.send(
+            device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=self.stage.value)
+        )
+
+    def device_declined(self, device: str, declined: Declined) -> None:
+        """A device gives its offer up; one that ran out of memory gets a smaller submodel from now on."""
+        if self._round is None or declined.round != self._round.number:
+            return
+        _log.warning("%s gives up round %d: %s %s", device, declined.round, declined.failure.value, declined.detail)
+        with self._resources.store.transaction() as tx:
+            if self._round.offers.get(device) is Outcome.OFFERED and declined.failure is Failure.OUT_OF_MEMORY:
+                known = tx.devices.get(device)
+                tx.devices.set_memory_factor(device, shrunk(known.memory_factor if known else 1.0))
+            tx.offers.failed(
+                self.config.name,
+                declined.round,
+                device,
+                time.time(),
+                failure=declined.failure,
+                detail=declined.detail,
+                peak_memory_bytes=declined.peak_memory_bytes,
+            )
+            self._advance(tx, DeviceFailed(device))
+        self._close_if_decided()
+
+    def update_ready(self, device: str, update: UpdateReady) -> None:
+        """A device has an update: pull it, or send the receipt that it missed."""
+        if self.stage is not Stage.PREPARING:
+            self._intake.announced(device, update, None if self._round is None else self._round.number)
+
+    def blob_fetched(self, device: str, digest: str) -> None:
+        """An update is here, whole: admit it, make it durable, and only then say so."""
+        update = self._intake.arrived(device, digest)
+        if update is None or self._round is None:
+            return
+        with self._resources.store.transaction() as tx:
+            receipt, admitted = self._intake.judge(tx, device, update, self._version, self._round.number)
+            if admitted is not None:
+                self._advance(tx, UpdateAccepted(device) if admitted else DeviceFailed(device))
+        self._resources.send(device, receipt)
+        self._close_if_decided()
+
+    def release_reported(self, device: str, report: ReleaseReport) -> None:
+        """A device says how its released model does."""
+        if self.stage is not Stage.PREPARING:
+            self._desk.reported(device, report)
+
+    # -- rounds
+
+    def tick(self, offline: Mapping[str, float]) -> None:
+        """Time passes; ``offline`` maps each device that is gone to when it was last seen."""
+        now_s = time.time()
+        if self.stage is Stage.GATHERING:
+            self._open_round(now_s)
+        elif self._round is not None and self.stage is Stage.COLLECTING:
+            with self._resources.store.transaction() as tx:
+                for device, seen_s in offline.items():
+                    if now_s - seen_s > self._resources.settings.lost_after_s:
+                        self._lose(tx, device, now_s)
+                self._advance(tx, Tick(now_s))
+            self._close_if_decided()
+        elif self.stage is Stage.RELEASING and self._desk.is_settled(now_s):
+            self._end(TaskStatus.DONE)
+
+    def _lose(self, tx: Transaction, device: str, now_s: float) -> None:
+        if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
+            tx.offers.failed(self.config.name, self._round.number, device, now_s, detail="offline")
+            self._advance(tx, DeviceLost(device))
+
+    def _open_round(self, now_s: float) -> None:
+        fresh = {
+            device: candidate.snapshot
+            for device, candidate in self._candidates.items()
+            if now_s - candidate.asked_s <= self._resources.settings.ready_valid_s
+        }
+        is_late = now_s - self._gathering_since_s > self._resources.settings.gather_s
+        cohort = self._plan(fresh)
+        if len(cohort) < self.config.quorum or (len(fresh) < self.config.min_devices and not is_late):
+            return
+        with self._resources.store.transaction() as tx:
+            number = len(tx.rounds.all(self.config.name)) + 1
+            deadline_s = now_s + self.config.round_deadline_s
+            base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
+            tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, now_s, deadline_s))
+            offers = [self._offer_record(device, number, submodel, now_s) for device, submodel in cohort.items()]
+            for offer in offers:
+                tx.offers.add(offer)
+            self._round = load_round(tx, self.config.name)
+        self.stage = Stage.COLLECTING
+        _log.info("round %d opens with %d devices", number, len(cohort))
+        for offer in offers:
+            del self._candidates[offer.device]
+            self._send_offer(offer)
+
+    def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, Submodel]:
+        """The largest submodel that each device can train; devices that cannot take part are left out."""
+        with self._resources.store.reading() as tx:
+            factors = {known.id: known.memory_factor for known in tx.devices.all()}
+        chosen = {
+            device: self._ladder.for_training(
+                training_budget(
+                    snapshot,
+                    memory_factor=factors.get(device, 1.0),
+                )
+            )
+            for device, snapshot in fresh.items()
+        }
+        whole = full(self._run.foundation.architecture)
+        return {
+            device: submodel
+            for device, submodel in chosen.items()
+            if submodel is not None and (self.config.participation is Participation.ALL or submodel == whole)
+        }
+
+    def _offer_record(self, device: str, number: int, submodel: Submodel, now_s: float) -> OfferRecord:
+        return OfferRecord(
+            self.config.name,
+            number,
+            device,
+            submodel,
+            self._ladder.training_bytes_of(submodel),
+            now_s,
+            parameters=self._run.parameters(submodel),
+        )
+
+    def _send_offer(self, record: OfferRecord) -> None:
+        left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.time())
+        nested = self._run.nested
+        offer = Offer(
+            task=record.task,
+            round=record.round,
+            base_version=self._version.digest,
+            architecture=self._run.foundation.architecture,
+            submodel=record.submodel,
+            nested=nested if nested is not None and nested.heads < record.submodel.heads else None,
+            part=self.config.part,
+            labels=self._run.foundation.labels,
+            recipe=self.config.recipe,
+            deadline_s=left_s,
+            predicted_memory_bytes=record.predicted_memory_bytes,
+            manifest=self._run.manifest(self._version, record.submodel),
+        )
+        self._resources.send(record.device, offer)
+
+    def _advance(self, tx: Transaction, event: Event) -> None:
+        """One step of the round; a decision becomes durable with whatever led to it."""
+        if self._round is None:
+            return
+        self._round = step(self._round, event)
+        if self._round.phase is not Phase.COLLECTING:
+            tx.rounds.decide(self.config.name, self._round.number, self._round.phase, time.time())
+
+    def _close_if_decided(self) -> None:
+        if self._round is not None and self._round.phase is not Phase.COLLECTING:
+            _log.info("round %d is %s", self._round.number, self._round.phase.value)
+            self._round = None
+            self._go_on()
+
+    def _close(self, number: int) -> None:
+        """Aggregate and evaluate beside the loop; done again after a crash, it gives the same bytes."""
+        self.stage = Stage.CLOSING
+        with self._resources.store.reading() as tx:
+            submodels = {offer.device: offer.submodel for offer in tx.offers.of_round(self.config.name, number)}
+            accepted = tx.updates.accepted(self.config.name, number)
+        run, base, blobs = self._run, self._version, self._resources.blobs
+        sources = [
+            UpdateSource(
+                update.update_id,
+                update.weight,
+                run.trained_slices(submodels[update.device]),
+                blobs.path_of(update.digest),
+            )
+            for update in accepted
+        ]
+
+        def work() -> tuple[ModelVersion, list[WidthResult]]:
+            version = run.aggregate(base, number, sources)
+            return version, run.evaluate(version)
+
+        self._resources.submit(work, lambda made: self._closed(*made))
+
+    def _closed(self, version: ModelVersion, results: list[WidthResult]) -> None:
+        self._keep_version(version, results)
+        self._version = version
+        self._forget_old_blobs()
+        self._go_on()
+
+    def _forget_old_blobs(self) -> None:
+        """Delete what no version, no release and no offer to come needs: the offers and updates of past rounds."""
+        with self._resources.store.reading() as tx:
+            tasks = [known.name for known in tx.tasks.all()]
+            versions = [latest for task in tasks if (latest := tx.versions.latest(task)) is not None]
+            releases = [release for task in tasks for release in tx.releases.of_task(task)]
+        needed = {entry.digest for version in versions for entry in version.blobs}
+        needed |= {entry.digest for release in releases for entry in release.manifest}
+        for digest in {*self._resources.blobs.digests()} - needed - {self._run.tokenizer.digest}:
+            self._resources.blobs.delete(digest)
+
+    def _keep_version(self, version: ModelVersion, results: list[WidthResult]) -> None:
+        with self._resources.store.transaction() as tx:
+            tx.versions.add(VersionRecord(self.config.name, version.number, version.digest, version.blobs, time.time()))
+            for result in results:
+                evaluation = result.evaluation
+                tx.evaluations.put(
+                    EvaluationRecord(
+                        self.config.name,
+                        version.number,
+                        result.width,
+                        result.parameters,
+                        evaluation.accuracy,
+                        evaluation.loss,
+                        evaluation.samples,
+                    )
+                )
+        shown = ", ".join(f"{result.width} {100 * result.evaluation.accuracy:.1f} %" for result in results)
+        _log.info("version %d: %s", version.number, shown)

@@ -1,0 +1,111 @@
+"""How an update gets in: announced, pulled, admitted, durable, and only then receipted.
+
+The id of an update is the digest of who sent it, for what, and what it is, so that the same update has the same id
+however often it is sent, and gets the same receipt again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from coordinator.aggregation.admission import Limits, Rejected, admit_file
+from coordinator.models.versions import ModelVersion
+from coordinator.rounds.resources import Resources
+from coordinator.rounds.run import Run
+from coordinator.store.database import Transaction
+from coordinator.store.records import UpdateRecord
+from edge_sdk.elastic.cost import update_bytes
+from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.protocol.messages import Receipt, UpdateReady, Verdict, update_id
+from edge_sdk.protocol.tensors import MAX_HEADER_BYTES
+
+_log = logging.getLogger(__name__)
+
+
+class Intake:
+    """The updates of one task on their way in."""
+
+    def __init__(self, run: Run, resources: Resources) -> None:
+        self._run = run
+        self._resources = resources
+        self._coming: dict[tuple[str, str], UpdateReady] = {}
+
+    def announced(self, device: str, update: UpdateReady, collecting: int | None) -> None:
+        """Pull an update of the round that is ``collecting``; answer at once what needs no bytes."""
+        with self._resources.store.reading() as tx:
+            known = tx.updates.get(update.update_id)
+            offer = tx.offers.get(update.task, update.round, device)
+        if known is not None:
+            self._answer(device, update, known.verdict, known.reason)
+        elif offer is None or update.round != collecting or update.task != self._run.config.name:
+            self._answer(device, update, Verdict.REJECTED, f"round {update.round} is over")
+        elif problem := self._implausible(device, update, offer.submodel):
+            self._answer(device, update, Verdict.REJECTED, problem)
+        else:
+            self._coming[device, update.update.digest] = update
+            self._resources.fetch(device, update.update.digest, update.update.size_bytes)
+
+    def arrived(self, device: str, digest: str) -> UpdateReady | None:
+        """The announcement that a fetched blob belongs to."""
+        return self._coming.pop((device, digest), None)
+
+    def judge(
+        self, tx: Transaction, device: str, update: UpdateReady, base: ModelVersion, collecting: int
+    ) -> tuple[Receipt, bool | None]:
+        """The verdict on a fetched update, recorded in ``tx``: the receipt to send after the commit.
+
+        Also whether the round has its answer from this device: admitted, refused, or ``None`` where nothing changes.
+        """
+        offer = tx.offers.get(update.task, update.round, device)
+        if offer is None or update.round != collecting:
+            return Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason="the round is over"), None
+        path = self._resources.blobs.path_of(update.update.digest)
+        slices = self._run.trained_slices(offer.submodel)
+        try:
+            weight, verdict, reason = (
+                admit_file(path, base.parameters, slices, update.report, Limits()),
+                Verdict.ACCEPTED,
+                "",
+            )
+        except Rejected as rejected:
+            weight, verdict, reason = 0.0, Verdict.REJECTED, str(rejected)
+        record = UpdateRecord(
+            update.update_id,
+            update.task,
+            update.round,
+            device,
+            update.update.digest,
+            update.update.size_bytes,
+            weight,
+            update.report,
+            verdict,
+            reason,
+            time.time(),
+        )
+        counted = tx.updates.add(record)
+        self._note(tx, counted)
+        admitted = None if counted is not record else verdict is Verdict.ACCEPTED
+        return Receipt(update_id=update.update_id, verdict=counted.verdict, reason=counted.reason[:500]), admitted
+
+    def _note(self, tx: Transaction, counted: UpdateRecord) -> None:
+        """The offer's side of the verdict."""
+        key = (counted.task, counted.round, counted.device)
+        if counted.verdict is Verdict.ACCEPTED:
+            tx.offers.updated(*key, counted.received_s, counted.report.peak_memory_bytes)
+        elif counted.verdict is Verdict.REJECTED:
+            _log.warning("update of %s is rejected: %s", counted.device, counted.reason)
+            tx.offers.failed(*key, counted.received_s, detail=counted.reason)
+
+    def _implausible(self, device: str, update: UpdateReady, submodel: Submodel) -> str:
+        """What is wrong with an announcement, before a byte of it is pulled."""
+        named = update_id(device, update.task, update.round, update.base_version, update.update.digest)
+        if named != update.update_id:
+            return "the update's id is not the digest of what it names"
+        most = update_bytes(submodel, self._run.foundation.architecture, self._run.config.part) + MAX_HEADER_BYTES
+        if update.update.size_bytes > most:
+            return f"the update has {update.update.size_bytes} bytes, its submodel at most {most}"
+        return ""
+
+    def _answer(self, device: str, update: UpdateReady, verdict: Verdict, reason: str) -> None:
+        self._resources.send(device, Receipt(update_id=update.update_id, verdict=verdict, reason=reason[:500]))

@@ -1,0 +1,40 @@
+"""What a task's conductor works with: the service's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.config import CoordinatorConfig
+from coordinator.store.database import Store
+from edge_sdk.protocol.messages import CoordinatorMessage
+from edge_sdk.transport.blob_folder import BlobFolder
+
+
+class Submit(Protocol):
+    """Run ``work`` beside the loop and hand its result to ``then`` on the loop; an error ends the task."""
+
+    def __call__(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Return at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """``send(device, message)`` publishes; ``fetch(device, digest, size_bytes)`` pulls a blob from a device."""
+
+    settings: CoordinatorConfig
+    store: Store
+    blobs: BlobFolder
+    key: Ed25519PrivateKey
+    send: Callable[[str, CoordinatorMessage], None]
+    fetch: Callable[[str, str, int], None]
+    submit: Submit
+
+    @property
+    def template_cache(self) -> Path:
+        """Where compiled templates are kept for the next start."""
+        return self.settings.template_cache

@@ -1,0 +1,206 @@
+"""A task made ready: the permuted model, its graphs and its costs, and what one round and one release consist of.
+
+Everything here is a function of the task's configuration and of blobs, so a coordinator that restarts gets the same run
+back: version 0 is stored once, and aggregation depends on the set of accepted updates alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from coordinator.aggregation.coverage import UpdateSource, aggregate
+from coordinator.config import TaskConfig
+from coordinator.models.compilation import load_or_compile
+from coordinator.models.evaluation import Evaluation, Evaluator
+from coordinator.models.foundation import Foundation, load_foundation
+from coordinator.models.head import with_fitted_head
+from coordinator.models.inference_graph import release_graph
+from coordinator.models.permutation import permute
+from coordinator.models.salience import unit_orders
+from coordinator.models.templates import Templates
+from coordinator.models.text_batches import TextBatch, text_batches
+from coordinator.models.training_graph import training_graph
+from coordinator.models.versions import (
+    ModelVersion,
+    load_version,
+    put_bytes,
+    put_tensors,
+    save_version,
+    split_part,
+)
+from edge_sdk.data import TextExamples, label_indices, read_examples
+from edge_sdk.elastic.cost import parameter_count
+from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
+from edge_sdk.elastic.submodel import Submodel, full, uniform
+from edge_sdk.errors import ModelFormatError
+from edge_sdk.protocol.messages import BlobEntry, Part
+from edge_sdk.transport.blob_folder import BlobFolder
+
+MAX_LOGIT_DIFFERENCE = 1e-4
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WidthResult:
+    """How one width of a global model does on the coordinator's test texts."""
+
+    width: str
+    parameters: int
+    evaluation: Evaluation
+
+
+class Run:
+    """One task's model side: graphs, costs, test texts. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        config: TaskConfig,
+        foundation: Foundation,
+        templates: Templates,
+        blobs: BlobFolder,
+        evaluator: Evaluator,
+    ) -> None:
+        self.config = config
+        self.foundation = foundation
+        self.templates = templates
+        self._blobs = blobs
+        self._evaluator = evaluator
+        self._manifests: dict[tuple[str, Submodel], tuple[BlobEntry, ...]] = {}
+        self._releases: dict[tuple[str, Submodel], BlobEntry] = {}
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Of the full model's parameters."""
+        return {name: array.shape for name, array in self.foundation.parameters.items()}
+
+    @cached_property
+    def widths(self) -> Mapping[str, Submodel]:
+        """What is evaluated after every round."""
+        architecture = self.foundation.architecture
+        return {
+            "full": full(architecture),
+            "half": uniform(architecture, max(1, architecture.heads // 2)),
+            "quarter": uniform(architecture, max(1, architecture.heads // 4)),
+        }
+
+    @cached_property
+    def nested(self) -> Submodel | None:
+        """The narrow submodel that every wider one also trains in each step."""
+        share, architecture = self.config.nested_share, self.foundation.architecture
+        return None if share is None else uniform(architecture, max(1, round(share * architecture.heads)))
+
+    def slices(self, submodel: Submodel) -> Slices:
+        """All parameters of a submodel."""
+        return slices_of(submodel, self.foundation.architecture, self.foundation.family, self.shapes)
+
+    def parameters(self, submodel: Submodel) -> int:
+        """How many parameters a submodel has."""
+        return parameter_count(submodel, self.foundation.architecture)
+
+    def trained_slices(self, submodel: Submodel) -> Slices:
+        """The parameters of a submodel that a device trains: what its update must consist of."""
+        family, part = self.foundation.family, self.config.part
+        return {name: axes for name, axes in self.slices(submodel).items() if family.is_trainable(name, part)}
+
+    def manifest(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
+        """The blobs that a device needs to train ``submodel`` from ``version``; made once for all who get the same."""
+        key = (version.digest, submodel)
+        if key not in self._manifests:
+            self._manifests = {old: made for old, made in self._manifests.items() if old[0] == version.digest}
+            self._manifests[key] = self._pack(version, submodel)
+        return self._manifests[key]
+
+    def aggregate(self, version: ModelVersion, number: int, updates: Sequence[UpdateSource]) -> ModelVersion:
+        """The version after round ``number``: a pure function of ``version`` and the set of ``updates``."""
+        trained, frozen = split_part(version.parameters, self.foundation.family, self.config.part)
+        parameters = aggregate(trained, updates, floor=self.config.floor) | frozen
+        return save_version(self._blobs, number, parameters, self.foundation.family, self.config.part)
+
+    def evaluate(self, version: ModelVersion) -> list[WidthResult]:
+        """Accuracy and loss of the full model and of the submodels cut from it."""
+        return [
+            WidthResult(
+                width,
+                self.parameters(submodel),
+                self._evaluator.evaluate(submodel, version.parameters),
+            )
+            for width, submodel in self.widths.items()
+        ]
+
+    def release(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
+        """The blobs of an int8 ONNX model of ``submodel`` for inference, and its tokenizer."""
+        key = (version.digest, submodel)
+        if key not in self._releases:
+            graph = release_graph(self.templates, submodel, version.parameters, quantise=True)
+            self._releases[key] = put_bytes(self._blobs, Part.INFERENCE_MODEL, graph)
+        return self._releases[key], self.tokenizer
+
+    @cached_property
+    def tokenizer(self) -> BlobEntry:
+        """What turns texts into token ids, on devices as here."""
+        return put_bytes(self._blobs, Part.TOKENIZER, self.foundation.tokenizer_json)
+
+    def _pack(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
+        cut = extract(version.parameters, self.slices(submodel))
+        trained, frozen = split_part(cut, self.foundation.family, self.config.part)
+        graph = training_graph(self.templates, submodel, self.config.part)
+        return (
+            put_tensors(self._blobs, Part.WEIGHTS, trained),
+            put_tensors(self._blobs, Part.FROZEN, frozen),
+            put_bytes(self._blobs, Part.TRAINING_GRAPH, graph.SerializeToString()),
+            self.tokenizer,
+        )
+
+
+def prepare(
+    config: TaskConfig,
+    blobs: BlobFolder,
+    cache: Path,
+    *,
+    threads: int,
+    say: Say,
+    known: tuple[int, tuple[BlobEntry, ...]] | None = None,
+) -> tuple[Run, ModelVersion]:
+    """Load, compile, rank, permute and check: the run and the version to go on from. Half a minute the first time.
+
+    ``known`` is the number and the blobs of the version that an earlier start got to; without it version 0 is made.
+    Raises the named errors of a model folder or data file that cannot be used, and ``ModelFormatError`` where the
+    permutation changes the model's answers.
+    """
+    calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
+    labels = sorted({*calibration.labels, *test.labels})
+    say(f"loading {config.model_dir}")
+    foundation = load_foundation(Path(config.model_dir), labels, config.seed)
+    batches = _batches(foundation, calibration, config)
+    foundation = with_fitted_head(foundation, batches) if known is None else foundation
+    say("compiling the templates of the training graph (kept for the next time)")
+    templates = load_or_compile(foundation, cache)
+    evaluator = Evaluator(templates, _batches(foundation, test, config), threads=threads)
+    run = Run(config, foundation, templates, blobs, evaluator)
+    if known is not None:
+        return run, load_version(blobs, *known)
+    say(f"ranking heads and neurons by {config.salience.value} salience")
+    parameters = _permuted(run, evaluator, batches, threads)
+    return run, save_version(blobs, 0, parameters, foundation.family, config.part)
+
+
+def _permuted(run: Run, evaluator: Evaluator, calibration: Sequence[TextBatch], threads: int) -> dict[str, Array]:
+    """The foundation's parameters, most salient units first, after checking that the function is the same."""
+    foundation = run.foundation
+    orders = unit_orders(run.config.salience, run.templates, foundation.parameters, calibration, threads=threads)
+    parameters = permute(foundation.parameters, foundation.family, foundation.architecture, orders)
+    difference = evaluator.max_logit_difference(foundation.parameters, parameters)
+    if not difference <= MAX_LOGIT_DIFFERENCE:
+        raise ModelFormatError(
+            f"{run.config.model_dir}: the permutation changes logits by {difference:.1e}, more than "
+            f"{MAX_LOGIT_DIFFERENCE:.0e}; report this architecture"
+        )
+    return parameters
+
+
+def _batches(foundation: Foundation, examples: TextExamples, config: TaskConfig) -> list[TextBatch]:
+    indices = label_indices(examples, foundation.labels).tolist()
+    return text_batches(foundation, examples.texts, indices, max_tokens=config.recipe.max_tokens)

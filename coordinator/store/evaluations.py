@@ -1,0 +1,30 @@
+"""How each global model does at each width."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete
+
+from coordinator.store import tables
+from coordinator.store.records import EvaluationRecord
+from coordinator.store.repository import Repository
+
+
+class Evaluations(Repository[EvaluationRecord]):
+    """Evaluations by task, round and width."""
+
+    table = tables.evaluations
+    record = EvaluationRecord
+
+    def put(self, evaluation: EvaluationRecord) -> None:
+        """Record a result in place of an earlier one: an evaluation that a crash cut short is done again."""
+        key = {"task": evaluation.task, "round": evaluation.round, "width": evaluation.width}
+        self._connection.execute(delete(self.table).where(self._matches(key)))
+        self._insert(evaluation)
+
+    def of_round(self, task: str, number: int) -> tuple[EvaluationRecord, ...]:
+        """Every result of a round, smallest model first."""
+        return self._all("parameters", task=task, round=number)
+
+    def all(self, task: str) -> tuple[EvaluationRecord, ...]:
+        """Every result of a task, by round, then smallest model first."""
+        return self._all("round", "parameters", task=task)

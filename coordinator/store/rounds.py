@@ -1,0 +1,36 @@
+"""The rounds of each task."""
+
+from __future__ import annotations
+
+from coordinator.store import tables
+from coordinator.store.records import RoundRecord
+from coordinator.store.repository import Repository
+from coordinator.store.states import Phase
+
+
+class Rounds(Repository[RoundRecord]):
+    """Rounds by task and number."""
+
+    table = tables.rounds
+    record = RoundRecord
+
+    def add(self, opened: RoundRecord) -> None:
+        """A new round; its number must be free."""
+        self._insert(opened)
+
+    def decide(self, task: str, number: int, phase: Phase, now_s: float) -> None:
+        """Close or abandon a round that collects; one that is decided stays as it is."""
+        self._update({"task": task, "number": number, "phase": Phase.COLLECTING}, phase=phase, closed_s=now_s)
+
+    def get(self, task: str, number: int) -> RoundRecord | None:
+        """One round, ``None`` where there is none of this number."""
+        return self._one(task=task, number=number)
+
+    def collecting(self, task: str) -> RoundRecord | None:
+        """The newest round that is not decided, ``None`` where all are."""
+        known = self._all("number", task=task, phase=Phase.COLLECTING)
+        return known[-1] if known else None
+
+    def all(self, task: str) -> tuple[RoundRecord, ...]:
+        """Every round of a task, oldest first."""
+        return self._all("number", task=task)

@@ -1,0 +1,38 @@
+"""The states that are stored by name: renaming one is a migration."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class TaskStatus(str, Enum):
+    """Where a task stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Phase(str, Enum):
+    """Where a round stands; the last two are final."""
+
+    COLLECTING = "collecting"
+    CLOSED = "closed"
+    ABANDONED = "abandoned"
+
+
+class Outcome(str, Enum):
+    """What became of an offer: no answer yet, an accepted update, or none."""
+
+    OFFERED = "offered"
+    UPDATED = "updated"
+    FAILED = "failed"
+
+
+class ReleaseStatus(str, Enum):
+    """What is known of a release on its device."""
+
+    SENT = "sent"
+    INSTALLED = "installed"
+    FAILED = "failed"

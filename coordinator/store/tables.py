@@ -1,0 +1,193 @@
+"""The tables. Times are seconds on the wall clock, since they must mean the same after a restart.
+
+Portable SQL: the same schema serves SQLite now and PostgreSQL later. Structured values are JSON text of typed structs,
+so a value that does not fit its type is found when it is read, not when it is used.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeVar
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.errors import StorageError
+from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
+
+SCHEMA_VERSION = 1
+_T = TypeVar("_T")
+_E = TypeVar("_E", bound=Enum)
+
+
+class Json(TypeDecorator[_T]):
+    """A value of one type as JSON text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: type[_T]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: _T | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """To JSON; ``None`` stays NULL."""
+        return None if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> _T | None:  # noqa: ARG002
+        """From JSON; ``StorageError`` where the text is not of the type."""
+        if value is None:
+            return None
+        try:
+            return msgspec.json.decode(value, type=self.kind)
+        except msgspec.DecodeError as error:
+            raise StorageError(f"store holds a value that cannot be read ({error}): {value[:100]!r}") from error
+
+
+class Named(TypeDecorator[_E]):
+    """A member of an enum by its value."""
+
+    impl = String(32)
+    cache_ok = True
+
+    def __init__(self, kind: type[_E]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: _E | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """To the member's value."""
+        return None if value is None else str(value.value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> _E | None:  # noqa: ARG002
+        """To the member."""
+        return None if value is None else self.kind(value)
+
+
+metadata = MetaData()
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("profile", String(64), nullable=False),
+    Column("session", Integer, nullable=False),
+    Column("online", Boolean, nullable=False),
+    Column("snapshot", Json(Snapshot)),
+    Column("memory_factor", Float, nullable=False),
+    Column("last_seen_s", Float, nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("created_s", Float, nullable=False),
+    Column("status", Named(TaskStatus), nullable=False),
+    Column("config", LargeBinary, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("blobs", Json(tuple[BlobEntry, ...]), nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("task", ForeignKey("tasks.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("base_version", String(64), nullable=False),
+    Column("phase", Named(Phase), nullable=False),
+    Column("quorum", Integer, nullable=False),
+    Column("opened_s", Float, nullable=False),
+    Column("deadline_s", Float, nullable=False),
+    Column("closed_s", Float),
+)
+
+offers = Table(
+    "offers",
+    metadata,
+    Column("task", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("submodel", Json(Submodel), nullable=False),
+    Column("predicted_memory_bytes", BigInteger, nullable=False),
+    Column("outcome", Named(Outcome), nullable=False),
+    Column("failure", Named(Failure)),
+    Column("detail", Text, nullable=False),
+    Column("peak_memory_bytes", BigInteger),
+    Column("offered_s", Float, nullable=False),
+    Column("answered_s", Float),
+    Column("parameters", Integer, nullable=False),
+    ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    Column("update_id", String(64), primary_key=True),
+    Column("task", String(64), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("report", Json(TrainingReport), nullable=False),
+    Column("verdict", Named(Verdict), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("received_s", Float, nullable=False),
+    UniqueConstraint("task", "round", "device"),
+    ForeignKeyConstraint(["task", "round", "device"], ["offers.task", "offers.round", "offers.device"]),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("task", String(64), primary_key=True),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("width", String(64), primary_key=True),
+    Column("parameters", BigInteger, nullable=False),
+    Column("accuracy", Float, nullable=False),
+    Column("loss", Float, nullable=False),
+    Column("samples", Integer, nullable=False),
+    ForeignKeyConstraint(["task"], ["tasks.name"]),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("release", Integer, primary_key=True),
+    Column("task", ForeignKey("tasks.name"), nullable=False),
+    Column("device", ForeignKey("devices.id"), nullable=False),
+    Column("submodel", Json(Submodel), nullable=False),
+    Column("manifest", Json(tuple[BlobEntry, ...]), nullable=False),
+    Column("status", Named(ReleaseStatus), nullable=False),
+    Column("report", Json(ReleaseReport)),
+    Column("parameters", Integer, nullable=False),
+    sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is not newer
+)

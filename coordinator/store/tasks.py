@@ -1,0 +1,36 @@
+"""What is to be trained."""
+
+from __future__ import annotations
+
+from coordinator.store import tables
+from coordinator.store.records import TaskRecord
+from coordinator.store.repository import Repository
+from coordinator.store.states import TaskStatus
+
+
+class Tasks(Repository[TaskRecord]):
+    """Tasks by name."""
+
+    table = tables.tasks
+    record = TaskRecord
+
+    def add(self, name: str, config: bytes, now_s: float) -> TaskRecord:
+        """A new pending task; the earlier one, unchanged, where the name is taken."""
+        known = self.get(name)
+        if known is not None:
+            return known
+        task = TaskRecord(name, now_s, TaskStatus.PENDING, config)
+        self._insert(task)
+        return task
+
+    def set_status(self, name: str, status: TaskStatus) -> None:
+        """Where the task stands now."""
+        self._update({"name": name}, status=status)
+
+    def get(self, name: str) -> TaskRecord | None:
+        """One task, ``None`` where there is none of this name."""
+        return self._one(name=name)
+
+    def all(self) -> tuple[TaskRecord, ...]:
+        """Every task, oldest first."""
+        return self._all("created_s", "name")

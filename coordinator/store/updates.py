@@ -1,0 +1,44 @@
+"""Every update that got a verdict, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordinator.store import tables
+from coordinator.store.records import UpdateRecord
+from coordinator.store.repository import Repository
+from edge_sdk.protocol.messages import Verdict
+
+
+class Updates(Repository[UpdateRecord]):
+    """Updates by id; a device has one slot a round."""
+
+    table = tables.updates
+    record = UpdateRecord
+
+    def add(self, update: UpdateRecord) -> UpdateRecord:
+        """Record an update and return what counts: the same id again returns the earlier record and changes nothing.
+
+        Another id for a slot that is taken is not recorded and returns with ``Verdict.REJECTED_DUPLICATE``.
+        """
+        known = self.get(update.update_id)
+        if known is not None:
+            return known
+        taken = self._one(task=update.task, round=update.round, device=update.device)
+        if taken is not None:
+            reason = f"round {update.round} has update {taken.update_id[:16]} of this device already"
+            return replace(update, verdict=Verdict.REJECTED_DUPLICATE, reason=reason)
+        self._insert(update)
+        return update
+
+    def get(self, update_id: str) -> UpdateRecord | None:
+        """One update, ``None`` where there is none of this id."""
+        return self._one(update_id=update_id)
+
+    def of_round(self, task: str, number: int) -> tuple[UpdateRecord, ...]:
+        """Every update of a round, by id."""
+        return self._all("update_id", task=task, round=number)
+
+    def accepted(self, task: str, number: int) -> tuple[UpdateRecord, ...]:
+        """What a round aggregates, by id."""
+        return self._all("update_id", task=task, round=number, verdict=Verdict.ACCEPTED)

@@ -1,0 +1,31 @@
+"""The global models of each task."""
+
+from __future__ import annotations
+
+from coordinator.store import tables
+from coordinator.store.records import VersionRecord
+from coordinator.store.repository import Repository
+
+
+class Versions(Repository[VersionRecord]):
+    """Versions by task and number."""
+
+    table = tables.versions
+    record = VersionRecord
+
+    def add(self, version: VersionRecord) -> None:
+        """A new version; its number must be free."""
+        self._insert(version)
+
+    def get(self, task: str, number: int) -> VersionRecord | None:
+        """One version, ``None`` where there is none of this number."""
+        return self._one(task=task, number=number)
+
+    def latest(self, task: str) -> VersionRecord | None:
+        """The newest version, ``None`` before version 0."""
+        known = self.all(task)
+        return known[-1] if known else None
+
+    def all(self, task: str) -> tuple[VersionRecord, ...]:
+        """Every version of a task, oldest first."""
+        return self._all("number", task=task)

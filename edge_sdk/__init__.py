@@ -1,0 +1,63 @@
+"""What runs on a device, and the contract that the coordinator speaks too.
+
+    from edge_sdk import Agent
+
+    agent = Agent(device="pi-5", broker="mqtt://127.0.0.1:1883", examples=[("cheap pills", "spam"), ...])
+    agent.start()
+    agent.predict(["is this spam?"])
+
+Public names are loaded on first use (PEP 562), so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_sdk.config import AgentConfig
+    from edge_sdk.data import TextExamples, read_examples
+    from edge_sdk.device.policy import Policy
+    from edge_sdk.device.profile import DeviceProfile, load_profile
+    from edge_sdk.errors import RaffmError
+    from edge_sdk.inference.engine import Prediction
+    from edge_sdk.sdk import Agent
+    from edge_sdk.supervisor import AgentStatus
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Agent": "edge_sdk.sdk",
+    "AgentConfig": "edge_sdk.config",
+    "AgentStatus": "edge_sdk.supervisor",
+    "DeviceProfile": "edge_sdk.device.profile",
+    "Policy": "edge_sdk.device.policy",
+    "Prediction": "edge_sdk.inference.engine",
+    "RaffmError": "edge_sdk.errors",
+    "TextExamples": "edge_sdk.data",
+    "load_profile": "edge_sdk.device.profile",
+    "read_examples": "edge_sdk.data",
+}
+
+__all__ = [
+    "Agent",
+    "AgentConfig",
+    "AgentStatus",
+    "DeviceProfile",
+    "Policy",
+    "Prediction",
+    "RaffmError",
+    "TextExamples",
+    "load_profile",
+    "read_examples",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'edge_sdk' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,324 @@
+"""What a device does next: a pure function of what it knows and what just happened.
+
+    IDLE ──Offer──▶ FETCHING ──all blobs here──▶ TRAINING ──update──▶ IDLE (the outbox carries the update on)
+      ▲                 │                           │
+      └──── Declined ◀──┴─────── failure ◀──────────┘
+
+:func:`step` takes a state and an event and returns the next state and the effects to perform; it does no I/O, reads no
+clock and cannot fail. :mod:`edge_sdk.supervisor` performs the effects. A release is fetched beside all this, since
+serving a better model must not wait for training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    CoordinatorMessage,
+    Declined,
+    DeviceMessage,
+    Failure,
+    Offer,
+    Receipt,
+    Release,
+    ReleaseReport,
+    UpdateReady,
+    Wait,
+)
+from edge_sdk.protocol.signing import ReleaseManifest
+
+
+class Phase(str, Enum):
+    """What the device is busy with."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    TRAINING = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """All that decides what happens next.
+
+    ``answered`` is the last (task, round) whose update lies in the outbox or is settled: an offer for it is stale.
+    ``ready_due_s`` is when to ask for work again, on the supervisor's monotonic clock.
+    """
+
+    ready_interval_s: float
+    phase: Phase = Phase.IDLE
+    offer: Offer | None = None
+    missing: frozenset[str] = frozenset()
+    answered: tuple[str, int] | None = None
+    release: ReleaseManifest | None = None
+    release_missing: frozenset[str] = frozenset()
+    ready_due_s: float = 0.0
+
+
+# -- what can happen
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The link is up (again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The coordinator says something; ``present`` are the digests of the blobs that the cache already holds."""
+
+    message: CoordinatorMessage
+    present: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTrusted:
+    """A release's signature, role, addressee and freshness hold."""
+
+    manifest: ReleaseManifest
+    present: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFetched:
+    """A blob is complete and verified in the cache."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFailed:
+    """A blob cannot be had."""
+
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStored:
+    """Training ended well: the update is a blob in the cache, the message is durable in the outbox."""
+
+    message: UpdateReady
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """Training ended without an update."""
+
+    failure: Failure
+    detail: str
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTried:
+    """The released model was put into its slot and measured, or could not be."""
+
+    report: ReleaseReport
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes."""
+
+
+Event = (
+    Connected
+    | Received
+    | ReleaseTrusted
+    | BlobFetched
+    | BlobFailed
+    | UpdateStored
+    | TrainingFailed
+    | ReleaseTried
+    | Tick
+)
+
+
+# -- what to do about it
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Say this to the coordinator."""
+
+    message: DeviceMessage
+
+
+@dataclass(frozen=True, slots=True)
+class SayHello:
+    """Publish who this is, retained."""
+
+
+@dataclass(frozen=True, slots=True)
+class SayReady:
+    """Measure; where the device's own policy allows work, ask for some."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResendOutbox:
+    """Publish at once whatever has no receipt yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Pull these blobs."""
+
+    entries: tuple[BlobEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Start the training process; all its blobs are in the cache."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class StopTraining:
+    """End the training process; its result is no longer wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The update has its receipt: take it out of the outbox and drop its blob."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRelease:
+    """Verify a release's envelope; comes back as :class:`ReleaseTrusted` where it holds."""
+
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Load the released model into the free slot, measure it, switch to it."""
+
+    manifest: ReleaseManifest
+
+
+Effect = Publish | SayHello | SayReady | ResendOutbox | Fetch | Train | StopTraining | Settle | CheckRelease | Install
+Next = tuple[AgentState, tuple[Effect, ...]]
+
+
+def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR0911  one return an event
+    """The next state, and what to do. ``now_s`` is a monotonic clock's reading in seconds."""
+    match event:
+        case Connected():
+            return _ask_now(state, now_s, SayHello(), ResendOutbox())
+        case Received(message, present):
+            return _receive(state, message, present, now_s)
+        case ReleaseTrusted(manifest, present):
+            return _begin_release(state, manifest, present)
+        case BlobFetched(digest):
+            return _fetched(state, digest)
+        case BlobFailed(digest, reason):
+            return _unfetchable(state, digest, reason, now_s)
+        case UpdateStored(message):
+            answered = (message.task, message.round)
+            return _idle(replace(state, answered=answered), now_s + state.ready_interval_s), (ResendOutbox(),)
+        case TrainingFailed():
+            return _give_up(state, event, now_s)
+        case ReleaseTried(report):
+            return replace(state, release=None, release_missing=frozenset()), (Publish(report),)
+        case Tick():
+            return _tick(state, now_s)
+
+
+def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[str], now_s: float) -> Next:
+    match message:
+        case Offer():
+            return _consider(state, message, present)
+        case Receipt():
+            return _ask_now(state, now_s, Settle(message))
+        case Wait(retry_after_s=retry_after_s):
+            return replace(state, ready_due_s=now_s + retry_after_s), ()
+        case Release(envelope=envelope):
+            return state, (CheckRelease(envelope),)
+        case _:
+            return state, ()
+
+
+def _consider(state: AgentState, offer: Offer, present: frozenset[str]) -> Next:
+    """Take an offer, unless it is being worked on or answered; a later one replaces an earlier one."""
+    key = (offer.task, offer.round)
+    if key == state.answered:
+        return state, (ResendOutbox(),)
+    if state.offer is not None and key == (state.offer.task, state.offer.round):
+        return state, ()
+    stop: tuple[Effect, ...] = (StopTraining(),) if state.phase is Phase.TRAINING else ()
+    lacking = tuple(entry for entry in offer.manifest if entry.digest not in present)
+    missing = frozenset(entry.digest for entry in lacking)
+    if not missing:
+        return replace(state, phase=Phase.TRAINING, offer=offer, missing=missing), (*stop, Train(offer))
+    return replace(state, phase=Phase.FETCHING, offer=offer, missing=missing), (*stop, Fetch(lacking))
+
+
+def _begin_release(state: AgentState, manifest: ReleaseManifest, present: frozenset[str]) -> Next:
+    if state.release == manifest:
+        return state, ()
+    lacking = tuple(entry for entry in manifest.manifest if entry.digest not in present)
+    state = replace(state, release=manifest, release_missing=frozenset(entry.digest for entry in lacking))
+    return state, (Fetch(lacking) if lacking else Install(manifest),)
+
+
+def _fetched(state: AgentState, digest: str) -> Next:
+    effects: list[Effect] = []
+    if digest in state.missing:
+        offer = state.offer
+        state = replace(state, missing=state.missing - {digest})
+        if not state.missing and offer is not None:
+            state = replace(state, phase=Phase.TRAINING)
+            effects.append(Train(offer))
+    if digest in state.release_missing:
+        state = replace(state, release_missing=state.release_missing - {digest})
+        if not state.release_missing and state.release is not None:
+            effects.append(Install(state.release))
+    return state, tuple(effects)
+
+
+def _unfetchable(state: AgentState, digest: str, reason: str, now_s: float) -> Next:
+    effects: tuple[Effect, ...] = ()
+    if digest in state.release_missing and state.release is not None:
+        failed = ReleaseReport(
+            release=state.release.release, task=state.release.task, healthy=False, detail=reason[:500]
+        )
+        state, effects = replace(state, release=None, release_missing=frozenset()), (Publish(failed),)
+    if digest in state.missing:
+        state, more = _give_up(state, TrainingFailed(Failure.TRANSFER, reason), now_s)
+        effects += more
+    return state, effects
+
+
+def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
+    if state.offer is None:
+        return state, ()
+    declined = Declined(
+        task=state.offer.task,
+        round=state.offer.round,
+        failure=failed.failure,
+        detail=failed.detail[:500],
+        peak_memory_bytes=failed.peak_memory_bytes,
+    )
+    return _idle(state, now_s + state.ready_interval_s), (Publish(declined),)
+
+
+def _tick(state: AgentState, now_s: float) -> Next:
+    """Ask again from time to time: a lost offer or a lost coordinator must not leave the device waiting for ever."""
+    if state.phase is not Phase.IDLE or now_s < state.ready_due_s:
+        return state, ()
+    return _ask_now(state, now_s)
+
+
+def _ask_now(state: AgentState, now_s: float, *before: Effect) -> Next:
+    if state.phase is not Phase.IDLE:
+        return state, before
+    return replace(state, ready_due_s=now_s + state.ready_interval_s), (*before, SayReady())
+
+
+def _idle(state: AgentState, ready_due_s: float) -> AgentState:
+    return replace(state, phase=Phase.IDLE, offer=None, missing=frozenset(), ready_due_s=ready_due_s)

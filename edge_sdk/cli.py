@@ -1,0 +1,129 @@
+"""`edge-agent`: the agent as a command.
+
+Exit codes: 0 done, 2 a wrong option or profile, 3 a data file that cannot be used, 4 no broker there, 5 a broken
+contract, 6 the disk refuses, 130 interrupted; see :mod:`edge_sdk.errors`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_sdk.errors import RaffmError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Device = Annotated[str, typer.Option(help="This device's name in the fleet: a-z, 0-9 and '-'.")]
+Broker = Annotated[str, typer.Option(help="mqtt://host:port, or mqtts://host:port for TLS.")]
+Profile = Annotated[str | None, typer.Option(help="A name from device_profiles/ or a TOML file; default: measure.")]
+StateDir = Annotated[Path | None, typer.Option(help="Where state lives; default: the platform's own folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def run(
+    device: Device,
+    broker: Broker,
+    data: Annotated[Path, typer.Option(help="CSV or JSONL file with text and label; it never leaves the device.")],
+    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
+    profile: Profile = None,
+    state_dir: StateDir = None,
+    release_key: Annotated[Path | None, typer.Option(help="The coordinator's release.pub; none: no releases.")] = None,
+    user: Annotated[str | None, typer.Option(help="User name for the broker.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File that holds the password for the broker.")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificate authorities for TLS, instead of the system's.")
+    ] = None,
+    allow_plaintext: Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the held-out split and of the batches.")] = 0,
+) -> None:
+    """Train what the coordinator offers and serve what it releases, until interrupted."""
+    from edge_sdk.config import AgentConfig, default_state_dir
+    from edge_sdk.data import read_examples
+    from edge_sdk.supervisor import Supervisor
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("edge_sdk").setLevel(logging.INFO)
+    config = AgentConfig(
+        device=device,
+        broker=broker,
+        fleet=fleet,
+        profile=profile,
+        state_dir=state_dir or default_state_dir(device),
+        release_key=release_key,
+        user=user,
+        password=None if password_file is None else _secret(password_file),
+        ca_file=ca_file,
+        allow_plaintext=allow_plaintext,
+        seed=seed,
+    )
+    supervisor = Supervisor(config, read_examples(data))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: supervisor.stop())
+    supervisor.run()
+
+
+@app.command("profile")
+def show_profile(profile: Profile = None, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Show what was measured on this machine, and what the agent may use of it."""
+    import msgspec
+    from rich.console import Console
+
+    from edge_sdk.device.describe import describe, table_of
+    from edge_sdk.device.machine import Machine
+    from edge_sdk.device.policy import Policy
+
+    machine = Machine(profile, Policy(), state_dir or Path.cwd())
+    rows = describe(machine, machine.snapshot())
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode({row.name: row.value for row in rows})).decode())
+    else:
+        Console().print(table_of(rows))
+
+
+@app.command()
+def predict(
+    text: Annotated[list[str], typer.Argument(help="One or more texts.")],
+    device: Device,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the model that this device runs, without a coordinator."""
+    import msgspec
+
+    from edge_sdk.config import default_state_dir
+    from edge_sdk.inference.serving import Serving
+
+    predictions = Serving((state_dir or default_state_dir(device)) / "slots", threads=1).predict(text)
+    for asked, answer in zip(text, predictions, strict=True):
+        line = {"text": asked, "label": answer.label, "probability": round(answer.probability, 4)}
+        typer.echo(
+            msgspec.json.encode(line).decode() if as_json else f"{answer.label}  {answer.probability:.1%}  {asked}"
+        )
+
+
+def _secret(path: Path) -> str:
+    from edge_sdk.errors import ConfigurationError
+
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"password file {path} cannot be read: {error.strerror}") from error
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one line and a documented exit code."""
+    try:
+        app(prog_name="edge-agent")
+    except RaffmError as error:
+        typer.echo(f"edge-agent: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the owner of a device decides about its agent; every limit is a field here, with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from edge_sdk.device.policy import Policy
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.topics import check_name
+
+
+def default_state_dir(device: str) -> Path:
+    """The platform's own folder for the state of the agent of this name."""
+    return user_state_path("raffm-edge") / device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
+
+    ``release_key`` is the file with the public key whose releases are trusted; without it every release is refused.
+    ``held_out_share`` of the examples is never trained on and measures each released model.
+    Raises ``ConfigurationError`` where a value cannot be right.
+    """
+
+    device: str
+    broker: str
+    fleet: str = "default"
+    profile: str | None = None
+    state_dir: Path
+    release_key: Path | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    allow_plaintext: bool = False
+    policy: Policy = field(default_factory=Policy)
+    seed: int = 0
+    held_out_share: float = 0.1
+    ready_interval_s: float = 10.0
+    resend_first_s: float = 2.0
+    resend_most_s: float = 60.0
+    stop_grace_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_name(self.device, "device")
+        check_name(self.fleet, "fleet")
+        if not 0 <= self.held_out_share < 1:
+            raise ConfigurationError(f"held_out_share {self.held_out_share} must be from 0 up to, not including, 1")
+        if self.ready_interval_s <= 0:
+            raise ConfigurationError(f"ready_interval_s {self.ready_interval_s} must be positive")

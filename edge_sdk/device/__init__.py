@@ -1,0 +1,1 @@
+"""The device itself: what it is (profile), what it can spare now (probe), and whether it may work (policy)."""

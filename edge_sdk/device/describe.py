@@ -1,0 +1,59 @@
+"""What was measured, as rows for people and programs: a name with its unit, a value, and where it is from."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from edge_sdk.device.machine import Machine
+from edge_sdk.device.probe import cpu_model
+from edge_sdk.protocol.messages import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured or given value; ``None`` is what could not be read."""
+
+    name: str
+    value: str | float | None
+    source: str
+
+
+def describe(machine: Machine, snapshot: Snapshot) -> tuple[Row, ...]:
+    """Everything that the coordinator would be told, and what identifies the machine."""
+    limits = "this machine" if machine.profile is None else f"profile {machine.profile.name}"
+    denial = machine.denial(snapshot)
+    return (
+        Row("profile", machine.name, "configuration"),
+        Row("system", f"{platform.system()} {platform.machine()}", "platform"),
+        Row("cpu", cpu_model(), "kernel"),
+        Row("memory_total_bytes", snapshot.memory_total_bytes, limits),
+        Row("memory_available_bytes", snapshot.memory_available_bytes, "psutil, control group"),
+        Row("training_memory_bytes", snapshot.training_memory_bytes, limits),
+        Row("inference_memory_bytes", snapshot.inference_memory_bytes, limits),
+        Row("threads", snapshot.threads, limits),
+        Row("gflops", snapshot.gflops and round(snapshot.gflops, 1), "float32 matrix product, 0.2 s"),
+        Row("disk_free_bytes", snapshot.disk_free_bytes, "psutil"),
+        Row("battery_share", snapshot.battery_share, "psutil or profile"),
+        Row("charging", None if snapshot.charging is None else str(snapshot.charging).lower(), "psutil or profile"),
+        Row("temperature_c", snapshot.temperature_c, "psutil"),
+        Row("may_train", "yes" if denial is None else f"no: {denial.reason}", "policy"),
+    )
+
+
+def table_of(rows: tuple[Row, ...]) -> Table:
+    """The rows for a terminal."""
+    table = Table("what", "value", "from")
+    for row in rows:
+        table.add_row(row.name, _readable(row), row.source)
+    return table
+
+
+def _readable(row: Row) -> str:
+    if row.value is None:
+        return "unknown"
+    if row.name.endswith("_bytes") and not isinstance(row.value, str):
+        return f"{row.value / 2**20:,.0f} MiB"
+    return str(row.value)

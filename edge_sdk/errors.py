@@ -1,0 +1,133 @@
+"""Every error that this project raises on purpose, in one tree.
+
+    RaffmError                        exit code
+    ├── ConfigurationError                2   an option, a file or a profile is wrong
+    │   ├── UnknownProfileError           2   no such device profile
+    │   └── UnsupportedArchitectureError  2   a model family that the families table lacks
+    ├── DataFormatError                   3   a data file that cannot be read as asked
+    ├── ModelFormatError                  3   a model folder that cannot be read as asked
+    ├── BrokerUnreachableError            4   no broker answers at the address
+    ├── PortInUseError                    4   the port to listen on is taken
+    ├── ProtocolError                     5   bytes from the other side that break the contract
+    │   ├── MalformedMessageError         5
+    │   ├── UnsupportedVersionError       5
+    │   ├── BlobCorruptError              5
+    │   ├── TensorTableError              5
+    │   └── UntrustedError                5   a signature, role or freshness that does not hold
+    ├── StorageError                      6   the disk refuses
+    │   └── DiskFullError                 6
+    ├── TrainingMemoryError               7   training needed more memory than its limit
+    ├── TrainingError                     7   training failed for another reason
+    └── DeadlineError                     8   what was waited for did not come in time
+
+Each message is one line: what is wrong, the value, what to do. A command ends with the class's ``exit_code``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RaffmError(Exception):
+    """Base of the tree; catch this to catch everything that the project raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+# -- what the user gave
+
+
+class ConfigurationError(RaffmError):
+    """An option, a configuration file or a value in it is wrong."""
+
+    exit_code = 2
+
+
+class UnknownProfileError(ConfigurationError):
+    """No device profile has this name."""
+
+
+class UnsupportedArchitectureError(ConfigurationError):
+    """The families table has no row for this architecture."""
+
+
+class DataFormatError(RaffmError):
+    """A data file is missing, unreadable or lacks a column."""
+
+    exit_code = 3
+
+
+class ModelFormatError(RaffmError):
+    """A model folder is missing, incomplete or inconsistent."""
+
+    exit_code = 3
+
+
+# -- the wire
+
+
+class BrokerUnreachableError(RaffmError):
+    """No MQTT broker answers at the address."""
+
+    exit_code = 4
+
+
+class PortInUseError(RaffmError):
+    """Another process listens on the port already."""
+
+    exit_code = 4
+
+
+class ProtocolError(RaffmError):
+    """The other side broke the contract of :mod:`edge_sdk.protocol`."""
+
+    exit_code = 5
+
+
+class MalformedMessageError(ProtocolError):
+    """Bytes that are not a message of the closed set, or that exceed its limits."""
+
+
+class UnsupportedVersionError(ProtocolError):
+    """The other side speaks no protocol version that this side speaks."""
+
+
+class BlobCorruptError(ProtocolError):
+    """A blob's or chunk's bytes do not match its digest."""
+
+
+class TensorTableError(ProtocolError):
+    """A tensor file whose names, shapes or types differ from what was agreed."""
+
+
+class UntrustedError(ProtocolError):
+    """A signed thing whose signature, role or freshness does not hold."""
+
+
+# -- this machine
+
+
+class StorageError(RaffmError):
+    """The disk refuses to read or write."""
+
+    exit_code = 6
+
+
+class DiskFullError(StorageError):
+    """No space is left where state or blobs are kept."""
+
+
+class TrainingError(RaffmError):
+    """A training process ended without a result."""
+
+    exit_code = 7
+
+
+class TrainingMemoryError(TrainingError):
+    """A training process needed more memory than its limit allows."""
+
+
+class DeadlineError(RaffmError):
+    """What was waited for did not happen in time."""
+
+    exit_code = 8

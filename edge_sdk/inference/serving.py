@@ -1,0 +1,82 @@
+"""The model that this device runs: loaded from its slot, replaced by a release once that one has answered here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+from edge_sdk.data import TextExamples
+from edge_sdk.errors import BlobCorruptError, ModelFormatError, RaffmError
+from edge_sdk.inference.engine import Engine, Prediction
+from edge_sdk.inference.slots import Slot, Slots
+from edge_sdk.protocol.messages import Part, ReleaseReport
+from edge_sdk.protocol.signing import ReleaseManifest
+
+
+class Serving:
+    """Predictions from the current slot; :meth:`install` and :meth:`predict` may be called from different threads."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        self._slots = Slots(folder)
+        self._threads = threads
+        self._lock = Lock()
+        self._engine: Engine | None = None
+        self._release = 0
+        self._load_current()
+
+    @property
+    def release(self) -> int:
+        """The number of the release that runs; 0 before the first."""
+        return self._release
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The likeliest label of each text. ``ModelFormatError`` before the first release has arrived."""
+        with self._lock:
+            engine = self._engine
+        if engine is None:
+            raise ModelFormatError("no model yet: this device has not received a release; ask again later")
+        return engine.predict(texts)
+
+    def install(self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: TextExamples) -> ReleaseReport:
+        """Stage, load and measure on ``held_out``; switch only if all went well. Never raises: it reports.
+
+        A device without held-out examples tries the model on an empty text instead, and reports no accuracy.
+        """
+        try:
+            slot = self._slots.stage(manifest, files)
+            engine = self._engine_of(slot)
+            engine.predict([""])
+            measured = engine.measure(held_out) if len(held_out) else None
+            self._slots.switch()
+        except RaffmError as error:
+            return ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=str(error)[:500])
+        with self._lock:
+            self._engine, self._release = engine, manifest.release
+        return ReleaseReport(
+            release=manifest.release,
+            task=manifest.task,
+            healthy=True,
+            samples=measured.samples if measured else 0,
+            accuracy=measured.accuracy if measured else None,
+            latency_ms=measured.latency_ms if measured else None,
+        )
+
+    def _load_current(self) -> None:
+        """After a restart; a damaged current slot falls back to the one before, and with neither to none."""
+        with suppress(BlobCorruptError, ModelFormatError):
+            try:
+                self._load(self._slots.current())
+            except (BlobCorruptError, ModelFormatError):
+                self._load(self._slots.rollback())
+
+    def _load(self, slot: Slot | None) -> None:
+        if slot is not None:
+            self._engine, self._release = self._engine_of(slot), slot.manifest.release
+
+    def _engine_of(self, slot: Slot) -> Engine:
+        manifest = slot.manifest
+        tokenizer = slot.path(Part.TOKENIZER).read_bytes()
+        model = slot.path(Part.INFERENCE_MODEL)
+        return Engine(model, tokenizer, manifest.labels, manifest.max_tokens, self._threads)

@@ -1,0 +1,142 @@
+"""Two slots for released models: one is current, the other takes the next release and then keeps the one before.
+
+    a/, b/     one file a part, named as the part, and slot.json: the release's manifest
+    current    one letter
+
+1. A release is staged into the slot that is not current: the files first, slot.json last, each made durable.
+2. Only :meth:`Slots.switch` moves ``current``, by one rename: after a crash it is the old letter or the new one.
+3. A slot is read only after every file matched the digest in slot.json; one that does not hold is never handed out.
+4. The current slot is never written to or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.errors import BlobCorruptError, StorageError
+from edge_sdk.protocol.messages import BlobEntry, Part
+from edge_sdk.protocol.signing import ReleaseManifest
+
+_LETTERS = ("a", "b")
+_MANIFEST = "slot.json"
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A release whose files were found whole."""
+
+    folder: Path
+    manifest: ReleaseManifest
+
+    def path(self, part: Part) -> Path:
+        """The file of ``part``."""
+        return self.folder / part.value
+
+
+class Slots:
+    """The slots in ``folder``, which one process at a time may use. Raises ``StorageError`` where the disk refuses."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def current(self) -> Slot | None:
+        """What to run, ``None`` before the first release; ``BlobCorruptError`` where its files do not hold."""
+        letter = self._letter()
+        return None if letter is None else _load(self._folder / letter)
+
+    def stage(self, manifest: ReleaseManifest, files: Mapping[Part, Path]) -> Slot:
+        """Put a release beside the current one; ``files`` hold the parts that ``manifest`` names, and are kept.
+
+        Raises ``BlobCorruptError`` where a file does not match its digest, and ``StorageError`` where it is missing.
+        """
+        folder = self._folder / self._other()
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for entry in manifest.manifest:
+                _place(files[entry.part], folder / entry.part.value)
+            _write_durably(folder / _MANIFEST, msgspec.json.encode(manifest))
+        except OSError as error:
+            raise StorageError(f"release {manifest.release} cannot be stored in {folder} ({error})") from error
+        return _load(folder)
+
+    def switch(self) -> Slot:
+        """Make the other slot current: a release just staged, or, called again, the one before.
+
+        Raises ``BlobCorruptError`` where the other slot is empty or does not hold; then nothing changes.
+        """
+        letter = self._other()
+        slot = _load(self._folder / letter)
+        try:
+            _write_durably(self._folder / "current", letter.encode())
+        except OSError as error:
+            raise StorageError(f"{self._folder / 'current'} cannot be written ({error}); free some space") from error
+        return slot
+
+    def rollback(self) -> Slot:
+        """Go back to the release before; called only after :meth:`switch`, and raises as it does."""
+        return self.switch()
+
+    def _letter(self) -> str | None:
+        try:
+            letter = (self._folder / "current").read_text(encoding="ascii")
+        except FileNotFoundError:
+            return None
+        return letter if letter in _LETTERS else None
+
+    def _other(self) -> str:
+        return "b" if self._letter() == "a" else "a"
+
+
+def _load(folder: Path) -> Slot:
+    """The slot in ``folder``, every digest compared."""
+    try:
+        manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=ReleaseManifest)
+        broken = [entry.part.value for entry in manifest.manifest if not _holds(folder / entry.part.value, entry)]
+    except (OSError, msgspec.DecodeError) as error:
+        raise BlobCorruptError(f"slot {folder} cannot be read ({error}); a new release replaces it") from error
+    if broken:
+        raise BlobCorruptError(f"slot {folder} has damaged files: {', '.join(broken)}; a new release replaces it")
+    return Slot(folder, manifest)
+
+
+def _holds(path: Path, entry: BlobEntry) -> bool:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest() == entry.digest
+
+
+def _place(source: Path, target: Path) -> None:
+    """Link where the file system can, so that a model lies on the disk once; copy where it cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    _sync(target)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(data)
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,313 @@
+"""The closed set of messages, as typed structs in MessagePack.
+
+A message is decoded into one of these types or refused; nothing on the wire names a class or carries code. Every
+string, list and number has a limit, and the size of the whole is checked before a byte is parsed. Types that a device
+sends and types that a coordinator sends are two separate sets, so that neither side can play the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.errors import MalformedMessageError
+from edge_sdk.protocol.topics import VERSION
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_CHUNK_BYTES = 128 * 1024
+MAX_BLOB_BYTES = 16 * 1024**3
+_CHUNK_OVERHEAD_BYTES = 1024
+
+_M = TypeVar("_M")
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Text = Annotated[str, msgspec.Meta(max_length=500)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Part(str, Enum):
+    """What a blob of an offer or of a release is for."""
+
+    WEIGHTS = "weights"
+    FROZEN = "frozen"
+    TRAINING_GRAPH = "training-graph"
+    TOKENIZER = "tokenizer"
+    INFERENCE_MODEL = "inference-model"
+
+
+class Verdict(str, Enum):
+    """What became of an update."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    REJECTED_DUPLICATE = "rejected-duplicate"
+
+
+class Failure(str, Enum):
+    """Why a device has no update for an offer that it accepted."""
+
+    OUT_OF_MEMORY = "out-of-memory"
+    POLICY = "policy"
+    DEADLINE = "deadline"
+    TRAINING = "training"
+    TRANSFER = "transfer"
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    """Base of all; ``type`` on the wire is the class name in kebab case."""
+
+
+class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of what messages are made of."""
+
+
+# -- what messages are made of
+
+
+class BlobEntry(_Value, frozen=True):
+    """One blob of a manifest: what it is for, its SHA-256 and its size."""
+
+    part: Part
+    digest: Digest
+    size_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOB_BYTES)]
+
+
+class Snapshot(_Value, frozen=True):
+    """What a device can spare now. ``None`` means that it could not be read; nothing here is a guess.
+
+    ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces.
+    """
+
+    memory_total_bytes: Count
+    memory_available_bytes: Count
+    training_memory_bytes: Count
+    inference_memory_bytes: Count
+    threads: Positive
+    disk_free_bytes: Count | None = None
+    battery_share: Share | None = None
+    charging: bool | None = None
+    temperature_c: float | None = None
+    gflops: float | None = None
+
+
+class Recipe(_Value, frozen=True):
+    """How to train: the same for every device of a task.
+
+    A round is ``epochs`` passes over the device's examples, or ``max_steps`` steps where that is less.
+    """
+
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=10)]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=3, le=8192)]
+    max_steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    clip_norm: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    calibrate_logits: bool = True
+
+
+class TrainingReport(_Value, frozen=True):
+    """What a device measured while it trained. ``samples`` is how many examples it trains from: its weight."""
+
+    samples: Positive
+    steps: Positive
+    loss_first: float
+    loss_last: float
+    seconds: Seconds
+    peak_memory_bytes: Count
+    downloaded_bytes: Count
+    uploaded_bytes: Count
+    battery_share: Share | None = None
+
+
+# -- from a device
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """Birth: who this is. Retained. ``session`` rises with every start, since a will can overtake a rebirth."""
+
+    device: Name
+    session: Count
+    profile: Name
+    agent_version: Text
+    versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=16)] = (VERSION,)
+
+
+class Offline(_Message, frozen=True, tag="offline"):
+    """Last will, or a polite goodbye. Retained. Ignored where a later session has said hello."""
+
+    device: Name
+    session: Count
+
+
+class Ready(_Message, frozen=True, tag="ready"):
+    """A request for a matching submodel: the device's own policy allows it to work now."""
+
+    snapshot: Snapshot
+
+
+class Declined(_Message, frozen=True, tag="declined"):
+    """The device does not take an offer, or gives it up."""
+
+    task: Name
+    round: Positive
+    failure: Failure
+    detail: Text = ""
+    peak_memory_bytes: Count | None = None
+
+
+class UpdateReady(_Message, frozen=True, tag="update-ready"):
+    """An update lies in the outbox, to be pulled. Sent again until a receipt for ``update_id`` comes."""
+
+    update_id: Digest
+    task: Name
+    round: Positive
+    base_version: Digest
+    update: BlobEntry
+    report: TrainingReport
+
+
+class ReleaseReport(_Message, frozen=True, tag="release-report"):
+    """How a released model does on the device: on its own held-out examples."""
+
+    release: Positive
+    task: Name
+    healthy: bool
+    detail: Text = ""
+    samples: Count = 0
+    accuracy: Share | None = None
+    latency_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    peak_memory_bytes: Count | None = None
+
+
+# -- from the coordinator
+
+
+class Announce(_Message, frozen=True, tag="announce"):
+    """Retained: the coordinator is (again) there; outboxes are worth sending now."""
+
+    session: Count
+    versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=16)] = (VERSION,)
+
+
+class Offer(_Message, frozen=True, tag="offer"):
+    """Train this submodel in this round: everything needed is named by digest in ``manifest``.
+
+    With ``nested``, every step also trains that narrower prefix of the submodel, so that it stays good by itself.
+    """
+
+    task: Name
+    round: Positive
+    base_version: Digest
+    architecture: Architecture
+    submodel: Submodel
+    part: TrainablePart
+    labels: Annotated[tuple[Text, ...], msgspec.Meta(min_length=2, max_length=1000)]
+    recipe: Recipe
+    deadline_s: Seconds
+    predicted_memory_bytes: Count
+    manifest: Annotated[tuple[BlobEntry, ...], msgspec.Meta(max_length=16)]
+    nested: Submodel | None = None
+
+
+class Wait(_Message, frozen=True, tag="wait"):
+    """Nothing to do for this device now; ask again later."""
+
+    retry_after_s: Seconds
+    reason: Text = ""
+
+
+class Receipt(_Message, frozen=True, tag="receipt"):
+    """The verdict on an update; sent only after it is durable. The same id gets the same receipt again."""
+
+    update_id: Digest
+    verdict: Verdict
+    reason: Text = ""
+
+
+class Release(_Message, frozen=True, tag="release"):
+    """A signed model for inference: ``envelope`` is a :class:`edge_sdk.protocol.signing.Envelope`, encoded."""
+
+    envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_MESSAGE_BYTES // 2)]
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """The last message was not understood or not allowed."""
+
+    reason: Text
+
+
+# -- both ways
+
+
+class ChunkRequest(_Message, frozen=True, tag="chunk-request"):
+    """The receiver of a blob asks for the byte ranges [start, stop) that it lacks."""
+
+    digest: Digest
+    ranges: Annotated[tuple[tuple[Count, Count], ...], msgspec.Meta(max_length=256)]
+
+
+class Chunk(_Message, frozen=True, tag="chunk"):
+    """Bytes of a blob from ``offset`` on, with the SHA-256 of ``data`` alone."""
+
+    digest: Digest
+    offset: Count
+    data: Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK_BYTES)]
+    data_digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class BlobGone(_Message, frozen=True, tag="blob-gone"):
+    """The sender does not have a blob that it was asked for."""
+
+    digest: Digest
+
+
+DeviceMessage = Hello | Offline | Ready | Declined | UpdateReady | ReleaseReport | ChunkRequest | Chunk | BlobGone
+CoordinatorMessage = Announce | Offer | Wait | Receipt | Release | Refused | ChunkRequest | Chunk | BlobGone
+Message = DeviceMessage | CoordinatorMessage
+
+_encoder = msgspec.msgpack.Encoder()
+_from_device: msgspec.msgpack.Decoder[DeviceMessage] = msgspec.msgpack.Decoder(DeviceMessage)
+_from_coordinator: msgspec.msgpack.Decoder[CoordinatorMessage] = msgspec.msgpack.Decoder(CoordinatorMessage)
+
+
+def update_id(device: str, task: str, round_number: int, base_version: str, digest: str) -> str:
+    """The id of an update: the digest of who made it, for what, from what, and what it is."""
+    return hashlib.sha256("\0".join((device, task, str(round_number), base_version, digest)).encode()).hexdigest()
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes on the wire."""
+    return _encoder.encode(message)
+
+
+def decode_from_device(payload: bytes) -> DeviceMessage:
+    """What a device sent; ``MalformedMessageError`` where it is too large or not of the set."""
+    return _decode(_from_device, payload)
+
+
+def decode_from_coordinator(payload: bytes) -> CoordinatorMessage:
+    """What the coordinator sent; ``MalformedMessageError`` where it is too large or not of the set."""
+    return _decode(_from_coordinator, payload)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: bytes) -> _M:
+    if len(payload) > MAX_CHUNK_BYTES + _CHUNK_OVERHEAD_BYTES:
+        msg = f"message of {len(payload)} bytes exceeds the limit of {MAX_CHUNK_BYTES + _CHUNK_OVERHEAD_BYTES}"
+        raise MalformedMessageError(msg)
+    try:
+        message = decoder.decode(payload)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        msg = f"message of {len(payload)} bytes is not of the closed set: {error}"
+        raise MalformedMessageError(msg) from error
+    if len(payload) > MAX_MESSAGE_BYTES and not isinstance(message, Chunk):
+        msg = f"{type(message).__name__} of {len(payload)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}"
+        raise MalformedMessageError(msg)
+    return message

@@ -1,0 +1,129 @@
+"""Arrays to bytes and back, in the safetensors format: an 8-byte length, a JSON header, raw little-endian rows.
+
+Reading is zero-copy: arrays are read-only views of the buffer (a memory map stays a memory map). A reader that knows
+what to expect passes the table of names and shapes, and anything else is refused before an array is made.
+Source of the format: the safetensors README, huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import TensorTableError
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_TENSORS = 10_000
+MAX_AXES = 8
+_MAX_ENTRIES = 1 << 53
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+Tensors = dict[str, NDArray[Any]]
+Table = Mapping[str, tuple[int, ...]]
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+_header_decoder = msgspec.json.Decoder(dict[str, _Entry])
+
+
+def header_of(table: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> bytes:
+    """The bytes that precede the rows: length and JSON, padded with spaces so that rows start 8-byte aligned."""
+    entries, offset = {}, 0
+    for name, (dtype, shape) in table.items():
+        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        entries[name] = _Entry(_NAMES[dtype.newbyteorder("<")], shape, (offset, offset + size))
+        offset += size
+    text = msgspec.json.encode(entries)
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_tensors(file: BinaryIO, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write ``tensors`` to ``file`` one after the other; needs no memory beyond the arrays."""
+    file.write(header_of({name: (array.dtype, array.shape) for name, array in tensors.items()}))
+    file.writelines(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in tensors.values())
+
+
+def read_tensors(buffer: bytes | memoryview, expected: Table | None = None) -> Tensors:
+    """Views into ``buffer``: float32, float16 or int64 arrays by name.
+
+    ``expected`` maps each name to its shape; then the file must hold exactly these, all float32. Raises
+    ``TensorTableError`` where the header is malformed, its ranges do not tile the buffer, or the table differs.
+    """
+    view = memoryview(buffer).cast("B")
+    entries, start = _read_header(view)
+    if expected is not None:
+        _compare(entries, expected)
+    _check_tiling(entries, len(view) - start)
+    return {name: _array(view, start, entry) for name, entry in entries.items()}
+
+
+def _read_header(view: memoryview) -> tuple[dict[str, _Entry], int]:
+    length = int.from_bytes(view[:8], "little") if len(view) >= 8 else -1
+    if not 0 <= length <= min(MAX_HEADER_BYTES, len(view) - 8):
+        msg = f"tensor header of {length} bytes in a file of {len(view)}: not a tensor file, or cut short"
+        raise TensorTableError(msg)
+    try:
+        entries = _header_decoder.decode(view[8 : 8 + length])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"tensor header cannot be read: {error}"
+        raise TensorTableError(msg) from error
+    if len(entries) > MAX_TENSORS:
+        msg = f"tensor file has {len(entries)} tensors; the limit is {MAX_TENSORS}"
+        raise TensorTableError(msg)
+    return entries, 8 + length
+
+
+def _check_tiling(entries: Mapping[str, _Entry], size_bytes: int) -> None:
+    """Every range has its array's size, and together they cover the rows without gap or overlap."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        if entry.dtype not in _DTYPES or not _is_shape(entry.shape):
+            msg = f"tensor {name[:200]!r} has type {entry.dtype[:20]!r} and shape {entry.shape[:8]}"
+            raise TensorTableError(msg)
+        size = _DTYPES[entry.dtype].itemsize * math.prod(entry.shape)
+        if entry.data_offsets != (end, end + size):
+            msg = f"tensor {name[:200]!r} lies at {entry.data_offsets}, expected {(end, end + size)}"
+            raise TensorTableError(msg)
+        end += size
+    if end != size_bytes:
+        msg = f"tensors take {end} bytes, the file has {size_bytes}"
+        raise TensorTableError(msg)
+
+
+def _is_shape(shape: tuple[int, ...]) -> bool:
+    """Whether NumPy can make an array of this shape; beside an axis of 0 even an absurd one takes no bytes."""
+    return len(shape) <= MAX_AXES and min(shape, default=0) >= 0 and math.prod(max(a, 1) for a in shape) < _MAX_ENTRIES
+
+
+def _compare(entries: Mapping[str, _Entry], expected: Table) -> None:
+    missing, extra = sorted(expected.keys() - entries.keys()), sorted(entries.keys() - expected.keys())
+    if missing or extra:
+        unasked = [name[:80] for name in extra[:2]]
+        msg = f"{len(missing)} tensors missing ({missing[:2]}), {len(extra)} not asked for ({unasked})"
+        raise TensorTableError(msg)
+    for name, shape in expected.items():
+        entry = entries[name]
+        if entry.dtype != "F32" or entry.shape != tuple(shape):
+            msg = f"tensor {name!r} is {entry.dtype[:20]} {entry.shape[:8]}, expected F32 {tuple(shape)}"
+            raise TensorTableError(msg)
+
+
+def _array(view: memoryview, start: int, entry: _Entry) -> NDArray[Any]:
+    begin, stop = entry.data_offsets
+    array: NDArray[Any] = np.frombuffer(view[start + begin : start + stop], dtype=_DTYPES[entry.dtype]).reshape(
+        entry.shape
+    )
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,101 @@
+"""The agent inside an application: start it, give it examples, ask it for predictions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from edge_sdk.config import AgentConfig, default_state_dir
+from edge_sdk.data import TextExamples, read_examples
+from edge_sdk.errors import DeadlineError, RaffmError
+from edge_sdk.inference.engine import Prediction
+from edge_sdk.protocol.messages import ReleaseReport
+from edge_sdk.supervisor import AgentStatus, Supervisor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_STOP_S = 10.0
+Examples = TextExamples | Iterable[tuple[str, str]] | Path | str
+
+
+class Agent:
+    """A device agent on a thread of its own.
+
+    Args:
+        device: this device's name in the fleet: 1 to 64 of a-z, 0-9 and '-'.
+        broker: ``mqtt://host:port`` or ``mqtts://host:port``.
+        examples: what the device owns: (text, label) pairs, or a CSV or JSONL file. They never leave the device.
+        state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
+        on_model: called, on the agent's thread, each time a released model begins to answer.
+        settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``release_key``.
+
+    Raises ``ConfigurationError`` or ``DataFormatError`` where an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        broker: str,
+        examples: Examples,
+        *,
+        state_dir: Path | None = None,
+        on_model: Callable[[ReleaseReport], None] | None = None,
+        **settings: Any,  # noqa: ANN401 - AgentConfig types and checks them
+    ) -> None:
+        self.config = AgentConfig(
+            device=device, broker=broker, state_dir=state_dir or default_state_dir(device), **settings
+        )
+        self._supervisor = Supervisor(self.config, _as_examples(examples), on_model=on_model)
+        self._thread = threading.Thread(target=self._run, name=f"agent-{device}", daemon=True)
+        self._failure: RaffmError | None = None
+
+    @property
+    def status(self) -> AgentStatus:
+        """What the agent is doing now. Raises the error that ended it, where one did."""
+        if self._failure is not None:
+            raise self._failure
+        return self._supervisor.status
+
+    def start(self) -> None:
+        """Begin to work in the background; once. :attr:`status` tells how it goes."""
+        self._thread.start()
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The newest model's answers, also offline. Raises ``ModelFormatError`` before the first release."""
+        return self._supervisor.predict(texts)
+
+    def stop(self) -> None:
+        """End within seconds; whatever was not acknowledged is sent after the next start."""
+        self._supervisor.stop()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            raise DeadlineError(f"agent {self.config.device} did not stop within {_STOP_S:.0f} s; its thread goes on")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            self._supervisor.run()
+        except RaffmError as error:
+            self._failure = error
+
+
+def _as_examples(examples: Examples) -> TextExamples:
+    if isinstance(examples, TextExamples):
+        return examples
+    if isinstance(examples, str | Path):
+        return read_examples(Path(examples))
+    pairs = list(examples)
+    return TextExamples(tuple(text for text, _ in pairs), tuple(label for _, label in pairs))

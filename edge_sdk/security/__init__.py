@@ -1,0 +1,1 @@
+"""What this device trusts, and for what."""

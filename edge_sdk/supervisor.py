@@ -1,0 +1,450 @@
+"""Performs what :mod:`edge_sdk.agent` decides: one loop around a link, a cache, an outbox and a training process.
+
+Order matters in three places. An update is a verified blob in the cache *before* its message enters the outbox, and in
+the outbox *before* it is published: so it is sent again after any crash. A release is verified *before* anything of it
+is fetched. A slot is switched *after* its model has answered on this device.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from edge_sdk import __version__, agent
+from edge_sdk.agent import AgentState, Phase
+from edge_sdk.config import AgentConfig
+from edge_sdk.data import TextExamples, split_held_out, write_examples
+from edge_sdk.device.machine import Machine
+from edge_sdk.errors import MalformedMessageError, RaffmError, UntrustedError
+from edge_sdk.inference.engine import Prediction
+from edge_sdk.inference.serving import Serving
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    BlobGone,
+    Chunk,
+    ChunkRequest,
+    DeviceMessage,
+    Failure,
+    Hello,
+    Offer,
+    Offline,
+    Part,
+    Ready,
+    Receipt,
+    ReleaseReport,
+    TrainingReport,
+    UpdateReady,
+    decode_from_coordinator,
+    decode_from_device,
+    encode,
+    update_id,
+)
+from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.topics import Channel, Topic, device_filters
+from edge_sdk.security.trust import check_release, load_public_key
+from edge_sdk.storage.outbox import Outbox
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.training.process import TrainingProcess
+from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport, Will
+from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Fetched, Outcome
+from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
+
+_log = logging.getLogger(__name__)
+_TICK_S = 0.5
+_POLICY_CHECK_S = 2.0
+_COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What an agent is doing, for people and applications. ``waiting_for`` says why it asks for no work."""
+
+    phase: Phase = Phase.IDLE
+    connected: bool = False
+    task: str | None = None
+    round: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    release: int = 0
+    waiting_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSaid:
+    """A training process has spoken; ``offer`` tells a process that was given up from the one that runs."""
+
+    offer: Offer
+    event: TrainingEvent
+
+
+def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
+    """The link to the broker that ``config`` names, with this session's last will."""
+    state = str(Topic(config.fleet, config.device, Channel.STATE))
+    return MqttTransport(
+        BrokerAddress.parse(config.broker),
+        config.device,
+        device_filters(config.fleet, config.device),
+        will=Will(state, encode(Offline(device=config.device, session=session))),
+        credentials=None if config.user is None else Credentials(config.user, config.password or ""),
+        ca_file=config.ca_file,
+        allow_plaintext=config.allow_plaintext,
+    )
+
+
+class Supervisor:
+    """One agent at work. ``on_model`` is called with each release's report once it runs, on the loop's thread.
+
+    ``make_transport(config, session)`` makes the link; ``session`` goes into its last will.
+
+    Raises the named errors of a profile, key, state folder or disk that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        examples: TextExamples,
+        *,
+        make_transport: Callable[[AgentConfig, int], Transport] = mqtt_transport,
+        on_model: Callable[[ReleaseReport], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._on_model = on_model
+        self._release_key = None if config.release_key is None else load_public_key(config.release_key)
+        self._cache = BlobFolder(config.state_dir / "blobs")
+        self._outbox = Outbox(
+            config.state_dir / "outbox.sqlite",
+            first_pause_s=config.resend_first_s,
+            longest_pause_s=config.resend_most_s,
+        )
+        self._machine = Machine(
+            config.profile, config.policy, config.state_dir, battery_wh=self._outbox.number("battery_wh")
+        )
+        self._serving = Serving(config.state_dir / "slots", threads=1)
+        self._exchange = BlobExchange(self._cache, self._send_blob_message)
+        self._session = int(self._outbox.number("session") or 0) + 1
+        self._outbox.set_number("session", self._session)
+        self._transport = make_transport(config, self._session)
+        training, self._held_out = split_held_out(examples, config.held_out_share, config.seed)
+        self._samples = len(training)
+        self._examples_file = config.state_dir / "examples.jsonl"
+        write_examples(self._examples_file, training)
+        self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._last_answered())
+        self._training: TrainingProcess | None = None
+        self._downloaded_before = 0
+        self._last_report: ReleaseReport | None = None
+        self._installer = ThreadPoolExecutor(1, thread_name_prefix="install")
+        self._stopping = threading.Event()
+        self._status = AgentStatus(release=self._serving.release)
+        self._ticked_s = self._policy_checked_s = time.monotonic()
+
+    @property
+    def status(self) -> AgentStatus:
+        """What the agent is doing now."""
+        return self._status
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The running model's answers, from any thread, also offline. ``ModelFormatError`` before the first release."""
+        return self._serving.predict(texts)
+
+    def run(self) -> None:
+        """Connect and work until :meth:`stop`. ``BrokerUnreachableError`` where nobody answers at first."""
+        try:
+            self._transport.connect()
+            while not self._stopping.is_set():
+                self._handle(self._transport.receive(_TICK_S))
+                self._tick()
+            self._publish(Offline(device=self._config.device, session=self._session), retain=True)
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """End the loop soon; from any thread or a signal handler."""
+        self._stopping.set()
+
+    def _close(self) -> None:
+        if self._training is not None:
+            self._training.stop()
+        self._installer.shutdown(wait=True, cancel_futures=True)
+        self._exchange.close()
+        self._transport.close()
+        self._outbox.close()
+
+    # -- what happens
+
+    def _handle(self, delivery: object) -> None:
+        match delivery:
+            case Incoming():
+                self._receive(delivery)
+            case LinkUp():
+                self._status = replace(self._status, connected=True)
+                self._exchange.resume(time.monotonic())
+                self._advance(agent.Connected())
+            case LinkDown(reason):
+                self._status = replace(self._status, connected=False)
+                _log.warning("the broker is gone (%s); reconnecting", reason)
+            case TrainingSaid(offer, event):
+                self._training_said(offer, event)
+            case agent.ReleaseTried():
+                self._release_tried(delivery)
+
+    def _receive(self, incoming: Incoming) -> None:
+        """Whatever is malformed is dropped; it never ends the loop."""
+        try:
+            message = decode_from_coordinator(incoming.payload)
+        except MalformedMessageError as error:
+            _log.warning("dropped a message on %s: %s", incoming.topic[:200], error)
+            return
+        if isinstance(message, ChunkRequest | Chunk | BlobGone):
+            self._settle(self._exchange.handle(_COORDINATOR, message, time.monotonic()))
+            return
+        present = self._present(message.manifest) if isinstance(message, Offer) else frozenset()
+        self._advance(agent.Received(message, present))
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._ticked_s < _TICK_S:
+            return
+        is_training = self._state.phase is Phase.TRAINING
+        self._machine.spend(now_s - self._ticked_s, training=is_training)
+        self._ticked_s = now_s
+        if is_training and now_s - self._policy_checked_s >= _POLICY_CHECK_S:
+            self._policy_checked_s = now_s
+            self._keep_to_policy()
+        self._settle(self._exchange.tick(now_s))
+        self._publish_due(now_s)
+        self._advance(agent.Tick())
+
+    def _keep_to_policy(self) -> None:
+        """The owner's policy ends training that it would not begin now."""
+        denial = self._machine.denial(self._machine.snapshot())
+        if denial is not None:
+            self._stop_training()
+            self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
+
+    def _training_said(self, offer: Offer, event: TrainingEvent) -> None:
+        if self._state.phase is not Phase.TRAINING or offer is not self._state.offer:
+            return
+        match event:
+            case Progress(step, steps, loss):
+                self._status = replace(self._status, step=step, steps=steps, loss=loss)
+            case Finished(result):
+                self._advance(self._store_update(offer, result))
+            case Failed(failure, detail, peak_memory_bytes):
+                _log.warning("training failed: %s %s", failure.value, detail)
+                self._advance(agent.TrainingFailed(failure, detail, peak_memory_bytes))
+
+    def _release_tried(self, tried: agent.ReleaseTried) -> None:
+        self._last_report = tried.report
+        self._status = replace(self._status, release=self._serving.release)
+        if tried.report.healthy:
+            self._outbox.set_number("release", tried.report.release)
+            if self._on_model is not None:
+                self._on_model(tried.report)
+        self._advance(tried)
+
+    # -- what is done about it
+
+    def _advance(self, event: agent.Event) -> None:
+        self._state, effects = agent.step(self._state, event, time.monotonic())
+        offer = self._state.offer
+        self._status = replace(
+            self._status,
+            phase=self._state.phase,
+            task=None if offer is None else offer.task,
+            round=None if offer is None else offer.round,
+        )
+        for effect in effects:
+            self._try(effect)
+
+    def _try(self, effect: agent.Effect) -> None:
+        try:
+            self._perform(effect)
+        except RaffmError as error:
+            self._could_not(effect, error)
+
+    def _could_not(self, effect: agent.Effect, error: RaffmError) -> None:
+        """A disk that is full or a bad blob costs this offer or release, never the agent."""
+        _log.error("%s failed: %s", type(effect).__name__, error)
+        if isinstance(effect, agent.Train | agent.Fetch) and self._state.phase is not Phase.IDLE:
+            self._advance(agent.TrainingFailed(Failure.TRAINING, str(error)))
+
+    def _perform(self, effect: agent.Effect) -> None:  # noqa: C901 - one line an effect
+        match effect:
+            case agent.Publish(message):
+                self._publish(message)
+            case agent.SayHello():
+                hello = Hello(
+                    device=self._config.device,
+                    session=self._session,
+                    profile=self._machine.name,
+                    agent_version=__version__,
+                )
+                self._publish(hello, retain=True)
+            case agent.SayReady():
+                self._say_ready()
+            case agent.ResendOutbox():
+                self._outbox.hurry()
+                self._publish_due(time.monotonic())
+            case agent.Fetch(entries):
+                self._fetch(entries)
+            case agent.Train(offer):
+                self._train(offer)
+            case agent.StopTraining():
+                self._stop_training()
+            case agent.Settle(receipt):
+                self._settle_update(receipt)
+            case agent.CheckRelease(envelope):
+                self._check_release(envelope)
+            case agent.Install(manifest):
+                self._install(manifest)
+
+    def _say_ready(self) -> None:
+        snapshot = self._machine.snapshot()
+        denial = self._machine.denial(snapshot)
+        self._status = replace(self._status, waiting_for="" if denial is None else denial.reason)
+        battery_wh = self._machine.battery_wh
+        if battery_wh is not None:
+            self._outbox.set_number("battery_wh", battery_wh)
+        if denial is None:
+            self._publish(Ready(snapshot=snapshot))
+
+    def _fetch(self, entries: Iterable[BlobEntry]) -> None:
+        self._forget_blobs()
+        self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
+        for entry in entries:
+            outcomes = self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())
+            self._settle(outcomes)
+
+    def _train(self, offer: Offer) -> None:
+        snapshot = self._machine.snapshot()
+        paths = {entry.part: str(self._cache.path_of(entry.digest)) for entry in offer.manifest}
+        job = TrainingJob(
+            weights=paths[Part.WEIGHTS],
+            frozen=paths[Part.FROZEN],
+            graph=paths[Part.TRAINING_GRAPH],
+            tokenizer=paths[Part.TOKENIZER],
+            examples=str(self._examples_file),
+            update=str(self._config.state_dir / "update.safetensors"),
+            labels=offer.labels,
+            recipe=offer.recipe,
+            seed=self._config.seed * 1_000_003 + offer.round,
+            threads=snapshot.threads,
+            memory_limit_bytes=max(1, snapshot.training_memory_bytes),
+            architecture=offer.architecture,
+            nested=offer.nested,
+        )
+        transport = self._transport
+        self._training = TrainingProcess(job, lambda event: transport.inject(TrainingSaid(offer, event)))
+
+    def _stop_training(self) -> None:
+        if self._training is not None:
+            self._training.stop()
+            self._training = None
+
+    def _store_update(self, offer: Offer, result: TrainingResult) -> agent.UpdateStored:
+        """The update as a blob, then its message in the outbox: after that no crash can lose it."""
+        path = self._config.state_dir / "update.safetensors"
+        entry = BlobEntry(
+            part=Part.WEIGHTS, size_bytes=path.stat().st_size, digest=self._cache.put_file(path, move=True)
+        )
+        report = TrainingReport(
+            samples=self._samples,
+            steps=result.steps,
+            loss_first=result.loss_first,
+            loss_last=result.loss_last,
+            seconds=result.seconds,
+            peak_memory_bytes=result.peak_memory_bytes,
+            downloaded_bytes=self._exchange.received_bytes[_COORDINATOR] - self._downloaded_before,
+            uploaded_bytes=entry.size_bytes,
+            battery_share=self._machine.snapshot().battery_share,
+        )
+        identity = update_id(self._config.device, offer.task, offer.round, offer.base_version, entry.digest)
+        message = UpdateReady(
+            update_id=identity,
+            task=offer.task,
+            round=offer.round,
+            base_version=offer.base_version,
+            update=entry,
+            report=report,
+        )
+        self._outbox.put(identity, encode(message))
+        return agent.UpdateStored(message)
+
+    def _settle_update(self, receipt: Receipt) -> None:
+        for update in self._pending_updates():
+            if update.update_id == receipt.update_id:
+                _log.info("round %d of %s: %s %s", update.round, update.task, receipt.verdict.value, receipt.reason)
+                self._cache.delete(update.update.digest)
+        self._outbox.resolve(receipt.update_id)
+
+    def _check_release(self, envelope: bytes) -> None:
+        installed = int(self._outbox.number("release") or 0)
+        names = {"fleet": self._config.fleet, "device": self._config.device}
+        try:
+            manifest = check_release(envelope, self._release_key, installed=installed, **names)
+        except UntrustedError as error:
+            _log.warning("%s", error)
+            return
+        if self._last_report is not None and self._last_report.release == manifest.release:
+            self._publish(self._last_report)
+        else:
+            self._advance(agent.ReleaseTrusted(manifest, self._present(manifest.manifest)))
+
+    def _install(self, manifest: ReleaseManifest) -> None:
+        """Beside the loop: loading and measuring a model takes seconds, and the link must live meanwhile."""
+        files = {entry.part: self._cache.path_of(entry.digest) for entry in manifest.manifest}
+        future = self._installer.submit(self._serving.install, manifest, files, self._held_out)
+        future.add_done_callback(lambda done: self._transport.inject(agent.ReleaseTried(done.result())))
+
+    # -- the wire
+
+    def _publish(self, message: DeviceMessage, *, retain: bool = False) -> None:
+        if isinstance(message, Hello | Offline):
+            channel = Channel.STATE
+        else:
+            channel = Channel.CHUNK_UP if isinstance(message, Chunk) else Channel.UP
+        self._transport.publish(
+            str(Topic(self._config.fleet, self._config.device, channel)), encode(message), retain=retain
+        )
+
+    def _send_blob_message(self, _: str, message: BlobMessage) -> None:
+        self._publish(message)
+
+    def _publish_due(self, now_s: float) -> None:
+        topic = str(Topic(self._config.fleet, self._config.device, Channel.UP))
+        for _, payload in self._outbox.due(now_s):
+            self._transport.publish(topic, payload)
+
+    def _settle(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Fetched):
+                self._advance(agent.BlobFetched(outcome.digest))
+            else:
+                self._advance(agent.BlobFailed(outcome.digest, outcome.reason))
+
+    # -- what is kept
+
+    def _present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
+        return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
+
+    def _pending_updates(self) -> list[UpdateReady]:
+        messages = (decode_from_device(payload) for _, payload in self._outbox.pending())
+        return [message for message in messages if isinstance(message, UpdateReady)]
+
+    def _last_answered(self) -> tuple[str, int] | None:
+        pending = self._pending_updates()
+        return (pending[-1].task, pending[-1].round) if pending else None
+
+    def _forget_blobs(self) -> None:
+        """The cache holds what the current offer, unsettled updates and a coming release need, and no more."""
+        needed = {update.update.digest for update in self._pending_updates()}
+        for source in (self._state.offer, self._state.release):
+            needed |= {entry.digest for entry in source.manifest} if source is not None else set()
+        for digest in {*self._cache.digests()} - needed:
+            self._cache.delete(digest)

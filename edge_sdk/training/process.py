@@ -1,0 +1,118 @@
+"""The agent's side of a training process: start it, hear from it, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, cast
+
+import msgspec
+
+from edge_sdk.protocol.messages import Failure
+from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
+
+_GRACE_S = 1.0
+_DETAIL_BYTES = 400
+_NO_MEMORY = (b"bad_alloc", b"emory allocation", b"MemoryError")  # C++, Rust and OpenBLAS, Python
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # each thread of a BLAS takes a stack and a buffer, and numpy's part needs none
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "131072",  # fixed, so that freed arrays go back to the system
+}
+_events: msgspec.json.Decoder[TrainingEvent] = msgspec.json.Decoder(TrainingEvent)
+
+
+class TrainingProcess:
+    """One training run in a process of its own, in its own session.
+
+    ``on_event`` is called on a thread of this object: any number of ``Progress``, then one ``Finished`` or ``Failed``,
+    however the process ends. After :meth:`stop` nothing more is said.
+    """
+
+    def __init__(self, job: TrainingJob, on_event: Callable[[TrainingEvent], None]) -> None:
+        self._on_event = on_event
+        self._stopped = False
+        self._job_file = Path(f"{job.update}.job.json")
+        self._job_file.write_bytes(msgspec.json.encode(job))
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edge_sdk.training.worker", str(self._job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **_ENVIRONMENT},
+            start_new_session=True,
+        )
+        self._output = cast("IO[bytes]", self._process.stdout)
+        self._reader = threading.Thread(target=self._read, name="training-events", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether the process has ended and its last event was delivered, within ``timeout_s``."""
+        self._reader.join(timeout_s)
+        return not self._reader.is_alive()
+
+    def stop(self) -> None:
+        """End the process within 2 s: politely first. Idempotent."""
+        self._stopped = True
+        if self._process.poll() is not None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+                return
+
+    def _read(self) -> None:
+        last: TrainingEvent | None = None
+        with self._output, self._errors:
+            for line in self._output:
+                last = _parse(line)
+                if last is not None:
+                    self._tell(last)
+            status = self._process.wait()
+            if not isinstance(last, (Finished, Failed)):
+                self._tell(_death(status, _tail(self._errors)))
+        self._job_file.unlink(missing_ok=True)
+
+    def _tell(self, event: TrainingEvent) -> None:
+        if not self._stopped:
+            self._on_event(event)
+
+
+def _parse(line: bytes) -> TrainingEvent | None:
+    """``None`` for a line cut short by death, or written by a library."""
+    try:
+        return _events.decode(line)
+    except msgspec.DecodeError:
+        return None
+
+
+def _death(status: int, errors: bytes) -> Failed:
+    """What a process died of that said no last word; the kernel ends with SIGKILL what takes too much memory."""
+    cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    starved = status == -signal.SIGKILL or any(sign in errors for sign in _NO_MEMORY)
+    failure = Failure.OUT_OF_MEMORY if starved else Failure.TRAINING
+    last_line = errors.strip().rpartition(b"\n")[2].decode(errors="replace")
+    return Failed(failure, f"the training process ended by {cause} {last_line}".strip())
+
+
+def _tail(file: IO[bytes]) -> bytes:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _DETAIL_BYTES))
+    return file.read()

@@ -1,0 +1,261 @@
+"""Blobs as files named by their SHA-256, and half-fetched blobs that survive a kill in mid-transfer.
+
+    <digest>        a whole blob: verified, synced, then renamed into place, so that what has the name has the bytes
+    <digest>.part   the bytes of a blob that is being fetched
+    <digest>.have   one byte a chunk: 1 once the chunk's bytes are in the .part file
+    put-*           a blob that is being copied in
+
+A chunk's flag is written after its bytes. A killed process loses neither, since both are in the kernel; power loss may
+keep a flag and lose its bytes, which the digest of the whole reveals before the blob gets its name. One process at a
+time writes to a folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge_sdk.errors import BlobCorruptError, DiskFullError, MalformedMessageError, StorageError
+from edge_sdk.protocol.blobs import Range, chunk_count, digest_of, missing_ranges
+from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_COPY_BYTES = 1 << 20
+_ABANDONED_S = 3600.0
+
+
+class BlobFolder:
+    """A folder of blobs. Every method raises ``DiskFullError`` or another ``StorageError`` where the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for left_over in path.glob("put-*"):
+                if time.time() - left_over.stat().st_mtime > _ABANDONED_S:
+                    left_over.unlink(missing_ok=True)
+
+    def has(self, digest: str) -> bool:
+        """Whether the whole blob is here."""
+        return self.path_of(digest).exists()
+
+    def path_of(self, digest: str) -> Path:
+        """Where the blob lies, or would lie; ``MalformedMessageError`` where ``digest`` is no lower-case SHA-256."""
+        if not _DIGEST.fullmatch(digest):
+            msg = f"blob name {digest[:80]!r} is not a SHA-256 in lower-case hexadecimal"
+            raise MalformedMessageError(msg)
+        return self.path / digest
+
+    def size_of(self, digest: str) -> int | None:
+        """The blob's size in bytes, or ``None`` where it is not here."""
+        path = self.path_of(digest)
+        with _disk_errors(path), suppress(FileNotFoundError):
+            return path.stat().st_size
+        return None
+
+    def read(self, digest: str, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of a whole blob."""
+        path = self.path_of(digest)
+        with _disk_errors(path), _opened(path, os.O_RDONLY) as descriptor:
+            return os.pread(descriptor, stop - start, start)
+
+    def put_bytes(self, data: bytes) -> str:
+        """Store ``data``; its digest."""
+        digest = digest_of(data)
+        if not self.has(digest):
+            with _disk_errors(self.path), self._temporary() as (descriptor, temporary):
+                _write_all(descriptor, data, 0)
+                _seal(descriptor, temporary, self.path_of(digest))
+        return digest
+
+    def put_file(self, source: Path, *, move: bool = False) -> str:
+        """Store the bytes of ``source``; their digest. With ``move``, ``source`` is gone afterwards and is, on the same
+        filesystem, renamed instead of copied.
+        """  # noqa: D205 the summary needs both sentences
+        with _disk_errors(source), _opened(source, os.O_RDONLY) as descriptor:
+            digest = self._take_over(descriptor, source) if move else self._copy_in(descriptor)
+        if move:
+            source.unlink(missing_ok=True)
+        return digest
+
+    def open_partial(self, digest: str, size_bytes: int) -> Partial:
+        """Begin to fetch a blob, or go on where an earlier process was stopped."""
+        return Partial(self.path_of(digest), digest, size_bytes)
+
+    def digests(self) -> tuple[str, ...]:
+        """The names of all whole blobs, sorted."""
+        with _disk_errors(self.path):
+            return tuple(sorted(path.name for path in self.path.iterdir() if _DIGEST.fullmatch(path.name)))
+
+    def size_bytes(self) -> int:
+        """What all files here take together, unfinished ones included."""
+        with _disk_errors(self.path):
+            return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
+
+    def delete(self, digest: str) -> None:
+        """Remove a blob and what was fetched of it so far; no error where it is not here."""
+        path = self.path_of(digest)
+        with _disk_errors(path):
+            for name in (path, *_partial_paths(path)):
+                name.unlink(missing_ok=True)
+
+    def _take_over(self, descriptor: int, source: Path) -> str:
+        digest = _digest_of_file(descriptor)
+        try:
+            _seal(descriptor, source, self.path_of(digest))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return self._copy_in(descriptor)
+        return digest
+
+    def _copy_in(self, source: int) -> str:
+        with self._temporary() as (descriptor, temporary):
+            hasher, offset = hashlib.sha256(), 0
+            while data := os.pread(source, _COPY_BYTES, offset):
+                hasher.update(data)
+                _write_all(descriptor, data, offset)
+                offset += len(data)
+            digest = hasher.hexdigest()
+            _seal(descriptor, temporary, self.path_of(digest))
+        return digest
+
+    @contextmanager
+    def _temporary(self) -> Iterator[tuple[int, Path]]:
+        descriptor, name = tempfile.mkstemp(prefix="put-", dir=self.path)
+        try:
+            yield descriptor, Path(name)
+        finally:
+            os.close(descriptor)
+            Path(name).unlink(missing_ok=True)
+
+
+class Partial:
+    """A blob that is being fetched: which chunks are here, and where the next goes. Made by ``open_partial``."""
+
+    def __init__(self, path: Path, digest: str, size_bytes: int) -> None:
+        self.digest = digest
+        self.size_bytes = size_bytes
+        self._path = path
+        self._part, self._have = _partial_paths(path)
+        self._data_file = self._flag_file = -1
+        try:
+            with _disk_errors(path):
+                self._open()
+        except StorageError:
+            self.close()
+            raise
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every chunk is here; :meth:`commit` then verifies them together."""
+        return 0 not in self._flags
+
+    def missing(self) -> Iterator[Range]:
+        """Byte ranges [start, stop) that are not here yet, rising."""
+        return missing_ranges(self._flags, self.size_bytes)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store the chunk that starts at ``offset``, a multiple of the chunk size."""
+        index = offset // MAX_CHUNK_BYTES
+        with _disk_errors(self._part):
+            _write_all(self._data_file, data, offset)
+            _write_all(self._flag_file, b"\x01", index)
+        self._flags[index] = 1
+
+    def commit(self) -> None:
+        """Make this a whole blob. ``BlobCorruptError`` where the digest differs; then nothing of it is kept."""
+        with _disk_errors(self._path):
+            found = _digest_of_file(self._data_file)
+            if found == self.digest:
+                _seal(self._data_file, self._part, self._path)
+        self.discard()
+        if found != self.digest:
+            msg = f"blob {self.digest[:16]} came with the bytes of {found[:16]}: thrown away, fetch it again"
+            raise BlobCorruptError(msg)
+
+    def discard(self) -> None:
+        """Throw away what was fetched."""
+        self.close()
+        with _disk_errors(self._path):
+            self._have.unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Keep what was fetched for later, and close the files; idempotent."""
+        for descriptor in (self._data_file, self._flag_file):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._data_file = self._flag_file = -1
+
+    def _open(self) -> None:
+        self._flags = self._earlier_flags() or bytearray(chunk_count(self.size_bytes))
+        self._data_file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._flag_file = os.open(self._have, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.ftruncate(self._data_file, self.size_bytes)
+        os.ftruncate(self._flag_file, len(self._flags))
+        _write_all(self._flag_file, self._flags, 0)
+
+    def _earlier_flags(self) -> bytearray | None:
+        """What an earlier process fetched; ``None`` where its bytes are gone or were meant for another size."""
+        if not (self._part.exists() and self._have.exists()):
+            return None
+        flags = bytearray(flag == 1 for flag in self._have.read_bytes())
+        return flags if len(flags) == chunk_count(self.size_bytes) else None
+
+
+def _partial_paths(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.have")
+
+
+def _seal(descriptor: int, source: Path, target: Path) -> None:
+    """Bytes, then name, then the folder's entry: after this, a power loss cannot undo any of them."""
+    os.fsync(descriptor)
+    source.replace(target)
+    with _opened(target.parent, os.O_RDONLY) as folder:
+        os.fsync(folder)
+
+
+def _digest_of_file(descriptor: int) -> str:
+    hasher, offset = hashlib.sha256(), 0
+    while data := os.pread(descriptor, _COPY_BYTES, offset):
+        hasher.update(data)
+        offset += len(data)
+    return hasher.hexdigest()
+
+
+def _write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
+    """A full disk first writes less than asked, and only then refuses."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            msg = f"no space left for {path}: free some, or raise the quota"
+            raise DiskFullError(msg) from error
+        msg = f"{path} cannot be read or written: {error.strerror}"
+        raise StorageError(msg) from error

@@ -1,0 +1,223 @@
+"""Blobs over messages: the receiver pulls the chunks that it lacks. One implementation for both directions.
+
+    receiver                                   sender
+      ChunkRequest(digest, ranges)   ──▶
+                                     ◀──       Chunk, Chunk, …   or   BlobGone
+      verify and store each chunk; ask for more as chunks come; at the end verify the whole
+
+The receiver bounds everything: at most ``window`` chunks of a transfer are on their way, at most ``max_transfers``
+transfers run, and a chunk that was not asked for, of this peer, is refused. So neither the broker nor a sender's queue
+can be made to hold more than that, and a resumed transfer costs only what was missing.
+
+No sockets, threads or clocks here: the caller passes messages and the time in, and ``send`` carries messages out.
+``Chunk`` belongs on the bulk channels (``chunk/up``, ``chunk/down``), all else on ``up`` and ``down``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from edge_sdk.errors import BlobCorruptError, StorageError
+from edge_sdk.protocol.blobs import chunks_of, joined
+from edge_sdk.protocol.messages import BlobGone, Chunk, ChunkRequest
+from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
+
+WINDOW_CHUNKS = 8
+MAX_TRANSFERS = 2  # one fetches while another is verified; a coordinator has a place for each of many devices
+MAX_CHUNKS_PER_REQUEST = 64
+
+BlobMessage = ChunkRequest | Chunk | BlobGone
+Send = Callable[[str, BlobMessage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The whole blob is in the folder, verified."""
+
+    peer: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The blob will not come from this peer unless it is fetched again; what came so far is kept where it is sound."""
+
+    peer: str
+    digest: str
+    reason: str
+
+
+Outcome = Fetched | Failed
+
+
+class BlobExchange:
+    """Serves the blobs of ``folder`` and fetches others into it.
+
+    ``received_bytes`` and ``sent_bytes`` count the data in chunks by peer, repeated and refused ones included.
+    """
+
+    def __init__(
+        self,
+        folder: BlobFolder,
+        send: Send,
+        *,
+        window_chunks: int = WINDOW_CHUNKS,
+        max_transfers: int = MAX_TRANSFERS,
+    ) -> None:
+        self.received_bytes: Counter[str] = Counter()
+        self.sent_bytes: Counter[str] = Counter()
+        self._folder = folder
+        self._send = send
+        self._window_chunks = window_chunks
+        self._max_transfers = max_transfers
+        self._transfers: dict[str, Transfer] = {}
+        self._outcomes: list[Outcome] = []
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Digests of the blobs that are being fetched or wait for their turn."""
+        return tuple(self._transfers)
+
+    def fetch(self, peer: str, digest: str, size_bytes: int, now_s: float) -> list[Outcome]:
+        """Begin to fetch a blob from ``peer``, or join the transfer that runs: each peer asked gets an outcome."""
+        transfer = self._transfers.get(digest)
+        if self._folder.has(digest):
+            self._outcomes.append(Fetched(peer, digest))
+        elif transfer is None:
+            self._transfers[digest] = Transfer(digest, size_bytes, [peer])
+        elif transfer.size_bytes != size_bytes:
+            self._outcomes.append(Failed(peer, digest, f"{size_bytes} bytes, others say {transfer.size_bytes}"))
+        elif peer not in transfer.peers:
+            transfer.peers.append(peer)
+        return self._settle(now_s)
+
+    def cancel(self, digest: str) -> None:
+        """Stop fetching a blob, without an outcome; what came of it stays, and the next tick fills its place."""
+        transfer = self._transfers.pop(digest, None)
+        if transfer is not None:
+            transfer.close()
+
+    def handle(self, peer: str, message: BlobMessage, now_s: float) -> list[Outcome]:
+        """Answer a request, or take what a peer sent. ``StorageError`` where a blob to send cannot be read."""
+        match message:
+            case ChunkRequest():
+                self._serve(peer, message)
+            case Chunk():
+                self._take_chunk(peer, message, now_s)
+            case BlobGone(digest=digest):
+                self._lose_peer(peer, digest, "it no longer has this blob")
+        return self._settle(now_s) if self._outcomes else []
+
+    def tick(self, now_s: float) -> list[Outcome]:
+        """Ask again for what is overdue, and give up what has been silent too long. Call about every second."""
+        for transfer in [t for t in self._transfers.values() if t.partial is not None]:
+            if transfer.is_given_up(now_s):
+                self._lose_peer(transfer.peer, transfer.digest, f"nothing came for {GIVE_UP_S:.0f} s")
+            elif transfer.drop_late(now_s):
+                self._ask(transfer, now_s)
+        return self._settle(now_s)
+
+    def resume(self, now_s: float) -> None:
+        """The link is back: ask at once for everything that may have been lost with it."""
+        for transfer in self._transfers.values():
+            if transfer.partial is not None:
+                transfer.begin(now_s)
+                self._ask(transfer, now_s)
+
+    def close(self) -> None:
+        """Close all files; what was fetched stays for the next process."""
+        for digest in self.unfinished:
+            self.cancel(digest)
+
+    # -- sending
+
+    def _serve(self, peer: str, request: ChunkRequest) -> None:
+        size_bytes = self._folder.size_of(request.digest)
+        if size_bytes is None:
+            self._send(peer, BlobGone(digest=request.digest))
+            return
+        for start, stop in islice(chunks_of(request.ranges, size_bytes), MAX_CHUNKS_PER_REQUEST):
+            data = self._folder.read(request.digest, start, stop)
+            self.sent_bytes[peer] += len(data)
+            self._send(
+                peer,
+                Chunk(digest=request.digest, offset=start, data=data, data_digest=hashlib.sha256(data).digest()),
+            )
+
+    # -- receiving
+
+    def _take_chunk(self, peer: str, chunk: Chunk, now_s: float) -> None:
+        self.received_bytes[peer] += len(chunk.data)
+        transfer = self._transfers.get(chunk.digest)
+        if transfer is None or transfer.partial is None or peer != transfer.peer or not transfer.expects(chunk):
+            return
+        try:
+            transfer.partial.write(chunk.offset, chunk.data)
+        except StorageError as error:
+            self._end(transfer, str(error))
+            return
+        transfer.arrived(chunk.offset, now_s, self._window_chunks)
+        self._advance(transfer, now_s)
+
+    def _advance(self, transfer: Transfer, now_s: float) -> None:
+        if transfer.partial is None or not transfer.partial.is_complete:
+            self._ask(transfer, now_s)
+            return
+        try:
+            transfer.partial.commit()
+        except BlobCorruptError as error:
+            self._lose_peer(transfer.peer, transfer.digest, str(error))
+        except StorageError as error:
+            self._end(transfer, str(error))
+        else:
+            self._end(transfer)
+
+    def _ask(self, transfer: Transfer, now_s: float) -> None:
+        ranges = tuple(joined(transfer.next_chunks(now_s)))
+        if ranges:
+            self._send(transfer.peer, ChunkRequest(digest=transfer.digest, ranges=ranges))
+
+    def _lose_peer(self, peer: str, digest: str, reason: str) -> None:
+        """Go on with the next peer that offered this blob, if there is one."""
+        transfer = self._transfers.get(digest)
+        if transfer is None or peer not in transfer.peers:
+            return
+        if peer == transfer.peer:
+            transfer.close()
+        transfer.peers.remove(peer)
+        self._outcomes.append(Failed(peer, digest, reason))
+        if not transfer.peers:
+            del self._transfers[digest]
+
+    def _end(self, transfer: Transfer, failure: str = "") -> None:
+        self.cancel(transfer.digest)
+        for peer in transfer.peers:
+            outcome = Failed(peer, transfer.digest, failure) if failure else Fetched(peer, transfer.digest)
+            self._outcomes.append(outcome)
+
+    def _settle(self, now_s: float) -> list[Outcome]:
+        """Fill the free places in the order of asking, and hand out what has ended."""
+        while (transfer := self._next_queued()) is not None:
+            self._start(transfer, now_s)
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def _next_queued(self) -> Transfer | None:
+        """The first transfer that waits, if there is a place; one that has gone silent holds none."""
+        running = sum(t.partial is not None and not t.silences for t in self._transfers.values())
+        queued = (t for t in self._transfers.values() if t.partial is None)
+        return next(queued, None) if running < self._max_transfers else None
+
+    def _start(self, transfer: Transfer, now_s: float) -> None:
+        try:
+            transfer.partial = self._folder.open_partial(transfer.digest, transfer.size_bytes)
+        except StorageError as error:
+            self._end(transfer, str(error))
+            return
+        transfer.begin(now_s)
+        self._advance(transfer, now_s)

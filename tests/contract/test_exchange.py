@@ -1,0 +1,394 @@
+"""The blob exchange: over a bad link without sockets, and over each real broker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.messages import (
+    MAX_CHUNK_BYTES,
+    BlobGone,
+    Chunk,
+    ChunkRequest,
+    decode_from_coordinator,
+    decode_from_device,
+    encode,
+)
+from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters, parse
+from edge_sdk.transport.base import Incoming, LinkUp
+from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.exchange import MAX_CHUNKS_PER_REQUEST, BlobExchange, BlobMessage, Failed, Fetched, Outcome
+from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
+from edge_sdk.transport.transfer import GIVE_UP_S
+from tests.support.blob_network import BlobNetwork, Link
+from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
+
+BAD = Link(loss=0.2, repeat=0.2, garble=0.1, jitter_s=3.0)
+
+
+def bytes_of(seed: int, size_bytes: int) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Callable[..., BlobNetwork]]:
+    """Make networks whose files are closed at the end."""
+    made: list[BlobNetwork] = []
+
+    def make(link: Link = Link(), *names: str) -> BlobNetwork:  # noqa: B008 frozen
+        made.append(BlobNetwork(tmp_path / str(len(made)), link, 1, names or ("here", "there")))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+# -- a bad link
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), size_bytes=st.integers(0, 12 * MAX_CHUNK_BYTES), both_ways=st.booleans())
+def test_fetch_over_lossy_repeating_reordering_garbling_link_completes(
+    seed: int, size_bytes: int, both_ways: bool
+) -> None:
+    print(f"seed {seed}")
+    with tempfile.TemporaryDirectory() as folder, closing(BlobNetwork(Path(folder), BAD, seed)) as net:
+        blobs = {"here": bytes_of(seed, size_bytes), "there": bytes_of(seed + 1, size_bytes // 2)}
+        for receiver, sender in [("here", "there"), ("there", "here")][: 1 + both_ways]:
+            net.fetch(receiver, sender, net.folders[sender].put_bytes(blobs[sender]), len(blobs[sender]))
+        net.run()
+        assert [type(outcome) for outcome in net.outcomes] == [Fetched] * (1 + both_ways)
+        for outcome in net.outcomes:
+            receiver = "here" if outcome.peer == "there" else "there"
+            assert net.folders[receiver].path_of(outcome.digest).read_bytes() == blobs[outcome.peer]
+
+
+def test_fetch_over_lossy_link_without_tick_does_not_complete(network: Callable[..., BlobNetwork]) -> None:
+    """The control: it is the re-asking that gets a blob across."""
+    net = network(BAD)
+    data = bytes_of(1, 12 * MAX_CHUNK_BYTES)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    net.run(ticking=False)
+    assert not net.outcomes
+
+
+def test_at_64_kbit_chunks_are_asked_for_singly_and_hardly_twice(network: Callable[..., BlobNetwork]) -> None:
+    net = network(Link(bytes_per_s=8000, delay_s=0.2))
+    data = bytes_of(2, 20 * MAX_CHUNK_BYTES)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    net.run()
+    assert [type(outcome) for outcome in net.outcomes] == [Fetched]
+    assert net.chunk_bytes_sent("there") <= len(data) + 4 * MAX_CHUNK_BYTES
+    assert all(stop - start <= MAX_CHUNK_BYTES for r in net.requests("here")[4:] for start, stop in r.ranges)
+
+
+def test_no_more_than_the_window_is_on_its_way(network: Callable[..., BlobNetwork]) -> None:
+    net = network()
+    data = bytes_of(3, 40 * MAX_CHUNK_BYTES)
+    way, most = set(), [0]
+
+    def watch(_sender: str, _receiver: str, message: BlobMessage) -> None:
+        if isinstance(message, ChunkRequest):
+            for start, stop in message.ranges:
+                way.update(range(start, stop, MAX_CHUNK_BYTES))
+        most[0] = max(most[0], len(way) - net.peers["here"].received_bytes["there"] // MAX_CHUNK_BYTES)
+
+    net.on_sent = watch
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    net.run()
+    assert most == [8]
+    assert net.chunk_bytes_sent("there") == len(data)
+
+
+def test_restarted_receiver_asks_only_for_what_is_missing(network: Callable[..., BlobNetwork]) -> None:
+    net = network(Link(jitter_s=0.05))
+    data = bytes_of(4, 30 * MAX_CHUNK_BYTES + 17)
+    digest = net.folders["there"].put_bytes(data)
+    net.fetch("here", "there", digest, len(data))
+    net.run(until_s=0.1)
+    here = net.peers["here"].received_bytes["there"]
+    assert 0 < here < len(data)
+    net.sent.clear()
+    net._events.clear()
+    net.peers["here"] = net.peer("here")  # the earlier one is never closed: a killed process closes nothing
+    net.fetch("here", "there", digest, len(data))
+    net.run()
+    assert net.outcomes == [Fetched("there", digest)]
+    assert net.chunk_bytes_sent("there") == len(data) - here
+
+
+def test_resume_asks_again_at_once(network: Callable[..., BlobNetwork]) -> None:
+    net = network()
+    data = bytes_of(5, 3 * MAX_CHUNK_BYTES)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    net._events.clear()
+    net.peers["here"].resume(net.now_s)
+    net.run(ticking=False)
+    assert net.chunk_bytes_sent("there") == len(data)
+    assert [type(outcome) for outcome in net.outcomes] == [Fetched]
+
+
+# -- a bad peer
+
+
+def test_chunks_of_another_blob_are_thrown_away_with_a_reason(network: Callable[..., BlobNetwork]) -> None:
+    """Each chunk is sound by itself; only the whole shows the lie."""
+    net = network()
+    digest = digest_of(b"what was promised")
+    net.folders["there"].path_of(digest).write_bytes(b"what was NOT here")
+    net.fetch("here", "there", digest, 17)
+    net.run()
+    [failed] = net.outcomes
+    assert isinstance(failed, Failed)
+    assert "thrown away" in failed.reason
+    assert list(net.folders["here"].path.iterdir()) == []
+
+
+def chunk(digest: str, offset: int, data: bytes) -> Chunk:
+    return Chunk(digest=digest, offset=offset, data=data, data_digest=hashlib.sha256(data).digest())
+
+
+@pytest.mark.parametrize("fault", ["never asked", "other peer", "wrong offset", "short", "garbled"])
+def test_chunk_that_was_not_asked_for_is_refused(network: Callable[..., BlobNetwork], fault: str) -> None:
+    net = network(Link(loss=1.0))
+    data = bytes_of(6, 20 * MAX_CHUNK_BYTES)
+    digest, here = digest_of(data), net.peers["here"]
+    if fault != "never asked":
+        net.fetch("here", "there", digest, len(data))
+    good = chunk(digest, 0, data[:MAX_CHUNK_BYTES])
+    bad = {
+        "wrong offset": chunk(digest, 19 * MAX_CHUNK_BYTES, data[19 * MAX_CHUNK_BYTES :]),
+        "short": chunk(digest, 0, data[:-1][:1000]),
+        "garbled": msgspec.structs.replace(good, data=bytes(MAX_CHUNK_BYTES)),
+    }.get(fault, good)
+    assert here.handle("stranger" if fault == "other peer" else "there", bad, 0.1) == []
+    here.close()
+    with closing(net.folders["here"].open_partial(digest, len(data))) as partial:
+        assert list(partial.missing()) == [(0, len(data))]
+
+
+def test_request_for_the_same_range_many_times_is_answered_with_a_bounded_number_of_chunks(
+    network: Callable[..., BlobNetwork],
+) -> None:
+    net = network()
+    data = bytes_of(7, 5 * MAX_CHUNK_BYTES)
+    digest = net.folders["there"].put_bytes(data)
+    net.peers["there"].handle("here", ChunkRequest(digest=digest, ranges=((0, 2**53),) * 256), 0)
+    assert sum(isinstance(m, Chunk) for _, _, m in net.sent) == MAX_CHUNKS_PER_REQUEST
+
+
+def test_blob_gone_fails_that_peer_and_goes_on_with_the_next(network: Callable[..., BlobNetwork]) -> None:
+    net = network(Link(), "here", "empty", "full")
+    data = bytes_of(8, 3 * MAX_CHUNK_BYTES)
+    digest = net.folders["full"].put_bytes(data)
+    net.fetch("here", "empty", digest, len(data))
+    net.fetch("here", "full", digest, len(data))
+    net.fetch("here", "full", digest, len(data) + 1)
+    net.run()
+    assert [(type(o), o.peer) for o in net.outcomes] == [(Failed, "full"), (Failed, "empty"), (Fetched, "full")]
+
+
+def test_peer_without_the_blob_says_so(network: Callable[..., BlobNetwork]) -> None:
+    net = network()
+    digest = digest_of(b"nowhere")
+    net.peers["there"].handle("here", ChunkRequest(digest=digest, ranges=((0, 7),)), 0)
+    assert net.sent == [("there", "here", BlobGone(digest=digest))]
+
+
+def test_silent_peer_gives_its_place_to_others_and_fails_at_last(network: Callable[..., BlobNetwork]) -> None:
+    net = network(Link(), "here", "mute-1", "mute-2", "there")
+    net.peers["mute-1"].handle = net.peers["mute-2"].handle = lambda *_: []  # type: ignore[method-assign]
+    for number, peer in enumerate(("mute-1", "mute-2", "there")):
+        data = bytes_of(number, 2 * MAX_CHUNK_BYTES)
+        net.fetch("here", peer, net.folders[peer].put_bytes(data), len(data))
+    net.run(until_s=15)
+    assert [(type(o), o.peer) for o in net.outcomes] == [(Fetched, "there")]
+    net.run()
+    assert sorted((type(o).__name__, o.peer) for o in net.outcomes[1:]) == [("Failed", "mute-1"), ("Failed", "mute-2")]
+    assert GIVE_UP_S < net.now_s < GIVE_UP_S + 3
+    assert len(net.requests("here")) < 25
+
+
+def test_only_so_many_transfers_run_at_a_time_and_all_finish(network: Callable[..., BlobNetwork]) -> None:
+    net = network()
+    running: set[str] = set()
+    net.on_sent = lambda sender, _receiver, m: running.add(m.digest) if sender == "here" else None
+    blobs = [bytes_of(number, 3 * MAX_CHUNK_BYTES) for number in range(5)]
+    for data in blobs:
+        net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    assert len(running) == 2
+    net.run()
+    assert [o.digest for o in net.outcomes if isinstance(o, Fetched)] == [digest_of(data) for data in blobs]
+
+
+def test_cancelled_fetch_goes_on_later_without_asking_twice(network: Callable[..., BlobNetwork]) -> None:
+    net = network()
+    data = bytes_of(9, 10 * MAX_CHUNK_BYTES)
+    digest = net.folders["there"].put_bytes(data)
+    net.fetch("here", "there", digest, len(data))
+    net.run(until_s=0.05)
+    net.peers["here"].cancel(digest)
+    assert net.peers["here"].unfinished == ()
+    kept = len(data) - sum(b - a for a, b in net.folders["here"].open_partial(digest, len(data)).missing())
+    assert kept > 0
+    net._events.clear()
+    net.sent.clear()
+    net.fetch("here", "there", digest, len(data))
+    net.run()
+    assert net.outcomes == [Fetched("there", digest)]
+    assert net.chunk_bytes_sent("there") == len(data) - kept
+
+
+def test_full_disk_fails_the_transfer_with_its_reason(
+    network: Callable[..., BlobNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network()
+    data = bytes_of(10, 3 * MAX_CHUNK_BYTES)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    net.run()
+    [failed] = net.outcomes
+    assert isinstance(failed, Failed)
+    assert "no space left" in failed.reason
+
+
+# -- real brokers
+
+BROKERS = {"iotcore": iotcore_broker, "mosquitto": mosquitto_broker}
+
+
+@pytest.fixture(params=["iotcore", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    with BROKERS[request.param]() as running:
+        yield running
+
+
+class Node(threading.Thread):
+    """One device, or the coordinator where ``name`` is empty: a receive loop around an exchange."""
+
+    def __init__(self, address: BrokerAddress, name: str, folder: Path) -> None:
+        super().__init__(name=name or "coordinator")
+        self.device, self.outcomes = name, list[Outcome]()
+        self.folder = BlobFolder(folder)
+        filters = device_filters("fleet", name) if name else coordinator_filters("fleet")
+        self.transport = MqttTransport(address, self.name, filters)
+        self.exchange = BlobExchange(self.folder, self.send, max_transfers=2 if name else 16)
+        self.transport.connect()
+
+    def send(self, peer: str, message: BlobMessage) -> None:
+        bulk, small = (Channel.CHUNK_UP, Channel.UP) if self.device else (Channel.CHUNK_DOWN, Channel.DOWN)
+        channel = bulk if isinstance(message, Chunk) else small
+        self.transport.publish(str(Topic("fleet", self.device or peer, channel)), encode(message))
+
+    def fetch(self, peer: str, digest: str, size_bytes: int) -> None:
+        """From any thread."""
+        self.transport.inject((peer, digest, size_bytes))
+
+    def run(self) -> None:
+        ticked_s = time.monotonic()
+        while (delivery := self.transport.receive(0.5)) != "stop":
+            now_s = time.monotonic()
+            if isinstance(delivery, tuple):
+                self.outcomes += self.exchange.fetch(*delivery, now_s)
+            elif isinstance(delivery, LinkUp):
+                self.exchange.resume(now_s)
+            elif isinstance(delivery, Incoming):
+                decode = decode_from_coordinator if self.device else decode_from_device
+                peer = parse(delivery.topic).device if not self.device else "coordinator"
+                self.outcomes += self.exchange.handle(peer, decode(delivery.payload), now_s)
+            if now_s - ticked_s > 1:
+                self.outcomes, ticked_s = self.outcomes + self.exchange.tick(now_s), now_s
+
+    def stop(self) -> None:
+        self.transport.inject("stop")
+        self.join()
+        self.exchange.close()
+        self.transport.close()
+
+
+@pytest.fixture
+def start(broker: Broker, tmp_path: Path) -> Iterator[Callable[[str], Node]]:
+    """Start nodes by name; all are stopped at the end."""
+    nodes: list[Node] = []
+
+    def started(name: str) -> Node:
+        nodes.append(Node(broker.address, name, tmp_path / (name or "coordinator")))
+        nodes[-1].start()
+        return nodes[-1]
+
+    yield started
+    for node in nodes:
+        if node.is_alive():
+            node.stop()
+
+
+def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    give_up_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_s, "timed out"
+        time.sleep(0.005)
+
+
+def test_four_devices_fetch_and_send_20_mb_at_the_same_time(start: Callable[[str], Node]) -> None:
+    coordinator, devices = start(""), [start(f"device-{number}") for number in range(4)]
+    size_bytes = 20_000_000
+    down = coordinator.folder.put_bytes(bytes_of(11, size_bytes))
+    for number, device in enumerate(devices):
+        coordinator.fetch(device.device, device.folder.put_bytes(bytes_of(number, size_bytes)), size_bytes)
+        device.fetch("coordinator", down, size_bytes)
+    wait(lambda: len(coordinator.outcomes) == 4 and all(device.outcomes for device in devices))
+    outcomes = [*coordinator.outcomes, *(o for device in devices for o in device.outcomes)]
+    assert [type(outcome) for outcome in outcomes] == [Fetched] * 8
+    for node in (coordinator, *devices):
+        peers = 4 if node is coordinator else 1
+        assert sum(node.exchange.received_bytes.values()) == peers * size_bytes, "a chunk was lost and asked for again"
+        assert sum(node.exchange.sent_bytes.values()) == peers * size_bytes
+
+
+def test_device_dropped_in_the_middle_fetches_only_the_rest(start: Callable[[str], Node]) -> None:
+    coordinator, device = start(""), start("device")
+    size_bytes = 40_000_000
+    digest = coordinator.folder.put_bytes(bytes_of(12, size_bytes))
+    device.fetch("coordinator", digest, size_bytes)
+    wait(lambda: device.exchange.received_bytes["coordinator"] > size_bytes // 4)
+    device.stop()
+    received = device.exchange.received_bytes["coordinator"]
+    assert not device.outcomes
+    time.sleep(0.5)  # the coordinator still answers the last requests, to nobody
+    sent = coordinator.exchange.sent_bytes["device"]
+    again = start("device")
+    again.fetch("coordinator", digest, size_bytes)
+    wait(lambda: bool(again.outcomes))
+    assert again.outcomes == [Fetched("coordinator", digest)]
+    assert coordinator.exchange.sent_bytes["device"] - sent == size_bytes - received
+
+
+def test_transfer_survives_a_broker_restart(start: Callable[[str], Node], broker: Broker) -> None:
+    coordinator, device = start(""), start("device")
+    size_bytes = 40_000_000
+    digest = coordinator.folder.put_bytes(bytes_of(13, size_bytes))
+    device.fetch("coordinator", digest, size_bytes)
+    wait(lambda: device.exchange.received_bytes["coordinator"] > size_bytes // 4)
+    broker.kill()
+    broker.restart()
+    wait(lambda: bool(device.outcomes))
+    assert device.outcomes == [Fetched("coordinator", digest)]
+    assert coordinator.exchange.sent_bytes["device"] < size_bytes * 1.2

@@ -1,0 +1,274 @@
+"""What every store must do, whatever it stands on."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coordinator.store.database import Store
+from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, UpdateRecord, VersionRecord
+from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.errors import StorageError
+from edge_sdk.protocol.messages import BlobEntry, Failure, Part, ReleaseReport, Snapshot, TrainingReport, Verdict
+
+HALF = Submodel((0, 1), (2, 2), (6, 6))
+BLOBS = (BlobEntry(part=Part.WEIGHTS, digest="a" * 64, size_bytes=2**33),)
+SNAPSHOT = Snapshot(
+    memory_total_bytes=2**35,
+    memory_available_bytes=2**34,
+    training_memory_bytes=2**33,
+    inference_memory_bytes=2**30,
+    threads=4,
+    battery_share=0.5,
+)
+REPORT = TrainingReport(
+    samples=100,
+    steps=7,
+    loss_first=1.5,
+    loss_last=0.25,
+    seconds=3.5,
+    peak_memory_bytes=2**28,
+    downloaded_bytes=2**33,
+    uploaded_bytes=2**20,
+)
+ROUND = RoundRecord("news", 1, "b" * 64, Phase.COLLECTING, quorum=1, opened_s=10.5, deadline_s=610.5)
+OFFER = OfferRecord("news", 1, "pi-4", HALF, predicted_memory_bytes=2**33, offered_s=11.0)
+UPDATE = UpdateRecord(
+    "c" * 64, "news", 1, "pi-4", "d" * 64, 2**33, 100.0, REPORT, Verdict.ACCEPTED, reason="", received_s=12.0
+)
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}" if request.param == "file" else "sqlite://")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def offered(store: Store) -> Store:
+    """A store with a task, two devices, and a round in which both were asked."""
+    with store.transaction() as tx:
+        tx.tasks.add("news", b"{}", 1.0)
+        tx.rounds.add(ROUND)
+        for device in ("pi-4", "jetson"):
+            tx.devices.hello(device, "board", 1, 2.0)
+            tx.offers.add(replace(OFFER, device=device))
+    return store
+
+
+# -- devices
+
+
+def test_device_reads_back_what_it_said(store: Store) -> None:
+    with store.transaction() as tx:
+        assert tx.devices.hello("pi-4", "raspberry-pi-4", 7, 2.5)
+        tx.devices.seen("pi-4", 3.5, SNAPSHOT)
+        tx.devices.set_memory_factor("pi-4", 0.64)
+    with store.reading() as tx:
+        device = tx.devices.get("pi-4")
+        assert tx.devices.all() == (device,)
+    assert (device.profile, device.session, device.online, device.last_seen_s) == ("raspberry-pi-4", 7, True, 3.5)
+    assert (device.snapshot, device.memory_factor) == (SNAPSHOT, 0.64)
+
+
+def test_device_keeps_its_memory_factor_and_snapshot_over_a_rebirth(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.devices.hello("pi-4", "board", 1, 1.0)
+        tx.devices.seen("pi-4", 1.0, SNAPSHOT)
+        tx.devices.set_memory_factor("pi-4", 0.8)
+        tx.devices.hello("pi-4", "board", 2, 2.0)
+        tx.devices.seen("pi-4", 3.0)
+        device = tx.devices.get("pi-4")
+    assert (device.memory_factor, device.snapshot, device.session) == (0.8, SNAPSHOT, 2)
+
+
+def test_will_of_an_earlier_session_leaves_the_device_online(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.devices.hello("pi-4", "board", 2, 1.0)
+        assert not tx.devices.offline("pi-4", 1)
+        assert not tx.devices.hello("pi-4", "older", 1, 2.0)
+        assert tx.devices.get("pi-4").online
+        assert tx.devices.get("pi-4").profile == "board"
+        assert tx.devices.offline("pi-4", 2)
+        assert not tx.devices.get("pi-4").online
+
+
+def test_will_of_an_unknown_device_is_ignored(store: Store) -> None:
+    with store.transaction() as tx:
+        assert not tx.devices.offline("ghost", 1)
+        assert tx.devices.get("ghost") is None
+
+
+# -- tasks and versions
+
+
+def test_task_added_twice_keeps_the_first(store: Store) -> None:
+    with store.transaction() as tx:
+        first = tx.tasks.add("news", b"\x00config", 1.0)
+        assert tx.tasks.add("news", b"other", 2.0) == first
+        tx.tasks.add("reviews", b"", 0.5)
+        tx.tasks.set_status("news", TaskStatus.RUNNING)
+        assert tx.tasks.get("news") == replace(first, status=TaskStatus.RUNNING)
+        assert [task.name for task in tx.tasks.all()] == ["reviews", "news"]
+
+
+def test_versions_read_back_and_the_newest_is_the_latest(store: Store) -> None:
+    versions = [VersionRecord("news", number, f"{number:064}", BLOBS, 5.0) for number in range(11)]
+    with store.transaction() as tx:
+        tx.tasks.add("news", b"", 1.0)
+        assert tx.versions.latest("news") is None
+        for version in reversed(versions):
+            tx.versions.add(version)
+        assert tx.versions.latest("news") == versions[10]
+        assert tx.versions.get("news", 3) == versions[3]
+        assert tx.versions.all("news") == tuple(versions)
+
+
+def test_version_of_a_task_that_does_not_exist_is_refused(store: Store) -> None:
+    with pytest.raises(StorageError, match="FOREIGN KEY"), store.transaction() as tx:
+        tx.versions.add(VersionRecord("nothing", 0, "0" * 64, BLOBS, 5.0))
+
+
+# -- rounds and offers
+
+
+def test_decided_round_stays_decided(offered: Store) -> None:
+    with offered.transaction() as tx:
+        assert tx.rounds.collecting("news") == ROUND
+        tx.rounds.decide("news", 1, Phase.CLOSED, 99.0)
+        tx.rounds.decide("news", 1, Phase.ABANDONED, 100.0)
+        assert tx.rounds.collecting("news") is None
+        assert tx.rounds.get("news", 1) == replace(ROUND, phase=Phase.CLOSED, closed_s=99.0)
+
+
+def test_offer_answered_with_an_update_cannot_fail_any_more(offered: Store) -> None:
+    with offered.transaction() as tx:
+        tx.offers.failed("news", 1, "pi-4", 20.0, detail="offline")
+        tx.offers.updated("news", 1, "pi-4", 30.0, 2**28)
+        tx.offers.failed("news", 1, "pi-4", 40.0, failure=Failure.DEADLINE)
+        offer = tx.offers.get("news", 1, "pi-4")
+    assert (offer.outcome, offer.failure, offer.answered_s) == (Outcome.UPDATED, None, 30.0)
+    assert (offer.submodel, offer.peak_memory_bytes) == (HALF, 2**28)
+
+
+def test_offer_that_failed_says_why(offered: Store) -> None:
+    with offered.transaction() as tx:
+        tx.offers.failed(
+            "news", 1, "pi-4", 20.0, failure=Failure.OUT_OF_MEMORY, detail="at step 3", peak_memory_bytes=5
+        )
+        failed, open_offer = tx.offers.get("news", 1, "pi-4"), tx.offers.get("news", 1, "jetson")
+        assert tx.offers.of_round("news", 1) == (open_offer, failed)
+        assert tx.offers.of_device("news", "pi-4") == (failed,)
+    assert (failed.failure, failed.detail, failed.peak_memory_bytes) == (Failure.OUT_OF_MEMORY, "at step 3", 5)
+    assert open_offer.outcome is Outcome.OFFERED
+
+
+def test_second_offer_to_a_device_in_a_round_is_refused(offered: Store) -> None:
+    with pytest.raises(StorageError, match="UNIQUE"), offered.transaction() as tx:
+        tx.offers.add(OFFER)
+
+
+# -- updates
+
+
+def test_same_update_again_returns_the_earlier_verdict(offered: Store) -> None:
+    with offered.transaction() as tx:
+        assert tx.updates.add(UPDATE) == UPDATE
+    with offered.transaction() as tx:
+        assert tx.updates.add(replace(UPDATE, verdict=Verdict.REJECTED, reason="late", received_s=99.0)) == UPDATE
+        assert tx.updates.get(UPDATE.update_id) == UPDATE
+        assert tx.updates.accepted("news", 1) == (UPDATE,)
+
+
+def test_other_update_for_a_taken_slot_is_a_duplicate_and_leaves_no_trace(offered: Store) -> None:
+    other = replace(UPDATE, update_id="e" * 64, digest="f" * 64)
+    with offered.transaction() as tx:
+        tx.updates.add(UPDATE)
+        assert tx.updates.add(other).verdict is Verdict.REJECTED_DUPLICATE
+        assert tx.updates.get(other.update_id) is None
+        assert tx.updates.of_round("news", 1) == (UPDATE,)
+
+
+def test_accepted_updates_come_sorted_by_id_and_without_the_rejected(offered: Store) -> None:
+    first = replace(UPDATE, update_id="0" * 64, device="jetson")
+    with offered.transaction() as tx:
+        tx.devices.hello("phone", "board", 1, 1.0)
+        tx.offers.add(replace(OFFER, device="phone"))
+        tx.updates.add(UPDATE)
+        tx.updates.add(first)
+        tx.updates.add(replace(UPDATE, update_id="1" * 64, device="phone", verdict=Verdict.REJECTED, reason="norm"))
+        assert tx.updates.accepted("news", 1) == (first, UPDATE)
+        assert len(tx.updates.of_round("news", 1)) == 3
+
+
+def test_update_without_an_offer_is_refused(offered: Store) -> None:
+    with pytest.raises(StorageError, match="FOREIGN KEY"), offered.transaction() as tx:
+        tx.updates.add(replace(UPDATE, device="stranger"))
+
+
+# -- evaluations and releases
+
+
+def test_evaluation_done_again_replaces_the_earlier(offered: Store) -> None:
+    half = EvaluationRecord("news", 0, "half", 500, 0.5, 1.0, 200)
+    quarter = EvaluationRecord("news", 0, "quarter", 250, 0.25, 2.0, 200)
+    with offered.transaction() as tx:
+        for evaluation in (half, quarter, replace(half, accuracy=0.75)):
+            tx.evaluations.put(evaluation)
+        assert tx.evaluations.of_round("news", 0) == (quarter, replace(half, accuracy=0.75))
+        assert tx.evaluations.all("news") == tx.evaluations.of_round("news", 0)
+
+
+def test_release_numbers_rise_and_reports_decide_the_status(offered: Store) -> None:
+    with offered.transaction() as tx:
+        first = tx.releases.add("news", "pi-4", HALF, BLOBS)
+        second = tx.releases.add("news", "pi-4", HALF, BLOBS)
+        report = ReleaseReport(release=first.release, task="news", healthy=False, detail="slow")
+        tx.releases.reported(first.release, report)
+        tx.releases.reported(second.release, ReleaseReport(release=second.release, task="news", healthy=True))
+        assert first.release < second.release
+        assert tx.releases.get(first.release) == replace(first, status=ReleaseStatus.FAILED, report=report)
+        assert tx.releases.latest("pi-4").status is ReleaseStatus.INSTALLED
+        assert tx.releases.latest("jetson") is None
+        assert len(tx.releases.of_task("news")) == 2
+
+
+# -- transactions
+
+
+def test_transaction_that_raises_leaves_nothing(offered: Store) -> None:
+    def close_and_fail() -> None:
+        with offered.transaction() as tx:
+            tx.updates.add(UPDATE)
+            tx.offers.updated("news", 1, "pi-4", 30.0, 1)
+            tx.rounds.decide("news", 1, Phase.CLOSED, 30.0)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        close_and_fail()
+    with offered.reading() as tx:
+        assert tx.updates.get(UPDATE.update_id) is None
+        assert tx.offers.get("news", 1, "pi-4").outcome is Outcome.OFFERED
+        assert tx.rounds.collecting("news") == ROUND
+
+
+def test_threads_that_count_together_lose_nothing(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.devices.hello("pi-4", "board", 0, 0.0)
+
+    def count() -> None:
+        for _ in range(20):
+            with store.transaction() as tx:
+                tx.devices.set_memory_factor("pi-4", tx.devices.get("pi-4").memory_factor + 1)
+
+    threads = [threading.Thread(target=count) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.reading() as tx:
+        assert tx.devices.get("pi-4").memory_factor == 101

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from coordinator.models.evaluation import Evaluator
+from coordinator.models.foundation import Foundation
+from coordinator.models.inference_graph import inference_graph, release_graph
+from coordinator.models.running import Runner
+from coordinator.models.templates import Templates
+from coordinator.models.text_batches import TextBatch
+from edge_sdk.elastic.submodel import Submodel, full, uniform
+
+HALF = Submodel((0, 2), (2, 2), (25, 25))
+
+
+def released_logits(data: bytes, batch: TextBatch) -> np.ndarray:
+    runner = Runner(onnx.load_from_string(data), threads=1)
+    return runner.run({"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})["logits"]
+
+
+def test_inference_graph_has_no_backward_pass(tiny: Foundation, tiny_templates: Templates) -> None:
+    graph = inference_graph(tiny_templates, full(tiny.architecture)).graph
+
+    assert [value.name for value in graph.output] == ["logits"]
+    assert {value.name for value in graph.input} == {"input_ids", "attention_mask"} | tiny.parameters.keys()
+    assert not [name for node in graph.node for name in node.output if name.startswith("grad.")]
+
+
+def test_release_computes_what_the_submodel_computes(
+    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[TextBatch]
+) -> None:
+    data = release_graph(tiny_templates, HALF, tiny.parameters, quantise=False)
+    expected = Evaluator(tiny_templates, tiny_batches[:1], threads=1).logits(HALF, tiny.parameters)
+
+    assert np.abs(released_logits(data, tiny_batches[0]) - expected).max() <= 1e-5
+
+
+def test_quantised_release_stays_close(
+    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[TextBatch]
+) -> None:
+    data = release_graph(tiny_templates, HALF, tiny.parameters, quantise=True)
+    expected = Evaluator(tiny_templates, tiny_batches[:1], threads=1).logits(HALF, tiny.parameters)
+
+    assert np.abs(released_logits(data, tiny_batches[0]) - expected).max() <= 0.2 * np.abs(expected).max()
+
+
+@pytest.mark.minilm
+def test_quantised_release_of_a_pretrained_model_is_small_and_close(
+    minilm: Foundation, minilm_templates: Templates, minilm_batches: list[TextBatch]
+) -> None:
+    whole, half = full(minilm.architecture), uniform(minilm.architecture, 6)
+    data = release_graph(minilm_templates, whole, minilm.parameters, quantise=True)
+    expected = Evaluator(minilm_templates, minilm_batches, threads=1).logits(whole, minilm.parameters)
+
+    assert len(data) <= 25e6
+    assert len(release_graph(minilm_templates, half, minilm.parameters, quantise=True)) < len(data)
+    assert np.abs(released_logits(data, minilm_batches[0]) - expected).max() <= 0.02

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from coordinator.models import compilation
+from coordinator.models.compilation import GRADIENT_TOLERANCE, compile_templates, gradient_errors, load_or_compile
+from coordinator.models.foundation import Foundation
+from coordinator.models.running import Runner
+from coordinator.models.template_export import gradients_of
+from coordinator.models.templates import GRAD, Templates
+from coordinator.models.text_batches import TextBatch
+from coordinator.models.training_graph import training_graph
+from edge_sdk.elastic.submodel import Submodel, TrainablePart, full
+from edge_sdk.errors import ConfigurationError, ModelFormatError
+
+TINY = (
+    Submodel((0, 1, 2), (4, 4, 4), (50, 50, 50)),
+    Submodel((0, 2), (2, 1), (25, 1)),
+    Submodel((1,), (3,), (49,)),
+)
+MINILM = (
+    Submodel((0, 1, 2, 3, 4, 5), (12, 3, 5, 1, 8, 6), (1536, 100, 500, 64, 1000, 700)),
+    Submodel((0, 2, 3, 5), (6, 6, 6, 6), (768, 768, 768, 768)),
+    Submodel((4,), (1,), (1,)),
+)
+
+
+@pytest.mark.parametrize("submodel", TINY, ids=lambda submodel: submodel.width)
+def test_gradients_equal_torchs_at_any_width_and_depth(
+    tiny: Foundation, tiny_templates: Templates, submodel: Submodel
+) -> None:
+    assert max(gradient_errors(tiny, tiny_templates, submodel).values()) <= GRADIENT_TOLERANCE
+
+
+@pytest.mark.minilm
+@pytest.mark.parametrize("submodel", MINILM, ids=lambda submodel: submodel.width)
+def test_gradients_equal_torchs_for_a_pretrained_model(
+    minilm: Foundation, minilm_templates: Templates, submodel: Submodel
+) -> None:
+    assert max(gradient_errors(minilm, minilm_templates, submodel).values()) <= GRADIENT_TOLERANCE
+
+
+@pytest.mark.parametrize("part", TrainablePart)
+def test_outputs_are_the_gradients_of_the_trainable_part(
+    tiny: Foundation, tiny_templates: Templates, part: TrainablePart
+) -> None:
+    graph = training_graph(tiny_templates, full(tiny.architecture), part).graph
+    trainable = {GRAD + name for name in tiny.parameters if tiny.family.is_trainable(name, part)}
+
+    assert {value.name for value in graph.output} == {"loss", "logits"} | trainable
+    batch = {"input_ids", "attention_mask", "labels", "logit_offset"}
+    assert {value.name for value in graph.input} == batch | tiny.parameters.keys()
+
+
+def test_smaller_trainable_part_needs_fewer_nodes(tiny: Foundation, tiny_templates: Templates) -> None:
+    sizes = [len(training_graph(tiny_templates, full(tiny.architecture), part).graph.node) for part in TrainablePart]
+
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_logit_offset_moves_the_loss_but_not_the_logits(
+    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[TextBatch]
+) -> None:
+    runner = Runner(training_graph(tiny_templates, full(tiny.architecture), TrainablePart.HEAD), threads=1)
+    feeds = tiny_batches[0].feeds(tiny.architecture.labels)
+    plain = runner.run(feeds, tiny.parameters)
+    moved = runner.run(feeds, tiny.parameters, {"logit_offset": np.array([3, 0, 0], dtype=np.float32)})
+
+    assert np.array_equal(plain["logits"], moved["logits"])
+    assert plain["loss"] != moved["loss"]
+
+
+def test_submodel_larger_than_the_model_is_refused(tiny_templates: Templates) -> None:
+    with pytest.raises(ConfigurationError, match="99"):
+        training_graph(tiny_templates, Submodel((0,), (99,), (1,)), TrainablePart.ALL)
+
+
+def test_wrong_gradient_is_refused_when_templates_are_compiled(
+    tiny: Foundation, tiny_templates: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = Templates(tiny_templates.architecture, tiny_templates.shell, tiny_templates.layer)
+    monkeypatch.setattr(compilation, "export_shell", lambda _: _Serialised(wrong.shell))
+    monkeypatch.setattr(compilation, "export_layer", lambda _: _Serialised(wrong.layer))
+    monkeypatch.setattr(compilation, "gradient_errors", lambda *_: {"classifier.weight": 3.0, "classifier.bias": 0.0})
+
+    with pytest.raises(ModelFormatError, match=r"classifier\.weight"):
+        compile_templates(tiny)
+
+
+def test_parameter_that_does_nothing_is_named() -> None:
+    used, idle = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+
+    with pytest.raises(ModelFormatError, match="idle"):
+        gradients_of((used.sum(),), {"used": used, "idle": idle}, (torch.ones(()),))
+
+
+def test_templates_are_compiled_once(
+    tiny: Foundation, tiny_templates: Templates, template_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "compile_templates", lambda _: pytest.fail("compiled again"))
+
+    assert load_or_compile(tiny, template_cache) == tiny_templates
+
+
+class _Serialised:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def SerializeToString(self) -> bytes:  # noqa: N802
+        return self._data

@@ -1,0 +1,185 @@
+"""The agent's decisions: a table of what happens in each phase, and what is done about it."""
+
+from __future__ import annotations
+
+from edge_sdk import agent
+from edge_sdk.agent import AgentState, Phase, step
+from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    Declined,
+    Failure,
+    Offer,
+    Part,
+    Receipt,
+    Recipe,
+    Release,
+    ReleaseReport,
+    TrainingReport,
+    UpdateReady,
+    Verdict,
+    Wait,
+)
+from edge_sdk.protocol.signing import ReleaseManifest
+
+WEIGHTS = BlobEntry(part=Part.WEIGHTS, digest="a" * 64, size_bytes=10)
+GRAPH = BlobEntry(part=Part.TRAINING_GRAPH, digest="b" * 64, size_bytes=10)
+MODEL = BlobEntry(part=Part.INFERENCE_MODEL, digest="c" * 64, size_bytes=10)
+RECIPE = Recipe(learning_rate=1e-4, batch_size=4, epochs=1, max_tokens=16)
+IDLE = AgentState(ready_interval_s=10.0)
+
+
+def an_offer(number: int = 1) -> Offer:
+    return Offer(
+        task="t",
+        round=number,
+        base_version="d" * 64,
+        architecture=Architecture("bert", 1, 1, 4, 4, 4, 10, 16, 2),
+        submodel=Submodel((0,), (1,), (4,)),
+        part=TrainablePart.NO_EMBEDDINGS,
+        labels=("x", "y"),
+        recipe=RECIPE,
+        deadline_s=60.0,
+        predicted_memory_bytes=1,
+        manifest=(WEIGHTS, GRAPH),
+    )
+
+
+def an_update(number: int = 1) -> UpdateReady:
+    report = TrainingReport(
+        samples=1,
+        steps=1,
+        loss_first=1.0,
+        loss_last=0.5,
+        seconds=1.0,
+        peak_memory_bytes=1,
+        downloaded_bytes=1,
+        uploaded_bytes=1,
+    )
+    return UpdateReady(
+        update_id="e" * 64, task="t", round=number, base_version="d" * 64, update=WEIGHTS, report=report
+    )
+
+
+def a_release(number: int = 1) -> ReleaseManifest:
+    return ReleaseManifest(
+        release=number,
+        fleet="f",
+        device="d",
+        task="t",
+        submodel=Submodel((0,), (1,), (4,)),
+        labels=("x", "y"),
+        max_tokens=16,
+        manifest=(MODEL,),
+    )
+
+
+def advance(state: AgentState, *events: agent.Event) -> agent.Next:
+    """All events at time 100, effects of all of them."""
+    effects: tuple[agent.Effect, ...] = ()
+    for event in events:
+        state, more = step(state, event, 100.0)
+        effects += more
+    return state, effects
+
+
+def test_connected_idle_says_hello_resends_and_asks_for_work() -> None:
+    state, effects = advance(IDLE, agent.Connected())
+    assert effects == (agent.SayHello(), agent.ResendOutbox(), agent.SayReady())
+    assert state.ready_due_s == 110.0
+
+
+def test_offer_with_missing_blobs_fetches_only_those() -> None:
+    state, effects = advance(IDLE, agent.Received(an_offer(), present=frozenset({GRAPH.digest})))
+    assert state.phase is Phase.FETCHING
+    assert effects == (agent.Fetch((WEIGHTS,)),)
+
+
+def test_offer_with_all_blobs_present_trains_at_once() -> None:
+    state, effects = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    assert state.phase is Phase.TRAINING
+    assert effects == (agent.Train(an_offer()),)
+
+
+def test_last_blob_fetched_starts_training() -> None:
+    state, effects = advance(
+        IDLE, agent.Received(an_offer()), agent.BlobFetched(GRAPH.digest), agent.BlobFetched(WEIGHTS.digest)
+    )
+    assert state.phase is Phase.TRAINING
+    assert effects[-1] == agent.Train(an_offer())
+
+
+def test_offer_repeated_changes_nothing() -> None:
+    state, _ = advance(IDLE, agent.Received(an_offer()))
+    assert step(state, agent.Received(an_offer()), 100.0) == (state, ())
+
+
+def test_offer_of_a_later_round_replaces_the_training_under_way() -> None:
+    state, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, effects = advance(state, agent.Received(an_offer(2)))
+    assert effects == (agent.StopTraining(), agent.Fetch((WEIGHTS, GRAPH)))
+    assert state.offer == an_offer(2)
+
+
+def test_update_stored_goes_out_through_the_outbox_and_its_offer_becomes_stale() -> None:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, effects = advance(training, agent.UpdateStored(an_update()))
+    assert (state.phase, effects) == (Phase.IDLE, (agent.ResendOutbox(),))
+    assert advance(state, agent.Received(an_offer())) == (state, (agent.ResendOutbox(),))
+
+
+def test_receipt_settles_and_asks_for_more() -> None:
+    receipt = Receipt(update_id="e" * 64, verdict=Verdict.ACCEPTED)
+    _, effects = advance(IDLE, agent.Received(receipt))
+    assert effects == (agent.Settle(receipt), agent.SayReady())
+
+
+def test_training_failed_is_declined_with_its_reason_and_peak() -> None:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, effects = advance(training, agent.TrainingFailed(Failure.OUT_OF_MEMORY, "over", 5))
+    declined = Declined(task="t", round=1, failure=Failure.OUT_OF_MEMORY, detail="over", peak_memory_bytes=5)
+    assert (state.phase, effects) == (Phase.IDLE, (agent.Publish(declined),))
+
+
+def test_training_failed_after_it_was_given_up_says_nothing() -> None:
+    assert advance(IDLE, agent.TrainingFailed(Failure.TRAINING, "late")) == (IDLE, ())
+
+
+def test_blob_that_cannot_be_had_declines_the_offer() -> None:
+    fetching, _ = advance(IDLE, agent.Received(an_offer()))
+    state, effects = advance(fetching, agent.BlobFailed(WEIGHTS.digest, "gone"))
+    assert state.phase is Phase.IDLE
+    assert effects == (agent.Publish(Declined(task="t", round=1, failure=Failure.TRANSFER, detail="gone")),)
+
+
+def test_wait_postpones_the_next_request() -> None:
+    state, _ = advance(IDLE, agent.Received(Wait(retry_after_s=30.0)))
+    assert step(state, agent.Tick(), 129.0) == (state, ())
+    assert step(state, agent.Tick(), 130.0)[1] == (agent.SayReady(),)
+
+
+def test_tick_while_training_asks_for_nothing() -> None:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    assert step(training, agent.Tick(), 1e6) == (training, ())
+
+
+def test_release_is_checked_before_anything_of_it_is_fetched() -> None:
+    state, effects = advance(IDLE, agent.Received(Release(envelope=b"signed")))
+    assert (state, effects) == (IDLE, (agent.CheckRelease(b"signed"),))
+
+
+def test_release_arrives_beside_training_without_disturbing_it() -> None:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, effects = advance(training, agent.ReleaseTrusted(a_release()), agent.BlobFetched(MODEL.digest))
+    assert effects == (agent.Fetch((MODEL,)), agent.Install(a_release()))
+    assert state.phase is Phase.TRAINING
+    report = ReleaseReport(release=1, task="t", healthy=True)
+    state, effects = advance(state, agent.ReleaseTried(report))
+    assert effects == (agent.Publish(report),)
+    assert state.release is None
+
+
+def test_release_whose_model_cannot_be_had_is_reported_unhealthy() -> None:
+    state, _ = advance(IDLE, agent.ReleaseTrusted(a_release()))
+    _, effects = advance(state, agent.BlobFailed(MODEL.digest, "gone"))
+    assert effects == (agent.Publish(ReleaseReport(release=1, task="t", healthy=False, detail="gone")),)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_sdk.errors import TrainingMemoryError
+from edge_sdk.protocol.messages import Failure, Recipe
+from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.training import process as process_module
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob
+from edge_sdk.training.memory import memory_status
+from edge_sdk.training.process import TrainingProcess
+from tests.support import logistic_graph
+
+MIB = 1 << 20
+LONG = Recipe(learning_rate=0.001, batch_size=1, epochs=1000, max_tokens=16)
+
+
+def run(job: TrainingJob) -> list[TrainingEvent]:
+    events = []
+    process = TrainingProcess(job, events.append)
+    assert process.wait(60)
+    return events
+
+
+def start(job: TrainingJob) -> tuple[TrainingProcess, queue.Queue[TrainingEvent]]:
+    """A process that is in the middle of training, and the queue of its further events."""
+    events = queue.Queue()
+    process = TrainingProcess(job, events.put)
+    assert isinstance(events.get(timeout=60), Progress)
+    return process, events
+
+
+def last(events: queue.Queue[TrainingEvent]) -> TrainingEvent:
+    while not isinstance(event := events.get(timeout=10), Failed | Finished):
+        pass
+    return event
+
+
+def test_process_trains_and_reports_every_step(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path)
+    *progress, finished = run(job)
+    assert [event.step for event in progress] == list(range(1, 21))
+    assert isinstance(finished, Finished)
+    assert finished.result.loss_last == progress[-1].loss
+    update = read_tensors(Path(job.update).read_bytes())
+    assert {name: values.shape for name, values in update.items()} == {
+        "classifier.weight": (2, 3),
+        "classifier.bias": (2,),
+    }
+    assert any(values.any() for values in update.values())
+    assert sorted(path.name for path in tmp_path.glob("update*")) == ["update.safetensors"]
+
+
+def test_process_of_the_same_job_gives_the_same_bytes(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path)
+    run(job)
+    first = Path(job.update).read_bytes()
+    run(job)
+    assert Path(job.update).read_bytes() == first
+
+
+@pytest.mark.parametrize("limit_mib", [1, 20, 50, 55, 60, 70])
+def test_process_with_too_little_memory_ends_as_out_of_memory(tmp_path: Path, limit_mib: int) -> None:
+    job = logistic_graph.training_job(tmp_path, memory_limit_bytes=limit_mib * MIB)
+    assert isinstance(event := run(job)[-1], Failed)
+    assert event.failure is Failure.OUT_OF_MEMORY, event
+    assert not Path(job.update).exists()
+
+
+def test_process_whose_batch_needs_too_much_ends_as_out_of_memory(tmp_path: Path) -> None:
+    """The control has the same batch and a limit that is large enough."""
+    big = Recipe(learning_rate=0.001, batch_size=4096, epochs=1, max_tokens=8192)
+    job = logistic_graph.training_job(tmp_path, recipe=big, memory_limit_bytes=200 * MIB)
+    texts = [{"text": "good " * 2000, "label": "positive"}] * 2000
+    Path(job.examples).write_bytes(msgspec.json.Encoder().encode_lines(texts))
+    assert isinstance(failed := run(job)[-1], Failed)
+    assert failed.failure is Failure.OUT_OF_MEMORY
+    assert failed.peak_memory_bytes is not None
+    assert failed.peak_memory_bytes < 210 * MIB
+    assert isinstance(run(msgspec.structs.replace(job, memory_limit_bytes=2048 * MIB))[-1], Finished)
+
+
+def test_process_with_wrong_data_says_which(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path, labels=("negative", "neutral"))
+    assert isinstance(event := run(job)[-1], Failed)
+    assert event.failure is Failure.TRAINING
+    assert "has the label 'positive'" in event.detail
+
+
+@pytest.mark.parametrize(
+    ("number", "failure"),
+    [(signal.SIGKILL, Failure.OUT_OF_MEMORY), (signal.SIGSEGV, Failure.TRAINING), (signal.SIGABRT, Failure.TRAINING)],
+)
+def test_process_that_dies_is_a_failure(tmp_path: Path, number: int, failure: Failure) -> None:
+    process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
+    os.kill(process.pid, number)
+    event = last(events)
+    assert (type(event), event.failure) == (Failed, failure)
+    assert number.name in event.detail
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_process_stopped_ends_within_two_seconds_and_is_silent(tmp_path: Path, frozen: bool) -> None:
+    process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
+    if frozen:
+        os.kill(process.pid, signal.SIGSTOP)
+    started_s = time.monotonic()
+    process.stop()
+    assert time.monotonic() - started_s < 2
+    assert process.wait(5)
+    assert all(isinstance(event, Progress) for event in events.queue)
+    process.stop()
+
+
+def test_worker_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path, recipe=LONG)
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
+    script = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'edge_sdk.training.worker', sys.argv[1]], stdout=sys.stderr)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with (tmp_path / "lines").open("wb") as lines:
+        command = [sys.executable, "-c", script, str(tmp_path / "job.json")]
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=lines)
+        child = int(parent.stdout.readline())
+        wait_until(lambda: b"progress" in (tmp_path / "lines").read_bytes())
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        wait_until(lambda: not is_running(child))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def worker(tmp_path: Path, **changes: object) -> subprocess.CompletedProcess[str]:
+    job = logistic_graph.training_job(tmp_path, **changes)
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
+    command = [sys.executable, "-X", "importtime", "-m", "edge_sdk.training.worker", str(tmp_path / "job.json")]
+    environment = {**os.environ, **process_module._ENVIRONMENT}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_worker_never_imports_torch(tmp_path: Path) -> None:
+    done = worker(tmp_path)
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert {"numpy", "onnxruntime", "tokenizers"} <= imported
+    assert not imported & {"torch", "transformers", "peft", "onnx", "coordinator", "psutil", "paho"}
+
+
+def test_worker_out_of_memory_has_the_documented_exit_status(tmp_path: Path) -> None:
+    assert worker(tmp_path, memory_limit_bytes=70 * MIB).returncode == TrainingMemoryError.exit_code == 7
+
+
+def test_worker_peak_is_resident_memory_and_small(tmp_path: Path) -> None:
+    finished = run(logistic_graph.training_job(tmp_path))[-1]
+    assert 30 * MIB < finished.result.peak_memory_bytes < 110 * MIB
+
+
+def test_memory_status_follows_an_allocation() -> None:
+    before = memory_status()
+    block = np.full(64 * MIB, 1, dtype=np.uint8)
+    after = memory_status()
+    assert after.anonymous_bytes - before.anonymous_bytes >= 63 * MIB
+    assert after.peak_bytes >= after.anonymous_bytes
+    assert block.any()
+
+
+def test_job_survives_its_own_encoding(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path)
+    assert msgspec.json.decode(msgspec.json.encode(job), type=TrainingJob) == job
