@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from edge_sdk.protocol.messages import Snapshot
 
 OUT_OF_MEMORY_SHRINK = 0.8
+COST_MODEL_ERROR = 0.05  # by what share a process may peak above its prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,13 @@ def training_budget(
     """What may be spent on training: the device's own limit, and its speed for ``deadline_s`` on ``samples`` texts.
 
     ``memory_factor`` is the device's, below 1 where the memory model has been too hopeful of it: see
-    :func:`shrunk`. Without a measured speed, a deadline or a number of samples, time does not count.
+    :func:`shrunk`. What the cost model may be off by is kept free.
+    Without a measured speed, a deadline or a number of samples, time does not count.
     """
     flops = None
     if snapshot.gflops is not None and deadline_s is not None and samples:
         flops = snapshot.gflops * 1e9 * deadline_s / samples
-    return Budget(int(snapshot.training_memory_bytes * memory_factor), flops)
+    return Budget(int(snapshot.training_memory_bytes * memory_factor * (1 - COST_MODEL_ERROR)), flops)
 
 
 def inference_budget(snapshot: Snapshot, *, memory_factor: float = 1.0) -> Budget:

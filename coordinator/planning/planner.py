@@ -21,6 +21,11 @@ def uniform_candidates(architecture: Architecture) -> tuple[Submodel, ...]:
     return tuple(uniform(architecture, heads) for heads in range(1, architecture.heads + 1))
 
 
+def nested_within(submodel: Submodel, nested: Submodel | None) -> Submodel | None:
+    """``nested`` where ``submodel`` is wider and can train it too, else ``None``."""
+    return nested if nested is not None and nested.heads < submodel.heads else None
+
+
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """Submodels from small to large with what each costs; every tuple is as long as ``submodels`` and rises."""
@@ -38,13 +43,24 @@ class Ladder:
         recipe: Recipe,
         *,
         quantised: bool,
+        nested: Submodel | None = None,
         candidates: Sequence[Submodel] | None = None,
     ) -> Ladder:
-        """The costs of ``candidates``, which rise in every cost, in a task; ``quantised`` is what is released."""
+        """The costs of ``candidates``, which rise in every cost, in a task; ``quantised`` is what is released.
+
+        Every candidate wider than ``nested`` also trains that prefix of itself.
+        """
         rungs = tuple(candidates or uniform_candidates(architecture))
         training = [
-            training_memory_bytes(s, architecture, part, batch_size=recipe.batch_size, max_tokens=recipe.max_tokens)
-            for s in rungs
+            training_memory_bytes(
+                rung,
+                architecture,
+                part,
+                batch_size=recipe.batch_size,
+                max_tokens=recipe.max_tokens,
+                nested=nested_within(rung, nested),
+            )
+            for rung in rungs
         ]
         flops = [training_flops(s, architecture, part, samples=recipe.epochs, tokens=recipe.max_tokens) for s in rungs]
         inference = [

@@ -22,7 +22,7 @@ from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.releases import ReleaseDesk
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import shrunk, training_budget
-from coordinator.planning.planner import Ladder
+from coordinator.planning.planner import Ladder, nested_within
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import DeviceFailed, DeviceLost, Event, RoundState, Tick, UpdateAccepted, step
 from coordinator.rounds.recovery import load_round
@@ -92,7 +92,7 @@ class Conductor:
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
         config, recipe = self.config, self.config.recipe
-        self._ladder = Ladder.of(run.foundation.architecture, config.part, recipe, quantised=True)
+        self._ladder = Ladder.of(run.foundation.architecture, config.part, recipe, quantised=True, nested=run.nested)
         self._intake = Intake(run, self._resources)
         self._desk = ReleaseDesk(run, self._ladder, self._resources)
         if results:
@@ -270,14 +270,13 @@ class Conductor:
 
     def _send_offer(self, record: OfferRecord) -> None:
         left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.time())
-        nested = self._run.nested
         offer = Offer(
             task=record.task,
             round=record.round,
             base_version=self._version.digest,
             architecture=self._run.foundation.architecture,
             submodel=record.submodel,
-            nested=nested if nested is not None and nested.heads < record.submodel.heads else None,
+            nested=nested_within(record.submodel, self._run.nested),
             part=self.config.part,
             labels=self._run.foundation.labels,
             recipe=self.config.recipe,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 MIB = 1 << 20
+_PACKAGE = "device_profiles"  # a folder of data without code, in a checkout as in an installation
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +65,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 def profile_names() -> tuple[str, ...]:
     """Every profile that is installed, sorted."""
     return tuple(
-        sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+        sorted(entry.name.removesuffix(".toml") for entry in files(_PACKAGE).iterdir() if entry.name.endswith(".toml"))
     )
 
 
@@ -83,7 +84,7 @@ def load_profile(name_or_path: str) -> DeviceProfile:
         close = difflib.get_close_matches(name_or_path, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
         raise UnknownProfileError(f"device profile {name_or_path!r} is unknown; {hint}")
-    return _parse(name_or_path, (_folder() / f"{name_or_path}.toml").read_bytes())
+    return _parse(name_or_path, files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes())
 
 
 def _parse(name: str, text: bytes) -> DeviceProfile:
@@ -91,9 +92,3 @@ def _parse(name: str, text: bytes) -> DeviceProfile:
         return msgspec.convert(tomllib.loads(text.decode()), DeviceProfile)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigurationError(f"device profile {name} cannot be read: {error}") from error
-
-
-def _folder() -> Path:
-    """The packaged profiles: a folder without code, in a checkout as in an installation."""
-    with as_file(files("device_profiles")) as folder:
-        return folder

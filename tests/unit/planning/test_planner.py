@@ -94,5 +94,5 @@ def test_every_report_of_too_little_memory_shrinks_the_budget() -> None:
     for _ in range(4):
         budgets.append(training_budget(SNAPSHOT, memory_factor=factor).memory_bytes)
         factor = shrunk(factor)
-    assert budgets == [400_000_000, 320_000_000, 256_000_000, 204_800_000]
+    assert budgets == [380_000_000, 304_000_000, 243_200_000, 194_560_000]  # with 5 % kept free
     assert inference_budget(SNAPSHOT, memory_factor=0.5).memory_bytes == 100_000_000
