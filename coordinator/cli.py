@@ -1,7 +1,8 @@
 """`coordinator`: manage a fleet from a terminal.
 
 Exit codes: 0 done, 2 a wrong option or architecture, 3 a model folder or data file that cannot be used, 4 no broker
-there or a port taken, 5 a broken contract, 6 the disk refuses, 130 interrupted; see :mod:`edge_sdk.errors`.
+there or a port taken, 5 a broken contract, 6 the disk refuses; see :mod:`edge_sdk.errors`. Ctrl-C ends `serve` and
+`broker` politely, with 0, and `demo` with 130.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`edge-agent`: the agent as a command.
 
 Exit codes: 0 done, 2 a wrong option or profile, 3 a data file that cannot be used, 4 no broker there, 5 a broken
-contract, 6 the disk refuses, 130 interrupted; see :mod:`edge_sdk.errors`.
+contract, 6 the disk refuses; see :mod:`edge_sdk.errors`. Ctrl-C ends an agent politely, with 0.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from edge_sdk.protocol.messages import (
     Part,
     Ready,
     Receipt,
+    Refused,
     ReleaseReport,
     TrainingReport,
     UpdateReady,
@@ -203,6 +204,8 @@ class Supervisor:
         if isinstance(message, ChunkRequest | Chunk | BlobGone):
             self._settle(self._exchange.handle(_COORDINATOR, message, time.monotonic()))
             return
+        if isinstance(message, Refused):
+            _log.warning("the coordinator refuses: %s", message.reason)
         present = self._present(message.manifest) if isinstance(message, Offer) else frozenset()
         self._advance(agent.Received(message, present))
 

@@ -13,7 +13,8 @@ def task_outcome(store: Store, task: str, title: str) -> TaskOutcome:
     """The closed rounds of a task."""
     with store.reading() as tx:
         rounds = [known for known in tx.rounds.all(task) if known.phase is Phase.CLOSED]
-        return TaskOutcome(title, tuple(_round_row(tx, task, known.number) for known in rounds))
+        before = _accuracy(tx, task, 0)
+        return TaskOutcome(title, before, tuple(_round_row(tx, task, known.number) for known in rounds))
 
 
 def device_rows(store: Store, task: str) -> tuple[DeviceRow, ...]:
@@ -31,7 +32,7 @@ def _round_row(tx: Transaction, task: str, number: int) -> RoundRow:
     ended_s = None if version is None else version.created_s
     return RoundRow(
         number,
-        {found.width: found.accuracy for found in tx.evaluations.of_round(task, number)},
+        _accuracy(tx, task, number),
         len(updates),
         moved,
         0.0 if record is None or ended_s is None else ended_s - record.opened_s,
@@ -68,6 +69,10 @@ def _device_row(tx: Transaction, task: str, known: DeviceRecord, whole: int) -> 
         samples=0 if report is None else report.samples,
         latency_ms=None if report is None else report.latency_ms,
     )
+
+
+def _accuracy(tx: Transaction, task: str, number: int) -> dict[str, float]:
+    return {found.width: found.accuracy for found in tx.evaluations.of_round(task, number)}
 
 
 def _width(submodel: Submodel) -> str:

@@ -41,9 +41,10 @@ class RoundRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """The rounds of one task, in order."""
+    """The rounds of one task, in order; ``before`` is the accuracy by width before the first."""
 
     title: str
+    before: Mapping[str, float]
     rounds: tuple[RoundRow, ...]
 
     @property

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from coordinator.demo.outcome import Outcome, TaskOutcome
 from coordinator.demo.view import WIDTHS, mib, percent
@@ -62,10 +63,11 @@ def draw_accuracy(axes: Axes, outcome: Outcome) -> None:
     """Solid: all devices; dashed: only the able ones."""
     for task, line in zip(outcome.tasks, ("-", "--"), strict=False):
         for width in WIDTHS:
-            points = [(row.number, 100 * row.accuracy[width]) for row in task.rounds if width in row.accuracy]
+            points = [(number, 100 * found[width]) for number, found in _accuracies(task) if width in found]
             who = "all devices" if line == "-" else "able only"
             axes.plot(*zip(*points, strict=True), line, color=_COLOURS[width], marker="o", label=f"{width}, {who}")
-    axes.set(xlabel="round", ylabel="accuracy, %", ylim=(0, 100))
+    axes.set(xlabel="round", ylabel="accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right", fontsize="small", ncols=2)
 
 
@@ -74,6 +76,7 @@ def draw_bytes(axes: Axes, outcome: Outcome) -> None:
     for task, label in zip(outcome.tasks, ("all devices", "able only"), strict=False):
         axes.plot([row.number for row in task.rounds], _running_mib(task), marker="o", label=label)
     axes.set(xlabel="round", ylabel="MiB moved so far", ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper left", fontsize="small")
 
 
@@ -98,6 +101,10 @@ _PANELS: Sequence[tuple[str, Panel]] = (
     ("Bytes moved, both ways", draw_bytes),
     ("Peak memory of training", draw_memory),
 )
+
+
+def _accuracies(task: TaskOutcome) -> list[tuple[int, Mapping[str, float]]]:
+    return [(0, task.before), *((row.number, row.accuracy) for row in task.rounds)]
 
 
 def _running_mib(task: TaskOutcome) -> list[float]:

@@ -56,9 +56,7 @@ def an_update(number: int = 1) -> UpdateReady:
         downloaded_bytes=1,
         uploaded_bytes=1,
     )
-    return UpdateReady(
-        update_id="e" * 64, task="t", round=number, base_version="d" * 64, update=WEIGHTS, report=report
-    )
+    return UpdateReady(update_id="e" * 64, task="t", round=number, base_version="d" * 64, update=WEIGHTS, report=report)
 
 
 def a_release(number: int = 1) -> ReleaseManifest:
