@@ -116,7 +116,9 @@ class OnnxRuntime:
 
 
 def _load_session(job: TrainingJob) -> ort.InferenceSession:
+    _register_arena()
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = job.threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -128,6 +130,16 @@ def _load_session(job: TrainingJob) -> ort.InferenceSession:
         if _is_out_of_memory(error):
             raise out_of_memory(job.memory_limit_bytes, "while loading the graph") from error
         raise ModelFormatError(f"training graph {job.graph} cannot be loaded: {_first_line(error)}") from error
+
+
+def _register_arena() -> None:
+    """An arena that grows by what is asked for.
+
+    By default it grows by powers of two, and what it maps beyond its need counts against the limit on mapped memory:
+    training then fails for memory that it would never touch.
+    """
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def _check_graph(session: ort.InferenceSession, constants: set[str], outputs: Sequence[str]) -> None:

@@ -105,9 +105,13 @@ def _parse(line: bytes) -> TrainingEvent | None:
 
 
 def _death(status: int, errors: bytes) -> Failed:
-    """What a process died of that said no last word; the kernel ends with SIGKILL what takes too much memory."""
+    """What a process died of that said no last word.
+
+    The kernel ends with SIGKILL what takes too much memory, and native code that is refused memory at its limit dies
+    of SIGSEGV, so both count as out of memory: a smaller submodel is the right answer.
+    """
     cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    starved = status == -signal.SIGKILL or any(sign in errors for sign in _NO_MEMORY)
+    starved = status in {-signal.SIGKILL, -signal.SIGSEGV} or any(sign in errors for sign in _NO_MEMORY)
     failure = Failure.OUT_OF_MEMORY if starved else Failure.TRAINING
     last_line = errors.strip().rpartition(b"\n")[2].decode(errors="replace")
     return Failed(failure, f"the training process ended by {cause} {last_line}".strip())

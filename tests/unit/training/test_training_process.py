@@ -100,7 +100,11 @@ def test_process_with_wrong_data_says_which(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "failure"),
-    [(signal.SIGKILL, Failure.OUT_OF_MEMORY), (signal.SIGSEGV, Failure.TRAINING), (signal.SIGABRT, Failure.TRAINING)],
+    [
+        (signal.SIGKILL, Failure.OUT_OF_MEMORY),
+        (signal.SIGSEGV, Failure.OUT_OF_MEMORY),
+        (signal.SIGABRT, Failure.TRAINING),
+    ],
 )
 def test_process_that_dies_is_a_failure(tmp_path: Path, number: int, failure: Failure) -> None:
     process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
