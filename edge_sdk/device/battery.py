@@ -62,5 +62,8 @@ class DrainingBattery:
 
 
 def _sensors() -> psutil._common.sbattery | None:
-    # the function itself is absent on platforms without battery support
-    return psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    # the function is absent on platforms without battery support, the kernel's folder in some containers
+    try:
+        return psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    except OSError:
+        return None

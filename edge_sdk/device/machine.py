@@ -27,7 +27,8 @@ class Machine:
         self._battery: Battery = SystemBattery()
         figures = self.profile.battery if self.profile is not None else None
         if figures is not None:
-            self._battery = DrainingBattery(figures, figures.capacity_wh if battery_wh is None else battery_wh)
+            full_wh = figures.capacity_wh
+            self._battery = DrainingBattery(figures, full_wh if battery_wh is None else min(battery_wh, full_wh))
 
     @property
     def name(self) -> str:

@@ -26,7 +26,8 @@ class Denied:
 
 def may_train(policy: Policy, snapshot: Snapshot) -> Denied | None:
     """The first rule that forbids to train now, or ``None``. Pure."""
-    on_battery = snapshot.battery_share is not None and snapshot.charging is not True
+    has_battery = snapshot.battery_share is not None or snapshot.charging is False
+    on_battery = has_battery and snapshot.charging is not True
     if policy.charging_only and on_battery:
         return Denied("the policy allows training on a charger only")
     if on_battery and snapshot.battery_share is not None and snapshot.battery_share < policy.battery_floor_share:

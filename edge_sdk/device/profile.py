@@ -10,10 +10,12 @@ import difflib
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from edge_sdk.errors import ConfigurationError, UnknownProfileError
+from edge_sdk.protocol.messages import Name, Positive
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,23 +23,24 @@ else:
     import tomli as tomllib
 
 MIB = 1 << 20
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 _PACKAGE = "device_profiles"  # a folder of data without code, in a checkout as in an installation
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent may use: resident memory of a training process, of an inference process, and threads."""
 
-    training_memory_mib: int
-    inference_memory_mib: int
-    threads: int
+    training_memory_mib: Positive
+    inference_memory_mib: Positive
+    threads: Positive
 
 
 class BatteryFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A battery, and what the device draws from it."""
 
-    capacity_wh: float
-    idle_watts: float
-    training_watts: float
+    capacity_wh: PositiveFloat
+    idle_watts: PositiveFloat
+    training_watts: PositiveFloat
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,12 +54,12 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One file of ``device_profiles/``."""
 
-    name: str
+    name: Name
     title: str
     kind: str
     cpu: str
-    cores: int
-    memory_total_mib: int
+    cores: Positive
+    memory_total_mib: Positive
     limits: Limits
     battery: BatteryFigures | None = None
     sources: tuple[Source, ...]

@@ -7,6 +7,7 @@ release that it accepted, its battery.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from edge_sdk.errors import DiskFullError, StorageError
 
+_MOST_DOUBLINGS = 64  # beyond it a pause that doubles would not fit into a float after some hours offline
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
     key TEXT PRIMARY KEY, payload BLOB NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due_s REAL NOT NULL DEFAULT 0
@@ -44,7 +46,7 @@ class Outbox:
         """Keys and messages whose pause is over, oldest first; each is then pausing, twice as long as before."""
         rows = self._run("SELECT key, payload, attempts FROM messages WHERE due_s <= ? ORDER BY rowid", now_s)
         for key, _, attempts in rows:
-            pause_s = min(self._longest_pause_s, self._first_pause_s * 2**attempts)
+            pause_s = min(self._longest_pause_s, self._first_pause_s * 2 ** min(attempts, _MOST_DOUBLINGS))
             self._run("UPDATE messages SET attempts = attempts + 1, due_s = ? WHERE key = ?", now_s + pause_s, key)
         return [(key, payload) for key, payload, _ in rows]
 
@@ -82,6 +84,13 @@ class Outbox:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if "full" in str(error) or "No space" in str(error):
+            if _is_full(error):
                 raise DiskFullError(f"no space left for {self._path}: free some") from error
             raise StorageError(f"outbox {self._path} cannot be used: {error}") from error
+
+
+def _is_full(error: sqlite3.Error | OSError) -> bool:
+    # SQLite's code of an error is known from Python 3.11 on only; its text names no path that could contain the word
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return "is full" in str(error)

@@ -1,0 +1,187 @@
+"""The outbox: a message survives everything until it is resolved, and is due with growing pauses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_sdk.errors import DiskFullError, StorageError
+from edge_sdk.storage.outbox import Outbox
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from edge_sdk.storage.outbox import Outbox
+outbox = Outbox(Path(sys.argv[1]), first_pause_s=2, longest_pause_s=60)
+outbox.put("update-1", bytes(range(256)))
+outbox.put("update-2", b"second")
+outbox.resolve("update-2")
+outbox.due(100.0)
+outbox.set_number("session", 7)
+print("written", flush=True)
+time.sleep(600)
+"""
+
+
+def open_outbox(path: Path) -> Outbox:
+    return Outbox(path, first_pause_s=2.0, longest_pause_s=10.0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "outbox.db"
+
+
+@pytest.fixture
+def outbox(path: Path) -> Iterator[Outbox]:
+    outbox = open_outbox(path)
+    yield outbox
+    outbox.close()
+
+
+def test_message_of_a_killed_process_is_there_after_it(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "written\n"
+        finally:
+            writer.send_signal(signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL
+    survivor = open_outbox(path)
+    assert survivor.pending() == [("update-1", bytes(range(256)))]
+    assert survivor.due(101.9) == []
+    assert survivor.due(102.0) == [("update-1", bytes(range(256)))]
+    assert survivor.number("session") == 7
+    survivor.close()
+
+
+def test_same_key_again_changes_nothing(outbox: Outbox) -> None:
+    outbox.put("a", b"first")
+    outbox.due(0)
+    outbox.put("a", b"second")
+    assert outbox.pending() == [("a", b"first")]
+    assert outbox.due(0) == []
+
+
+def test_messages_are_due_oldest_first(outbox: Outbox) -> None:
+    for key in ("c", "a", "b"):
+        outbox.put(key, key.encode())
+    outbox.resolve("a")
+    outbox.put("a", b"a")
+    assert [key for key, _ in outbox.due(0)] == ["c", "b", "a"]
+
+
+def test_pauses_double_up_to_the_longest(outbox: Outbox) -> None:
+    outbox.put("a", b"")
+    now_s, pauses_s = 50.0, []
+    for _ in range(5):
+        assert len(outbox.due(now_s)) == 1
+        pauses_s.append(next(pause_s for pause_s in range(100) if pause_until_due(outbox, now_s + pause_s)))
+        now_s += pauses_s[-1]
+    assert pauses_s == [2, 4, 8, 10, 10]
+
+
+def pause_until_due(outbox: Outbox, now_s: float) -> bool:
+    """Whether something would be due at ``now_s``, without taking it."""
+    return bool(outbox._run("SELECT 1 FROM messages WHERE due_s <= ?", now_s))
+
+
+def test_message_unanswered_for_days_still_pauses_no_longer_than_the_longest(outbox: Outbox) -> None:
+    outbox.put("a", b"")
+    outbox._run("UPDATE messages SET attempts = 5000")
+    assert len(outbox.due(0)) == 1
+    assert outbox.due(9.9) == []
+    assert len(outbox.due(10.0)) == 1
+
+
+def test_hurry_makes_all_due_and_pauses_short_again(outbox: Outbox) -> None:
+    outbox.put("a", b"")
+    for now_s in (1000.0, 1002.0, 1006.0):
+        assert len(outbox.due(now_s)) == 1
+    outbox.hurry()
+    assert len(outbox.due(0)) == 1
+    assert len(outbox.due(2.0)) == 1
+
+
+def test_clock_that_starts_again_needs_a_hurry(path: Path) -> None:
+    before = open_outbox(path)
+    before.put("a", b"")
+    before.due(1e6)
+    before.close()
+    after = open_outbox(path)
+    assert after.due(5.0) == []
+    after.hurry()
+    assert len(after.due(5.0)) == 1
+    after.close()
+
+
+def test_resolved_message_is_gone_once(outbox: Outbox) -> None:
+    outbox.put("a", b"")
+    assert outbox.resolve("a")
+    assert not outbox.resolve("a")
+    assert outbox.pending() == []
+    assert outbox.due(1e9) == []
+
+
+def test_number_is_kept_over_a_restart(path: Path) -> None:
+    first = open_outbox(path)
+    assert first.number("release") is None
+    first.set_number("release", 3)
+    first.set_number("release", 4)
+    first.close()
+    second = open_outbox(path)
+    assert second.number("release") == 4
+    second.close()
+
+
+def test_full_disk_says_so_and_keeps_what_was_there(outbox: Outbox, path: Path) -> None:
+    outbox.put("kept", b"small")
+    pages = outbox._run("PRAGMA page_count")[0][0]
+    outbox._run(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(DiskFullError, match=f"no space left for {path}: free some"):
+        outbox.put("large", bytes(1 << 20))
+    assert outbox.pending() == [("kept", b"small")]
+
+
+def test_read_only_file_is_a_storage_error_and_not_a_full_disk(outbox: Outbox, path: Path) -> None:
+    outbox._run("PRAGMA query_only = ON")
+    with pytest.raises(StorageError, match=f"outbox {path} cannot be used: .*readonly") as raised:
+        outbox.put("a", b"")
+    assert not isinstance(raised.value, DiskFullError)
+
+
+@pytest.mark.parametrize(
+    ("code", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False), (errno.EROFS, False)]
+)
+def test_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, full: bool
+) -> None:
+    def refuse(self: Path, **_: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match="carefully") as raised:
+        open_outbox(tmp_path / "carefully" / "outbox.db")
+    assert isinstance(raised.value, DiskFullError) is full
+
+
+def test_word_full_in_a_path_is_not_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("a file where the folder should be", encoding="ascii")
+    with pytest.raises(StorageError) as raised:
+        open_outbox(tmp_path / "full" / "outbox.db")
+    assert not isinstance(raised.value, DiskFullError)
+
+
+def test_closed_outbox_refuses_and_closes_again(path: Path) -> None:
+    outbox = open_outbox(path)
+    outbox.close()
+    outbox.close()
+    with pytest.raises(StorageError, match="cannot be used"):
+        outbox.put("a", b"")
