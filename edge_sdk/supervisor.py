@@ -318,6 +318,8 @@ class Supervisor:
             self._publish(Ready(snapshot=snapshot))
 
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:
+        entries = tuple(entries)
+        _log.info("fetching %d blobs, %.1f MiB", len(entries), sum(entry.size_bytes for entry in entries) / 2**20)
         self._forget_blobs()
         self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
         for entry in entries:
@@ -325,6 +327,7 @@ class Supervisor:
             self._settle(outcomes)
 
     def _train(self, offer: Offer) -> None:
+        _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
         snapshot = self._machine.snapshot()
         paths = {entry.part: str(self._cache.path_of(entry.digest)) for entry in offer.manifest}
         job = TrainingJob(

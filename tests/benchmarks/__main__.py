@@ -1,13 +1,16 @@
-"""``python -m tests.benchmarks NAME``: one benchmark, or ``all`` of them; a table, then one line of JSON each."""
+"""``python -m tests.benchmarks NAME [OPTION ...]``: one benchmark, or ``all``; a table, then one line of JSON each."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import pkgutil
 import sys
 from pathlib import Path
+
+from tests.benchmarks._measure import Figure
 
 
 def names() -> list[str]:
@@ -17,16 +20,25 @@ def names() -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where it ran, 2 where there is no such benchmark."""
+    """0 where it ran, 2 where there is no such benchmark or option."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("name", help=f"all, or one of: {', '.join(names())}")
-    name = parser.parse_args(arguments).name
+    known, options = parser.parse_known_args(arguments)
+    name = known.name
     if name not in {"all", *names()}:
         print(f"no benchmark {name!r}: use all, or one of {', '.join(names())}", file=sys.stderr)
         return 2
     for chosen in names() if name == "all" else [name]:
-        print(json.dumps(importlib.import_module(f"tests.benchmarks.{chosen}").run().as_dict()), flush=True)
+        print(json.dumps(_run(chosen, options).as_dict()), flush=True)
     return 0
+
+
+def _run(name: str, options: list[str]) -> Figure:
+    """Options go to a benchmark that has some: its ``run`` takes them."""
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    if options and not inspect.signature(module.run).parameters:
+        sys.exit(f"benchmark {name} has no options, not {' '.join(options)}")
+    return module.run(options) if options else module.run()
 
 
 if __name__ == "__main__":

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Figure:
-    """The last line of a benchmark; ``figure`` at most ``bar`` is a pass."""
+    """The last line of a benchmark; ``figure`` at most ``bar`` is a pass; ``more`` are further keys of its JSON."""
 
     benchmark: str
     figure: float
     bar: float
     unit: str
+    more: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, str | float]:
-        return asdict(self) | {"figure": round(self.figure, 4)}
+        values = asdict(self) | {"figure": round(self.figure, 4)}
+        return values | values.pop("more")
 
 
 def seconds(action: Callable[[], object]) -> float:

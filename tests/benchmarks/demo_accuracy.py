@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.aggregation.coverage import UpdateSource
-from coordinator.config import TaskConfig
 from coordinator.planning.budget import shrunk
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import Failure
@@ -27,6 +26,7 @@ from tests.benchmarks._measure import Figure, show
 
 BAR = 1.5
 WIDTHS = ("full", "half", "quarter")
+_COLUMNS = "% right of full, half and quarter; MB up; rounds given up"
 _PROCESSES = 2
 _Choice = Callable[[DemoFleet, FleetDevice, float], Submodel | None]
 
@@ -107,44 +107,75 @@ class Rounds:
 
 def run(arguments: Sequence[str] = ()) -> Figure:
     options = _options(arguments)
-    played = [play_seed(seed, options.rounds) for seed in options.seeds]
-    for seed, outcomes in zip(options.seeds, played, strict=True):
-        show(f"seed {seed}, {options.rounds} rounds: {_HEADING}", [_row(name, *[outcomes[name]]) for name in outcomes])
-    means = {name: _mean([outcomes[name] for outcomes in played]) for name in played[0]}
-    title = f"mean ± standard deviation of {len(played)} seeds: {_HEADING}"
-    show(title, [_row(name, *[outcomes[name] for outcomes in played]) for name in means])
-    return _figure(means)
-
-
-_HEADING = "full / half / quarter of the model, % right; MB up; rounds that devices gave up"
+    played = {seed: play_seed(seed, options.rounds) for seed in options.seeds}
+    for seed, outcomes in played.items():
+        show(f"seed {seed}; {_COLUMNS}", [(name, _cells([outcome])) for name, outcome in outcomes.items()])
+    by_arm = {arm.name: [outcomes[arm.name] for outcomes in played.values()] for arm in ARMS}
+    title = f"mean ± standard deviation of {len(played)} seeds, {options.rounds} rounds; {_COLUMNS}"
+    show(title, [(name, _cells(outcomes)) for name, outcomes in by_arm.items()])
+    return _figure({name: _means(outcomes) for name, outcomes in by_arm.items()})
 
 
 def play_seed(seed: int, rounds: int, arms: Sequence[Arm] = ARMS) -> dict[str, Outcome]:
-    """Every arm's outcome by its name, after the start's."""
+    """The outcome of version 0 and of every arm, by name."""
     with tempfile.TemporaryDirectory() as folder:
         say(f"seed {seed}")
         fleet = DemoFleet(Path(folder), seed)
         for device in fleet.devices:
             planned = fleet.planned(device)
-            width = "nothing" if planned is None else planned.width
-            say(f"  {device.name}: {width}, {device.samples} examples")
-        start = {"version 0": Rounds(fleet, ELASTIC).outcome()}
-        return start | {arm.name: _play(Rounds(fleet, arm), f"seed {seed}, {arm.name}", rounds) for arm in arms}
+            say(f"  {device.name}: {planned.width if planned else 'nothing'}; {device.samples} examples")
+        return {"version 0": Rounds(fleet, ELASTIC).outcome()} | {arm.name: _play(fleet, arm, rounds) for arm in arms}
 
 
-def _play(arm: Rounds, title: str, rounds: int) -> Outcome:
+def _play(fleet: DemoFleet, arm: Arm, rounds: int) -> Outcome:
+    """All rounds; the elastic arm's accuracy is shown after each, the others' only at the end, to save time."""
+    played = Rounds(fleet, arm)
     for number in range(1, rounds + 1):
         started_s = time.monotonic()
-        arm.play(number)
-        outcome = arm.outcome()
-        shown = " / ".join(f"{outcome.accuracy[width]:.1f}" for width in WIDTHS)
-        say(f"  {title}, round {number}: {shown}, {time.monotonic() - started_s:.0f} s")
-    return outcome
+        played.play(number)
+        shown = _cells([played.outcome()]) if arm is ELASTIC else ""
+        say(f"  {arm.name}, round {number} in {time.monotonic() - started_s:.0f} s {shown}")
+    return played.outcome()
+
+
+def _figure(means: Mapping[str, Mapping[str, float]]) -> Figure:
+    """The first bar is the figure; the others, margins in points with the least that each must be, go beside it."""
+    elastic, able = means[ELASTIC.name], means[ABLE.name]
+    margins = {
+        "full_over_able": (elastic["full"] - able["full"], 0.0),
+        "half_over_able": (elastic["half"] - able["half"], 0.0),
+        "quarter_over_able": (elastic["quarter"] - able["quarter"], 0.0),
+        "quarter_over_everyone_a_quarter": (elastic["quarter"] - means[EVERYONE_QUARTER.name]["quarter"], -1.0),
+    }
+    loss = means[EVERYONE_FULL.name]["full"] - elastic["full"]
+    rows = [(name, f"{margin:+.2f}, at least {least:+.1f}") for name, (margin, least) in margins.items()]
+    show("elastic, in points", [("full_under_everyone_full", f"{loss:+.2f}, at most {BAR:+.1f}"), *rows])
+    more = {name: round(margin, 2) for name, (margin, _) in margins.items()}
+    return Figure("demo_accuracy", loss, BAR, "points of accuracy", more)
+
+
+def _cells(outcomes: Sequence[Outcome]) -> str:
+    """One row: each width, megabytes and failures; with a deviation where there are several."""
+    accuracy = [_spread([outcome.accuracy[width] for outcome in outcomes]) for width in WIDTHS]
+    megabytes = statistics.mean(outcome.bytes_up for outcome in outcomes) / 1e6
+    return f"{' '.join(accuracy)}  {megabytes:6.0f}  {sum(outcome.failures for outcome in outcomes)}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):4.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):6.2f}{deviation}"
+
+
+def _means(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    return {width: statistics.mean(outcome.accuracy[width] for outcome in outcomes) for width in WIDTHS}
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks demo_accuracy")
-    numbers: Callable[[str], list[int]] = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
-    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=TaskConfig.__struct_defaults__)
+    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="comma-separated")
+    parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args(arguments)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
