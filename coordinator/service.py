@@ -18,8 +18,8 @@ import msgspec
 
 from coordinator.config import CoordinatorConfig, TaskConfig
 from coordinator.delivery.keys import release_key
+from coordinator.resources import Resources
 from coordinator.rounds.conductor import Conductor, Stage
-from coordinator.rounds.resources import Resources
 from coordinator.store.database import Store
 from coordinator.store.states import TaskStatus
 from edge_sdk.errors import MalformedMessageError, RaffmError

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import time
 
+from coordinator.models.run import Run
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import inference_budget
 from coordinator.planning.planner import Ladder
-from coordinator.rounds.resources import Resources
-from coordinator.rounds.run import Run
+from coordinator.resources import Resources
 from coordinator.store.records import ReleaseRecord
 from coordinator.store.states import ReleaseStatus
 from edge_sdk.elastic.submodel import Submodel

@@ -56,8 +56,13 @@ def run_demo(options: DemoOptions) -> None:
     console = Console()
     started_s = time.monotonic()
     store = _prepare(options, console)
-    with _interruptible():
-        _run_processes(options, store, console)
+    try:
+        with _interruptible():
+            _run_processes(options, store, console)
+    except Interrupted:
+        again = f"coordinator demo --resume --state-dir {options.state_dir}"
+        console.print(f"\ninterrupted; every process has ended. `{again}` goes on from the last closed round")
+        raise
     outcome = Outcome(
         model=MODEL_NAME if options.model is None else options.model.name,
         seconds=time.monotonic() - started_s,

@@ -20,14 +20,14 @@ from enum import Enum
 from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.releases import ReleaseDesk
+from coordinator.models.run import Run, WidthResult, prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import shrunk, training_budget
 from coordinator.planning.planner import Ladder, nested_within
+from coordinator.resources import Resources
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import DeviceFailed, DeviceLost, Event, RoundState, Tick, UpdateAccepted, step
 from coordinator.rounds.recovery import load_round
-from coordinator.rounds.resources import Resources
-from coordinator.rounds.run import Run, WidthResult, prepare
 from coordinator.store.database import Transaction
 from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus

@@ -10,9 +10,9 @@ import logging
 import time
 
 from coordinator.aggregation.admission import Limits, Rejected, admit_file
+from coordinator.models.run import Run
 from coordinator.models.versions import ModelVersion
-from coordinator.rounds.resources import Resources
-from coordinator.rounds.run import Run
+from coordinator.resources import Resources
 from coordinator.store.database import Transaction
 from coordinator.store.records import UpdateRecord
 from edge_sdk.elastic.cost import update_bytes

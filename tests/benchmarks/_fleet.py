@@ -10,10 +10,10 @@ from coordinator.config import CoordinatorConfig, TaskConfig
 from coordinator.demo.fleet import FLEET, NAME, DemoDevice, data_file
 from coordinator.demo.inputs import Deal, deal, packaged_model, packaged_texts
 from coordinator.demo.inputs import write_examples as write_csv
+from coordinator.models.run import prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import training_budget
 from coordinator.planning.planner import Ladder, nested_within
-from coordinator.rounds.run import prepare
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import read_examples, split_held_out, write_examples
 from edge_sdk.device.profile import MIB, DeviceProfile, load_profile
