@@ -44,7 +44,7 @@ def take_snapshot(
         training_memory_bytes=min(training, spare),
         inference_memory_bytes=min(inference, spare),
         threads=threads,
-        disk_free_bytes=psutil.disk_usage(str(folder)).free,
+        disk_free_bytes=_disk_free_bytes(folder),
         battery_share=battery.share(),
         charging=battery.charging(),
         temperature_c=_temperature_c(),
@@ -91,6 +91,12 @@ def _first_number(paths: tuple[Path, ...]) -> int | None:
         if text.isdigit():
             return int(text)
     return None
+
+
+def _disk_free_bytes(folder: Path) -> int:
+    """On the disk where ``folder`` lies, or would lie once it is made."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return int(psutil.disk_usage(str(existing)).free)
 
 
 def _cores() -> int:

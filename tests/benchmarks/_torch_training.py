@@ -1,8 +1,8 @@
 """``python -m tests.benchmarks._torch_training JOB.json MODEL [--peft]``: a training job, with torch and transformers.
 
 The same parameters, batches, loss and optimizer as the agent's own process for that job, no nested prefix, no limit.
-Dropout is off, as in the agent's graph. ``--peft`` also imports peft, which a device with adapters needs; training these
-parameters takes nothing of it.
+Dropout is off, as in the agent's graph. ``--peft`` also imports peft, which a device that trains adapters needs; for
+these parameters nothing of it is called.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
+from transformers.utils.logging import disable_progress_bar
 
 from edge_sdk.data import read_examples
 from edge_sdk.training.data import Batch, EncodedExamples, encode_examples
@@ -71,4 +72,5 @@ def _batches(job: TrainingJob, examples: EncodedExamples) -> list[Batch]:
 if __name__ == "__main__":
     if "--peft" in sys.argv:
         import peft  # noqa: F401
+    disable_progress_bar()
     print(msgspec.json.encode(main(*sys.argv[1:3])).decode())

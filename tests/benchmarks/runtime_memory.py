@@ -14,9 +14,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+from transformers.utils.logging import disable_progress_bar
 
 from coordinator.broker import EmbeddedBroker
 from coordinator.delivery.keys import release_key
@@ -87,6 +89,7 @@ def _load(job: TrainingJob) -> str:
 
 def _save_model(fleet: DemoFleet, folder: Path) -> Path:
     """Version 0 as Hugging Face saves a model, so that both processes start from the same parameters."""
+    disable_progress_bar()
     torch_module(fleet.run.foundation, parameters=fleet.first.parameters).save_pretrained(folder)
     return folder
 
@@ -103,8 +106,8 @@ def _trainings(job: TrainingJob, model: Path, job_file: Path) -> tuple[Training,
 
 
 def _median(runs: Sequence[Training]) -> Training:
-    peak_mib, step_ms = (statistics.median(getattr(run, name) for run in runs) for name in ("peak_mib", "step_ms"))
-    return Training(peak_mib, step_ms, runs[0].losses)
+    peak_mib = statistics.median(run.peak_mib for run in runs)
+    return Training(peak_mib, statistics.median(run.step_ms for run in runs), runs[0].losses)
 
 
 def _ours(job: TrainingJob) -> Training:
@@ -112,10 +115,9 @@ def _ours(job: TrainingJob) -> Training:
     events: list[tuple[float, TrainingEvent]] = []
     TrainingProcess(job, lambda event: events.append((time.perf_counter(), event))).wait()
     last = events[-1][1]
-    if not isinstance(last, Finished):
-        raise RuntimeError(f"the training process failed: {last}")
+    assert isinstance(last, Finished), last
     told_s = [at_s for at_s, event in events if isinstance(event, Progress)]
-    step_ms = 1e3 * statistics.median(after - before for before, after in zip(told_s, told_s[1:], strict=False))
+    step_ms = 1e3 * statistics.median(after - before for before, after in pairwise(told_s))
     return Training(last.result.peak_memory_bytes / _MIB, step_ms, (last.result.loss_first, last.result.loss_last))
 
 

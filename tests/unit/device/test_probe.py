@@ -126,3 +126,9 @@ def test_speed_is_measured_once_and_positive(tmp_path: Path, monkeypatch: pytest
     assert first == second
     assert first is not None
     assert first > 0
+
+
+def test_snapshot_for_a_folder_that_is_not_made_yet_reads_its_disk(tmp_path: Path) -> None:
+    snapshot = take_snapshot(None, SystemBattery(), tmp_path / "not" / "yet")
+    assert snapshot.disk_free_bytes is not None
+    assert snapshot.disk_free_bytes > 0
