@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.config import CoordinatorConfig, Participation, Salience
+from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Participation, Salience
 from edge_sdk.errors import RaffmError
 
 if TYPE_CHECKING:
@@ -74,10 +74,15 @@ def create_task(
     quorum: Annotated[int, typer.Option(min=1, help="How many updates a round needs at its deadline.")] = 1,
     only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
     salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps of 16 texts in a round, at most.")] = 6,
     release: Annotated[bool, typer.Option(help="Release the result to the devices.")] = True,
     seed: Annotated[int, typer.Option(help="Of the new head.")] = 0,
 ) -> None:
     """Queue a task; `coordinator serve` runs it."""
+    import msgspec
+
     from coordinator.config import TaskConfig
     from coordinator.delivery.keys import release_key
     from coordinator.rounds.tasks import queue_task
@@ -92,6 +97,7 @@ def create_task(
         quorum=quorum,
         participation=Participation.ABLE if only_able else Participation.ALL,
         salience=salience,
+        recipe=msgspec.structs.replace(DEFAULT_RECIPE, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps),
         release=release,
         seed=seed,
     )

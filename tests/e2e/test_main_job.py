@@ -1,0 +1,92 @@
+"""The main job with real processes and real brokers: train parts, aggregate, release, answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from coordinator.store.states import Outcome, Phase, ReleaseStatus
+from edge_sdk.protocol.messages import Failure, Verdict
+from tests.support.broker import Broker
+from tests.support.small_fleet import LABELS, SmallFleet, forbidding, need_mib
+
+EAGER = ("--learning-rate", "1e-3", "--epochs", "6", "--max-steps", "18")
+FORBIDDEN_ON_A_DEVICE = ("torch", "transformers", "onnx", "optimum", "sqlalchemy", "coordinator")
+
+
+def test_unequal_devices_train_one_model_and_run_a_larger_one(
+    broker: Broker, tmp_path: Path, small_model: Path, template_cache: dict[str, str]
+) -> None:
+    limits = {"large": 400, "middle": need_mib(2), "small": need_mib(1)}
+    device_only = forbidding(tmp_path / "forbidding", FORBIDDEN_ON_A_DEVICE)
+    with SmallFleet(tmp_path, small_model, str(broker.address), template_cache) as fleet:
+        fleet.create_task("news", "--rounds", "2", "--min-devices", "3", *EAGER)
+        fleet.serve()
+        for name, limit_mib in limits.items():
+            fleet.agent(name, limit_mib, environment=device_only)
+        fleet.finish()
+        rounds = fleet.read(lambda tx: tx.rounds.all("news"))
+        assert [known.phase for known in rounds] == [Phase.CLOSED] * 2, fleet.story()
+        for known in rounds:
+            offers = {o.device: o for o in fleet.read(lambda tx, n=known.number: tx.offers.of_round("news", n))}
+            assert {o.outcome for o in offers.values()} == {Outcome.UPDATED}, fleet.story()
+            assert {name: max(offers[name].submodel.heads) for name in limits} == {"large": 4, "middle": 2, "small": 1}
+        releases = fleet.read(lambda tx: tx.releases.of_task("news"))
+        assert {known.status for known in releases} == {ReleaseStatus.INSTALLED}, fleet.story()
+        assert {known.device: max(known.submodel.heads) for known in releases}["small"] > 1
+        accuracy = {e.width: e.accuracy for e in fleet.read(lambda tx: tx.evaluations.of_round("news", 2))}
+        assert accuracy["full"] > 1 / len(LABELS), accuracy
+        _ask_offline(fleet)
+        _list_as_json(fleet, limits)
+
+
+def _ask_offline(fleet: SmallFleet) -> None:
+    fleet.kill("small")
+    state = ("--device", "small", "--state-dir", str(fleet.folder / "small"))
+    answer = fleet.command("edge_sdk.cli", "predict", "alpha zeta eta", *state, "--json")
+    assert json.loads(answer.stdout)["label"] in LABELS
+
+
+def _list_as_json(fleet: SmallFleet, limits: dict[str, int]) -> None:
+    state = ("--state-dir", str(fleet.state), "--json")
+    devices = json.loads(fleet.command("coordinator.cli", "device", "list", *state).stdout)
+    assert {row["device"]: row["training_memory_mib"] for row in devices} == limits
+    rounds = json.loads(fleet.command("coordinator.cli", "round", "list", *state).stdout)
+    assert [(row["round"], row["updates"]) for row in rounds] == [(1, 3), (2, 3)]
+
+
+def test_device_that_runs_out_of_memory_gets_a_smaller_submodel(fleet: SmallFleet) -> None:
+    """The planner is made to believe too much of a device once; its report mends that by itself."""
+    fleet.create_task("news", "--rounds", "3", "--min-devices", "2")
+    _believe(fleet, "small", 1.02 * need_mib(4) / need_mib(1))
+    fleet.serve()
+    fleet.agent("large", 400)
+    fleet.agent("small", need_mib(1))
+    fleet.finish()
+    offers = fleet.read(lambda tx: tx.offers.of_device("news", "small"))
+    assert max(offers[0].submodel.heads) == 4
+    assert offers[0].failure is Failure.OUT_OF_MEMORY, fleet.story()
+    assert max(offers[-1].submodel.heads) < 4
+    assert offers[-1].outcome is Outcome.UPDATED, fleet.story()
+
+
+def _believe(fleet: SmallFleet, device: str, factor: float) -> None:
+    from coordinator.store.opening import open_store
+
+    store = open_store(fleet.state)
+    with store.transaction() as tx:
+        tx.devices.hello(device, "unknown", 0, 0.0)
+        tx.devices.offline(device, 0)
+        tx.devices.set_memory_factor(device, factor)
+    store.close()
+
+
+def test_only_able_task_leaves_small_devices_out(fleet: SmallFleet) -> None:
+    fleet.create_task("able", "--rounds", "1", "--min-devices", "2", "--only-able", "--no-release")
+    fleet.serve()
+    fleet.agent("large", 400)
+    fleet.agent("small", need_mib(1))
+    fleet.finish()
+    offers = fleet.read(lambda tx: tx.offers.of_round("able", 1))
+    assert [offer.device for offer in offers] == ["large"]
+    assert fleet.read(lambda tx: tx.updates.accepted("able", 1))[0].verdict is Verdict.ACCEPTED

@@ -1,0 +1,59 @@
+"""What a fresh interpreter loads: the device side stays light, and never needs the coordinator."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edge_sdk
+
+HEAVY = ("torch", "transformers", "psutil", "paho", "onnxruntime", "rich", "sqlalchemy")
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sorted(name.split('.')[0] for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_protocol_loads_nothing_heavy() -> None:
+    modules = ("messages", "topics", "blobs", "tensors", "signing")
+    statement = "\n".join(f"import edge_sdk.protocol.{module}" for module in modules)
+    assert not loaded_by(statement) & set(HEAVY)
+
+
+def test_package_loads_nothing_before_a_name_is_used() -> None:
+    assert not loaded_by("import edge_sdk") & {*HEAVY, "numpy", "msgspec"}
+
+
+def test_agent_without_a_model_loads_neither_onnxruntime_nor_torch() -> None:
+    assert not loaded_by("from edge_sdk import Agent") & {"onnxruntime", "torch", "transformers"}
+
+
+def test_sdk_imports_with_the_coordinator_deleted() -> None:
+    sources = Path(edge_sdk.__file__).parent.rglob("*.py")
+    root = Path(edge_sdk.__file__).parents[1]
+    names = sorted(".".join(path.relative_to(root).with_suffix("").parts) for path in sources)
+    block = "import sys, importlib\nsys.modules['coordinator'] = None"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{block}\nfor name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_exactly_those_that_resolve() -> None:
+    assert sorted(edge_sdk.__all__) == sorted(edge_sdk._HOMES)
+    for name in edge_sdk.__all__:
+        assert getattr(edge_sdk, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        edge_sdk.nonsense  # noqa: B018
