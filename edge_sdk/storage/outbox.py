@@ -33,7 +33,8 @@ class Outbox:
         self._longest_pause_s = longest_pause_s
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, isolation_level=None)
+            # made where the agent is made, used by its loop alone, which an application runs on another thread
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
