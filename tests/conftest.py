@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
 from tests.support.small_fleet import SmallFleet, save_small_model
+
+# where CI decides what lands, the same code gets the same examples; by hand every run looks elsewhere
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

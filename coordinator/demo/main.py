@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -18,7 +19,7 @@ from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.keys import release_key
 from coordinator.demo.collecting import device_rows, task_outcome
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
-from coordinator.demo.inputs import MODEL_NAME, deal, packaged_model, texts_of, write_examples
+from coordinator.demo.inputs import MODEL_NAME, MODEL_PACKAGE, deal, packaged_model, texts_of, write_examples
 from coordinator.demo.outcome import Outcome
 from coordinator.demo.processes import Processes
 from coordinator.demo.report import summary, write_report
@@ -27,7 +28,7 @@ from coordinator.demo.watching import Watcher
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
-from edge_sdk.errors import ConfigurationError
+from edge_sdk.errors import ConfigurationError, StorageError
 
 ELASTIC, ABLE = "all-devices", "able-only"
 _POLL_S = 0.5
@@ -55,7 +56,9 @@ def run_demo(options: DemoOptions) -> None:
     """Set up or resume, run, show and write the report. Raises the named errors of whatever cannot be used."""
     console = Console()
     started_s = time.monotonic()
-    store = _prepare(options, console)
+    with _disk_errors():
+        options.report.parent.mkdir(parents=True, exist_ok=True)  # not after minutes of work
+        store = _prepare(options, console)
     try:
         with _interruptible():
             _run_processes(options, store, console)
@@ -63,17 +66,26 @@ def run_demo(options: DemoOptions) -> None:
         again = f"coordinator demo --resume --state-dir {options.state_dir}"
         console.print(f"\ninterrupted; every process has ended. `{again}` goes on from the last closed round")
         raise
-    outcome = Outcome(
-        model=MODEL_NAME if options.model is None else options.model.name,
-        seconds=time.monotonic() - started_s,
-        devices=device_rows(store, ELASTIC),
-        elastic=task_outcome(store, ELASTIC, "All devices, each training its part"),
-        able_only=task_outcome(store, ABLE, "Only the devices that can train all of it") if options.compare else None,
-    )
+    outcome = _outcome(store, time.monotonic() - started_s)
     show(outcome, console)
     picture = options.report.with_suffix(".svg")
-    write_report(outcome, options.report, picture)
+    with _disk_errors():
+        write_report(outcome, options.report, picture)
     console.print(f"\n[bold]{summary(outcome)}[/bold]\nPlots: {options.report.absolute()}, {picture.name}")
+
+
+def _outcome(store: Store, seconds: float) -> Outcome:
+    """What was run is what the store holds: a resumed demo was not told its model and tasks again."""
+    with store.reading() as tx:
+        tasks = {task.name: msgspec.json.decode(task.config, type=TaskConfig) for task in tx.tasks.all()}
+    folder = Path(tasks[ELASTIC].model_dir)
+    return Outcome(
+        model=MODEL_NAME if MODEL_PACKAGE in folder.parts else folder.name,
+        seconds=seconds,
+        devices=device_rows(store, ELASTIC),
+        elastic=task_outcome(store, ELASTIC, "All devices, each training its part"),
+        able_only=task_outcome(store, ABLE, "Only the devices that can train all of it") if ABLE in tasks else None,
+    )
 
 
 def _prepare(options: DemoOptions, console: Console) -> Store:
@@ -143,6 +155,14 @@ def _run_processes(options: DemoOptions, store: Store, console: Console) -> None
                 time.sleep(_POLL_S)
             processes.check()
             watcher.look()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be written ({error.strerror}): give another folder") from error
 
 
 def _progress(console: Console) -> Progress:

@@ -6,6 +6,7 @@ without an error, so the gradients of a stitched submodel are compared with torc
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import tempfile
 from importlib.metadata import version
@@ -54,15 +55,20 @@ def compile_templates(foundation: Foundation) -> Templates:
 
 
 def load_or_compile(foundation: Foundation, cache: Path) -> Templates:
-    """The templates from the folder ``cache``, or compiled and put there; a file is never seen half written."""
+    """The templates from the folder ``cache``, or compiled and put there; a file is never seen half written.
+
+    Processes that want the same templates at the same time compile them once: the others wait.
+    """
     path = cache / f"{_digest(foundation)}.templates"
-    if path.is_file():
-        return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
-    templates = compile_templates(foundation)
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
-        file.write(msgspec.msgpack.encode(templates))
-    Path(file.name).replace(path)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.is_file():
+            return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
+        templates = compile_templates(foundation)
+        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
+            file.write(msgspec.msgpack.encode(templates))
+        Path(file.name).replace(path)
     return templates
 
 

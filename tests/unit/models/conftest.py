@@ -14,6 +14,16 @@ from coordinator.models.text_batches import TextBatch, text_batches
 from tests.support.tiny_models import FAMILIES, LABELS, WORDS, save_tiny_model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker a model, so that each is compiled once in a parallel run too."""
+    for item in items:
+        if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents:
+            family = item.callspec.params.get("tiny") if hasattr(item, "callspec") else None
+            group = family or ("minilm" if any("minilm" in name for name in item.fixturenames) else None)
+            if group is not None:
+                item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
 @pytest.fixture(scope="session", params=FAMILIES)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Foundation:
     folder = save_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
