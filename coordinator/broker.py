@@ -27,6 +27,7 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
+from edge_sdk.disk import disk_errors
 from edge_sdk.errors import BrokerUnreachableError, PortInUseError
 from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
 from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
@@ -68,11 +69,13 @@ class EmbeddedBroker:
     """
 
     def __init__(self, state_dir: Path, port: int = 0) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        with disk_errors(state_dir):
+            state_dir.mkdir(parents=True, exist_ok=True)
         self.address = BrokerAddress(_HOST, _free_port(port))
         self._log = state_dir / "broker.log"
         configuration = state_dir / "broker.toml"
-        configuration.write_text(_CONFIGURATION.format(port=self.address.port), encoding="utf-8")
+        with disk_errors(configuration):
+            configuration.write_text(_CONFIGURATION.format(port=self.address.port), encoding="utf-8")
         self._process = self._spawn(configuration)
         self._wait_until_it_answers()
 

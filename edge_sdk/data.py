@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.disk import disk_errors
 from edge_sdk.errors import DataFormatError
 
 _COLUMNS = ("text", "label")
@@ -54,9 +55,14 @@ def read_examples(path: Path) -> TextExamples:
 
 
 def write_examples(path: Path, examples: TextExamples) -> None:
-    """Write ``examples`` as JSONL: how the agent hands its training part to the training process."""
+    """Write ``examples`` as JSONL: how the agent hands its training part to the training process.
+
+    Raises ``DiskFullError`` or ``StorageError``.
+    """
     pairs = zip(examples.texts, examples.labels, strict=True)
-    path.write_bytes(msgspec.json.Encoder().encode_lines({"text": text, "label": label} for text, label in pairs))
+    lines = msgspec.json.Encoder().encode_lines({"text": text, "label": label} for text, label in pairs)
+    with disk_errors(path):
+        path.write_bytes(lines)
 
 
 def split_held_out(examples: TextExamples, share: float, seed: int) -> tuple[TextExamples, TextExamples]:

@@ -28,7 +28,8 @@ from coordinator.demo.watching import Watcher
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
-from edge_sdk.errors import ConfigurationError, StorageError
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import ConfigurationError
 
 ELASTIC, ABLE = "all-devices", "able-only"
 _POLL_S = 0.5
@@ -56,7 +57,7 @@ def run_demo(options: DemoOptions) -> None:
     """Set up or resume, run, show and write the report. Raises the named errors of whatever cannot be used."""
     console = Console()
     started_s = time.monotonic()
-    with _disk_errors():
+    with disk_errors(options.state_dir):
         options.report.parent.mkdir(parents=True, exist_ok=True)  # not after minutes of work
         store = _prepare(options, console)
     try:
@@ -69,7 +70,7 @@ def run_demo(options: DemoOptions) -> None:
     outcome = _outcome(store, time.monotonic() - started_s)
     show(outcome, console)
     picture = options.report.with_suffix(".svg")
-    with _disk_errors():
+    with disk_errors(options.report):
         write_report(outcome, options.report, picture)
     console.print(f"\n[bold]{summary(outcome)}[/bold]\nPlots: {options.report.absolute()}, {picture.name}")
 
@@ -155,14 +156,6 @@ def _run_processes(options: DemoOptions, store: Store, console: Console) -> None
                 time.sleep(_POLL_S)
             processes.check()
             watcher.look()
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{error.filename} cannot be written ({error.strerror}): give another folder") from error
 
 
 def _progress(console: Console) -> Progress:

@@ -24,6 +24,7 @@ from coordinator.models.template_export import export_layer, export_shell
 from coordinator.models.templates import GRAD, Templates
 from coordinator.models.torch_modules import full_name, torch_module
 from coordinator.models.training_graph import training_graph
+from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
 from edge_sdk.errors import ModelFormatError
@@ -60,15 +61,16 @@ def load_or_compile(foundation: Foundation, cache: Path) -> Templates:
     Processes that want the same templates at the same time compile them once: the others wait.
     """
     path = cache / f"{_digest(foundation)}.templates"
-    cache.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.is_file():
-            return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
-        templates = compile_templates(foundation)
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
-            file.write(msgspec.msgpack.encode(templates))
-        Path(file.name).replace(path)
+    with disk_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.is_file():
+                return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
+            templates = compile_templates(foundation)
+            with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
+                file.write(msgspec.msgpack.encode(templates))
+            Path(file.name).replace(path)
     return templates
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_sdk.disk import disk_errors
 from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.signing import ReleaseManifest
@@ -46,7 +47,8 @@ class Slots:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def current(self) -> Slot | None:
         """What to run, ``None`` before the first release; ``BlobCorruptError`` where its files do not hold."""

@@ -15,6 +15,7 @@ from typing import IO, cast
 
 import msgspec
 
+from edge_sdk.disk import disk_errors
 from edge_sdk.protocol.messages import Failure
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
 
@@ -37,14 +38,16 @@ class TrainingProcess:
 
     ``on_event`` is called on a thread of this object: any number of ``Progress``, then one ``Finished`` or ``Failed``,
     however the process ends. After :meth:`stop` nothing more is said.
+    Raises ``StorageError`` where the job cannot be written.
     """
 
     def __init__(self, job: TrainingJob, on_event: Callable[[TrainingEvent], None]) -> None:
         self._on_event = on_event
         self._stopped = False
         self._job_file = Path(f"{job.update}.job.json")
-        self._job_file.write_bytes(msgspec.json.encode(job))
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
+        with disk_errors(self._job_file):
+            self._job_file.write_bytes(msgspec.json.encode(job))
+            self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edge_sdk.training.worker", str(self._job_file)],
             stdin=subprocess.DEVNULL,

@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edge_sdk.errors import BlobCorruptError, DiskFullError, MalformedMessageError, StorageError
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import BlobCorruptError, MalformedMessageError, StorageError
 from edge_sdk.protocol.blobs import Range, chunk_count, digest_of, missing_ranges
 from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _COPY_BYTES = 1 << 20
 _ABANDONED_S = 3600.0
 
@@ -37,7 +37,7 @@ class BlobFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _disk_errors(path):
+        with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             for left_over in path.glob("put-*"):
                 if time.time() - left_over.stat().st_mtime > _ABANDONED_S:
@@ -57,21 +57,21 @@ class BlobFolder:
     def size_of(self, digest: str) -> int | None:
         """The blob's size in bytes, or ``None`` where it is not here."""
         path = self.path_of(digest)
-        with _disk_errors(path), suppress(FileNotFoundError):
+        with disk_errors(path), suppress(FileNotFoundError):
             return path.stat().st_size
         return None
 
     def read(self, digest: str, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of a whole blob."""
         path = self.path_of(digest)
-        with _disk_errors(path), _opened(path, os.O_RDONLY) as descriptor:
+        with disk_errors(path), _opened(path, os.O_RDONLY) as descriptor:
             return os.pread(descriptor, stop - start, start)
 
     def put_bytes(self, data: bytes) -> str:
         """Store ``data``; its digest."""
         digest = digest_of(data)
         if not self.has(digest):
-            with _disk_errors(self.path), self._temporary() as (descriptor, temporary):
+            with disk_errors(self.path), self._temporary() as (descriptor, temporary):
                 _write_all(descriptor, data, 0)
                 _seal(descriptor, temporary, self.path_of(digest))
         return digest
@@ -80,7 +80,7 @@ class BlobFolder:
         """Store the bytes of ``source``; their digest. With ``move``, ``source`` is gone afterwards and is, on the same
         filesystem, renamed instead of copied.
         """  # noqa: D205 the summary needs both sentences
-        with _disk_errors(source), _opened(source, os.O_RDONLY) as descriptor:
+        with disk_errors(source), _opened(source, os.O_RDONLY) as descriptor:
             digest = self._take_over(descriptor, source) if move else self._copy_in(descriptor)
         if move:
             source.unlink(missing_ok=True)
@@ -92,18 +92,18 @@ class BlobFolder:
 
     def digests(self) -> tuple[str, ...]:
         """The names of all whole blobs, sorted."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             return tuple(sorted(path.name for path in self.path.iterdir() if _DIGEST.fullmatch(path.name)))
 
     def size_bytes(self) -> int:
         """What all files here take together, unfinished ones included."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
 
     def delete(self, digest: str) -> None:
         """Remove a blob and what was fetched of it so far; no error where it is not here."""
         path = self.path_of(digest)
-        with _disk_errors(path):
+        with disk_errors(path):
             for name in (path, *_partial_paths(path)):
                 name.unlink(missing_ok=True)
 
@@ -148,7 +148,7 @@ class Partial:
         self._part, self._have = _partial_paths(path)
         self._data_file = self._flag_file = -1
         try:
-            with _disk_errors(path):
+            with disk_errors(path):
                 self._open()
         except StorageError:
             self.close()
@@ -166,14 +166,14 @@ class Partial:
     def write(self, offset: int, data: bytes) -> None:
         """Store the chunk that starts at ``offset``, a multiple of the chunk size."""
         index = offset // MAX_CHUNK_BYTES
-        with _disk_errors(self._part):
+        with disk_errors(self._part):
             _write_all(self._data_file, data, offset)
             _write_all(self._flag_file, b"\x01", index)
         self._flags[index] = 1
 
     def commit(self) -> None:
         """Make this a whole blob. ``BlobCorruptError`` where the digest differs; then nothing of it is kept."""
-        with _disk_errors(self._path):
+        with disk_errors(self._path):
             found = _digest_of_file(self._data_file)
             if found == self.digest:
                 _seal(self._data_file, self._part, self._path)
@@ -185,7 +185,7 @@ class Partial:
     def discard(self) -> None:
         """Throw away what was fetched."""
         self.close()
-        with _disk_errors(self._path):
+        with disk_errors(self._path):
             self._have.unlink(missing_ok=True)
             self._part.unlink(missing_ok=True)
 
@@ -247,15 +247,3 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            msg = f"no space left for {path}: free some, or raise the quota"
-            raise DiskFullError(msg) from error
-        msg = f"{path} cannot be read or written: {error.strerror}"
-        raise StorageError(msg) from error

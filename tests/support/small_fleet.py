@@ -128,8 +128,18 @@ class SmallFleet:
         options = ("--state-dir", str(self.state), "--broker", self.broker, "--exit-when-done", "--threads", "1")
         self._start("coordinator", "coordinator.cli", "serve", *options)
 
-    def agent(self, name: str, training_memory_mib: int, *, environment: dict[str, str] | None = None) -> None:
-        """Start `edge-agent run` on forty examples of its own, limited to ``training_memory_mib``."""
+    def agent(
+        self,
+        name: str,
+        training_memory_mib: int,
+        *,
+        environment: dict[str, str] | None = None,
+        through: Sequence[str] = (),
+    ) -> None:
+        """Start `edge-agent run` on forty examples of its own, limited to ``training_memory_mib``.
+
+        ``through`` is typed before it: a command that becomes the agent.
+        """
         data = self.folder / f"{name}.csv"
         write_examples(data, some_examples(40, seed=sum(name.encode())))
         profile = write_profile(self.folder / f"{name}-board.toml", training_memory_mib)
@@ -140,12 +150,20 @@ class SmallFleet:
             *("--device", name, "--broker", self.broker, "--data", str(data), "--profile", str(profile)),
             *("--state-dir", str(self.folder / name), "--release-key", str(self.state / "release.pub")),
             environment=environment,
+            through=through,
         )
 
-    def _start(self, name: str, module: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def _start(
+        self,
+        name: str,
+        module: str,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        through: Sequence[str] = (),
+    ) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*through, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

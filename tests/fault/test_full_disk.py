@@ -1,0 +1,92 @@
+"""A disk that is really full: a file system of a few KiB or MiB, mounted in a namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.demo.inputs import write_examples
+from coordinator.store.states import Outcome
+from edge_sdk.errors import DiskFullError
+from tests.support.small_fleet import SmallFleet, some_examples
+
+NOBODY = "mqtt://127.0.0.1:9"
+
+
+def on_a_disk_of(size_kib: int, folder: Path) -> list[str]:
+    """What to type before a command so that ``folder`` has ``size_kib`` for it and whatever it starts."""
+    mount = f'mount -t tmpfs -o size={size_kib}k tmpfs "{folder}" && exec "$@"'
+    return ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """Where to mount a small file system; the test is skipped where the kernel does not let users do so."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        done = subprocess.run([*on_a_disk_of(4, folder), "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare (util-linux) is not installed")
+    if done.returncode != 0:
+        pytest.skip(f"no mounts in a user namespace here: {done.stderr.strip()}")
+    return folder
+
+
+# where it gets full: the outbox, its log, the training texts; the last two fit into neither
+@pytest.mark.parametrize("size_kib", [4, 40, 80, 120])
+def test_agent_on_a_full_disk_says_so_in_one_line(small_disk: Path, tmp_path: Path, size_kib: int) -> None:
+    data = tmp_path / "texts.csv"
+    write_examples(data, some_examples(4000, seed=0))
+    words = ("run", "--device", "pi", "--broker", NOBODY, "--data", str(data), "--state-dir", str(small_disk / "state"))
+    _check_one_line([*on_a_disk_of(size_kib, small_disk), sys.executable, "-m", "edge_sdk.cli", *words])
+
+
+@pytest.mark.parametrize("size_kib", [4, 40, 120])
+def test_coordinator_on_a_full_disk_says_so_in_one_line(small_disk: Path, tmp_path: Path, size_kib: int) -> None:
+    data = tmp_path / "texts.csv"
+    write_examples(data, some_examples(20, seed=0))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    words = ("--state-dir", str(small_disk / "s"), "--model", str(tmp_path), "--calibration", str(data))
+    command = [sys.executable, "-m", "coordinator.cli", "task", "create", "t", *words, "--test", str(data)]
+    _check_one_line([*on_a_disk_of(size_kib, small_disk), *command])
+
+
+def test_agent_whose_disk_fills_up_gives_its_offer_up_and_lives_on(small_disk: Path, fleet: SmallFleet) -> None:
+    fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--no-release")
+    fleet.serve()
+    state = fleet.folder / "full"
+    state.mkdir()
+    fleet.agent("full", 400, through=on_a_disk_of(280 << 10, state))
+    fleet.wait_until(lambda: is_ready(fleet, "full"), "the device with a small disk asks for work")
+    fill(Path(f"/proc/{fleet.processes['full'].pid}/root{state}"), but_bytes=6 << 20)
+    fleet.agent("roomy", 400)
+    fleet.finish()
+    offers = {offer.device: offer for offer in fleet.read(lambda tx: tx.offers.of_round("news", 1))}
+    assert offers["roomy"].outcome is Outcome.UPDATED, fleet.story()
+    assert offers["full"].outcome is Outcome.FAILED, fleet.story()
+    assert "no space left" in offers["full"].detail
+    assert fleet.processes["full"].poll() is None, fleet.story()
+    assert "Traceback" not in fleet.log_of("full")
+
+
+def is_ready(fleet: SmallFleet, device: str) -> bool:
+    known = fleet.read(lambda tx: tx.devices.get(device))
+    return known is not None and known.snapshot is not None
+
+
+def fill(disk: Path, *, but_bytes: int) -> None:
+    """Take all of a disk but ``but_bytes``."""
+    figures = os.statvfs(disk)
+    with (disk / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, figures.f_bavail * figures.f_frsize - but_bytes)
+
+
+def _check_one_line(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == DiskFullError.exit_code, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
