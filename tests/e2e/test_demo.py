@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from coordinator.demo.fleet import FLEET
 from coordinator.demo.inputs import write_examples
 from coordinator.demo.main import ELASTIC
@@ -21,7 +23,7 @@ from tests.support.small_fleet import some_examples
 
 ROUNDS = 2
 ALL_GONE_S = 5.0
-PATIENCE_S = 150.0
+PATIENCE_S = 120.0
 
 
 def start_demo(folder: Path, environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
@@ -83,6 +85,7 @@ def updates_of(store: Store, number: int) -> list[UpdateRecord]:
         return tx.updates.of_round(ELASTIC, number)
 
 
+@pytest.mark.timeout(300)
 def test_demo_interrupted_in_its_second_round_goes_on_from_there(
     tmp_path: Path, small_model: Path, template_cache: dict[str, str]
 ) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from coordinator.store.states import Outcome, Phase, ReleaseStatus
 from edge_sdk.protocol.messages import Failure, Verdict
@@ -36,8 +41,28 @@ def test_unequal_devices_train_one_model_and_run_a_larger_one(
         assert {known.device: max(known.submodel.heads) for known in releases}["small"] > 1
         accuracy = {e.width: e.accuracy for e in fleet.read(lambda tx: tx.evaluations.of_round("news", 2))}
         assert accuracy["full"] > 1 / len(LABELS), accuracy
+        _check_libraries(fleet)
         _ask_offline(fleet)
         _list_as_json(fleet, limits)
+
+
+def _check_libraries(fleet: SmallFleet) -> None:
+    """What the kernel says is mapped: the agents trained and answer, on onnxruntime and without torch."""
+    for name in ("large", "middle", "small"):
+        maps = Path(f"/proc/{fleet.processes[name].pid}/maps").read_text()
+        assert "onnxruntime" in maps
+        assert "torch" not in maps
+
+
+@pytest.mark.parametrize(("module", "needed"), [("edge_sdk.training.worker", "msgspec"), ("edge_sdk.cli", "typer")])
+def test_forbidden_import_ends_a_device_process(tmp_path: Path, module: str, needed: str) -> None:
+    """The control: had an agent or its training process imported what is forbidden, it would not have trained."""
+    environment = os.environ | forbidding(tmp_path, [needed])
+    done = subprocess.run(
+        [sys.executable, "-m", module, "x"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode != 0
+    assert f"forbidden import of {needed}" in done.stderr
 
 
 def _ask_offline(fleet: SmallFleet) -> None:

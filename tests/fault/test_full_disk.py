@@ -56,7 +56,8 @@ def test_coordinator_on_a_full_disk_says_so_in_one_line(small_disk: Path, tmp_pa
     _check_one_line([*on_a_disk_of(size_kib, small_disk), *command])
 
 
-def test_agent_whose_disk_fills_up_gives_its_offer_up_and_lives_on(small_disk: Path, fleet: SmallFleet) -> None:
+@pytest.mark.usefixtures("small_disk")
+def test_agent_whose_disk_fills_up_gives_its_offer_up_and_lives_on(fleet: SmallFleet) -> None:
     fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--no-release")
     fleet.serve()
     state = fleet.folder / "full"
