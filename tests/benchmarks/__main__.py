@@ -37,7 +37,8 @@ def _run(name: str, options: list[str]) -> Figure:
     """Options go to a benchmark that has some: its ``run`` takes them."""
     module = importlib.import_module(f"tests.benchmarks.{name}")
     if options and not inspect.signature(module.run).parameters:
-        sys.exit(f"benchmark {name} has no options, not {' '.join(options)}")
+        print(f"benchmark {name} has no options: leave out {' '.join(options)}", file=sys.stderr)
+        sys.exit(2)
     return module.run(options) if options else module.run()
 
 
