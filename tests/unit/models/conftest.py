@@ -14,6 +14,7 @@ from coordinator.models.text_batches import TextBatch, text_batches
 from tests.support.tiny_models import FAMILIES, LABELS, WORDS, save_tiny_model
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker a model, so that each is compiled once in a parallel run too."""
     for item in items:
