@@ -1,169 +1,187 @@
 """What a submodel costs a device: parameters, bytes on the wire, FLOPs, and the peak resident memory of its process.
 
-Counts are exact for BERT; families whose embeddings or head differ in shape deviate by less than the memory model does.
-The memory model adds up what a process holds at its worst moment. Its constants are fitted to measurements, which
-``tests/unit/elastic/test_cost.py`` lists: within 4 % where layers are trained, within 10 % everywhere.
+Counts are exact, see :mod:`.counts`. The memory model adds up what a process holds at its worst moment, see
+:mod:`.runtimes`; it is fitted to measurements, and the benchmark ``cost_model`` holds it to others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.elastic.counts import Counts
+from edge_sdk.elastic.families import family_of
+from edge_sdk.elastic.runtimes import FLOAT_BYTES, ONNX, RuntimeCost, Work
+from edge_sdk.elastic.slicing import Shapes
+from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 
-FLOAT_BYTES = 4
-MIB = 1 << 20
-_TOKEN_TYPES = 2
-_STATE_COPIES_AT_END = 4  # weight, gradient and the two moments of AdamW
-_BACKWARD = 2  # a backward pass multiplies once for the input's and once for the weight's gradient
+_FLOATS_PER_PREDICTED_LOGIT = 3  # float32, and float64 for the softmax
+_BY_TOKEN = {ModelTask.TOKEN_CLASSIFICATION, ModelTask.TEXT_GENERATION}
+_ON_TEXT = _BY_TOKEN | {ModelTask.TEXT_CLASSIFICATION}
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeCost:
-    """Constants of one runtime: bytes of resident memory (VmHWM) of its process on x86-64 Linux, and float32 arrays.
+class CostModel:
+    """The costs of any submodel of one model, each in microseconds.
 
-    ``base_bytes``, ``inference_base_bytes``: interpreter, libraries, tokenizer and graph of a process that trains or
-    predicts. ``state_copies``: arrays of a trained parameter's size (weight, two moments, and the part of the gradient
-    that exists while activations are at their peak); ``embedding_copies``: how many more where embeddings are trained,
-    whose gradient is built in a dense array; ``nested_copies``: arrays of a nested prefix's trained parameters.
-    ``hidden_copies``, ``head_copies``, ``ffn_copies``, ``score_copies``: arrays of (tokens, hidden), (tokens, heads x
-    head size), (tokens, FFN) and (heads, tokens, tokens) that a layer keeps for its backward pass; ``forward_share``:
-    the share of these that it holds at once while it only runs forward.
+    ``everything`` and ``trained`` count parameters, ``products`` the weights of the layers and of the head that inputs
+    are multiplied with, ``adapted`` the adapters' factors that have an output each. ``embeddings`` is how many
+    parameters are only looked up. With ``is_gated``, layers have a gate beside their up-projection.
     """
 
-    base_bytes: int
-    inference_base_bytes: int
-    state_copies: float
-    embedding_copies: float
-    nested_copies: float
-    hidden_copies: float
-    head_copies: float
-    ffn_copies: float
-    score_copies: float
-    forward_share: float
+    architecture: Architecture
+    is_gated: bool
+    everything: Counts
+    trained: Mapping[TrainablePart, Counts]
+    products: Counts
+    adapted: Counts
+    embeddings: int
 
+    @classmethod
+    def of(cls, architecture: Architecture, shapes: Shapes) -> CostModel:
+        """Of the model whose parameters have ``shapes``, the full model's, by name.
 
-ONNX = RuntimeCost(
-    base_bytes=78 * MIB,
-    inference_base_bytes=69 * MIB,
-    state_copies=3.3,
-    embedding_copies=1.6,
-    nested_copies=1.5,
-    hidden_copies=5.5,
-    head_copies=1.9,
-    ffn_copies=2.3,
-    score_copies=1.9,
-    forward_share=0.6,
-)
+        Raises ``UnsupportedArchitectureError`` for a family that is not in the table.
+        """
+        family = family_of(architecture.family)
 
+        def count(is_counted: Callable[[str], bool]) -> Counts:
+            chosen = {name: shape for name, shape in shapes.items() if is_counted(name)}
+            return Counts.of(architecture, family, chosen)
 
-def parameter_count(submodel: Submodel, architecture: Architecture) -> int:
-    """All parameters of the submodel: embeddings, kept layers and head."""
-    return _embedding_count(architecture) + sum(_layer_counts(submodel, architecture)) + _head_count(architecture)
+        is_tied = not any(name.startswith(family.head) for name in shapes)  # then the embeddings are the head
+        tables = family.embeddings if architecture.task in _ON_TEXT else ()
 
+        def is_looked_up(name: str) -> bool:
+            return name.startswith(tables) and not (is_tied and shapes[name][0] == architecture.vocabulary)
 
-def trainable_count(submodel: Submodel, architecture: Architecture, part: TrainablePart) -> int:
-    """The parameters that a device which trains ``part`` changes and uploads."""
-    if part is TrainablePart.HEAD:
-        return _head_count(architecture)
-    embeddings = _embedding_count(architecture) if part is TrainablePart.ALL else 0
-    return embeddings + sum(_layer_counts(submodel, architecture)) + _head_count(architecture)
-
-
-def update_bytes(submodel: Submodel, architecture: Architecture, part: TrainablePart) -> int:
-    """The rows of an update in float32, its header left out."""
-    return FLOAT_BYTES * trainable_count(submodel, architecture, part)
-
-
-def training_flops(
-    submodel: Submodel, architecture: Architecture, part: TrainablePart, *, samples: int, tokens: int
-) -> int:
-    """Floating-point operations to train once on ``samples`` texts of ``tokens`` tokens; an addition counts as one.
-
-    Two per weight and token forward, four backward (Kaplan et al. 2020, arXiv 2001.08361, section 2.1), and the
-    attention scores, which grow with the square of the length. Frozen layers are not run backward.
-    """
-    layers = sum(
-        tokens * (2 * weights + 4 * tokens * heads * architecture.head_size)
-        for weights, heads in zip(_layer_counts(submodel, architecture), submodel.heads, strict=True)
-    )
-    trained_layers = 1 if part is TrainablePart.HEAD else 1 + _BACKWARD
-    return samples * (trained_layers * layers + (1 + _BACKWARD) * 2 * _head_count(architecture))
-
-
-def training_memory_bytes(
-    submodel: Submodel,
-    architecture: Architecture,
-    part: TrainablePart,
-    *,
-    batch_size: int,
-    max_tokens: int,
-    nested: Submodel | None = None,
-    runtime: RuntimeCost = ONNX,
-) -> int:
-    """Peak resident memory of the process that trains ``part``: what its limit is compared with.
-
-    Of frozen embeddings only the rows that a batch looks up become resident, so they do not count; frozen layers do.
-    The worst moment is either the start of the backward pass, with all activations and few gradients, or its end, with
-    all gradients. ``nested`` is a prefix that is trained in the same step.
-    """
-    trainable = trainable_count(submodel, architecture, part)
-    layers = [batch_size * count for count in _activation_counts(submodel, architecture, max_tokens, runtime)]
-    values = max(runtime.state_copies * trainable + sum(layers), _STATE_COPIES_AT_END * trainable + max(layers))
-    if part is TrainablePart.ALL:
-        values += runtime.embedding_copies * _embedding_count(architecture)
-    if part is TrainablePart.HEAD:
-        frozen = sum(_layer_counts(submodel, architecture))
-        values = _STATE_COPIES_AT_END * trainable + frozen + runtime.forward_share * max(layers)
-    if nested is not None:
-        values += runtime.nested_copies * trainable_count(nested, architecture, part)
-    return runtime.base_bytes + int(FLOAT_BYTES * values)
-
-
-def inference_memory_bytes(
-    submodel: Submodel, architecture: Architecture, *, max_tokens: int, quantised: bool, runtime: RuntimeCost = ONNX
-) -> int:
-    """Peak resident memory of a process that predicts one text at a time; ``quantised`` weights take one byte each.
-
-    The peak is at the start, where the largest array, the embeddings, exists in the file's copy and in the session's.
-    """
-    weight_bytes = 1 if quantised else FLOAT_BYTES
-    widest = max(_activation_counts(submodel, architecture, max_tokens, runtime))
-    passing = max(weight_bytes * _embedding_count(architecture), FLOAT_BYTES * runtime.forward_share * widest)
-    return runtime.inference_base_bytes + weight_bytes * parameter_count(submodel, architecture) + int(passing)
-
-
-def _activation_counts(
-    submodel: Submodel, architecture: Architecture, tokens: int, runtime: RuntimeCost
-) -> list[float]:
-    """The values that each layer keeps of one text for its backward pass."""
-    return [
-        tokens
-        * (
-            runtime.hidden_copies * architecture.hidden
-            + runtime.head_copies * heads * architecture.head_size
-            + runtime.ffn_copies * ffn
-            + runtime.score_copies * heads * tokens
+        first = family.layer_prefix(0, architecture)
+        return cls(
+            architecture,
+            sum(f"{first}{up}.weight" in shapes for up in family.stacks[0].up) > 1,
+            count(lambda _: True),
+            {part: count(partial(family.is_trainable, part=part)) for part in TrainablePart},
+            count(lambda name: len(shapes[name]) == 2 and not is_looked_up(name)),
+            count(lambda name: name.endswith((".lora_B.weight", ".ia3_l"))),
+            count(is_looked_up).around,
         )
-        for heads, ffn in zip(submodel.heads, submodel.ffn, strict=True)
-    ]
 
+    def parameter_count(self, submodel: Submodel) -> int:
+        """All parameters of the submodel: embeddings, kept layers and head."""
+        return self.everything.total(submodel)
 
-def _embedding_count(architecture: Architecture) -> int:
-    rows = architecture.vocabulary + architecture.positions + _TOKEN_TYPES
-    return (rows + 2) * architecture.hidden  # with the norm's gain and bias
+    def trainable_count(self, submodel: Submodel, part: TrainablePart) -> int:
+        """The parameters that a device which trains ``part`` changes and uploads."""
+        return self.trained[part].total(submodel)
 
+    def update_bytes(self, submodel: Submodel, part: TrainablePart) -> int:
+        """The rows of an update in float32, its header left out."""
+        return FLOAT_BYTES * self.trainable_count(submodel, part)
 
-def _layer_counts(submodel: Submodel, architecture: Architecture) -> list[int]:
-    """Parameters of each kept layer: q, k, v, o, up, down with biases, and two norms."""
-    hidden = architecture.hidden
-    return [
-        4 * hidden * width + 3 * width + hidden + 2 * hidden * ffn + ffn + hidden + 4 * hidden
-        for width, ffn in zip((heads * architecture.head_size for heads in submodel.heads), submodel.ffn, strict=True)
-    ]
+    def training_flops(
+        self,
+        submodel: Submodel,
+        part: TrainablePart,
+        *,
+        samples: int,
+        max_tokens: int,
+        nested: Sequence[Submodel] = (),
+    ) -> int:
+        """Floating-point operations of training ``submodel`` and ``nested`` once on ``samples``; additions count.
 
+        Two per weight and token forward, two for the gradient of its input and two for its own (Kaplan et al. 2020,
+        arXiv 2001.08361, section 2.1), and the attention scores, which grow with the square of the length. Below a head
+        that is trained alone nothing runs backward, and a frozen weight has no gradient. What turns an input into the
+        first hidden states is left out: it is looked up, or one small product.
+        """
+        tokens = self._tokens(max_tokens)
+        return samples * sum(self._flops(trained, part, tokens) for trained in (submodel, *nested))
 
-def _head_count(architecture: Architecture) -> int:
-    """A dense layer of the hidden size, then the classifier."""
-    hidden = architecture.hidden
-    return hidden * (hidden + 1) + architecture.labels * (hidden + 1)
+    def training_memory_bytes(
+        self,
+        submodel: Submodel,
+        part: TrainablePart,
+        *,
+        batch_size: int,
+        max_tokens: int,
+        nested: Sequence[Submodel] = (),
+        runtime: RuntimeCost = ONNX,
+    ) -> int:
+        """Peak resident memory of the process that trains ``part``: what its limit is compared with.
+
+        ``nested`` are prefixes of ``submodel`` that are trained in the same step.
+        """
+        tokens = self._tokens(max_tokens)
+        work, *inner = (self._work(trained, part, batch_size, tokens, runtime) for trained in (submodel, *nested))
+        return runtime.training_bytes(work, inner)
+
+    def inference_memory_bytes(
+        self, submodel: Submodel, *, max_tokens: int, quantised: bool, runtime: RuntimeCost = ONNX
+    ) -> int:
+        """Peak resident memory of a process that predicts examples one by one; ``quantised`` weights are int8."""
+        tokens = self._tokens(max_tokens)
+        widest = runtime.forward_share * max(self._activations(submodel, 1, tokens, runtime))
+        running = widest + _FLOATS_PER_PREDICTED_LOGIT * self._logits(1, tokens)
+        return runtime.predicting_bytes(self.parameter_count(submodel), self.embeddings, running, quantised=quantised)
+
+    def _work(
+        self, submodel: Submodel, part: TrainablePart, batch_size: int, tokens: int, runtime: RuntimeCost
+    ) -> Work:
+        trained = self.trainable_count(submodel, part)
+        embedded = self.embeddings if part is TrainablePart.ALL else 0
+        looked_up = self.embeddings - embedded
+        activations = self._activations(submodel, batch_size, tokens, runtime)
+        if part is TrainablePart.ADAPTERS:
+            outputs = self.adapted.by_layer(replace(submodel, adapter_rank=1))
+            activations = [
+                runtime.frozen_share * values + batch_size * tokens * count
+                for values, count in zip(activations, outputs, strict=True)
+            ]
+        if part is TrainablePart.HEAD:
+            activations = [runtime.forward_share * max(activations)]
+        return Work(
+            trained,
+            self.parameter_count(submodel) - trained - looked_up,
+            looked_up,
+            embedded,
+            sum(self.everything.by_layer(submodel)),
+            activations,
+            self._logits(batch_size, tokens),
+        )
+
+    def _activations(self, submodel: Submodel, batch_size: int, tokens: int, runtime: RuntimeCost) -> list[float]:
+        """The values that each layer keeps for its backward pass."""
+        architecture = self.architecture
+        kept = runtime.kept.get(architecture.family) or runtime.kept["gated" if self.is_gated else ""]
+        query_heads = [architecture.group_size * heads for heads in submodel.heads]
+        return [
+            batch_size
+            * tokens
+            * (
+                kept.hidden * architecture.hidden
+                + kept.heads * heads * architecture.head_size
+                + kept.ffn * ffn
+                + kept.scores * heads * tokens
+            )
+            for heads, ffn in zip(query_heads, submodel.ffn, strict=True)
+        ]
+
+    def _logits(self, batch_size: int, tokens: int) -> int:
+        """The logits of a batch: once an example, or once a token, of the labels or of the vocabulary."""
+        architecture = self.architecture
+        each = architecture.vocabulary if architecture.task is ModelTask.TEXT_GENERATION else architecture.labels
+        return batch_size * each * (tokens if architecture.task in _BY_TOKEN else 1)
+
+    def _flops(self, submodel: Submodel, part: TrainablePart, tokens: int) -> int:
+        """Of one example."""
+        architecture, passes = self.architecture, 1 if part is TrainablePart.HEAD else 2
+        width = architecture.group_size * architecture.head_size
+        scores = sum(4 * tokens * heads * width for heads in submodel.heads)
+        layers = passes * sum(self.products.by_layer(submodel)) + sum(self.trained[part].by_layer(submodel))
+        head = 3 * self.products.around * (tokens if architecture.task in _BY_TOKEN else 1)
+        return tokens * (2 * layers + (2 * passes - 1) * scores) + 2 * head
+
+    def _tokens(self, max_tokens: int) -> int:
+        """Of one example: a text's as long as it may be; patches and class tokens of an image or window."""
+        return max_tokens if self.architecture.task in _ON_TEXT else self.architecture.positions

@@ -6,43 +6,132 @@ plain mappings ``name -> array``; shapes are the full model's unless said otherw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.elastic.families import Family, Unit
+from edge_sdk.elastic.families import Axis, Family, Unit
 from edge_sdk.elastic.submodel import Architecture, Submodel
 
 Array = NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
-Slices = dict[str, tuple[slice, ...]]
+Index = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The part of one parameter that a submodel holds: for every axis, disjoint ranges of the full one, rising.
+
+    Nearly always one range an axis. A fused q-k-v weight has three, a rolling window that goes around the end two.
+    """
+
+    axes: tuple[tuple[range, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the part."""
+        return tuple(sum(map(len, ranges)) for ranges in self.axes)
+
+    @property
+    def size(self) -> int:
+        """Entries of the part."""
+        return math.prod(self.shape)
+
+    def rectangles(self) -> Iterator[tuple[Index, Index]]:
+        """The part piece by piece: where each lies in the full parameter, and where in the part."""
+        for pieces in itertools.product(*map(_pieces, self.axes)):
+            yield tuple(whole for whole, _ in pieces), tuple(part for _, part in pieces)
+
+    def cut(self, full: Array, into: Array) -> None:
+        """Copy the part of ``full`` to ``into``, which has :attr:`shape`."""
+        for whole, part in self.rectangles():
+            np.copyto(into[part], full[whole])
+
+    def put(self, full: Array, part: Array) -> None:
+        """Copy ``part`` to its place in ``full``."""
+        for whole, piece in self.rectangles():
+            full[whole] = part[piece]
+
+
+Slices = dict[str, Region]
 
 
 def slices_of(submodel: Submodel, architecture: Architecture, family: Family, shapes: Shapes) -> Slices:
-    """The prefix ranges of each parameter that ``submodel`` keeps; parameters of dropped layers are absent.
+    """The region of each parameter that ``submodel`` keeps; parameters of dropped layers are absent.
 
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
     submodel.check(architecture)
-    widths = {
-        layer: {Unit.HEADS: heads * architecture.head_size, Unit.FFN: ffn}
-        for layer, heads, ffn in zip(submodel.layers, submodel.heads, submodel.ffn, strict=True)
-    }
-    return {
-        name: _ranges(family.axes(name), shape, widths.get(layer, {}) if layer is not None else {})
-        for name, shape in shapes.items()
-        if (layer := family.layer_index(name)) is None or layer in widths
-    }
+    windows = _Windows(submodel, architecture)
+    slices = {}
+    for name, shape in shapes.items():
+        layer = family.layer_index(name, architecture)
+        if layer is None and family.axes(name):  # a stack's position bias
+            layer = windows.first_of(family.stack_index(name))
+        if layer is None or layer in windows.layers:
+            axes = family.axes(name) or (None,) * len(shape)
+            slices[name] = Region(
+                tuple(
+                    (range(size),) if axis is None else windows.ranges(axis, layer, size)
+                    for axis, size in zip(axes, shape, strict=True)
+                )
+            )
+    return slices
 
 
-def _ranges(axes: tuple[Unit | None, ...], shape: tuple[int, ...], widths: Mapping[Unit, int]) -> tuple[slice, ...]:
-    return tuple(slice(0, size if unit is None else widths[unit]) for unit, size in zip(axes, shape, strict=True))
+class _Windows:
+    """The ranges that a submodel takes of an elastic axis, by layer."""
+
+    def __init__(self, submodel: Submodel, architecture: Architecture) -> None:
+        self._architecture = architecture
+        self.layers = {layer: place for place, layer in enumerate(submodel.layers)}
+        self._counts = {Unit.HEADS: submodel.heads, Unit.FFN: submodel.ffn}
+        self._rank = submodel.adapter_rank
+        self._first = {Unit.HEADS: submodel.first_head, Unit.FFN: submodel.first_neuron}
+        self._most = {Unit.HEADS: architecture.heads, Unit.FFN: architecture.ffn}
+
+    def first_of(self, stack: int | None) -> int:
+        """The first kept layer of a stack."""
+        layers = self._architecture.stacks[stack or 0]
+        return next(layer for layer in self.layers if layer in layers)
+
+    def ranges(self, axis: Axis, layer: int | None, size: int) -> tuple[range, ...]:
+        """The entries of ``axis``, ``size`` long, that ``layer`` keeps."""
+        if axis.unit is Unit.RANK:
+            return (range(self._rank),)
+        if layer is None:
+            raise AssertionError(axis)
+        units = self._units(axis.unit, self._counts[axis.unit][self.layers[layer]])
+        entries, block = axis.entries(self._architecture), size // axis.blocks
+        return tuple(
+            range(start + unit.start * entries, start + unit.stop * entries)
+            for start in range(0, size, block)
+            for unit in units
+        )
+
+    def _units(self, unit: Unit, count: int) -> tuple[range, ...]:
+        """``count`` units from the first on, around the end: rising ranges."""
+        first, most = self._first[unit], self._most[unit]
+        past_end = first + count - most
+        if count == most:
+            return (range(most),)
+        return (range(past_end), range(first, most)) if past_end > 0 else (range(first, first + count),)
+
+
+def _pieces(ranges: tuple[range, ...]) -> Iterator[tuple[slice, slice]]:
+    start = 0
+    for part in ranges:
+        yield slice(part.start, part.stop), slice(start, start + len(part))
+        start += len(part)
 
 
 def shapes_of(slices: Slices) -> dict[str, tuple[int, ...]]:
     """The shapes of the submodel's own parameters."""
-    return {name: tuple(axis.stop - axis.start for axis in axes) for name, axes in slices.items()}
+    return {name: region.shape for name, region in slices.items()}
 
 
 def extract(
@@ -54,13 +143,13 @@ def extract(
     touched before is written at twice the speed of fresh memory.
     """
     if into is None:
-        return {name: np.array(parameters[name][axes], order="C") for name, axes in slices.items()}
-    for name, axes in slices.items():
-        np.copyto(into[name], parameters[name][axes])
+        into = {name: np.empty(region.shape, parameters[name].dtype) for name, region in slices.items()}
+    for name, region in slices.items():
+        region.cut(parameters[name], into[name])
     return {name: into[name] for name in slices}
 
 
-def scatter(parameters: dict[str, Array], slices: Slices, part: Mapping[str, Array]) -> None:
+def scatter(parameters: Mapping[str, Array], slices: Slices, part: Mapping[str, Array]) -> None:
     """Write the submodel's values back into the full model's arrays, in place."""
     for name, values in part.items():
-        parameters[name][slices[name]] = values
+        slices[name].put(parameters[name], values)

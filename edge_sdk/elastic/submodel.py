@@ -1,7 +1,9 @@
 """A submodel as pure data: which layers, and how many heads and FFN neurons of each.
 
 After the foundation model was permuted by salience once, the most salient units of a layer come first, so a submodel is
-a *prefix* of every layer that it keeps: counts are enough, no index lists (RaFFM, arXiv 2310.00247, section 3).
+a *prefix* of every layer that it keeps: counts are enough, no index lists (RaFFM, arXiv 2310.00247, section 3). A
+rolling window (FedRolex, arXiv 2212.01548) is the same with an offset: the counts are then taken from there on, around
+the end.
 """
 
 from __future__ import annotations
@@ -12,19 +14,66 @@ from enum import Enum
 from edge_sdk.errors import ConfigurationError
 
 
+class ModelTask(str, Enum):
+    """What a model's head is for; Hugging Face's names of tasks."""
+
+    TEXT_CLASSIFICATION = "text-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a token is a word here
+    IMAGE_CLASSIFICATION = "image-classification"
+    TEXT_GENERATION = "text-generation"
+    TIME_SERIES_CLASSIFICATION = "time-series-classification"
+
+
 class TrainablePart(str, Enum):
     """Which parameters of a submodel a device trains; the others stay frozen and are fetched once."""
 
     ALL = "all"
     NO_EMBEDDINGS = "no-embeddings"
+    ADAPTERS = "adapters"
     HEAD = "head"
+
+
+class AdapterMethod(str, Enum):
+    """PEFT's names. ``LORA`` trains on every runtime, the others on torch alone."""
+
+    LORA = "lora"
+    DORA = "dora"
+    IA3 = "ia3"
+
+
+class Role(str, Enum):
+    """What a linear module of a layer does; a gate counts as ``UP``."""
+
+    Q = "q"
+    K = "k"
+    V = "v"
+    O = "o"  # noqa: E741 - the field's name for it
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What is added to the frozen modules of ``targets`` and trained: y = Wx + scale · B·A·x (arXiv 2106.09685).
+
+    ``rank`` is the global adapters' rank, of which a submodel may take a prefix; ``scale`` is PEFT's lora_alpha / r,
+    and stays the same whatever the rank.
+    """
+
+    rank: int = 8
+    scale: float = 2.0
+    targets: tuple[Role, ...] = (Role.Q, Role.V)
+    method: AdapterMethod = AdapterMethod.LORA
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """The sizes of a transformer, as read from its configuration once; counts, no units.
 
-    ``head_size`` never changes with the width: it fixes the softmax scale 1/sqrt(head_size).
+    ``heads`` are key-value heads, each with ``group_size`` query heads (1 in multi-head attention). ``head_size`` never
+    changes with the width: it fixes the softmax scale 1/sqrt(head_size). ``positions`` is the longest input in tokens.
+    ``layers`` counts those of all stacks; the first ``encoder_layers`` are the encoder of an encoder-decoder, 0
+    elsewhere.
     """
 
     family: str
@@ -36,19 +85,39 @@ class Architecture:
     vocabulary: int
     positions: int
     labels: int
+    group_size: int = 1
+    encoder_layers: int = 0
+    task: ModelTask = ModelTask.TEXT_CLASSIFICATION
+    adapters: Adapters | None = None
+
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the global adapters, 0 where there are none."""
+        return 0 if self.adapters is None else self.adapters.rank
+
+    @property
+    def stacks(self) -> tuple[range, ...]:
+        """The layers of each stack: one, or encoder and decoder."""
+        if not self.encoder_layers:
+            return (range(self.layers),)
+        return range(self.encoder_layers), range(self.encoder_layers, self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Submodel:
     """The part of a model that one device trains or runs.
 
-    ``layers`` are the kept layers' indices in the full model, rising; ``heads[i]`` and ``ffn[i]`` are the prefix widths
-    of layer ``layers[i]``.
+    ``layers`` are the kept layers' indices in the full model, rising; ``heads[i]`` and ``ffn[i]`` are the widths of
+    layer ``layers[i]``. They are prefixes, or start at ``first_head`` and ``first_neuron`` and go around the end.
+    ``adapter_rank`` is the rank of its LoRA adapters.
     """
 
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
+    adapter_rank: int = 0
+    first_head: int = 0
+    first_neuron: int = 0
 
     def check(self, architecture: Architecture) -> None:
         """Raise ``ConfigurationError`` where this asks for more than ``architecture`` has, or for nothing."""
@@ -68,11 +137,39 @@ class Submodel:
             if not all(1 <= count <= most for count in counts):
                 msg = f"submodel asks for {counts} {unit} a layer; the model has 1..{most}"
                 raise ConfigurationError(msg)
+        self._check_window(architecture)
+        self._check_stacks(architecture)
+
+    def _check_window(self, architecture: Architecture) -> None:
+        rank = architecture.adapter_rank
+        if not min(1, rank) <= self.adapter_rank <= rank:
+            msg = f"submodel asks for adapter rank {self.adapter_rank}; the model has {min(1, rank)}..{rank}"
+            raise ConfigurationError(msg)
+        if not (0 <= self.first_head < architecture.heads and 0 <= self.first_neuron < architecture.ffn):
+            msg = (
+                f"submodel starts at head {self.first_head} and neuron {self.first_neuron}; "
+                f"the model has {architecture.heads} heads and {architecture.ffn} neurons, counted from 0"
+            )
+            raise ConfigurationError(msg)
+
+    def _check_stacks(self, architecture: Architecture) -> None:
+        """An encoder-decoder needs both, and equally many heads in a stack, whose layers share one position bias."""
+        if not architecture.encoder_layers:
+            return
+        for stack in architecture.stacks:
+            widths = {heads for layer, heads in zip(self.layers, self.heads, strict=True) if layer in stack}
+            if len(widths) != 1:
+                msg = (
+                    f"submodel has {sorted(widths)} heads in layers {stack.start}..{stack.stop - 1}; "
+                    "an encoder-decoder needs one number of heads for each of its two stacks"
+                )
+                raise ConfigurationError(msg)
 
     @property
     def width(self) -> str:
         """For people: heads and FFN neurons of a uniform submodel, or their ranges."""
-        return f"{_span(self.heads)} heads, {_span(self.ffn)} FFN, {len(self.layers)} layers"
+        rank = f", rank {self.adapter_rank}" if self.adapter_rank else ""
+        return f"{_span(self.heads)} heads, {_span(self.ffn)} FFN, {len(self.layers)} layers{rank}"
 
 
 def full(architecture: Architecture) -> Submodel:
@@ -81,10 +178,13 @@ def full(architecture: Architecture) -> Submodel:
 
 
 def uniform(architecture: Architecture, heads: int) -> Submodel:
-    """Every layer, ``heads`` heads in each, and the same share of the FFN neurons, rounded down (at least one)."""
+    """Every layer, ``heads`` heads in each, and the same share of the FFN neurons, rounded down (at least one).
+
+    Adapters keep their full rank.
+    """
     ffn = max(1, architecture.ffn * heads // architecture.heads)
     count = architecture.layers
-    submodel = Submodel(tuple(range(count)), (heads,) * count, (ffn,) * count)
+    submodel = Submodel(tuple(range(count)), (heads,) * count, (ffn,) * count, architecture.adapter_rank)
     submodel.check(architecture)
     return submodel
 

@@ -1,143 +1,178 @@
+"""Counts are those of slices; predicted memory is what processes were measured to take.
+
+The measurements are peaks of resident memory (VmHWM) in MiB, of one thread, on Linux 6.18, x86-64, glibc 2.36, Python
+3.11, onnxruntime 1.31.1, torch 2.13, transformers 5.23, numpy 2.4; :mod:`tests.support.costed_models` says of what.
+"""
+
 from __future__ import annotations
 
-import numpy as np
+import csv
+import functools
+import random
+import statistics
+import tempfile
+from pathlib import Path
+
 import pytest
 
-from edge_sdk.elastic.cost import (
-    MIB,
-    inference_memory_bytes,
-    parameter_count,
-    trainable_count,
-    training_flops,
-    training_memory_bytes,
-    update_bytes,
-)
-from edge_sdk.elastic.families import family_of
+from coordinator.models.foundation import Foundation, load_foundation
+from edge_sdk.elastic.cost import CostModel
+from edge_sdk.elastic.runtimes import MIB, ONNX, TORCH
 from edge_sdk.elastic.slicing import shapes_of, slices_of
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart, full, uniform
+from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask, Role, Submodel, TrainablePart, full, uniform
+from tests.support.costed_models import cost_model
+from tests.support.tiny_models import ALL_FAMILIES, LABELS, TASKS, save_tiny_model
 
-MINILM = Architecture("bert", 6, 12, 32, 1536, 384, 30522, 512, 5)
 ALL, REST, HEAD = TrainablePart.ALL, TrainablePart.NO_EMBEDDINGS, TrainablePart.HEAD
-EVERY = tuple(range(6))
-NARROW_FFN = Submodel(EVERY, (12,) * 6, (384,) * 6)
-NARROW_ATTENTION = Submodel(EVERY, (3,) * 6, (1536,) * 6)
-HALF_DEPTH = Submodel((0, 2, 4), (12,) * 3, (1536,) * 3)
-
-# VmHWM in MiB of the training process on BBC News, 160 texts, one thread: Linux 6.18, x86-64, glibc 2.36,
-# Python 3.11, onnxruntime 1.31.1, numpy 2.4.
-MEASURED = [
-    (uniform(MINILM, 12), REST, 16, 32, 296),
-    (uniform(MINILM, 12), REST, 8, 32, 262),
-    (uniform(MINILM, 12), REST, 16, 64, 399),
-    (uniform(MINILM, 12), REST, 8, 128, 423),
-    (uniform(MINILM, 12), REST, 4, 128, 315),
-    (uniform(MINILM, 12), REST, 32, 32, 389),
-    (uniform(MINILM, 12), REST, 1, 32, 246),
-    (uniform(MINILM, 9), REST, 16, 32, 249),
-    (uniform(MINILM, 9), REST, 8, 32, 219),
-    (uniform(MINILM, 9), REST, 16, 64, 335),
-    (uniform(MINILM, 6), REST, 16, 32, 201),
-    (uniform(MINILM, 6), REST, 8, 32, 171),
-    (uniform(MINILM, 6), REST, 16, 64, 262),
-    (uniform(MINILM, 3), REST, 16, 32, 151),
-    (uniform(MINILM, 3), REST, 8, 32, 132),
-    (uniform(MINILM, 3), REST, 16, 64, 195),
-    (uniform(MINILM, 3), REST, 8, 128, 201),
-    (uniform(MINILM, 3), REST, 4, 128, 158),
-    (uniform(MINILM, 3), REST, 32, 32, 190),
-    (uniform(MINILM, 3), REST, 1, 32, 122),
-    (uniform(MINILM, 1), REST, 16, 32, 122),
-    (uniform(MINILM, 1), REST, 8, 32, 106),
-    (uniform(MINILM, 1), REST, 16, 64, 153),
-    (NARROW_FFN, REST, 16, 32, 198),
-    (NARROW_FFN, REST, 8, 128, 306),
-    (NARROW_ATTENTION, REST, 16, 32, 250),
-    (NARROW_ATTENTION, REST, 8, 128, 338),
-    (HALF_DEPTH, REST, 16, 32, 191),
-    (HALF_DEPTH, REST, 8, 128, 265),
-    (uniform(MINILM, 12), HEAD, 16, 32, 129),
-    (uniform(MINILM, 12), HEAD, 8, 128, 145),
-    (uniform(MINILM, 3), HEAD, 16, 32, 93),
-    (uniform(MINILM, 3), HEAD, 8, 128, 100),
-    (uniform(MINILM, 12), ALL, 16, 32, 524),
-    (uniform(MINILM, 12), ALL, 8, 128, 656),
-    (uniform(MINILM, 3), ALL, 16, 32, 378),
-    (uniform(MINILM, 3), ALL, 8, 128, 425),
-]
-# The same of a process that loads a released model and predicts texts of 32 tokens one by one.
-MEASURED_INFERENCE = [(12, False, 201), (12, True, 109), (6, False, 180), (6, True, 98), (3, False, 170), (3, True, 95)]
+ADAPTERS = Adapters(rank=4, targets=tuple(Role))
+RUNTIMES = {"onnx": ONNX, "torch": TORCH}
+Row = dict[str, str]
 
 
-@pytest.mark.parametrize(("submodel", "part", "batch_size", "tokens", "measured_mib"), MEASURED)
-def test_training_memory_is_within_a_tenth_of_what_was_measured(
-    submodel: Submodel, part: TrainablePart, batch_size: int, tokens: int, measured_mib: int
-) -> None:
-    predicted = training_memory_bytes(submodel, MINILM, part, batch_size=batch_size, max_tokens=tokens)
-    assert predicted / MIB == pytest.approx(measured_mib, rel=0.04 if part is REST else 0.1)
+def rows_of(name: str) -> list[Row]:
+    with (Path(__file__).parent / name).open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("heads", "measured_mib"), [(12, 311), (6, 217)])
-def test_training_memory_with_a_nested_quarter_is_within_a_tenth(heads: int, measured_mib: int) -> None:
-    nested, submodel = uniform(MINILM, 3), uniform(MINILM, heads)
-    predicted = training_memory_bytes(submodel, MINILM, REST, batch_size=16, max_tokens=32, nested=nested)
-    assert predicted / MIB == pytest.approx(measured_mib, rel=0.04)
+TRAINED, PREDICTED = rows_of("measured_training.csv"), rows_of("measured_prediction.csv")
 
 
-@pytest.mark.parametrize(("heads", "quantised", "measured_mib"), MEASURED_INFERENCE)
-def test_inference_memory_is_within_a_tenth_of_what_was_measured(
-    heads: int, quantised: bool, measured_mib: int
-) -> None:
-    predicted = inference_memory_bytes(uniform(MINILM, heads), MINILM, max_tokens=32, quantised=quantised)
-    assert predicted / MIB == pytest.approx(measured_mib, rel=0.1)
+@functools.cache
+def tiny(family: str, adapters: Adapters | None) -> Foundation:
+    task = TASKS[family][-1]
+    labels = () if task is ModelTask.TEXT_GENERATION else LABELS
+    with tempfile.TemporaryDirectory() as folder:
+        return load_foundation(
+            save_tiny_model(Path(folder), family, task=task), labels, 0, task=task, adapters=adapters
+        )
 
 
-def shapes_of_bert(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """The parameters of ``BertForSequenceClassification``, as its state dict lists them."""
-    hidden, ffn, layer = architecture.hidden, architecture.ffn, family_of("bert").layer
-    rows = {"word": architecture.vocabulary, "position": architecture.positions, "token_type": 2}
-    shapes = {f"bert.embeddings.{name}_embeddings.weight": (count, hidden) for name, count in rows.items()}
-    linear = {"bert.pooler.dense": (hidden, hidden), "classifier": (architecture.labels, hidden)}
-    norms = ["bert.embeddings.LayerNorm"]
-    for prefix in (layer.format(index) for index in range(architecture.layers)):
-        for name in ("self.query", "self.key", "self.value", "output.dense"):
-            linear[f"{prefix}attention.{name}"] = (hidden, hidden)
-        linear |= {f"{prefix}intermediate.dense": (ffn, hidden), f"{prefix}output.dense": (hidden, ffn)}
-        norms += [f"{prefix}attention.output.LayerNorm", f"{prefix}output.LayerNorm"]
-    shapes |= {f"{name}.weight": shape for name, shape in linear.items()}
-    shapes |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
-    return shapes | {f"{name}.{kind}": (hidden,) for name in norms for kind in ("weight", "bias")}
+def random_submodel(architecture: Architecture, drawn: random.Random) -> Submodel:
+    """Some layers, of any widths, but of one number of heads in each of an encoder-decoder's stacks."""
+    layers = tuple(
+        sorted(layer for stack in architecture.stacks for layer in drawn.sample(stack, drawn.randint(1, len(stack))))
+    )
+    heads = [drawn.randint(1, architecture.heads) for _ in layers]
+    if architecture.encoder_layers:
+        by_stack = [drawn.randint(1, architecture.heads) for _ in architecture.stacks]
+        heads = [by_stack[layer >= architecture.encoder_layers] for layer in layers]
+    ffn = tuple(drawn.randint(1, architecture.ffn) for _ in layers)
+    rank = drawn.randint(1, architecture.adapter_rank) if architecture.adapters else 0
+    first = drawn.randrange(architecture.heads), drawn.randrange(architecture.ffn)
+    return Submodel(layers, tuple(heads), ffn, rank, *first)
 
 
-@pytest.mark.parametrize(
-    "submodel", [full(MINILM), uniform(MINILM, 5), HALF_DEPTH, Submodel((1, 5), (2, 7), (9, 1000))]
-)
-@pytest.mark.parametrize("part", list(TrainablePart))
-def test_counts_are_those_of_the_sliced_parameters(submodel: Submodel, part: TrainablePart) -> None:
-    family = family_of("bert")
-    sliced = shapes_of(slices_of(submodel, MINILM, family, shapes_of_bert(MINILM)))
-    counts = {name: int(np.prod(shape)) for name, shape in sliced.items()}
-    trained = sum(count for name, count in counts.items() if family.is_trainable(name, part))
-    assert parameter_count(submodel, MINILM) == sum(counts.values())
-    assert trainable_count(submodel, MINILM, part) == trained
-    assert update_bytes(submodel, MINILM, part) == 4 * trained
+@pytest.mark.parametrize("adapters", [None, ADAPTERS], ids=["plain", "lora"])
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_counts_are_those_of_the_slices(family: str, adapters: Adapters | None) -> None:
+    foundation = tiny(family, adapters)
+    architecture, shapes = foundation.architecture, {name: v.shape for name, v in foundation.parameters.items()}
+    model, drawn = CostModel.of(architecture, shapes), random.Random(7)
+    for submodel in (full(architecture), *(random_submodel(architecture, drawn) for _ in range(20))):
+        slices = slices_of(submodel, architecture, foundation.family, shapes)
+        assert model.parameter_count(submodel) == sum(region.size for region in slices.values())
+        for part in TrainablePart:
+            trained = {name for name in shapes_of(slices) if foundation.family.is_trainable(name, part)}
+            assert model.trainable_count(submodel, part) == sum(slices[name].size for name in trained)
+            assert model.update_bytes(submodel, part) == 4 * model.trainable_count(submodel, part)
 
 
 def test_minilm_has_its_published_size() -> None:
-    assert parameter_count(full(MINILM), MINILM) == 22_713_216 + 5 * 385
+    model = cost_model("minilm")
+    assert model.parameter_count(full(model.architecture)) == 22_713_216 + 5 * 385
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+def training_mib(row: Row) -> float:
+    """What is predicted for a row of ``measured_training.csv``."""
+    model, layers = cost_model(row["model"]), numbers(row["layers"])
+    heads, ffn = (numbers(row[unit]) * (1 if " " in row[unit] else len(layers)) for unit in ("heads", "ffn"))
+    return (
+        model.training_memory_bytes(
+            Submodel(layers, heads, ffn, int(row["rank"])),
+            TrainablePart(row["part"]),
+            batch_size=int(row["batch_size"]),
+            max_tokens=int(row["tokens"]),
+            nested=[uniform(model.architecture, count) for count in numbers(row["nested_heads"])],
+            runtime=RUNTIMES[row["runtime"]],
+        )
+        / MIB
+    )
+
+
+def prediction_mib(row: Row) -> float:
+    """What is predicted for a row of ``measured_prediction.csv``."""
+    model = cost_model(row["model"])
+    submodel = uniform(model.architecture, int(row["heads"]))
+    quantised, runtime = row["quantised"] == "1", RUNTIMES[row["runtime"]]
+    tokens = int(row["tokens"])
+    return model.inference_memory_bytes(submodel, max_tokens=tokens, quantised=quantised, runtime=runtime) / MIB
+
+
+def name_of(row: Row) -> str:
+    return "-".join(row.values())
+
+
+@pytest.mark.parametrize("row", TRAINED, ids=name_of)
+def test_training_memory_is_what_was_measured(row: Row) -> None:
+    assert training_mib(row) == pytest.approx(int(row["mib"]), rel=0.12)
+
+
+@pytest.mark.parametrize("row", PREDICTED, ids=name_of)
+def test_inference_memory_is_what_was_measured(row: Row) -> None:
+    assert prediction_mib(row) == pytest.approx(int(row["mib"]), rel=0.12)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_median_error_of_training_memory_is_small(runtime: str) -> None:
+    rows = [row for row in TRAINED if row["runtime"] == runtime]
+    errors = [abs(training_mib(row) / int(row["mib"]) - 1) for row in rows]
+    assert statistics.median(errors) < 0.03
 
 
 def test_training_flops_are_six_per_weight_and_token_for_short_texts() -> None:
-    weights = trainable_count(full(MINILM), MINILM, REST)
-    assert training_flops(full(MINILM), MINILM, REST, samples=3, tokens=32) == pytest.approx(6 * 96 * weights, rel=0.05)
+    model = cost_model("minilm")
+    whole = full(model.architecture)
+    weights = model.trainable_count(whole, REST)
+    assert model.training_flops(whole, REST, samples=3, max_tokens=32) == pytest.approx(6 * 96 * weights, rel=0.05)
 
 
-def test_training_flops_of_the_head_alone_are_about_a_third() -> None:
-    flops = [training_flops(full(MINILM), MINILM, part, samples=1, tokens=32) for part in (HEAD, REST)]
-    assert flops[0] == pytest.approx(flops[1] / 3, rel=0.02)
+def test_training_flops_fall_with_what_is_frozen() -> None:
+    plain, lora = cost_model("minilm"), cost_model("minilm-lora")
+    whole = full(plain.architecture)
+    flops = {part: plain.training_flops(whole, part, samples=1, max_tokens=32) for part in (ALL, REST, HEAD)}
+    adapters = lora.training_flops(full(lora.architecture), TrainablePart.ADAPTERS, samples=1, max_tokens=32)
+    assert flops[ALL] == flops[REST]  # embeddings are looked up
+    assert flops[HEAD] == pytest.approx(flops[REST] / 3, rel=0.02)
+    assert adapters == pytest.approx(flops[REST] * 2 / 3, rel=0.05)
 
 
+def test_training_flops_of_nested_widths_are_added() -> None:
+    model = cost_model("vit")
+    whole, half = full(model.architecture), uniform(model.architecture, 3)
+    both = model.training_flops(whole, REST, samples=5, max_tokens=0, nested=[half])
+    assert both == sum(model.training_flops(each, REST, samples=5, max_tokens=0) for each in (whole, half))
+
+
+def test_logits_of_every_token_cost_a_generator_more_than_those_of_every_text() -> None:
+    model, small = cost_model("llama"), Submodel((0,), (1,), (1,))
+    flops = [model.training_flops(small, HEAD, samples=1, max_tokens=tokens) for tokens in (32, 64)]
+    head = 6 * 384 * 4000
+    assert flops[0] > 32 * head
+    assert flops[1] > 2 * flops[0]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["minilm", "vit", "llama", "gpt2", "minilm-lora"])
 @pytest.mark.parametrize("part", list(TrainablePart))
-def test_training_memory_rises_with_every_head(part: TrainablePart) -> None:
-    ladder = [uniform(MINILM, heads) for heads in range(1, 13)]
-    costs = [training_memory_bytes(submodel, MINILM, part, batch_size=8, max_tokens=32) for submodel in ladder]
+def test_training_memory_rises_with_every_head(name: str, part: TrainablePart, runtime: str) -> None:
+    model = cost_model(name)
+    widths = [uniform(model.architecture, heads) for heads in range(1, model.architecture.heads + 1)]
+    costs = [
+        model.training_memory_bytes(width, part, batch_size=8, max_tokens=32, runtime=RUNTIMES[runtime])
+        for width in widths
+    ]
     assert costs == sorted(set(costs))
