@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edge_sdk.config import AgentConfig
-    from edge_sdk.data import TextExamples, read_examples
+    from edge_sdk.data.examples import ArrayExamples, PlainTexts, TaggedExamples, TextExamples
+    from edge_sdk.data.files import read_examples
     from edge_sdk.device.policy import Policy
     from edge_sdk.device.profile import DeviceProfile, load_profile
     from edge_sdk.errors import RaffmError
@@ -30,23 +31,29 @@ _HOMES = {
     "Agent": "edge_sdk.sdk",
     "AgentConfig": "edge_sdk.config",
     "AgentStatus": "edge_sdk.supervisor",
+    "ArrayExamples": "edge_sdk.data.examples",
     "DeviceProfile": "edge_sdk.device.profile",
+    "PlainTexts": "edge_sdk.data.examples",
     "Policy": "edge_sdk.device.policy",
     "Prediction": "edge_sdk.inference.engine",
     "RaffmError": "edge_sdk.errors",
-    "TextExamples": "edge_sdk.data",
+    "TaggedExamples": "edge_sdk.data.examples",
+    "TextExamples": "edge_sdk.data.examples",
     "load_profile": "edge_sdk.device.profile",
-    "read_examples": "edge_sdk.data",
+    "read_examples": "edge_sdk.data.files",
 }
 
 __all__ = [
     "Agent",
     "AgentConfig",
     "AgentStatus",
+    "ArrayExamples",
     "DeviceProfile",
+    "PlainTexts",
     "Policy",
     "Prediction",
     "RaffmError",
+    "TaggedExamples",
     "TextExamples",
     "load_profile",
     "read_examples",

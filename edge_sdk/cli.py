@@ -29,7 +29,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def run(
     device: Device,
     broker: Broker,
-    data: Annotated[Path, typer.Option(help="CSV or JSONL file with text and label; it never leaves the device.")],
+    data: Annotated[Path, typer.Option(help="CSV, JSONL or .npz file of examples; it never leaves the device.")],
     fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
     profile: Profile = None,
     state_dir: StateDir = None,

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edge_sdk.config import AgentConfig, default_state_dir
-from edge_sdk.data import TextExamples, read_examples
+from edge_sdk.data import Examples, TextExamples, read_examples
 from edge_sdk.errors import DeadlineError, RaffmError
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.protocol.messages import ReleaseReport
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _STOP_S = 10.0
-Examples = TextExamples | Iterable[tuple[str, str]] | Path | str
+Owned = Examples | Iterable[tuple[str, str]] | Path | str
 
 
 class Agent:
@@ -28,7 +28,8 @@ class Agent:
     Args:
         device: this device's name in the fleet: 1 to 64 of a-z, 0-9 and '-'.
         broker: ``mqtt://host:port`` or ``mqtts://host:port``.
-        examples: what the device owns: (text, label) pairs, or a CSV or JSONL file. They never leave the device.
+        examples: what the device owns: (text, label) pairs, or a file or a type of :mod:`edge_sdk.data`. They never
+            leave the device.
         state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
         on_model: called, on the agent's thread, each time a released model begins to answer.
         settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``release_key``.
@@ -40,7 +41,7 @@ class Agent:
         self,
         device: str,
         broker: str,
-        examples: Examples,
+        examples: Owned,
         *,
         state_dir: Path | None = None,
         on_model: Callable[[ReleaseReport], None] | None = None,
@@ -92,8 +93,8 @@ class Agent:
             self._failure = error
 
 
-def _as_examples(examples: Examples) -> TextExamples:
-    if isinstance(examples, TextExamples):
+def _as_examples(examples: Owned) -> Examples:
+    if isinstance(examples, Examples):
         return examples
     if isinstance(examples, str | Path):
         return read_examples(Path(examples))

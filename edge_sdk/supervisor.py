@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from edge_sdk import __version__, agent
 from edge_sdk.agent import AgentState, Phase
 from edge_sdk.config import AgentConfig
-from edge_sdk.data import TextExamples, split_held_out, write_examples
+from edge_sdk.data import Examples, split_held_out, write_examples
 from edge_sdk.device.machine import Machine
 from edge_sdk.errors import MalformedMessageError, RaffmError, UntrustedError
 from edge_sdk.inference.engine import Prediction
@@ -48,7 +48,7 @@ from edge_sdk.protocol.signing import ReleaseManifest
 from edge_sdk.protocol.topics import Channel, Topic, device_filters
 from edge_sdk.security.trust import check_release, load_public_key
 from edge_sdk.storage.outbox import Outbox
-from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.training.job import Failed, Finished, Progress, Runtime, TrainingEvent, TrainingJob, TrainingResult
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport, Will
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -109,7 +109,7 @@ class Supervisor:
     def __init__(
         self,
         config: AgentConfig,
-        examples: TextExamples,
+        examples: Examples,
         *,
         make_transport: Callable[[AgentConfig, int], Transport] = mqtt_transport,
         on_model: Callable[[ReleaseReport], None] | None = None,
@@ -132,9 +132,7 @@ class Supervisor:
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
         training, self._held_out = split_held_out(examples, config.held_out_share, config.seed)
-        self._samples = len(training)
-        self._examples_file = config.state_dir / "examples.jsonl"
-        write_examples(self._examples_file, training)
+        self._examples_file = write_examples(config.state_dir / "examples.jsonl", training)
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._last_answered())
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
@@ -333,8 +331,10 @@ class Supervisor:
         job = TrainingJob(
             weights=paths[Part.WEIGHTS],
             frozen=paths[Part.FROZEN],
-            graph=paths[Part.TRAINING_GRAPH],
-            tokenizer=paths[Part.TOKENIZER],
+            graph=paths.get(Part.TRAINING_GRAPH, ""),
+            config=paths.get(Part.CONFIG, ""),
+            tokenizer=paths.get(Part.TOKENIZER, ""),
+            runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
             examples=str(self._examples_file),
             update=str(self._config.state_dir / "update.safetensors"),
             labels=offer.labels,
@@ -343,6 +343,7 @@ class Supervisor:
             threads=snapshot.threads,
             memory_limit_bytes=max(1, snapshot.training_memory_bytes),
             architecture=offer.architecture,
+            submodel=offer.submodel,
             nested=offer.nested,
         )
         transport = self._transport
@@ -360,7 +361,7 @@ class Supervisor:
             part=Part.WEIGHTS, size_bytes=path.stat().st_size, digest=self._cache.put_file(path, move=True)
         )
         report = TrainingReport(
-            samples=self._samples,
+            samples=result.samples,
             steps=result.steps,
             loss_first=result.loss_first,
             loss_last=result.loss_last,

@@ -5,11 +5,11 @@ The tokenizer's own truncation and padding are replaced: a text is cut at ``max_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from edge_sdk.errors import ModelFormatError
 
@@ -32,12 +32,18 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The token ids of each text, special tokens included, at most ``max_tokens`` of them."""
-        groups = (texts[start : start + _GROUP] for start in range(0, len(texts), _GROUP))
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self._encodings(texts)]
+
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[Ids, Ids]]:
+        """As :meth:`encode`, of words; and for each token the word that it is the first of, or -1."""
         return [
-            np.array(encoding.ids, dtype=np.int32)
-            for group in groups
-            for encoding in self._tokenizer.encode_batch(list(group))
+            (np.array(encoding.ids, dtype=np.int32), _first_tokens(encoding.word_ids))
+            for encoding in self._encodings(sentences, are_words=True)
         ]
+
+    def _encodings(self, texts: Sequence[str | Sequence[str]], *, are_words: bool = False) -> Iterator[Encoding]:
+        for start in range(0, len(texts), _GROUP):
+            yield from self._tokenizer.encode_batch(list(texts[start : start + _GROUP]), is_pretokenized=are_words)
 
 
 def pad(rows: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -48,6 +54,12 @@ def pad(rows: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np
         ids[index, : len(row)] = row
         mask[index, : len(row)] = 1
     return ids, mask
+
+
+def _first_tokens(words: Sequence[int | None]) -> Ids:
+    before = [None, *words[:-1]]
+    first = [-1 if word is None or word == last else word for word, last in zip(words, before, strict=True)]
+    return np.array(first, dtype=np.int32)
 
 
 def _pad_id(tokenizer: Tokenizer) -> int:

@@ -1,26 +1,31 @@
-"""Predictions of one ONNX model on texts."""
+"""Predictions of one ONNX model, and how well it does."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.data import TextExamples
+from edge_sdk.data import ArrayExamples, Examples
+from edge_sdk.data.batches import encode_examples
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ModelFormatError
-from edge_sdk.text import Ids, TextEncoder, pad
+from edge_sdk.protocol.graphs import IGNORED, INPUTS, LOGITS
+from edge_sdk.text import TextEncoder, pad
 
-Ids64 = NDArray[np.int64]
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest label of a text, and its probability."""
+    """The likeliest label of a text, window or image, and its probability."""
 
     label: str
     probability: float
@@ -28,7 +33,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How a model does on labelled texts, each run alone: the share that it got right, and the median time of one."""
+    """How a model does on examples, each run alone: the share of targets it got right, and the median time of one.
+
+    A target is an example's label, a word's tag, or the token that follows.
+    """
 
     samples: int
     accuracy: float
@@ -36,7 +44,7 @@ class Measurement:
 
 
 class Engine:
-    """The model in ``model_path`` with its tokenizer; ``labels`` in the order of its logits.
+    """The model in ``model_path``; ``labels`` in the order of its logits; ``tokenizer_json`` is empty without texts.
 
     Raises ``ModelFormatError`` where the model or the tokenizer cannot be loaded.
     """
@@ -45,55 +53,95 @@ class Engine:
         self, model_path: Path, tokenizer_json: bytes, labels: Sequence[str], max_tokens: int, threads: int = 1
     ) -> None:
         self._labels = tuple(labels)
-        self._encoder = TextEncoder(tokenizer_json, max_tokens)
-        self._run = _load(model_path, threads)
+        self._tokenizer_json, self._max_tokens = tokenizer_json, max_tokens
+        self._encoder = TextEncoder(tokenizer_json, max_tokens) if tokenizer_json else None
+        self._session, self._failures = _load(model_path, threads)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """The likeliest label of each text, run one by one: memory does not grow with their number.
 
-        Raises ``ModelFormatError`` where the model has another number of labels.
+        Raises ``ModelFormatError`` where the model has another number of labels, or is for something else than texts.
         """
-        return [self._prediction(ids) for ids in self._encoder.encode(texts)]
+        if self._encoder is None:
+            raise ModelFormatError("the model is not for texts: the release has no tokenizer")
+        names = INPUTS[ModelTask.TEXT_CLASSIFICATION]
+        rows = ([ids] for ids in self._encoder.encode(texts))
+        return [self._prediction(dict(zip(names, pad(row, self._encoder.pad_id), strict=True))) for row in rows]
 
-    def measure(self, examples: TextExamples) -> Measurement:
-        """Run each of ``examples``, of which there must be one, alone, tokenising included."""
-        right, times_ms = 0, []
-        for text, label in zip(examples.texts, examples.labels, strict=True):
+    def predict_arrays(self, values: NDArray[np.float32] | NDArray[np.uint8]) -> list[Prediction]:
+        """The likeliest label of each window or image, as :class:`edge_sdk.data.ArrayExamples` holds them.
+
+        Raises ``ModelFormatError`` as :meth:`predict`.
+        """
+        batches = encode_examples(ArrayExamples(values, (0,) * len(values)), self._labels).batch_of
+        return [self._prediction(batches(np.array([index])).inputs) for index in range(len(values))]
+
+    def measure(self, examples: Examples) -> Measurement:
+        """Run each of ``examples``, of which there must be one, alone; tokenising is not timed."""
+        encoded = encode_examples(
+            examples, self._labels, tokenizer_json=self._tokenizer_json, max_tokens=self._max_tokens
+        )
+        right, counted, times_ms = 0, 0, []
+        for index in range(len(encoded)):
+            batch = encoded.batch_of(np.array([index]))
             started_s = time.perf_counter()
-            right += self.predict([text])[0].label == label
+            logits = self._run(batch.inputs)
             times_ms.append(1000 * (time.perf_counter() - started_s))
-        return Measurement(len(examples), right / len(examples), statistics.median(times_ms))
+            counts, hits = _hits(logits, batch.targets)
+            right, counted = right + hits, counted + counts
+        return Measurement(len(encoded), right / counted, statistics.median(times_ms))
 
-    def _prediction(self, ids: Ids) -> Prediction:
-        logits = self._run(*pad([ids], self._encoder.pad_id))[0].astype(np.float64)  # (labels,)
-        if logits.shape != (len(self._labels),):
+    def try_out(self) -> None:
+        """Run once, on two tokens or on zeros; ``ModelFormatError`` where that fails."""
+        if self._encoder is not None:
+            ids = np.zeros((1, 2), dtype=np.int64)
+            self._run(dict(zip(INPUTS[ModelTask.TEXT_CLASSIFICATION], (ids, ids + 1), strict=True)))
+        else:
+            (given,) = self._session.get_inputs()
+            shape = [size if isinstance(size, int) else 1 for size in given.shape]
+            self._run({given.name: np.zeros(shape, dtype=np.float32)})
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The logits (1, ..., labels) of one example."""
+        try:
+            logits: NDArray[np.float32] = self._session.run([LOGITS], dict(inputs))[0]
+        except self._failures as error:
+            raise ModelFormatError(f"the model cannot be run: {str(error).splitlines()[0][:300]}") from error
+        if self._labels and logits.shape[-1] != len(self._labels):
             raise ModelFormatError(
-                f"the model gives {logits.size} logits for {len(self._labels)} labels; release another"
+                f"the model gives {logits.shape[-1]} logits for {len(self._labels)} labels; release another"
             )
+        return logits.astype(np.float64)
+
+    def _prediction(self, inputs: Mapping[str, NDArray[Any]]) -> Prediction:
+        (logits,) = self._run(inputs)
+        if logits.ndim != 1:
+            raise ModelFormatError(f"the model gives logits for each of {len(logits)} tokens, not one label for all")
         powers = np.exp(logits - logits.max())
         best = int(powers.argmax())
         return Prediction(self._labels[best], float(powers[best] / powers.sum()))
 
 
-def _load(model_path: Path, threads: int) -> Callable[[Ids64, Ids64], NDArray[np.float32]]:
-    """The model as a function of token ids and mask; an agent that has no model yet never loads onnxruntime."""
-    import onnxruntime as ort  # noqa: PLC0415
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures  # noqa: PLC0415
+def _hits(logits: NDArray[np.float64], targets: NDArray[Any]) -> tuple[int, int]:
+    """How many targets count, and of how many the likeliest is right; see :mod:`edge_sdk.protocol.graphs`."""
+    is_text = targets.dtype.kind == "i"
+    wanted = targets if is_text else targets.argmax(axis=-1)
+    counts = targets != IGNORED if is_text else targets.any(axis=-1)
+    return int(counts.sum()), int((counts & (logits.argmax(axis=-1) == wanted)).sum())
 
-    unreadable = (
-        failures.Fail,
-        failures.InvalidArgument,
-        failures.InvalidGraph,
-        failures.InvalidProtobuf,
-        failures.NoSuchFile,
-    )
+
+def _load(model_path: Path, threads: int) -> tuple[ort.InferenceSession, tuple[type[Exception], ...]]:
+    """The model, and what it raises; an agent that has no model yet never loads onnxruntime."""
+    import onnxruntime as ort  # noqa: PLC0415
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # noqa: PLC0415
+
+    failures = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # keeps a plan and its memory for every shape of batch
     try:
-        session = ort.InferenceSession(str(model_path), options, ["CPUExecutionProvider"])
-    except unreadable as error:
+        return ort.InferenceSession(str(model_path), options, ["CPUExecutionProvider"]), failures
+    except failures as error:
         raise ModelFormatError(f"inference model {model_path} cannot be loaded: {error}") from error
-    return lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]

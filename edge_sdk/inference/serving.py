@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from edge_sdk.data import TextExamples
+from edge_sdk.data import Examples
 from edge_sdk.errors import BlobCorruptError, ModelFormatError, RaffmError
 from edge_sdk.inference.engine import Engine, Prediction
 from edge_sdk.inference.slots import Slot, Slots
@@ -39,15 +39,15 @@ class Serving:
             raise ModelFormatError("no model yet: this device has not received a release; ask again later")
         return engine.predict(texts)
 
-    def install(self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: TextExamples) -> ReleaseReport:
+    def install(self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: Examples) -> ReleaseReport:
         """Stage, load and measure on ``held_out``; switch only if all went well. Never raises: it reports.
 
-        A device without held-out examples tries the model on an empty text instead, and reports no accuracy.
+        A device without held-out examples tries the model on next to nothing instead, and reports no accuracy.
         """
         try:
             slot = self._slots.stage(manifest, files)
             engine = self._engine_of(slot)
-            engine.predict([""])
+            engine.try_out()
             measured = engine.measure(held_out) if len(held_out) else None
             self._slots.switch()
         except RaffmError as error:
@@ -77,6 +77,7 @@ class Serving:
 
     def _engine_of(self, slot: Slot) -> Engine:
         manifest = slot.manifest
-        tokenizer = slot.path(Part.TOKENIZER).read_bytes()
+        has_tokenizer = any(entry.part is Part.TOKENIZER for entry in manifest.manifest)
+        tokenizer = slot.path(Part.TOKENIZER).read_bytes() if has_tokenizer else b""
         model = slot.path(Part.INFERENCE_MODEL)
         return Engine(model, tokenizer, manifest.labels, manifest.max_tokens, self._threads)

@@ -30,16 +30,20 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Scale = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Part(str, Enum):
-    """What a blob of an offer or of a release is for."""
+    """What a blob of an offer, of a release or of a stored version is for."""
 
     WEIGHTS = "weights"
     FROZEN = "frozen"
     TRAINING_GRAPH = "training-graph"
+    CONFIG = "config"
     TOKENIZER = "tokenizer"
     INFERENCE_MODEL = "inference-model"
+    MOMENTS = "moments"
+    ORDERING = "ordering"
 
 
 class Verdict(str, Enum):
@@ -101,6 +105,9 @@ class Recipe(_Value, frozen=True):
     """How to train: the same for every device of a task.
 
     A round is ``epochs`` passes over the device's examples, or ``max_steps`` steps where that is less.
+    ``distillation`` is how much nested submodels learn from the whole one instead of from the labels. ``proximal`` is
+    FedProx's mu, which holds weights near the first ones (arXiv 1812.06127). Pixels in 0..1 are taken less
+    ``pixel_mean``, over ``pixel_std``: one number for all channels, or one each.
     """
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=10)]
@@ -111,6 +118,10 @@ class Recipe(_Value, frozen=True):
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     clip_norm: Annotated[float, msgspec.Meta(gt=0)] | None = None
     calibrate_logits: bool = True
+    distillation: Share = 1.0
+    proximal: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    pixel_mean: Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=16)] = (0.5,)
+    pixel_std: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1, max_length=16)] = (0.5,)
 
 
 class TrainingReport(_Value, frozen=True):
@@ -200,7 +211,9 @@ class Announce(_Message, frozen=True, tag="announce"):
 class Offer(_Message, frozen=True, tag="offer"):
     """Train this submodel in this round: everything needed is named by digest in ``manifest``.
 
-    With ``nested``, every step also trains that narrower prefix of the submodel, so that it stays good by itself.
+    Every step also trains the narrower prefixes ``nested``, widest first, so that they stay good by themselves. With a
+    training graph in the manifest a device trains on ONNX, with a configuration on torch. ``labels`` are what the
+    logits count, and none where text is generated.
     """
 
     task: Name
@@ -209,12 +222,12 @@ class Offer(_Message, frozen=True, tag="offer"):
     architecture: Architecture
     submodel: Submodel
     part: TrainablePart
-    labels: Annotated[tuple[Text, ...], msgspec.Meta(min_length=2, max_length=1000)]
+    labels: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)]
     recipe: Recipe
     deadline_s: Seconds
     predicted_memory_bytes: Count
     manifest: Annotated[tuple[BlobEntry, ...], msgspec.Meta(max_length=16)]
-    nested: Submodel | None = None
+    nested: Annotated[tuple[Submodel, ...], msgspec.Meta(max_length=4)] = ()
 
 
 class Wait(_Message, frozen=True, tag="wait"):

@@ -62,11 +62,22 @@ def read_tensors(buffer: bytes | memoryview, expected: Table | None = None) -> T
     ``TensorTableError`` where the header is malformed, its ranges do not tile the buffer, or the table differs.
     """
     view = memoryview(buffer).cast("B")
+    entries, start = _checked_header(view, expected)
+    return {name: _array(view, start, entry) for name, entry in entries.items()}
+
+
+def row_starts(buffer: bytes | memoryview, expected: Table) -> dict[str, int]:
+    """Where the rows of each tensor start in ``buffer``, in bytes; checked as :func:`read_tensors` does."""
+    entries, start = _checked_header(memoryview(buffer).cast("B"), expected)
+    return {name: start + entry.data_offsets[0] for name, entry in entries.items()}
+
+
+def _checked_header(view: memoryview, expected: Table | None) -> tuple[dict[str, _Entry], int]:
     entries, start = _read_header(view)
     if expected is not None:
         _compare(entries, expected)
     _check_tiling(entries, len(view) - start)
-    return {name: _array(view, start, entry) for name, entry in entries.items()}
+    return entries, start
 
 
 def _read_header(view: memoryview) -> tuple[dict[str, _Entry], int]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Flat = NDArray[np.float32]
+from edge_sdk.training.flat import Flat
+
 _BLOCK = 1 << 16  # entries; six arrays of 256 KiB
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 _NORM_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_

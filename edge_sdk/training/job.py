@@ -1,10 +1,13 @@
 """What the agent and its training process say to each other: a job file in, JSON lines out.
 
 The worker's exit status: 0 after :class:`Finished`, else the ``exit_code`` of the error behind :class:`Failed` (7 where
-memory ran out, see :mod:`edge_sdk.errors`).
+memory ran out, see :mod:`edge_sdk.errors`). Native code that is refused memory may end the worker by a signal before it
+can say anything: :mod:`edge_sdk.training.process` then finds the words.
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 import msgspec
 
@@ -12,27 +15,38 @@ from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.protocol.messages import Count, Failure, Positive, Recipe, Seconds
 
 
-class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training run. The first six are paths; the update is written to ``update``.
+class Runtime(str, Enum):
+    """What trains: onnxruntime on a training graph, or torch on a module made from a configuration."""
 
-    ``examples`` is a file for :func:`edge_sdk.data.read_examples`, all of which is trained on. With ``nested``, a
-    prefix of the submodel in the terms of ``architecture``, every step trains that prefix too, see :mod:`.nested`.
-    ``memory_limit_bytes`` bounds the process's resident memory, see :mod:`edge_sdk.training.memory`.
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training run. The first seven are paths; the update, which is as ``weights``, is written to ``update``.
+
+    ``graph`` is for ONNX, ``config`` for torch, ``tokenizer`` for tasks on text; else they are empty. ``examples`` is a
+    file for :func:`edge_sdk.data.read_examples`, all of which is trained on. Every step trains the prefixes ``nested``
+    of ``submodel`` too, widest first, see :mod:`.nested`. ``memory_limit_bytes`` bounds the process's resident memory,
+    see :mod:`edge_sdk.training.memory`.
     """
 
     weights: str
     frozen: str
-    graph: str
-    tokenizer: str
     examples: str
     update: str
+    graph: str = ""
+    config: str = ""
+    tokenizer: str = ""
+    runtime: Runtime = Runtime.ONNX
     labels: tuple[str, ...]
     recipe: Recipe
     seed: Count
     threads: Positive
     memory_limit_bytes: Positive
     architecture: Architecture
-    nested: Submodel | None = None
+    submodel: Submodel
+    nested: tuple[Submodel, ...] = ()
 
 
 class TrainingResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,45 +1,87 @@
-"""The narrower prefix of a submodel that every step trains too, so that it stays good by itself.
+"""The narrower prefixes of a submodel that every step trains too, so that they stay good by themselves.
 
-Widths share weights: the gradients of both losses are summed where they overlap (FjORD, arXiv 2102.13451, section 3.2,
-without its distillation term).
+Widths share weights: the gradients of all losses are summed where they overlap. The whole submodel learns from the
+labels and teaches the narrower ones in the same step (FjORD, arXiv 2102.13451, section 3.2, with all widths in each
+step). Where text is generated all widths learn from the text: a teacher's targets would be a vocabulary wide a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from edge_sdk.elastic.families import family_of
-from edge_sdk.elastic.slicing import Array, Slices, extract, shapes_of, slices_of
-from edge_sdk.elastic.submodel import Architecture, Submodel
+from edge_sdk.elastic.slicing import Array, Region, Shapes, Slices, extract, shapes_of, slices_of
+from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel
 from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.messages import Recipe
+from edge_sdk.training.flat import Flat, views_of, zeros
+
+
+def nested_slices(nested: Submodel, architecture: Architecture, shapes: Shapes) -> Slices:
+    """The parts of a trained submodel's own arrays, of ``shapes``, that ``nested`` holds; those that it narrows alone.
+
+    ``nested`` counts from the first of the submodel's units, also where that submodel is a rolling window. Raises
+    ``ConfigurationError`` where it has other layers than the submodel, or is wider.
+    """
+    prefix = replace(nested, first_head=0, first_neuron=0)
+    slices = slices_of(prefix, architecture, family_of(architecture.family), shapes)
+    if slices.keys() != shapes.keys() or not all(_is_within(slices[name], shapes[name]) for name in shapes):
+        raise ConfigurationError(f"nested submodel ({nested.width}) is no prefix of the one to train, layer by layer")
+    return {name: region for name, region in slices.items() if region.shape != shapes[name]}
 
 
 class NestedPrefix:
-    """``nested`` within the parameters of the trained submodel.
+    """One nested submodel: ``values`` are copies of the parameters that it narrows, ``slices``, in ``buffer``."""
 
-    ``values`` holds copies of those parameters that are narrower, none else. Raises ``ConfigurationError`` where
-    ``nested`` has other layers than the submodel, or is wider.
-    """
+    def __init__(self, slices: Slices, buffer: Flat) -> None:
+        self._slices = slices
+        self.values = views_of(buffer, shapes_of(slices))
 
-    def __init__(self, nested: Submodel, architecture: Architecture, parameters: Mapping[str, Array]) -> None:
-        shapes = {name: values.shape for name, values in parameters.items()}
-        slices = slices_of(nested, architecture, family_of(architecture.family), shapes)
-        narrow = shapes_of(slices)
-        if narrow.keys() != shapes.keys() or any(np.greater(narrow[name], shapes[name]).any() for name in shapes):
-            raise ConfigurationError(
-                f"nested submodel ({nested.width}) is no prefix of the one to train, layer by layer"
-            )
-        self._slices: Slices = {name: axes for name, axes in slices.items() if narrow[name] != shapes[name]}
-        self.values = extract(parameters, self._slices)
-
-    def refresh(self, weights: Mapping[str, Array]) -> None:
-        """Take over what training changed in ``weights``."""
-        for name in self.values.keys() & weights.keys():
-            self.values[name][...] = weights[name][self._slices[name]]
+    def refresh(self, parameters: Mapping[str, Array]) -> None:
+        """Cut the values out of the submodel's ``parameters``."""
+        extract(parameters, self._slices, into=self.values)
 
     def add(self, gradients: Mapping[str, Array], inner: Mapping[str, Array]) -> None:
         """Add the prefix's gradients, ``inner``, to the submodel's, in place."""
         for name, values in inner.items():
-            gradients[name][self._slices.get(name, ...)] += values
+            if name in self._slices:
+                for whole, part in self._slices[name].rectangles():
+                    gradients[name][whole] += values[part]
+            else:
+                gradients[name][...] += values
+
+
+def nested_prefixes(
+    nested: Sequence[Submodel], architecture: Architecture, parameters: Mapping[str, Array]
+) -> list[NestedPrefix]:
+    """All nested submodels of ``parameters``. They take turns in one buffer, so each is refreshed before its use."""
+    shapes = {name: values.shape for name, values in parameters.items()}
+    slices = [nested_slices(submodel, architecture, shapes) for submodel in nested]
+    largest = max(slices, key=lambda part: sum(region.size for region in part.values()), default={})
+    buffer = zeros(shapes_of(largest))
+    return [NestedPrefix(part, buffer) for part in slices]
+
+
+def has_teacher(recipe: Recipe, task: ModelTask) -> bool:
+    """Whether nested submodels learn from the whole one."""
+    return recipe.distillation > 0 and task is not ModelTask.TEXT_GENERATION
+
+
+def taught_targets(targets: Array, logits: Array, offset: Array, share: float) -> Array:
+    """``share`` of what the teacher thinks, the rest ``targets``, both (..., labels); what does not count stays zero.
+
+    The teacher's ``logits`` get the ``offset`` that the loss adds to the nested ones' too.
+    """
+    taught = logits + offset
+    taught -= taught.max(axis=-1, keepdims=True)
+    np.exp(taught, out=taught)
+    taught *= share * targets.sum(axis=-1, keepdims=True) / taught.sum(axis=-1, keepdims=True)
+    taught += (1 - share) * targets
+    return taught
+
+
+def _is_within(region: Region, shape: tuple[int, ...]) -> bool:
+    return all(ranges[-1].stop <= size for ranges, size in zip(region.axes, shape, strict=True))

@@ -5,12 +5,16 @@ Where the bytes are at the worst moment, the start of the backward pass:
     weights, two moments   one flat private float32 array each; the session reads the weights in place
     activations            the session's arena, which keeps its size from step to step
     gradients              in that arena, in room that activations left; the optimizer reads them in place
-    frozen parameters      those pages of the mapped file that the batch touched; given back after each step
+    frozen parameters      those pages of the mapped file that a step touches; given back after it
 
 Measured on MiniLM, full width, 16 x 32 tokens, one thread, all embeddings resident: 369 MiB with gradients in buffers
 of their own, 362 with gradients in the arena, and 327 with nodes ordered by priority as well, in the same time. Memory
 patterns add 83 MiB. Without an arena it was 324, but up to twice the time: every activation is mapped and faulted in
 anew. With the frozen file mapped sparsely the process's peak is 296; torch, transformers and peft take 690.
+
+With adapters the frozen file holds all matrices, and every step touches them. To give their pages back too costs 750
+page faults a step, less than 2 % of its processor time; not to do so leaves 10 MiB more after 15 steps, and more each
+further step, since every batch looks up other rows of the embeddings. So there is one way for both.
 """
 
 from __future__ import annotations
@@ -25,17 +29,18 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
+from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import ModelFormatError, TrainingError
-from edge_sdk.protocol.tensors import Tensors, read_tensors
+from edge_sdk.protocol.graphs import GRADIENT, INPUTS, LOGIT_OFFSET, LOGITS, LOSS, TARGETS
+from edge_sdk.protocol.tensors import read_tensors
 from edge_sdk.training.adamw import AdamW
-from edge_sdk.training.data import Batch
+from edge_sdk.training.flat import flat_copy
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.memory import out_of_memory
-from edge_sdk.training.nested import NestedPrefix
+from edge_sdk.training.nested import has_teacher, nested_prefixes, taught_targets
+from edge_sdk.training.proximal import ProximalTerm
 
-_BATCH = ("input_ids", "attention_mask", "labels")
-_LOSS, _GRADIENT, _LOGIT_OFFSET = "loss", "grad.", "logit_offset"
 _FAILURES = (
     failures.Fail,
     failures.InvalidArgument,
@@ -58,16 +63,20 @@ class OnnxRuntime:
     """
 
     def __init__(self, job: TrainingJob, logit_offset: Array) -> None:
-        self._job = job
+        self._job, self._offset = job, logit_offset
         self._session = _load_session(job)
-        self._flat, self._weights = _flat_copy(read_tensors(memoryview(_map(job.weights))))
+        self._flat, self._weights = flat_copy(read_tensors(memoryview(_map(job.weights))))
         self._frozen_pages = _map_sparsely(job.frozen)
-        parameters = {**read_tensors(memoryview(self._frozen_pages)), **self._weights}
-        self._outputs = [_LOSS, *(_GRADIENT + name for name in self._weights)]
-        _check_graph(self._session, {_LOGIT_OFFSET, *parameters}, self._outputs)
-        self._constants = self._shared({_LOGIT_OFFSET: logit_offset, **parameters})
-        self._nested = None if job.nested is None else NestedPrefix(job.nested, job.architecture, parameters)
-        self._narrow = {} if self._nested is None else self._shared(self._nested.values)
+        self._parameters = {**read_tensors(memoryview(self._frozen_pages)), **self._weights}
+        self._gradients = [GRADIENT + name for name in self._weights]
+        self._teaches = bool(job.nested) and has_teacher(job.recipe, job.architecture.task)
+        self._outputs = [*([LOGITS] if self._teaches else []), LOSS, *self._gradients]
+        feeds = {*INPUTS[job.architecture.task], TARGETS, LOGIT_OFFSET, *self._parameters}
+        _check_graph(self._session, feeds, self._outputs)
+        self._constants = self._shared({LOGIT_OFFSET: logit_offset, **self._parameters})
+        prefixes = nested_prefixes(job.nested, job.architecture, self._parameters)
+        self._nested = [(prefix, self._shared(prefix.values)) for prefix in prefixes]
+        self._proximal = ProximalTerm(Path(job.weights), job.recipe.proximal) if job.recipe.proximal else None
         self._optimizer = AdamW(
             self._flat.size,
             learning_rate=job.recipe.learning_rate,
@@ -77,24 +86,39 @@ class OnnxRuntime:
 
     def step(self, batch: Batch) -> float:
         """Train on ``batch``; the mean loss over it of the whole submodel, before the update."""
-        loss, *gradients = self._run(batch, self._constants)
-        views = {name: _view(value) for name, value in zip(self._weights, gradients, strict=True)}
-        if self._nested is not None:
-            self._nested.refresh(self._weights)
-            inner = self._run(batch, {**self._constants, **self._narrow})[1:]
-            self._nested.add(views, {name: _view(value) for name, value in zip(self._weights, inner, strict=True)})
-        self._optimizer.step(self._flat, [view.reshape(-1) for view in views.values()])
+        inputs = {name: _share(values) for name, values in batch.inputs.items()}
+        values = self._run(self._outputs, {**self._constants, **inputs, TARGETS: _share(batch.targets)})
+        gradients = self._by_weight(values)
+        if self._nested:
+            targets = self._taught(batch.targets, values.pop(LOGITS)) if self._teaches else batch.targets
+            self._add_nested(gradients, {**inputs, TARGETS: _share(targets)})
+        if self._proximal is not None:
+            self._proximal.add(gradients, self._weights)
+        self._optimizer.step(self._flat, [gradient.reshape(-1) for gradient in gradients.values()])
         self._frozen_pages.madvise(mmap.MADV_DONTNEED)
-        return float(loss.numpy())
+        return float(values[LOSS].numpy())
 
-    def _run(self, batch: Batch, constants: Mapping[str, ort.OrtValue]) -> list[ort.OrtValue]:
-        """The loss and the gradient of each weight, in the session's memory."""
-        inputs = {name: _share(getattr(batch, name)) for name in _BATCH}
+    def _taught(self, targets: Array, logits: ort.OrtValue) -> Array:
+        return taught_targets(targets, _view(logits), self._offset, self._job.recipe.distillation)
+
+    def _add_nested(self, gradients: Mapping[str, Array], feeds: Mapping[str, ort.OrtValue]) -> None:
+        """Add the gradients of every nested submodel, one after the other."""
+        for prefix, narrow in self._nested:
+            prefix.refresh(self._parameters)
+            inner = self._run(self._gradients, {**self._constants, **narrow, **feeds})
+            prefix.add(gradients, self._by_weight(inner))
+
+    def _by_weight(self, values: Mapping[str, ort.OrtValue]) -> dict[str, Array]:
+        """The gradient of each weight; good for as long as ``values`` are held."""
+        return {name: _view(values[GRADIENT + name]) for name in self._weights}
+
+    def _run(self, outputs: Sequence[str], feeds: Mapping[str, ort.OrtValue]) -> dict[str, ort.OrtValue]:
+        """The graph's outputs by name, in the session's memory."""
         try:
-            values: list[ort.OrtValue] = self._session.run_with_ort_values(self._outputs, {**inputs, **constants})
+            values = self._session.run_with_ort_values(outputs, feeds)
         except _FAILURES as error:
             raise _step_error(error, self._job.memory_limit_bytes) from error
-        return values
+        return dict(zip(outputs, values, strict=True))
 
     def _shared(self, arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
         """Those of ``arrays`` that the graph takes."""
@@ -106,7 +130,7 @@ class OnnxRuntime:
 
         Raises ``TrainingError`` where a value is not finite.
         """
-        del self._session, self._optimizer, self._constants, self._narrow, self._nested
+        del self._session, self._optimizer, self._constants, self._nested, self._proximal
         first = read_tensors(memoryview(_map(self._job.weights)))
         for name, values in self._weights.items():
             np.subtract(values, first[name], out=values)
@@ -142,9 +166,9 @@ def _register_arena() -> None:
     ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
-def _check_graph(session: ort.InferenceSession, constants: set[str], outputs: Sequence[str]) -> None:
+def _check_graph(session: ort.InferenceSession, feeds: set[str], outputs: Sequence[str]) -> None:
     """``ModelFormatError`` where the graph asks for what is not there, or does not give what is needed."""
-    lacking = {node.name for node in session.get_inputs()} - {*constants, *_BATCH}
+    lacking = {node.name for node in session.get_inputs()} - feeds
     missing = set(outputs) - {node.name for node in session.get_outputs()}
     if lacking or missing:
         msg = (
@@ -171,17 +195,6 @@ def _view(value: ort.OrtValue) -> Array:
     """The memory of ``value`` itself, writable; good for as long as ``value`` is held."""
     pointer = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_float))
     return np.ctypeslib.as_array(pointer, value.shape())
-
-
-def _flat_copy(tensors: Tensors) -> tuple[Array, dict[str, Array]]:
-    """One private writable array with the values of ``tensors`` end to end, and a view of it for each."""
-    flat = np.empty(sum(values.size for values in tensors.values()), dtype=np.float32)
-    views, start = {}, 0
-    for name, values in tensors.items():
-        views[name] = flat[start : start + values.size].reshape(values.shape)
-        views[name][...] = values
-        start += values.size
-    return flat, views
 
 
 def _map(path: str) -> mmap.mmap:

@@ -10,22 +10,43 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
+from edge_sdk.data import read_examples
+from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples, task_of
 from edge_sdk.elastic.slicing import Array
-from edge_sdk.errors import StorageError, TrainingError
+from edge_sdk.errors import DataFormatError, StorageError, TrainingError
 from edge_sdk.protocol.tensors import write_tensors
-from edge_sdk.training.data import Batch, EncodedExamples
 from edge_sdk.training.job import Progress, TrainingJob, TrainingResult
 from edge_sdk.training.memory import memory_status
 
 
 class TrainingRuntime(Protocol):
-    """A model with its optimizer: onnxruntime in :mod:`edge_sdk.training.onnx_runtime`, plain numpy in the tests."""
+    """A model with its optimizer: :mod:`edge_sdk.training.onnx_runtime` and :mod:`edge_sdk.training.torch_runtime`."""
 
     def step(self, batch: Batch) -> float:
         """Train on ``batch``; the mean loss over it, before the update."""
 
     def finish(self) -> Mapping[str, Array]:
         """What training changed, trained values less first values, by parameter; the runtime ends with it."""
+
+
+def examples_of(job: TrainingJob) -> EncodedExamples:
+    """The examples that ``job`` names, ready to train on.
+
+    Raises ``DataFormatError`` where they are none, or not for the job's task; ``ModelFormatError`` for its tokenizer.
+    """
+    examples, task = read_examples(Path(job.examples)), job.architecture.task
+    if task_of(examples) is not task:
+        raise DataFormatError(
+            f"{job.examples} holds examples for {task_of(examples).value}; the task is {task.value}: give it others"
+        )
+    return encode_examples(
+        examples,
+        job.labels,
+        tokenizer_json=Path(job.tokenizer).read_bytes() if job.tokenizer else b"",
+        max_tokens=job.recipe.max_tokens,
+        pixel_mean=job.recipe.pixel_mean,
+        pixel_std=job.recipe.pixel_std,
+    )
 
 
 def train(
@@ -39,7 +60,7 @@ def train(
     losses = _train_epochs(runtime, examples, job, on_step)
     write_update(Path(job.update), runtime.finish())
     return TrainingResult(
-        samples=len(examples.rows),
+        samples=len(examples),
         steps=len(losses),
         loss_first=losses[0],
         loss_last=losses[-1],
@@ -65,7 +86,7 @@ def _train_epochs(
     runtime: TrainingRuntime, examples: EncodedExamples, job: TrainingJob, on_step: Callable[[Progress], None]
 ) -> list[float]:
     recipe, losses = job.recipe, list[float]()
-    steps = recipe.epochs * math.ceil(len(examples.rows) / recipe.batch_size)
+    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
     steps = min(steps, recipe.max_steps or steps)
     epochs = (examples.batches(recipe.batch_size, job.seed, epoch) for epoch in range(recipe.epochs))
     for batch in islice(chain.from_iterable(epochs), steps):

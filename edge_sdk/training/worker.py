@@ -13,13 +13,18 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_sdk.errors import RaffmError, TrainingError, TrainingMemoryError
+from edge_sdk.errors import ConfigurationError, RaffmError, TrainingError, TrainingMemoryError
 from edge_sdk.protocol.messages import Failure
-from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.training.job import Failed, Finished, Progress, Runtime, TrainingEvent, TrainingJob, TrainingResult
 from edge_sdk.training.memory import check_resident, lift_limit, limit_resident, memory_status, out_of_memory
+
+if TYPE_CHECKING:
+    from edge_sdk.elastic.slicing import Array
+    from edge_sdk.training.runtime import TrainingRuntime
 
 _NICENESS = 10
 _NO_MEMORY = ("failed to map segment", "annot allocate memory")  # what the dynamic loader says
@@ -39,16 +44,12 @@ def main() -> int:
 
 
 def _train(job: TrainingJob) -> TrainingResult:
-    from edge_sdk.data import read_examples  # noqa: PLC0415 - numpy and the runtime come under the limit
-    from edge_sdk.training.data import encode_examples, logit_offset  # noqa: PLC0415
-    from edge_sdk.training.runtime import train  # noqa: PLC0415
+    from edge_sdk.training.calibration import logit_offset  # noqa: PLC0415 - numpy comes under the limit
+    from edge_sdk.training.runtime import examples_of, train  # noqa: PLC0415
 
-    tokenizer_json = Path(job.tokenizer).read_bytes()
-    examples = encode_examples(read_examples(Path(job.examples)), job.labels, tokenizer_json, job.recipe.max_tokens)
-    offset = logit_offset(examples.labels, len(job.labels))
-    from edge_sdk.training.onnx_runtime import OnnxRuntime  # noqa: PLC0415
-
-    runtime = OnnxRuntime(job, offset if job.recipe.calibrate_logits else offset * 0)
+    examples = examples_of(job)
+    offset = logit_offset(examples.label_counts)
+    runtime = _runtime_of(job, offset if job.recipe.calibrate_logits else offset * 0)
     limit_resident(job.memory_limit_bytes)
     parent = os.getppid()
 
@@ -59,6 +60,21 @@ def _train(job: TrainingJob) -> TrainingResult:
         _emit(progress)
 
     return train(runtime, examples, job, on_step)
+
+
+def _runtime_of(job: TrainingJob, logit_offset: Array) -> TrainingRuntime:
+    """Only what trains is imported: a device that trains on ONNX needs no torch."""
+    if job.runtime is Runtime.ONNX:
+        from edge_sdk.training.onnx_runtime import OnnxRuntime  # noqa: PLC0415
+
+        return OnnxRuntime(job, logit_offset)
+    try:
+        from edge_sdk.training.torch_runtime import TorchRuntime  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"this job trains on torch, and {error.name} is not installed; pip install 'raffm-edge[torch]'"
+        ) from error
+    return TorchRuntime(job, logit_offset)
 
 
 def _as_ours(error: Exception, limit_bytes: int) -> RaffmError:

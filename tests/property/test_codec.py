@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any, get_args
 
 import hypothesis.extra.numpy as hnp
@@ -17,7 +18,15 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.elastic.submodel import (
+    AdapterMethod,
+    Adapters,
+    Architecture,
+    ModelTask,
+    Role,
+    Submodel,
+    TrainablePart,
+)
 from edge_sdk.errors import MalformedMessageError, TensorTableError
 from edge_sdk.protocol.messages import (
     MAX_CHUNK_BYTES,
@@ -69,8 +78,29 @@ seconds = st.floats(0, 1e9)
 entries = st.builds(BlobEntry, part=st.sampled_from(Part), digest=digests, size_bytes=st.integers(0, 2**34))
 layer_counts = st.lists(st.integers(1, 64), min_size=1, max_size=24).map(tuple)
 sizes = st.integers(1, 2**20)
-architectures = st.builds(Architecture, family=names, **dict.fromkeys(Architecture.__slots__[1:], sizes))
-submodels = st.builds(Submodel, layers=layer_counts, heads=layer_counts, ffn=layer_counts)
+adapters = st.builds(
+    Adapters,
+    rank=sizes,
+    scale=st.floats(0, 1e6),
+    targets=st.lists(st.sampled_from(Role), max_size=6).map(tuple),
+    method=st.sampled_from(AdapterMethod),
+)
+architectures = st.builds(
+    Architecture,
+    family=names,
+    **{field.name: sizes for field in fields(Architecture) if field.type == "int"},
+    task=st.sampled_from(ModelTask),
+    adapters=st.none() | adapters,
+)
+submodels = st.builds(
+    Submodel,
+    layers=layer_counts,
+    heads=layer_counts,
+    ffn=layer_counts,
+    adapter_rank=sizes,
+    first_head=sizes,
+    first_neuron=sizes,
+)
 snapshots = st.builds(
     Snapshot,
     memory_total_bytes=counts,
@@ -99,6 +129,9 @@ recipes = st.builds(
     batch_size=st.integers(1, 4096),
     epochs=st.integers(1, 1000),
     max_tokens=st.integers(3, 8192),
+    distillation=shares,
+    proximal=st.floats(0, 1e6),
+    pixel_std=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=3).map(tuple),
 )
 chunk_messages = st.one_of(
     st.builds(ChunkRequest, digest=digests, ranges=st.lists(st.tuples(counts, counts), max_size=256).map(tuple)),
@@ -137,12 +170,12 @@ coordinator_messages = chunk_messages | st.one_of(
         architecture=architectures,
         submodel=submodels,
         part=st.sampled_from(TrainablePart),
-        labels=st.lists(texts, min_size=2, max_size=5).map(tuple),
+        labels=st.lists(texts, max_size=5).map(tuple),
         recipe=recipes,
         deadline_s=seconds,
         predicted_memory_bytes=counts,
         manifest=st.lists(entries, max_size=16).map(tuple),
-        nested=st.none() | submodels,
+        nested=st.lists(submodels, max_size=4).map(tuple),
     ),
     st.builds(Wait, retry_after_s=seconds, reason=texts),
     st.builds(Receipt, update_id=digests, verdict=st.sampled_from(Verdict), reason=texts),
@@ -251,6 +284,14 @@ def test_large_message_that_is_no_chunk_is_refused() -> None:
 def test_full_chunk_is_read() -> None:
     chunk = Chunk(digest="0" * 64, offset=2**53, data=bytes(MAX_CHUNK_BYTES), data_digest=bytes(32))
     assert decode_from_device(encode(chunk)) == chunk
+
+
+@pytest.mark.parametrize("wrong", [{"proximal": -0.1}, {"distillation": 1.1}, {"pixel_std": (0.5, 0.0)}])
+def test_recipe_outside_its_limits_is_refused(wrong: dict[str, object]) -> None:
+    settings = {"learning_rate": 0.1, "batch_size": 1, "epochs": 1, "max_tokens": 8}
+    msgspec.convert(settings, Recipe)
+    with pytest.raises(msgspec.ValidationError, match=next(iter(wrong))):
+        msgspec.convert(settings | wrong, Recipe)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_sdk.data import TextExamples, write_examples
-from edge_sdk.elastic.submodel import Architecture
+from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import write_tensors
 from edge_sdk.training.job import TrainingJob
@@ -39,19 +39,17 @@ _BACKWARD = (
     ("Add", ["logits", "logit_offset"], "adjusted", {}),
     ("LogSoftmax", ["adjusted"], "log_p", {"axis": 1}),
     ("Exp", ["log_p"], "p", {}),
-    ("OneHot", ["labels", "depth", "off_on"], "target", {"axis": 1}),
-    ("Mul", ["log_p", "target"], "picked", {}),
-    ("ReduceSum", ["picked", "second"], "log_likelihood", {"keepdims": 0}),
-    ("ReduceMean", ["log_likelihood"], "mean", {"keepdims": 0}),
+    ("Mul", ["log_p", "targets"], "picked", {}),
+    ("ReduceSum", ["picked"], "log_likelihood", {"keepdims": 0}),
+    ("ReduceSum", ["targets"], "batch_size", {"keepdims": 0}),
+    ("Div", ["log_likelihood", "batch_size"], "mean", {}),
     ("Neg", ["mean"], "loss", {}),
-    ("Sub", ["p", "target"], "excess", {}),
-    ("Size", ["labels"], "batch_size", {}),
-    ("Cast", ["batch_size"], "batch_float", {"to": TensorProto.FLOAT}),
-    ("Div", ["excess", "batch_float"], "delta", {}),
+    ("Sub", ["p", "targets"], "excess", {}),
+    ("Div", ["excess", "batch_size"], "delta", {}),
     ("Gemm", ["delta", "pooled"], "grad.classifier.weight", {"transA": 1}),
     ("ReduceSum", ["delta", "first"], "grad.classifier.bias", {"keepdims": 0}),
 )
-_INTEGERS = {"last": [-1], "middle": [1], "first": [0], "second": [1], "depth": [len(LABELS)]}
+_INTEGERS = {"last": [-1], "middle": [1], "first": [0]}
 
 
 def parameters(seed: int) -> dict[str, NDArray[np.float32]]:
@@ -68,7 +66,7 @@ def parameters(seed: int) -> dict[str, NDArray[np.float32]]:
 def training_graph(names: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """The training graph, its values renamed by ``names``. Its axes of length ``HIDDEN`` are free."""
     shapes = {"embedding.weight": [len(WORDS), "hidden"], "classifier.weight": [2, "hidden"], "classifier.bias": [2]}
-    inputs = [*_batch_inputs(), _info("labels", TensorProto.INT64, ["batch"])]
+    inputs = [*_batch_inputs(), _info("targets", TensorProto.FLOAT, ["batch", len(LABELS)])]
     inputs += [_info(name, TensorProto.FLOAT, shape) for name, shape in {"logit_offset": [2], **shapes}.items()]
     outputs = ["loss", "logits", "grad.classifier.weight", "grad.classifier.bias"]
     model = _model((*_FORWARD, *_BACKWARD), inputs, outputs, {})
@@ -134,6 +132,7 @@ def training_job(folder: Path, **changes: object) -> TrainingJob:
         threads=1,
         memory_limit_bytes=1 << 30,
         architecture=Architecture("bert", 1, 1, HIDDEN, 1, HIDDEN, len(WORDS), 16, len(LABELS)),
+        submodel=Submodel((0,), (1,), (1,)),
     )
     return msgspec.structs.replace(job, **changes)
 
@@ -148,7 +147,6 @@ def _info(name: str, kind: int, shape: object) -> onnx.ValueInfoProto:
 
 def _model(nodes: tuple, inputs: list, outputs: list[str], values: dict) -> onnx.ModelProto:  # type: ignore[type-arg]
     constants = [numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in _INTEGERS.items()]
-    constants.append(numpy_helper.from_array(np.array([0, 1], dtype=np.float32), "off_on"))
     weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
     made = [helper.make_node(op, ins, [out], **attributes) for op, ins, out, attributes in nodes]
     results = [_info(name, TensorProto.FLOAT, None) for name in outputs]

@@ -23,18 +23,21 @@ from transformers.utils import logging
 from coordinator.config import DEFAULT_RECIPE
 from coordinator.demo.inputs import write_examples
 from coordinator.planning.budget import COST_MODEL_ERROR
-from coordinator.planning.planner import Ladder
+from coordinator.planning.nesting import Nesting
+from coordinator.planning.planner import TaskCosts
 from coordinator.store.database import Store, Transaction
 from coordinator.store.opening import open_store
 from edge_sdk.data import TextExamples
+from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart, uniform
+from tests.support.bert import shapes
 from tests.support.tiny_models import WORDS, tiny_tokenizer
 
 MIB = 1 << 20
 LABELS = ("alpha", "beta", "gamma")
 ARCHITECTURE = Architecture("bert", 4, 4, 32, 4096, 128, 40, 66, len(LABELS))
-NESTED = uniform(ARCHITECTURE, 1)
-LADDER = Ladder.of(ARCHITECTURE, TrainablePart.NO_EMBEDDINGS, DEFAULT_RECIPE, quantised=True, nested=NESTED)
+SHAPES = shapes(ARCHITECTURE) | {"classifier.weight": (len(LABELS), 128), "classifier.bias": (len(LABELS),)}
+COSTS = TaskCosts(CostModel.of(ARCHITECTURE, SHAPES), TrainablePart.NO_EMBEDDINGS, DEFAULT_RECIPE, nesting=Nesting())
 _PATIENCE_S = 120.0
 _T = TypeVar("_T")
 
@@ -70,7 +73,7 @@ def some_examples(count: int, seed: int) -> TextExamples:
 def need_mib(heads: int) -> int:
     """The training limit, in MiB, for which the planner just chooses ``heads`` heads."""
     submodel: Submodel = uniform(ARCHITECTURE, heads)
-    return int(LADDER.training_bytes_of(submodel) / (1 - COST_MODEL_ERROR) / MIB) + 1
+    return int(COSTS.training_bytes(submodel) / (1 - COST_MODEL_ERROR) / MIB) + 1
 
 
 def write_profile(path: Path, training_memory_mib: int) -> Path:
@@ -133,15 +136,17 @@ class SmallFleet:
         name: str,
         training_memory_mib: int,
         *,
+        data: Path | None = None,
         environment: dict[str, str] | None = None,
         through: Sequence[str] = (),
     ) -> None:
-        """Start `edge-agent run` on forty examples of its own, limited to ``training_memory_mib``.
+        """Start `edge-agent run` on ``data`` or forty texts of its own, limited to ``training_memory_mib``.
 
         ``through`` is typed before it: a command that becomes the agent.
         """
-        data = self.folder / f"{name}.csv"
-        write_examples(data, some_examples(40, seed=sum(name.encode())))
+        if data is None:
+            data = self.folder / f"{name}.csv"
+            write_examples(data, some_examples(40, seed=sum(name.encode())))
         profile = write_profile(self.folder / f"{name}-board.toml", training_memory_mib)
         self._start(
             name,

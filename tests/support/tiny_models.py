@@ -1,4 +1,4 @@
-"""Random models of a few thousand parameters, one of each family, as Hugging Face writes them to a folder."""
+"""Random models of a few thousand parameters, of each family, as Hugging Face writes them to a folder."""
 
 from __future__ import annotations
 
@@ -6,37 +6,83 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 from transformers.utils import logging
+
+from coordinator.models.foundation import Foundation
+from edge_sdk.elastic.submodel import ModelTask
+from edge_sdk.modules.building import auto_class
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
 LABELS = ("first", "second", "third")
 
-_SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 50,
-    "max_position_embeddings": 66,
+_CLASSIFY, _TAG, _GENERATE = ModelTask.TEXT_CLASSIFICATION, ModelTask.TOKEN_CLASSIFICATION, ModelTask.TEXT_GENERATION
+TASKS = {
+    **dict.fromkeys(FAMILIES, (_CLASSIFY, _TAG)),
+    **dict.fromkeys(("vit", "deit"), (ModelTask.IMAGE_CLASSIFICATION,)),
+    **dict.fromkeys(("gpt2", "llama", "mistral", "qwen2", "qwen3"), (_CLASSIFY, _TAG, _GENERATE)),
+    "t5": (_GENERATE,),
+    "sensor-transformer": (ModelTask.TIME_SERIES_CLASSIFICATION,),
 }
-_OWN_SIZES = {"electra": {"embedding_size": 16}, "distilbert": {"hidden_dim": 50}}
+"""What each family can do; the first is what :func:`save_tiny_model` makes it for."""
+ALL_FAMILIES = tuple(TASKS)
+
+_SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 50}
+_TEXT_SIZES = _SIZES | {"vocab_size": 40, "max_position_embeddings": 66, "bos_token_id": 0, "eos_token_id": 2}
+_GROUPED_SIZES = _TEXT_SIZES | {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 4}
+_IMAGE_SIZES = _SIZES | {"image_size": 12, "patch_size": 4}
+_OWN_SIZES = {
+    "electra": _TEXT_SIZES | {"embedding_size": 16},
+    "distilbert": _TEXT_SIZES | {"hidden_dim": 50},
+    "vit": _IMAGE_SIZES,
+    "deit": _IMAGE_SIZES,
+    "gpt2": _TEXT_SIZES | {"n_inner": 50},
+    "llama": _GROUPED_SIZES,
+    "mistral": _GROUPED_SIZES | {"sliding_window": 5},
+    "qwen2": _GROUPED_SIZES,
+    "qwen3": _GROUPED_SIZES,
+    "t5": {
+        "vocab_size": 40,
+        "d_model": 24,
+        "d_kv": 6,
+        "d_ff": 50,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "decoder_start_token_id": 1,
+    },
+    "sensor-transformer": _SIZES | {"head_dim": 6, "steps": 24, "patch_steps": 4, "channels": 5},
+}
 
 
-def save_tiny_model(folder: Path, family: str, *, seed: int = 0) -> Path:
-    """Write ``config.json``, weights and ``tokenizer.json`` of a random model of ``family`` into ``folder``."""
-    config = AutoConfig.for_model(family, pad_token_id=1, num_labels=len(LABELS))
-    for name, size in (_SIZES | _OWN_SIZES.get(family, {})).items():
-        setattr(config, name, size)
+def save_tiny_model(
+    folder: Path, family: str, *, seed: int = 0, task: ModelTask | None = None, **settings: object
+) -> Path:
+    """Write ``config.json``, weights and, for texts, ``tokenizer.json`` of a random model into ``folder``.
+
+    ``task`` is by default the first of ``TASKS``; ``settings`` replace those of the configuration.
+    """
+    task = task or TASKS[family][0]
+    sizes = _OWN_SIZES.get(family, _TEXT_SIZES)
+    defaults = {"pad_token_id": 1, "num_labels": len(LABELS), "architectures": []}
+    config = AutoConfig.for_model(family, **defaults | sizes | settings)
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # the usual 0.02 leaves a tiny model almost constant
+    model = auto_class(task, config).from_config(config)
+    randomise(model)
     logging.disable_progress_bar()
     model.save_pretrained(folder)
-    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    if task in {_CLASSIFY, _TAG, _GENERATE}:
+        tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Normal values of a size that lets a tiny model's output differ; the usual 0.02 leaves it almost constant."""
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+        if name == "embeddings.scale":
+            parameter.data = parameter.data.abs() + 0.5
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -48,3 +94,20 @@ def tiny_tokenizer() -> Tokenizer:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
     )
     return tokenizer
+
+
+def tiny_inputs(foundation: Foundation, *, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Three random examples, the first text padded; images and windows are float64."""
+    random = torch.Generator().manual_seed(seed)
+    task = foundation.architecture.task
+    if task is ModelTask.IMAGE_CLASSIFICATION:
+        return {"pixel_values": torch.randn(3, *foundation.input_shape, generator=random, dtype=torch.float64)}
+    if task is ModelTask.TIME_SERIES_CLASSIFICATION:
+        return {"series": torch.randn(3, *foundation.input_shape, generator=random, dtype=torch.float64)}
+    mask = torch.ones(3, 9, dtype=torch.int64)
+    mask[0, 6:] = 0
+    ids = torch.where(mask == 1, torch.randint(3, 40, mask.shape, generator=random), 1)
+    texts = {"input_ids": ids, "attention_mask": mask}
+    if foundation.architecture.encoder_layers:
+        texts["decoder_input_ids"] = torch.randint(3, 40, (3, 7), generator=random)
+    return texts

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from edge_sdk.data import TextExamples
+from edge_sdk.data import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.errors import ModelFormatError
 from edge_sdk.inference.engine import Engine
 from tests.support import logistic_graph
@@ -50,6 +52,54 @@ def test_engine_measures_accuracy_and_latency(engine: Engine) -> None:
     measured = engine.measure(examples)
     assert (measured.samples, measured.accuracy) == (4, 0.75)
     assert 0 < measured.latency_ms < 1000
+
+
+def model_of(node: onnx.NodeProto, given: tuple[str, int, list[object]], constant: np.ndarray) -> bytes:
+    """A model of one node, whose last input is ``constant`` and whose output are the logits."""
+    inputs = [helper.make_tensor_value_info(*given)]
+    if given[0] == "input_ids":
+        inputs.append(helper.make_tensor_value_info("attention_mask", TensorProto.INT64, given[2]))
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "one", inputs, [logits], [numpy_helper.from_array(constant, "constant")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def test_engine_measures_and_predicts_windows(tmp_path: Path) -> None:
+    """The mean of each channel is the logit of a label."""
+    mean = helper.make_node("ReduceMean", ["series", "constant"], ["logits"], keepdims=0)
+    given = ("series", TensorProto.FLOAT, ["batch", 4, 2])
+    (tmp_path / "model.onnx").write_bytes(model_of(mean, given, np.array([1])))
+    engine = Engine(tmp_path / "model.onnx", b"", ("first", "second"), max_tokens=8)
+    engine.try_out()
+    windows = np.zeros((3, 4, 2), dtype=np.float32)
+    windows[[0, 1, 2], 0, [0, 1, 1]] = 4
+    assert [prediction.label for prediction in engine.predict_arrays(windows)] == ["first", "second", "second"]
+    assert engine.measure(ArrayExamples(windows, (0, 1, 0))).accuracy == pytest.approx(2 / 3)
+    with pytest.raises(ModelFormatError, match="not for texts"):
+        engine.predict(["good"])
+    with pytest.raises(ModelFormatError, match="cannot be run"):
+        engine.predict_arrays(np.zeros((1, 5, 2), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("labels", "examples", "accuracy"),
+    [
+        (LABELS, TaggedExamples((("good", "bad", "the"),), (("positive", "negative", "positive"),)), 2 / 3),
+        ((), PlainTexts(("good film the bad",)), 1 / 3),
+    ],
+)
+def test_engine_measures_by_token(tmp_path: Path, labels: tuple[str, ...], examples: Examples, accuracy: float) -> None:
+    """Words say their own tag; as text, every word is followed by film."""
+    table = np.array([[0, 0], [0, 0], *[[0, 1]] * 2, *[[1, 0]] * 4]) if labels else np.eye(8)[[7] * 8]
+    gather = helper.make_node("Gather", ["constant", "input_ids"], ["logits"])
+    model = model_of(gather, ("input_ids", TensorProto.INT64, ["batch", "tokens"]), table.astype(np.float32))
+    (tmp_path / "model.onnx").write_bytes(model)
+    engine = Engine(tmp_path / "model.onnx", tokenizer_json(), labels, max_tokens=8)
+    measured = engine.measure(examples)
+    assert (measured.samples, measured.accuracy) == (1, pytest.approx(accuracy))
+    if labels:
+        with pytest.raises(ModelFormatError, match="logits for each of 2 tokens"):
+            engine.predict(["good film"])
 
 
 @pytest.mark.usefixtures("engine")

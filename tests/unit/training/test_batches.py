@@ -1,41 +1,105 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from edge_sdk.data import TextExamples, label_indices
+from edge_sdk.data import (
+    ArrayExamples,
+    PlainTexts,
+    TaggedExamples,
+    TextExamples,
+    label_indices,
+    tag_indices,
+    write_examples,
+)
+from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError, ModelFormatError
+from edge_sdk.protocol.graphs import IGNORED
 from edge_sdk.text import TextEncoder
-from edge_sdk.training.data import Batch, EncodedExamples, encode_examples, logit_offset
-from tests.support.logistic_graph import LABELS, examples, tokenizer_json
+from edge_sdk.training.calibration import logit_offset
+from edge_sdk.training.runtime import examples_of
+from tests.support import logistic_graph
+from tests.support.logistic_graph import LABELS, WORDS, examples, tokenizer_json
+
+TAGS = ("O", "PLACE")
 
 
 def encoded(count: int = 20, max_tokens: int = 16) -> EncodedExamples:
-    return encode_examples(examples(count, seed=1), LABELS, tokenizer_json(), max_tokens)
+    return encode_examples(examples(count, seed=1), LABELS, tokenizer_json=tokenizer_json(), max_tokens=max_tokens)
+
+
+def rows_of(batches: list[Batch]) -> list[tuple[tuple[int, ...], int]]:
+    """(token ids, label) of each example of classification batches."""
+    return [
+        (tuple(ids[mask == 1].tolist()), int(target.argmax()))
+        for batch in batches
+        for ids, mask, target in zip(*batch.inputs.values(), batch.targets, strict=True)
+    ]
+
+
+def all_of(data: EncodedExamples) -> Batch:
+    """Every example in its own order."""
+    return data.batch_of(np.arange(len(data)))
+
+
+def subword_tokenizer_json() -> bytes:
+    """``[CLS] pieces [SEP]``; the word "un" is two pieces, "unseen" three."""
+    vocabulary = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "u", "##n", "##seen"))}
+    pieces = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    pieces.append({"SpecialToken": {"id": "[SEP]", "type_id": 0}})
+    special = {name: {"id": name, "ids": [vocabulary[name]], "tokens": [name]} for name in ("[CLS]", "[SEP]")}
+    return msgspec.json.encode(
+        {
+            "version": "1.0",
+            "added_tokens": [],
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": pieces,
+                "pair": pieces,
+                "special_tokens": special,
+            },
+            "model": {
+                "type": "WordPiece",
+                "vocab": vocabulary,
+                "unk_token": "[UNK]",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 20,
+            },
+        }
+    )
 
 
 def test_batches_hold_every_example_once_padded_to_their_longest() -> None:
     data = encoded(21)
     batches = list(data.batches(8, seed=4, epoch=0))
-    assert [len(batch.labels) for batch in batches] == [8, 8, 5]
-    rows = [tuple(ids[mask == 1]) for batch in batches for ids, mask in zip(*both(batch), strict=True)]
-    assert sorted(rows) == sorted(tuple(row) for row in data.rows)
+    assert [len(batch.targets) for batch in batches] == [8, 8, 5]
+    assert sorted(rows_of(batches)) == sorted(rows_of([all_of(data)]))
     for batch in batches:
-        assert batch.input_ids.dtype == batch.labels.dtype == np.int64
-        assert batch.attention_mask.sum(axis=1).max() == batch.input_ids.shape[1]
-        assert (batch.input_ids[batch.attention_mask == 0] == data.pad_id).all()
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        assert (ids.dtype, mask.dtype, batch.targets.dtype) == (np.int64, np.int64, np.float32)
+        assert mask.sum(axis=1).max() == ids.shape[1]
+        assert (ids[mask == 0] == WORDS.index("[PAD]")).all()
 
 
-def both(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return batch.input_ids, batch.attention_mask
+def test_batches_have_the_labels_of_their_texts() -> None:
+    own, data = examples(20, seed=1), encoded()
+    rows = TextEncoder(tokenizer_json(), 16).encode(own.texts)
+    expected = [(tuple(row.tolist()), LABELS.index(label)) for row, label in zip(rows, own.labels, strict=True)]
+    assert sorted(rows_of(list(data.batches(6, seed=0, epoch=0)))) == sorted(expected)
+    assert (all_of(data).targets.sum(axis=1) == 1).all()
 
 
 def test_batches_of_an_epoch_repeat_with_its_seed_only() -> None:
     data = encoded()
 
     def order(seed: int, epoch: int) -> list[list[list[int]]]:
-        return [batch.input_ids.tolist() for batch in data.batches(4, seed, epoch)]
+        return [batch.inputs["input_ids"].tolist() for batch in data.batches(4, seed, epoch)]
 
     assert order(4, 0) == order(4, 0)
     assert order(4, 0) != order(4, 1)
@@ -43,12 +107,83 @@ def test_batches_of_an_epoch_repeat_with_its_seed_only() -> None:
 
 
 def test_texts_are_cut_at_max_tokens() -> None:
-    assert max(len(row) for row in encoded(max_tokens=2).rows) == 2
+    assert all_of(encoded(max_tokens=2)).inputs["input_ids"].shape == (20, 2)
+
+
+def test_only_the_first_token_of_a_word_counts() -> None:
+    sentences = TaggedExamples((("a", "unseen"), ("un", "a", "a")), (("O", "PLACE"), ("PLACE", "O", "O")))
+    data = encode_examples(sentences, TAGS, tokenizer_json=subword_tokenizer_json(), max_tokens=16)
+    batch = all_of(data)
+    nothing, other, place = (0, 0), (1, 0), (0, 1)
+    assert batch.inputs["input_ids"].tolist() == [[2, 4, 5, 6, 7, 3], [2, 5, 6, 4, 4, 3]]
+    assert [tuple(map(tuple, row)) for row in batch.targets.astype(int).tolist()] == [
+        (nothing, other, place, nothing, nothing, nothing),
+        (nothing, place, nothing, other, other, nothing),
+    ]
+    assert data.label_counts.tolist() == [3, 2]
+
+
+def test_tags_of_words_beyond_max_tokens_do_not_count() -> None:
+    sentences = TaggedExamples((("a", "a", "a", "a"),), (("O", "O", "PLACE", "PLACE"),))
+    data = encode_examples(sentences, TAGS, tokenizer_json=subword_tokenizer_json(), max_tokens=4)
+    assert all_of(data).targets.argmax(axis=2).tolist() == [[0, 0, 0, 0]]
+    assert data.label_counts.tolist() == [2, 0]
+
+
+def test_text_is_learnt_one_token_ahead() -> None:
+    texts = PlainTexts(("good film the", "bad film"))
+    batch = all_of(encode_examples(texts, (), tokenizer_json=tokenizer_json(), max_tokens=8))
+    assert batch.inputs["input_ids"].tolist() == [[2, 7, 6], [4, 7, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch.targets.tolist() == [[7, 6, IGNORED], [7, IGNORED, IGNORED]]
+    assert batch.targets.dtype == np.int64
+
+
+def test_texts_of_one_token_are_left_out() -> None:
+    settings = {"tokenizer_json": tokenizer_json(), "max_tokens": 8}
+    assert len(encode_examples(PlainTexts(("good", "bad film")), (), **settings)) == 1
+    with pytest.raises(DataFormatError, match="none of the 1 texts has two tokens"):
+        encode_examples(PlainTexts(("good",)), (), **settings)
+
+
+@pytest.mark.parametrize("labels", [("still", "moving", "still"), (0, 1, 0)])
+def test_windows_with_labels_or_their_indices(labels: tuple[str, ...] | tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 8, 2)).astype(np.float32)
+    data = encode_examples(ArrayExamples(values, labels), ("still", "moving"))
+    batch = data.batch_of(np.array([2, 1]))
+    np.testing.assert_array_equal(batch.inputs["series"], values[[2, 1]])
+    assert batch.targets.tolist() == [[1, 0], [0, 1]]
+    assert data.label_counts.tolist() == [2, 1]
+
+
+def test_images_are_scaled_and_normalised_by_channel() -> None:
+    images = np.zeros((2, 4, 5, 3), dtype=np.uint8)
+    images[1, 2, 3] = (255, 51, 0)
+    data = encode_examples(ArrayExamples(images, ("a", "b")), ("a", "b"))
+    values = all_of(data).inputs["pixel_values"]
+    assert (values.shape, values.dtype, values.flags.c_contiguous) == ((2, 3, 4, 5), np.float32, True)
+    np.testing.assert_allclose(values[1, :, 2, 3], [1, -0.6, -1], rtol=1e-6)
+    told = encode_examples(ArrayExamples(images, ("a", "b")), ("a", "b"), pixel_mean=(0, 0.2, 1), pixel_std=(1, 2, 4))
+    np.testing.assert_allclose(all_of(told).inputs["pixel_values"][1, :, 2, 3], [1, 0, -0.25], atol=1e-7)
+
+
+def test_examples_for_another_task_are_refused(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path)
+    windows = ArrayExamples(np.zeros((2, 8, 2), dtype=np.float32), (0, 1))
+    job = msgspec.structs.replace(job, examples=str(write_examples(tmp_path / "windows", windows)))
+    with pytest.raises(DataFormatError, match="for time-series-classification; the task is text-classification"):
+        examples_of(job)
+    architecture = replace(job.architecture, task=ModelTask.TIME_SERIES_CLASSIFICATION)
+    assert len(examples_of(msgspec.structs.replace(job, architecture=architecture))) == 2
 
 
 def test_labels_not_of_the_task_are_named() -> None:
     with pytest.raises(DataFormatError, match="example 2 has the label 'neutral'"):
         label_indices(TextExamples(("a", "b"), ("positive", "neutral")), LABELS)
+    with pytest.raises(DataFormatError, match="example 1 has the label 2"):
+        label_indices(ArrayExamples(np.zeros((1, 1, 1), np.float32), (2,)), LABELS)
+    with pytest.raises(DataFormatError, match="example 1 has the label 'PERSON'"):
+        tag_indices(TaggedExamples((("a", "b"),), (("O", "PERSON"),)), TAGS)
 
 
 def test_tokenizer_that_is_none() -> None:
@@ -57,10 +192,14 @@ def test_tokenizer_that_is_none() -> None:
 
 
 def test_logit_offset_of_a_balanced_device_is_zero() -> None:
-    np.testing.assert_allclose(logit_offset(np.array([0, 1, 1, 0]), 2), 0, atol=1e-7)
+    np.testing.assert_allclose(logit_offset(np.array([2, 2])), 0, atol=1e-7)
 
 
 def test_logit_offset_of_absent_class_is_lowest_and_finite() -> None:
-    offset = logit_offset(np.array([0, 0, 0, 1]), 3)
+    offset = logit_offset(np.array([3, 1, 0]))
     np.testing.assert_allclose(offset, np.log([4, 2, 1]) - np.log([4, 2, 1]).mean(), rtol=1e-6)
     assert offset.dtype == np.float32
+
+
+def test_logit_offset_of_generated_text_is_none() -> None:
+    assert logit_offset(np.zeros(0, dtype=np.int64)).shape == (0,)

@@ -2,9 +2,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edge_sdk.data import TextExamples, read_examples, split_held_out, write_examples
+from edge_sdk.data import (
+    ArrayExamples,
+    Examples,
+    PlainTexts,
+    TaggedExamples,
+    TextExamples,
+    read_examples,
+    read_texts,
+    split_held_out,
+    write_examples,
+)
 from edge_sdk.errors import DataFormatError
 
 
@@ -20,10 +31,75 @@ def test_examples_from_csv_with_byte_order_mark(tmp_path: Path) -> None:
     assert read_examples(path) == TextExamples(("a",), ("b",))
 
 
-def test_examples_written_are_read_back(tmp_path: Path) -> None:
-    examples = TextExamples(("a\nb", 'quote " and ü'), ("x", "y"))
-    write_examples(tmp_path / "data.jsonl", examples)
-    assert read_examples(tmp_path / "data.jsonl") == examples
+@pytest.mark.parametrize(
+    "examples",
+    [
+        TextExamples(("a\nb", 'quote " and ü'), ("x", "y")),
+        TaggedExamples((("New", "York"), ("a",)), (("PLACE", "PLACE"), ("O",))),
+        PlainTexts(("once", "upon a time")),
+    ],
+)
+def test_examples_written_are_read_back(tmp_path: Path, examples: Examples) -> None:
+    path = write_examples(tmp_path / "data", examples)
+    assert path.name == "data.jsonl"
+    assert read_examples(path) == examples
+
+
+@pytest.mark.parametrize("labels", [("x", "y"), (0, 7)])
+@pytest.mark.parametrize(
+    "values", [np.full((2, 5, 3), 0.1, dtype=np.float32), np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)]
+)
+def test_arrays_written_are_read_back(
+    tmp_path: Path, values: np.ndarray, labels: tuple[str, ...] | tuple[int, ...]
+) -> None:
+    path = write_examples(tmp_path / "data.jsonl", ArrayExamples(values, labels))
+    found = read_examples(path)
+    assert path.name == "data.npz"
+    assert isinstance(found, ArrayExamples)
+    assert (found.values.dtype, found.labels) == (values.dtype, labels)
+    np.testing.assert_array_equal(found.values, values)
+
+
+def test_windows_of_double_precision_are_read_as_single(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 5, 3)), y=np.array([1, 0], dtype=np.uint8))
+    found = read_examples(tmp_path / "data.npz")
+    assert isinstance(found, ArrayExamples)
+    assert (found.values.dtype, found.labels) == (np.float32, (1, 0))
+
+
+def test_plain_texts_from_csv(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text\nonce\nupon\n", encoding="utf-8")
+    assert read_examples(tmp_path / "data.csv") == PlainTexts(("once", "upon"))
+
+
+def test_texts_wanted_and_something_else_found(tmp_path: Path) -> None:
+    texts = TextExamples(("a",), ("x",))
+    assert read_texts(write_examples(tmp_path / "texts", texts)) == texts
+    with pytest.raises(DataFormatError, match="holds PlainTexts, not labelled texts"):
+        read_texts(write_examples(tmp_path / "texts", PlainTexts(("a",))))
+
+
+WINDOWS = np.zeros((2, 5, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"x": WINDOWS}, "has the arrays x; it needs x, y"),
+        ({"x": WINDOWS, "y": np.zeros(3, int)}, r"a y of int64 \(3,\); it needs 2 strings or integers"),
+        ({"x": WINDOWS, "y": np.zeros(2)}, r"a y of float64 \(2,\)"),
+        ({"x": WINDOWS * np.nan, "y": np.zeros(2, int)}, "needs finite floats"),
+        ({"x": WINDOWS[:0], "y": np.zeros(0, int)}, "at least one"),
+        ({"x": WINDOWS[0], "y": np.zeros(5, int)}, r"an x of float32 \(5, 3\)"),
+        ({"x": WINDOWS, "y": np.array(["a", None], object)}, "save it with numpy.savez"),
+    ],
+)
+def test_arrays_from_a_wrong_file(tmp_path: Path, arrays: dict[str, np.ndarray], complaint: str) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(DataFormatError, match=complaint) as caught:
+        read_examples(path)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +115,12 @@ def test_examples_written_are_read_back(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "a", "label": "b"}\nhello\n', "row 2 is not a JSON object"),
         ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": "a"}\n', "row 2 has the columns text; it needs"),
         ("a.jsonl", b'{"text": "a", "label": ""}\n', "row 1 needs a text and a label"),
-        ("a.txt", b"a", "not a .csv or .jsonl file"),
+        ("a.jsonl", b'{"tokens": ["a"], "tags": ["O", "O"]}\n', "row 1 needs lists of tokens and of as many tags"),
+        ("a.jsonl", b'{"tokens": [], "tags": []}\n', "row 1 needs lists of tokens"),
+        ("a.jsonl", b'{"text": ""}\n', "row 1 needs a text that is not empty"),
+        ("a.jsonl", b'{"text": "a", "class": "b"}\n', "row 1 has the columns text, class; it needs text, label"),
+        ("a.npz", b"", "save it with numpy.savez"),
+        ("a.txt", b"a", "not a .csv, .jsonl or .npz file"),
     ],
 )
 def test_examples_from_a_wrong_file(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
@@ -63,3 +144,11 @@ def test_held_out_share_is_disjoint_complete_and_repeatable() -> None:
     assert split_held_out(examples, 0.2, seed=5) == (training, held_out)
     assert split_held_out(examples, 0.2, seed=6) != (training, held_out)
     assert list(training.texts) == sorted(training.texts, key=int)
+
+
+def test_held_out_arrays_keep_their_labels() -> None:
+    values = np.arange(20, dtype=np.float32).reshape(20, 1, 1)
+    training, held_out = split_held_out(ArrayExamples(values, tuple(range(20))), 0.25, seed=5)
+    assert (len(training), len(held_out)) == (15, 5)
+    for part in (training, held_out):
+        assert part.values.ravel().tolist() == list(part.labels)

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_sdk.data import read_examples
+from edge_sdk.data.batches import Batch
 from edge_sdk.errors import ModelFormatError, StorageError, TensorTableError, TrainingError
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
-from edge_sdk.training.data import Batch, EncodedExamples, encode_examples
 from edge_sdk.training.job import Progress, TrainingJob
 from edge_sdk.training.onnx_runtime import OnnxRuntime
-from edge_sdk.training.runtime import train, write_update
+from edge_sdk.training.runtime import examples_of, train, write_update
 from tests.support import logistic_graph
-from tests.support.logistic_graph import LABELS, WORDS
+from tests.support.logistic_graph import WORDS
 
 NO_OFFSET = np.zeros(2, dtype=np.float32)
 
@@ -33,19 +32,19 @@ class NumpyRuntime:
         self.recipe, self.offset, self.t = job.recipe, offset, 0
 
     def step(self, batch: Batch) -> float:
-        mask = batch.attention_mask[..., None]
-        pooled = (self.embedding[batch.input_ids] * mask).sum(1) / mask.sum(1)
+        mask = batch.inputs["attention_mask"][..., None]
+        pooled = (self.embedding[batch.inputs["input_ids"]] * mask).sum(1) / mask.sum(1)
         logits = pooled @ self.now["classifier.weight"].T + self.now["classifier.bias"] + self.offset
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        rows = np.arange(len(p))
-        loss = -np.log(p[rows, batch.labels]).mean()
-        p[rows, batch.labels] -= 1
+        loss = -(batch.targets * np.log(p)).sum(1).mean()
+        p -= batch.targets
         self._update({"classifier.weight": p.T @ pooled / len(p), "classifier.bias": p.mean(0)})
         return float(loss)
 
     def _update(self, gradients: dict[str, NDArray[np.float64]]) -> None:
         self.t += 1
-        for name, g in gradients.items():
+        for name, data_gradient in gradients.items():
+            g = data_gradient + self.recipe.proximal * (self.now[name] - self.start[name])
             m, v = self.moments[name]
             self.moments[name] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
             self.now[name] *= 1 - self.recipe.learning_rate * self.recipe.weight_decay
@@ -56,18 +55,15 @@ class NumpyRuntime:
         return {name: (self.now[name] - self.start[name]).astype(np.float32) for name in self.now}
 
 
-def encoded(job: TrainingJob) -> EncodedExamples:
-    tokenizer = logistic_graph.tokenizer_json()
-    return encode_examples(read_examples(Path(job.examples)), LABELS, tokenizer, job.recipe.max_tokens)
-
-
+@pytest.mark.parametrize("proximal", [0.0, 3.0])
 @pytest.mark.parametrize("offset", [NO_OFFSET, np.array([0.7, -0.7], dtype=np.float32)])
-def test_onnx_runtime_trains_as_the_formulas_do(tmp_path: Path, offset: NDArray[np.float32]) -> None:
-    job = logistic_graph.training_job(tmp_path)
+def test_onnx_runtime_trains_as_the_formulas_do(tmp_path: Path, offset: NDArray[np.float32], proximal: float) -> None:
+    recipe = Recipe(learning_rate=0.05, batch_size=8, epochs=4, max_tokens=16, proximal=proximal)
+    job = logistic_graph.training_job(tmp_path, recipe=recipe)
     losses, updates = {}, {}
     for runtime in (OnnxRuntime(job, offset), NumpyRuntime(job, offset)):
         seen = losses[type(runtime)] = []
-        result = train(runtime, encoded(job), job, seen.append)
+        result = train(runtime, examples_of(job), job, seen.append)
         updates[type(runtime)] = read_tensors(Path(job.update).read_bytes())
         assert (result.samples, result.steps) == (40, 20)
         assert (result.loss_first, result.loss_last) == (seen[0].loss, seen[-1].loss)
@@ -82,7 +78,7 @@ def test_onnx_runtime_learns(tmp_path: Path) -> None:
     recipe = Recipe(learning_rate=0.1, batch_size=8, epochs=10, max_tokens=16)
     job = logistic_graph.training_job(tmp_path, recipe=recipe)
     seen: list[Progress] = []
-    train(OnnxRuntime(job, NO_OFFSET), encoded(job), job, seen.append)
+    train(OnnxRuntime(job, NO_OFFSET), examples_of(job), job, seen.append)
     losses = [event.loss for event in seen]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
@@ -90,7 +86,7 @@ def test_onnx_runtime_learns(tmp_path: Path) -> None:
 def test_onnx_runtime_leaves_the_blobs_as_they_were(tmp_path: Path) -> None:
     job = logistic_graph.training_job(tmp_path)
     before = [Path(name).read_bytes() for name in (job.weights, job.frozen)]
-    train(OnnxRuntime(job, NO_OFFSET), encoded(job), job, lambda _: None)
+    train(OnnxRuntime(job, NO_OFFSET), examples_of(job), job, lambda _: None)
     assert [Path(name).read_bytes() for name in (job.weights, job.frozen)] == before
 
 
@@ -128,7 +124,7 @@ def test_onnx_runtime_reports_a_failing_step(tmp_path: Path) -> None:
     runtime = OnnxRuntime(logistic_graph.training_job(tmp_path), NO_OFFSET)
     ids = np.full((1, 2), len(WORDS), dtype=np.int64)
     with pytest.raises(TrainingError, match="training step failed"):
-        runtime.step(Batch(ids, np.ones_like(ids), np.zeros(1, dtype=np.int64)))
+        runtime.step(Batch({"input_ids": ids, "attention_mask": np.ones_like(ids)}, np.eye(1, 2, dtype=np.float32)))
 
 
 def test_training_with_infinite_weights_is_an_error(tmp_path: Path) -> None:
@@ -138,7 +134,7 @@ def test_training_with_infinite_weights_is_an_error(tmp_path: Path) -> None:
     with Path(job.weights).open("wb") as file:
         write_tensors(file, values)
     with pytest.raises(TrainingError, match=r"the loss is .* at step 1"):
-        train(OnnxRuntime(job, NO_OFFSET), encoded(job), job, lambda _: None)
+        train(OnnxRuntime(job, NO_OFFSET), examples_of(job), job, lambda _: None)
     assert not Path(job.update).exists()
 
 

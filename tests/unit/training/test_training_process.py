@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from edge_sdk.errors import TrainingMemoryError
 from edge_sdk.protocol.messages import Failure, Recipe
-from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.protocol.tensors import header_of, read_tensors
 from edge_sdk.training import process as process_module
 from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob
 from edge_sdk.training.memory import memory_status
@@ -161,8 +162,22 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def worker(tmp_path: Path, **changes: object) -> subprocess.CompletedProcess[str]:
-    job = logistic_graph.training_job(tmp_path, **changes)
+@pytest.mark.parametrize(
+    ("errors", "failure"),
+    [
+        (b"memory allocation of 1048576 bytes failed", Failure.OUT_OF_MEMORY),
+        (b"terminate called after throwing an instance of 'std::bad_alloc'", Failure.OUT_OF_MEMORY),
+        (b"panicked at src/lib.rs: index out of bounds", Failure.TRAINING),
+    ],
+)
+def test_process_that_aborts_is_out_of_memory_if_it_says_so(errors: bytes, failure: Failure) -> None:
+    failed = process_module._death(-signal.SIGABRT, b"a warning\n" + errors + b"\n")
+    assert failed.failure is failure
+    assert "SIGABRT" in failed.detail
+    assert errors.decode() in failed.detail
+
+
+def worker(job: TrainingJob, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
     command = [sys.executable, "-X", "importtime", "-m", "edge_sdk.training.worker", str(tmp_path / "job.json")]
     environment = {**os.environ, **process_module._ENVIRONMENT}
@@ -170,7 +185,7 @@ def worker(tmp_path: Path, **changes: object) -> subprocess.CompletedProcess[str
 
 
 def test_worker_never_imports_torch(tmp_path: Path) -> None:
-    done = worker(tmp_path)
+    done = worker(logistic_graph.training_job(tmp_path), tmp_path)
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert {"numpy", "onnxruntime", "tokenizers"} <= imported
@@ -178,7 +193,15 @@ def test_worker_never_imports_torch(tmp_path: Path) -> None:
 
 
 def test_worker_out_of_memory_has_the_documented_exit_status(tmp_path: Path) -> None:
-    assert worker(tmp_path, memory_limit_bytes=60 * MIB).returncode == TrainingMemoryError.exit_code == 7
+    """The weights alone, 400 MB of a sparse file, are more than the limit: numpy is refused, and says so."""
+    job = logistic_graph.training_job(tmp_path, memory_limit_bytes=200 * MIB)
+    header = header_of({"classifier.weight": (np.dtype("<f4"), (100_000_000,))})
+    with Path(job.weights).open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 400_000_000)
+    done = worker(job, tmp_path)
+    assert done.returncode == TrainingMemoryError.exit_code == 7
+    assert msgspec.json.decode(done.stdout, type=TrainingEvent).failure is Failure.OUT_OF_MEMORY
 
 
 def test_worker_peak_is_resident_memory_and_small(tmp_path: Path) -> None:

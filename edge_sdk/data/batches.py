@@ -1,0 +1,170 @@
+"""Examples as batches of numbers, for every task: the same seed gives the same batches on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.data.examples import (
+    ArrayExamples,
+    Examples,
+    PlainTexts,
+    TaggedExamples,
+    TextExamples,
+    label_indices,
+    pixel_values,
+    tag_indices,
+)
+from edge_sdk.elastic.slicing import Array
+from edge_sdk.elastic.submodel import ModelTask
+from edge_sdk.errors import DataFormatError
+from edge_sdk.protocol.graphs import IGNORED, INPUTS
+from edge_sdk.text import Ids, TextEncoder, pad
+
+Inputs = dict[str, NDArray[Any]]
+Indices = NDArray[np.int64]
+_IMAGE_AXES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a training graph is fed a step: ``inputs`` by name, and ``targets``; see :mod:`edge_sdk.protocol.graphs`."""
+
+    inputs: Mapping[str, NDArray[Any]]
+    targets: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExamples:
+    """Examples, of which ``batch_of`` makes a batch of those at some indices.
+
+    ``label_counts`` (labels,) says how often each label occurs; it is empty where text is generated. ``lengths``
+    (examples,) are in tokens, and equal for arrays.
+    """
+
+    lengths: Indices
+    label_counts: Indices
+    batch_of: Callable[[Indices], Batch]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def by_length(self, batch_size: int) -> Iterator[Batch]:
+        """Every example once, those of like length together, so that padding costs little; the shortest come first."""
+        order = np.argsort(self.lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            yield self.batch_of(order[start : start + batch_size])
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """One epoch, in an order that ``seed`` and ``epoch`` fix; the last batch may be short."""
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        for start in range(0, len(order), batch_size):
+            yield self.batch_of(order[start : start + batch_size])
+
+
+def task_of(examples: Examples) -> ModelTask:
+    """What a model can learn from ``examples``."""
+    if isinstance(examples, ArrayExamples):
+        is_image = examples.values.ndim == _IMAGE_AXES
+        return ModelTask.IMAGE_CLASSIFICATION if is_image else ModelTask.TIME_SERIES_CLASSIFICATION
+    return {
+        TextExamples: ModelTask.TEXT_CLASSIFICATION,
+        TaggedExamples: ModelTask.TOKEN_CLASSIFICATION,
+        PlainTexts: ModelTask.TEXT_GENERATION,
+    }[type(examples)]
+
+
+def encode_examples(
+    examples: Examples,
+    labels: Sequence[str],
+    *,
+    tokenizer_json: bytes = b"",
+    max_tokens: int = 0,
+    pixel_mean: Sequence[float] = (0.5,),
+    pixel_std: Sequence[float] = (0.5,),
+) -> EncodedExamples:
+    """Texts are tokenised now, at most ``max_tokens`` of each; arrays are converted batch by batch.
+
+    Raises ``DataFormatError`` for a label that is not in ``labels``, ``ModelFormatError`` for a bad tokenizer.
+    """
+    match examples:
+        case TextExamples():
+            return _labelled_texts(examples, labels, TextEncoder(tokenizer_json, max_tokens))
+        case TaggedExamples():
+            return _tagged(examples, labels, TextEncoder(tokenizer_json, max_tokens))
+        case PlainTexts():
+            return _plain_texts(examples, TextEncoder(tokenizer_json, max_tokens))
+        case ArrayExamples():
+            return _arrays(examples, labels, partial(pixel_values, mean=pixel_mean, std=pixel_std))
+
+
+def _labelled_texts(examples: TextExamples, labels: Sequence[str], encoder: TextEncoder) -> EncodedExamples:
+    rows, indices = encoder.encode(examples.texts), label_indices(examples, labels)
+
+    def batch_of(chosen: Indices) -> Batch:
+        return Batch(
+            _token_inputs([rows[index] for index in chosen], encoder.pad_id), _one_hot(indices[chosen], labels)
+        )
+
+    return EncodedExamples(_lengths(rows), _counts(indices, labels), batch_of)
+
+
+def _tagged(examples: TaggedExamples, labels: Sequence[str], encoder: TextEncoder) -> EncodedExamples:
+    """Only the first token of a word counts."""
+    rows, words = zip(*encoder.encode_words(examples.sentences), strict=True)
+    by_word = tag_indices(examples, labels)
+    tags = [np.where(word < 0, -1, own[word]) for word, own in zip(words, by_word, strict=True)]
+
+    def batch_of(chosen: Indices) -> Batch:
+        padded, _ = pad([tags[index] for index in chosen], -1)
+        return Batch(_token_inputs([rows[index] for index in chosen], encoder.pad_id), _one_hot(padded, labels))
+
+    return EncodedExamples(_lengths(rows), _counts(np.concatenate(tags), labels), batch_of)
+
+
+def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
+    """Texts of one token, after which nothing comes, are left out."""
+    rows = [row for row in encoder.encode(examples.texts) if len(row) > 1]
+    if not rows:
+        raise DataFormatError(f"none of the {len(examples)} texts has two tokens; nothing can be learnt from them")
+
+    def batch_of(chosen: Indices) -> Batch:
+        inputs = _token_inputs([rows[index] for index in chosen], encoder.pad_id)
+        following, _ = pad([rows[index][1:] for index in chosen], IGNORED)
+        return Batch(inputs, np.pad(following, ((0, 0), (0, 1)), constant_values=IGNORED))
+
+    return EncodedExamples(_lengths(rows), np.zeros(0, dtype=np.int64), batch_of)
+
+
+def _arrays(examples: ArrayExamples, labels: Sequence[str], as_pixels: Callable[..., Array]) -> EncodedExamples:
+    task, indices = task_of(examples), label_indices(examples, labels)
+    (name,) = INPUTS[task]
+
+    def batch_of(chosen: Indices) -> Batch:
+        values = examples.values[chosen]
+        inputs = {name: as_pixels(values) if task is ModelTask.IMAGE_CLASSIFICATION else values}
+        return Batch(inputs, _one_hot(indices[chosen], labels))
+
+    return EncodedExamples(np.ones_like(indices), _counts(indices, labels), batch_of)
+
+
+def _lengths(rows: Sequence[Ids]) -> Indices:
+    return np.array([len(row) for row in rows], dtype=np.int64)
+
+
+def _token_inputs(rows: Sequence[Ids], pad_id: int) -> Inputs:
+    return dict(zip(INPUTS[ModelTask.TEXT_CLASSIFICATION], pad(rows, pad_id), strict=True))
+
+
+def _one_hot(indices: Indices, labels: Sequence[str]) -> Array:
+    """float32 (..., labels); a row of zeros for -1."""
+    return np.asarray(indices[..., None] == np.arange(len(labels)), dtype=np.float32)
+
+
+def _counts(indices: Indices, labels: Sequence[str]) -> Indices:
+    return np.bincount(indices[indices >= 0], minlength=len(labels))

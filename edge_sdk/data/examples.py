@@ -1,0 +1,121 @@
+"""The types of examples, and what is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.errors import DataFormatError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_Column = tuple[object, ...] | NDArray[np.generic]
+
+
+class _Columns:
+    """What all types of examples can do: their fields are columns, one entry an example."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self.columns()[0])
+
+    def columns(self) -> list[_Column]:
+        """The fields' values."""
+        return [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+
+    def take(self, indices: Iterable[int]) -> Self:
+        """The examples at ``indices``, in that order."""
+        chosen = list(indices)
+        return type(self)(*(_entries(column, chosen) for column in self.columns()))
+
+
+@dataclass(frozen=True, slots=True)
+class TextExamples(_Columns):
+    """Texts, and the label of each."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedExamples(_Columns):
+    """Sentences as words, and a tag for each word."""
+
+    sentences: tuple[tuple[str, ...], ...]
+    tags: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTexts(_Columns):
+    """Texts, from which a model learns to go on."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayExamples(_Columns):
+    """Arrays, and for each its label or the label's index among the task's.
+
+    ``values`` are windows of sensor channels, float32 (examples, steps, channels), or images, uint8 (examples, height,
+    width, channels).
+    """
+
+    values: NDArray[np.float32] | NDArray[np.uint8]
+    labels: tuple[str, ...] | tuple[int, ...]
+
+
+Examples = TextExamples | TaggedExamples | PlainTexts | ArrayExamples
+_E = TypeVar("_E", bound=_Columns)
+
+
+def split_held_out(examples: _E, share: float, seed: int) -> tuple[_E, _E]:
+    """(training, held-out): ``share`` of the examples, rounded, chosen by ``seed``, never trained on; order is kept."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    held_out = round(share * len(examples))
+    return examples.take(sorted(order[held_out:])), examples.take(sorted(order[:held_out]))
+
+
+def label_indices(examples: TextExamples | ArrayExamples, labels: Sequence[str]) -> NDArray[np.int64]:
+    """The index in ``labels`` of each example's label; ``DataFormatError`` names one that is not among them."""
+    index: dict[str | int, int] = {place: place for place in range(len(labels))}
+    index |= {label: place for place, label in enumerate(labels)}
+    for row, label in enumerate(examples.labels, start=1):
+        if label not in index:
+            raise _unknown_label(row, label, labels)
+    return np.array([index[label] for label in examples.labels], dtype=np.int64)
+
+
+def tag_indices(examples: TaggedExamples, labels: Sequence[str]) -> list[NDArray[np.int64]]:
+    """The index in ``labels`` of each word's tag; ``DataFormatError`` names one that is not among them."""
+    index = {label: place for place, label in enumerate(labels)}
+    for row, tags in enumerate(examples.tags, start=1):
+        for tag in tags:
+            if tag not in index:
+                raise _unknown_label(row, tag, labels)
+    return [np.array([index[tag] for tag in tags], dtype=np.int64) for tags in examples.tags]
+
+
+def pixel_values(
+    images: NDArray[np.uint8], mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)
+) -> NDArray[np.float32]:
+    """Images (batch, height, width, channels) as a model wants them: float32 (batch, channels, height, width).
+
+    Pixels are scaled to 0..1, less ``mean``, over ``std``: one number for all channels, or one each.
+    """
+    scale, shift = 1 / (255 * np.asarray(std)), np.asarray(mean) / np.asarray(std)
+    values = images * scale.astype(np.float32) - shift.astype(np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def _entries(column: _Column, chosen: list[int]) -> _Column:
+    return column[chosen] if isinstance(column, np.ndarray) else tuple(column[index] for index in chosen)
+
+
+def _unknown_label(row: int, label: object, labels: Sequence[str]) -> DataFormatError:
+    return DataFormatError(f"example {row} has the label {label!r}; the task's labels are {', '.join(labels)}")

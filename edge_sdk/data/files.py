@@ -1,0 +1,52 @@
+"""Examples from and to files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from edge_sdk.data.arrays import read_npz, write_npz
+from edge_sdk.data.examples import ArrayExamples, Examples, TextExamples
+from edge_sdk.data.rows import read_csv, read_jsonl, write_jsonl
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import DataFormatError
+
+
+def read_examples(path: Path) -> Examples:
+    """Read a CSV, JSONL or .npz file, the first two UTF-8, with what the table in :mod:`edge_sdk.data` says.
+
+    In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y`` strings or integers.
+    Raises ``DataFormatError`` where the file is missing, is of another kind, lacks a column, has a row that is not an
+    example (named by its number, the first being 1, a CSV's header not counted), or has no row at all.
+    """
+    reader = {".csv": read_csv, ".jsonl": read_jsonl, ".npz": read_npz}.get(path.suffix.lower())
+    if reader is None:
+        raise DataFormatError(f"{path} is not a .csv, .jsonl or .npz file; convert it to one of them")
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path} does not exist; name a .csv, .jsonl or .npz file of examples") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataFormatError(f"{path} cannot be read ({error}); save it as UTF-8") from error
+
+
+def read_texts(path: Path) -> TextExamples:
+    """As :func:`read_examples`; ``DataFormatError`` too where the file holds anything but labelled texts."""
+    examples = read_examples(path)
+    if not isinstance(examples, TextExamples):
+        raise DataFormatError(f"{path} holds {type(examples).__name__}, not labelled texts; it needs text, label")
+    return examples
+
+
+def write_examples(path: Path, examples: Examples) -> Path:
+    """Write ``examples`` for :func:`read_examples`; the path written, ``path`` with the suffix of what they are.
+
+    How the agent hands its training part to the training process. Raises ``DiskFullError`` or ``StorageError``.
+    """
+    path = path.with_suffix(".npz" if isinstance(examples, ArrayExamples) else ".jsonl")
+    with disk_errors(path):
+        if isinstance(examples, ArrayExamples):
+            write_npz(path, examples)
+        else:
+            write_jsonl(path, examples)
+    return path

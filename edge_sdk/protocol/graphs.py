@@ -1,0 +1,39 @@
+"""The interface of a training graph: what the coordinator names in it when it compiles, and a device feeds and reads.
+
+    inputs    those of the model's task, ``targets``, ``logit_offset``, and every parameter of the submodel
+    outputs   ``loss`` (), ``logits``, and ``grad.<parameter>`` for every parameter that is trained
+
+The loss is the mean over all examples of the cross-entropy of ``logits + logit_offset`` against ``targets``:
+
+    classification          targets float32 (batch, labels), each row a distribution over the labels: one label, or what
+                            a teacher thinks, or a mixture of both
+    token classification    the same, (batch, tokens, labels); a row of zeros is a token that does not count
+    text generation         targets int64 (batch, tokens): the token that follows, or ``IGNORED``; no ``logit_offset``
+
+``logits`` has the targets' shape, with the vocabulary in the place of the labels where text is generated, and is
+without the offset.
+"""
+
+from __future__ import annotations
+
+from edge_sdk.elastic.submodel import ModelTask
+
+LOSS = "loss"
+LOGITS = "logits"
+GRADIENT = "grad."
+TARGETS = "targets"
+LOGIT_OFFSET = "logit_offset"
+IGNORED = -100
+"""The target of a token after which nothing is to be learnt."""
+
+TEXT_TASKS = frozenset({ModelTask.TEXT_CLASSIFICATION, ModelTask.TOKEN_CLASSIFICATION, ModelTask.TEXT_GENERATION})
+_TEXT = ("input_ids", "attention_mask")
+INPUTS: dict[ModelTask, tuple[str, ...]] = {
+    ModelTask.TEXT_CLASSIFICATION: _TEXT,
+    ModelTask.TOKEN_CLASSIFICATION: _TEXT,
+    ModelTask.TEXT_GENERATION: _TEXT,
+    ModelTask.IMAGE_CLASSIFICATION: ("pixel_values",),
+    ModelTask.TIME_SERIES_CLASSIFICATION: ("series",),
+}
+"""What a model is given: token ids and mask, int64 (batch, tokens); images, float32 (batch, channels, height, width);
+windows of a sensor's channels, float32 (batch, steps, channels)."""

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from coordinator.models.foundation import load_foundation
+from edge_sdk.elastic.families import is_adapter
+from edge_sdk.elastic.slicing import extract, slices_of
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Submodel, TrainablePart
+from edge_sdk.errors import ModelFormatError, TensorTableError, TrainingError
+from edge_sdk.protocol.messages import Failure, Recipe
+from edge_sdk.protocol.tensors import read_tensors, write_tensors
+from edge_sdk.training.job import Failed, Finished, Runtime, TrainingEvent, TrainingJob
+from edge_sdk.training.process import TrainingProcess
+from edge_sdk.training.runtime import examples_of, train
+from edge_sdk.training.torch_runtime import TorchRuntime
+from tests.support import logistic_graph
+from tests.support.tiny_models import LABELS, WORDS, save_tiny_model
+
+NO_OFFSET = np.zeros(3, dtype=np.float32)
+
+
+def torch_job(
+    folder: Path, part: TrainablePart = TrainablePart.NO_EMBEDDINGS, adapters: Adapters | None = None, **changes: object
+) -> TrainingJob:
+    """Two layers of a tiny BERT, whose texts are labelled by their first word."""
+    tiny = load_foundation(save_tiny_model(folder / "model", "bert"), LABELS, seed=0, adapters=adapters)
+    submodel = Submodel((0, 2), (3, 2), (40, 25), 3 if adapters else 0)
+    shapes = {name: values.shape for name, values in tiny.parameters.items()}
+    parameters = extract(tiny.parameters, slices_of(submodel, tiny.architecture, tiny.family, shapes))
+    job = logistic_graph.training_job(folder, architecture=tiny.architecture, submodel=submodel, labels=LABELS)
+    for path, is_trained in ((job.weights, True), (job.frozen, False)):
+        with Path(path).open("wb") as file:
+            chosen = {name for name in parameters if tiny.family.is_trainable(name, part) is is_trained}
+            write_tensors(file, {name: parameters[name] for name in parameters if name in chosen})
+    (folder / "config.json").write_bytes(tiny.config_json)
+    Path(job.tokenizer).write_bytes(tiny.tokenizer_json)
+    texts = [{"text": f"{WORDS[row % 6]} {WORDS[row % 5]}", "label": LABELS[row % 3]} for row in range(30)]
+    Path(job.examples).write_bytes(msgspec.json.Encoder().encode_lines(texts))
+    recipe = Recipe(learning_rate=0.01, batch_size=8, epochs=8, max_tokens=16)
+    torchs = {"runtime": Runtime.TORCH, "graph": "", "config": str(folder / "config.json"), "recipe": recipe}
+    return msgspec.structs.replace(job, memory_limit_bytes=4 << 30, **{**torchs, **changes})
+
+
+def losses_of(job: TrainingJob) -> list[float]:
+    losses: list[float] = []
+    train(TorchRuntime(job, NO_OFFSET), examples_of(job), job, lambda progress: losses.append(progress.loss))
+    return losses
+
+
+@pytest.mark.parametrize("method", AdapterMethod)
+def test_torch_runtime_trains_adapters_and_head_alone(tmp_path: Path, method: AdapterMethod) -> None:
+    recipe = Recipe(learning_rate=0.02, batch_size=8, epochs=20, max_tokens=16)
+    job = torch_job(tmp_path, TrainablePart.ADAPTERS, Adapters(rank=4, method=method), recipe=recipe)
+    losses = losses_of(job)
+    assert np.mean(losses[-4:]) < 0.93 * np.mean(losses[:4])
+    update = read_tensors(Path(job.update).read_bytes())
+    assert update.keys() == read_tensors(Path(job.weights).read_bytes()).keys()
+    assert {is_adapter(name) or name.startswith(("bert.pooler.", "classifier.")) for name in update} == {True}
+    assert all(delta.any() for delta in update.values())
+
+
+def test_torch_runtime_leaves_the_blobs_as_they_were(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    before = [Path(name).read_bytes() for name in (job.weights, job.frozen)]
+    losses_of(job)
+    assert [Path(name).read_bytes() for name in (job.weights, job.frozen)] == before
+
+
+def test_torch_runtime_trains_the_same_job_the_same_way(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    assert losses_of(job) == losses_of(job)
+
+
+def test_torch_runtime_refuses_parameters_that_are_lacking(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    with Path(job.frozen).open("wb") as file:
+        write_tensors(file, {})
+    with pytest.raises(ModelFormatError, match=r"parameter 'bert\.embeddings.* is in neither parameter file"):
+        TorchRuntime(job, NO_OFFSET)
+
+
+def test_torch_runtime_refuses_weights_that_the_model_has_not(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    weights = read_tensors(Path(job.weights).read_bytes())
+    with Path(job.weights).open("wb") as file:
+        write_tensors(file, {**weights, "more": np.zeros(1, dtype=np.float32)})
+    with pytest.raises(ModelFormatError, match=r"no parameters \['more'\]"):
+        TorchRuntime(job, NO_OFFSET)
+
+
+def test_torch_runtime_refuses_weights_cut_short(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    Path(job.weights).write_bytes(Path(job.weights).read_bytes()[:-4])
+    with pytest.raises(TensorTableError):
+        TorchRuntime(job, NO_OFFSET)
+
+
+def test_torch_runtime_refuses_a_configuration_that_is_none(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    Path(job.config).write_bytes(b"not JSON")
+    with pytest.raises(ModelFormatError, match="the model cannot be made"):
+        TorchRuntime(job, NO_OFFSET)
+
+
+def test_torch_runtime_reports_a_failing_step(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    batch = next(examples_of(job).batches(2, 0, 0))
+    batch.inputs["input_ids"][0, 0] = 1000
+    with pytest.raises(TrainingError, match="training step failed: index out of range"):
+        TorchRuntime(job, NO_OFFSET).step(batch)
+
+
+def test_torch_update_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    runtime = TorchRuntime(torch_job(tmp_path), NO_OFFSET)
+    runtime._weights["classifier.bias"].data[0] = np.nan
+    with pytest.raises(TrainingError, match=r"made classifier\.bias not finite"):
+        runtime.finish()
+
+
+def test_process_trains_on_torch_where_the_job_says_so(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    events: list[TrainingEvent] = []
+    assert TrainingProcess(job, events.append).wait(120)
+    assert isinstance(events[-1], Finished), events[-1]
+    assert Path(job.update).exists()
+
+
+def test_worker_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path, runtime=Runtime.TORCH)
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
+    script = "import sys; sys.modules['torch'] = None; from edge_sdk.training.worker import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, str(tmp_path / "job.json")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    failed = msgspec.json.decode(done.stdout, type=TrainingEvent)
+    assert isinstance(failed, Failed)
+    assert failed.failure is Failure.TRAINING
+    assert failed.detail == "this job trains on torch, and torch is not installed; pip install 'raffm-edge[torch]'"
+    assert done.returncode == 2
