@@ -6,7 +6,7 @@ What is refused here never reaches the global model, so one hostile or broken de
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -70,7 +70,7 @@ def admit(
     norm = math.sqrt(sum(map(_squared_norm, update.values())))
     if not math.isfinite(norm):
         _check_finite(update)
-    most = limits.max_norm_ratio * math.sqrt(sum(_squared_norm(base[name][axes]) for name, axes in slices.items()))
+    most = limits.max_norm_ratio * math.sqrt(sum(_squared_norm(piece) for piece in _pieces(base, slices)))
     if norm > most:
         raise Rejected(Reason.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
     return min(float(report.samples), limits.max_weight)
@@ -89,6 +89,12 @@ def _check_finite(update: Mapping[str, Array]) -> None:
             raise Rejected(Reason.NOT_FINITE, f"{name} holds infinite values or none at all")
 
 
+def _pieces(base: Mapping[str, Array], slices: Slices) -> Iterator[Array]:
+    """What ``slices`` cover of ``base``, rectangle by rectangle."""
+    return (base[name][whole] for name, region in slices.items() for whole, _ in region.rectangles())
+
+
 def _squared_norm(array: Array) -> float:
     """In float32, so that values beyond 1e19 count as infinite; rows are summed apart, which keeps the precision."""
-    return float(np.einsum("...i,...i->...", array, array).sum(dtype=np.float64))
+    rows = np.atleast_1d(array)
+    return float(np.einsum("...i,...i->...", rows, rows).sum(dtype=np.float64))

@@ -6,27 +6,33 @@ For entry j, with m_kj = 1 where update k covers j, weight w_k, floor c and rate
 
 Entries that nobody covered do not move: dividing by the number of updates instead shrinks them every round, which is
 what aggregation by slicing in RaFFM (arXiv 2310.00247) did. c = 0 is the plain mean over those who cover an entry.
+A server optimizer may take the place of η.
 
 Parameter by parameter and block of rows by block of rows, all updates are summed in one small buffer that stays in the
-processor's cache, so memory does not grow with their number. They are summed entry by entry in the order of their ids,
-so the result is a function of the set, to the last bit. The sums are float32: N updates add a relative error of at most
+processor's cache, so memory does not grow with their number. They are summed in an order that their ids alone fix, so
+the result is a function of the set, to the last bit. The sums are float32: N updates add a relative error of at most
 N · 2⁻²⁴ of the mean step, and float64 doubles the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from itertools import pairwise
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
+from coordinator.aggregation.matrix import Cell, MatrixRegion, as_matrix, cells, matrix_shape
+from coordinator.aggregation.server_optimizer import ServerOptimizer
 from coordinator.aggregation.tensor_file import TensorFile
-from edge_sdk.elastic.slicing import Array, Slices, shapes_of
+from edge_sdk.elastic.slicing import Array, Region, Slices, shapes_of
 
-_BLOCK = 128 * 1024  # entries: with the rows just read this takes 1 MiB
+_BLOCK = 96 * 1024  # entries: three buffers of 384 KiB; smaller ones pay for more reads, larger ones leave the cache
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,126 +48,196 @@ class UpdateSource:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """The next global model, and what the server optimizer keeps for the round after it."""
+
+    parameters: dict[str, Array]
+    moments: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpdate:
+    """An update whose file is open."""
+
+    weight: np.float32
+    slices: Slices
+    file: TensorFile
+
+
+@contextmanager
+def opened(updates: Iterable[UpdateSource]) -> Iterator[list[OpenUpdate]]:
+    """All ``updates`` in the order of their ids.
+
+    Raises ``TensorTableError`` where a file does not match its slices, ``StorageError`` where it cannot be read.
+    """
+    with ExitStack() as files:
+        yield [
+            OpenUpdate(
+                np.float32(update.weight),
+                update.slices,
+                files.enter_context(closing(TensorFile(update.path, shapes_of(update.slices)))),
+            )
+            for update in sorted(updates, key=lambda update: update.update_id)
+        ]
+
+
 def aggregate(
     base: Mapping[str, Array], updates: Sequence[UpdateSource], *, floor: float, rate: float = 1.0
 ) -> dict[str, Array]:
-    """The new global model, in fresh arrays; ``floor`` is c and ``rate`` η of the formula above.
+    """:func:`advance` without a memory of earlier rounds: the new global model by the formula above."""
+    return advance(base, updates, floor=floor, optimizer=ServerOptimizer(rate=rate), moments={}).parameters
 
-    Every file is open meanwhile. Raises ``TensorTableError`` where one does not match its slices, ``StorageError``
-    where one cannot be read.
+
+def advance(
+    base: Mapping[str, Array],
+    updates: Sequence[UpdateSource],
+    *,
+    floor: float,
+    optimizer: ServerOptimizer,
+    moments: Mapping[str, Array],
+) -> Aggregated:
+    """The new global model, in fresh arrays; ``floor`` is c of the formula above.
+
+    ``moments`` are those that the last round returned, none at first. Every file is open meanwhile. Raises as
+    :func:`opened`.
     """
-    ordered = sorted(updates, key=lambda update: update.update_id)
-    least = floor * sum(_weight(update) for update in ordered)
-    sums = _Sums(max([_BLOCK, *(values.shape[-1] for values in base.values())]))
-    with ExitStack() as files:
-        opened = [(update, files.enter_context(closing(_open(update)))) for update in ordered]
-        result = {}
-        for name, values in base.items():
-            covers = [_Cover.of(update, file, name) for update, file in opened if name in update.slices]
-            matrix = values if values.ndim == 2 else values.reshape(1, -1)
-            result[name] = sums.move(matrix, covers, list(_cells(covers, least, rate))).reshape(values.shape)
-    return result
+    with opened(updates) as files:
+        least = floor * sum(float(update.weight) for update in files)
+        parameters = [
+            _Parameter.of(name, values, files, least, optimizer.moments_of(name, values, moments))
+            for name, values in base.items()
+        ]
+        _move(parameters, optimizer)
+    kept = {name: moment for parameter in parameters for name, moment in parameter.moments.items()}
+    return Aggregated({parameter.name: parameter.result for parameter in parameters}, kept)
 
 
 @dataclass(frozen=True, slots=True)
-class _Cover:
-    """One update's part of one parameter, seen as a matrix: it lies at ``rows`` and ``columns`` of the whole."""
+class _Parameter:
+    """One parameter, what covers it, and the least that the sums of a cell are divided by.
 
-    file: TensorFile
+    ``result`` and ``moments`` change in place.
+    """
+
     name: str
-    weight: float
-    factor: np.float32
-    rows: slice
-    columns: slice
+    base: Array
+    result: Array
+    moments: dict[str, Array]
+    groups: dict[MatrixRegion, list[OpenUpdate]]
+    cells: list[Cell]
+    least: float
 
     @classmethod
-    def of(cls, update: UpdateSource, file: TensorFile, name: str) -> _Cover:
-        rows, columns = (slice(0, 1), *update.slices[name])[-2:]
-        return cls(file, name, _weight(update), np.float32(-_weight(update)), rows, columns)
+    def of(
+        cls, name: str, base: Array, updates: Sequence[OpenUpdate], least: float, moments: dict[str, Array]
+    ) -> _Parameter:
+        """Updates of one region stand together, since they meet a block in the same way."""
+        by_region: dict[Region, list[OpenUpdate]] = {}
+        for update in updates:
+            if (region := update.slices.get(name)) is not None:
+                by_region.setdefault(region, []).append(update)
+        groups: dict[MatrixRegion, list[OpenUpdate]] = {}
+        for region, covering in by_region.items():
+            groups.setdefault(MatrixRegion.of(region, base.shape), []).extend(covering)
+        weights = {region: sum(float(update.weight) for update in covering) for region, covering in groups.items()}
+        result = np.empty_like(base) if groups else np.array(base)
+        return cls(name, base, result, moments, groups, cells(weights), least)
 
-    def add_to(self, block: Array, first: int, scratch: Array) -> None:
-        """Add what this covers of the rows from ``first`` on, times minus the weight."""
-        low, high = max(first, self.rows.start), min(first + len(block), self.rows.stop)
-        if low >= high:
-            return
-        width = self.columns.stop - self.columns.start
-        values = scratch[: (high - low) * width]
-        self.file.read(self.name, (low - self.rows.start) * width, values)
-        np.multiply(values, self.factor, out=values)
-        target = block[low - first : high - first, self.columns]
-        target += values.reshape(high - low, width)
+    def blocks(self) -> Iterator[range]:
+        """Its rows as a matrix, as many at a time as fit the buffers; none where nobody covers it."""
+        rows, columns = matrix_shape(self.base.shape)
+        step = max(1, _BLOCK // max(1, columns))
+        if self.groups:
+            yield from (range(first, min(first + step, rows)) for first in range(0, rows, step))
+
+
+def _move(parameters: Sequence[_Parameter], optimizer: ServerOptimizer) -> None:
+    """All blocks; no two share an entry, so their order does not matter."""
+    size = max([_BLOCK, *(matrix_shape(parameter.base.shape)[1] for parameter in parameters)])
+    idle: SimpleQueue[_Sums] = SimpleQueue()
+    for _ in range(_THREADS):
+        idle.put(_Sums(size, optimizer))
+
+    def move(parameter: _Parameter, rows: range) -> None:
+        sums = idle.get()
+        try:
+            sums.move(parameter, rows)
+        finally:
+            idle.put(sums)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        blocks = [(parameter, rows) for parameter in parameters for rows in parameter.blocks()]
+        for _ in pool.map(move, *zip(*blocks, strict=True)) if blocks else ():
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Where updates of one region meet one block: they are read from their entry ``first`` on.
+
+    They are summed in ``total``, packed, with the help of ``values``, as long. ``pieces`` are views: parts of the block,
+    and what of ``total`` is added to each.
+    """
+
+    first: int
+    total: Array
+    values: Array
+    pieces: list[tuple[Array, Array]]
+
+    def add(self, updates: Sequence[OpenUpdate], name: str) -> None:
+        """Add ``name`` of all ``updates``, times minus their weights."""
+        self._read(updates[0], name, self.total)
+        for update in updates[1:]:
+            self._read(update, name, self.values)
+            np.add(self.total, self.values, out=self.total)
+        for target, total in self.pieces:
+            np.add(target, total, out=target)
+
+    def _read(self, update: OpenUpdate, name: str, into: Array) -> None:
+        update.file.read(name, self.first, into.data)
+        np.multiply(into, -update.weight, out=into)
 
 
 class _Sums:
-    """The two buffers in which every block of every parameter is summed: ``size`` entries each."""
+    """The three buffers in which one thread sums block after block: ``size`` entries each."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, optimizer: ServerOptimizer) -> None:
         self._sums = np.empty(size, np.float32)
-        self._scratch = np.empty(size, np.float32)
+        self._total = np.empty(size, np.float32)
+        self._values = np.empty(size, np.float32)
+        self._optimizer = optimizer
 
-    def move(self, base: Array, covers: Sequence[_Cover], cells: Sequence[_Cell]) -> Array:
-        """One parameter's next values, shape (rows, columns)."""
-        result = np.empty_like(base)
-        step = max(1, len(self._sums) // max(1, base.shape[1]))
-        for first in range(0, len(base), step):
-            self._move_block(base[first : first + step], covers, cells, first, result[first : first + step])
-        return result
+    def move(self, parameter: _Parameter, rows: range) -> None:
+        """The next values of some rows of a parameter.
 
-    def _move_block(
-        self, base: Array, covers: Sequence[_Cover], cells: Sequence[_Cell], first: int, result: Array
-    ) -> None:
-        """Sums of negated deltas are subtracted, since x - 0 is x even where x is -0, which x + 0 is not."""
+        Sums of negated deltas are subtracted, since x - 0 is x even where x is -0, which x + 0 is not.
+        """
+        base, result, *moments = (
+            as_matrix(array)[rows.start : rows.stop]
+            for array in (parameter.base, parameter.result, *parameter.moments.values())
+        )
         block = self._sums[: base.size].reshape(base.shape)
         block.fill(0)
-        for cover in covers:
-            cover.add_to(block, first, self._scratch)
-        for cell in cells:
-            cell.scale(block, first)
+        for region, updates in parameter.groups.items():
+            window = self._window(region, rows, block)
+            if window.pieces:
+                window.add(updates, parameter.name)
+        self._descend(block, parameter, rows.start, moments)
         np.subtract(base, block, out=result)
 
+    def _window(self, region: MatrixRegion, rows: range, block: Array) -> _Window:
+        before, width = region.rows_before(rows.start), region.width
+        count = region.rows_before(rows.stop) - before
+        total, values = self._total[: count * width], self._values[: count * width]
+        matrix = total.reshape(count, width)
+        pieces = [(block[whole], matrix[part]) for whole, part in region.rectangles(rows)]
+        return _Window(before * width, total, values, pieces)
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A rectangle of a parameter that the same updates cover, and what their sum is multiplied by."""
-
-    low: int
-    high: int
-    columns: slice
-    factor: np.float32
-
-    def scale(self, block: Array, first: int) -> None:
-        """Turn the sums of the rows from ``first`` on into steps."""
-        low, high = max(self.low - first, 0), min(self.high - first, len(block))
-        if low < high:
-            target = block[low:high, self.columns]
-            target *= self.factor
-
-
-def _cells(covers: Sequence[_Cover], least: float, rate: float) -> Iterator[_Cell]:
-    """The parameter cut along every border of a slice: coverage from the bounds alone."""
-    for low, high in _intervals([cover.rows for cover in covers]):
-        for left, right in _intervals([cover.columns for cover in covers]):
-            coverage = sum(
-                cover.weight
-                for cover in covers
-                if _contains(cover.rows, low, high) and _contains(cover.columns, left, right)
-            )
-            if coverage > 0:
-                yield _Cell(low, high, slice(left, right), np.float32(rate / max(coverage, least)))
-
-
-def _intervals(ranges: Sequence[slice]) -> list[tuple[int, int]]:
-    borders = sorted({border for axis in ranges for border in (axis.start, axis.stop)})
-    return list(pairwise(borders))
-
-
-def _contains(axis: slice, low: int, high: int) -> bool:
-    return bool(axis.start <= low and high <= axis.stop)
-
-
-def _open(update: UpdateSource) -> TensorFile:
-    return TensorFile(update.path, shapes_of(update.slices))
-
-
-def _weight(update: UpdateSource) -> float:
-    return float(np.float32(update.weight))
+    def _descend(self, block: Array, parameter: _Parameter, first: int, moments: Sequence[Array]) -> None:
+        """Turn the sums of the rows from ``first`` on into steps, cell by cell."""
+        for cell in parameter.cells:
+            gradient = cell.within(block, first)
+            if gradient.size:
+                gradient *= np.float32(1 / max(cell.weight, parameter.least))
+                self._optimizer.descend(gradient, [cell.within(moment, first) for moment in moments])

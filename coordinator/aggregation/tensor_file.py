@@ -13,11 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
-from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import StorageError, TensorTableError
-from edge_sdk.protocol.tensors import Table, Tensors, read_tensors
+from edge_sdk.protocol.tensors import Table, Tensors, read_tensors, row_starts
 
 
 class TensorFile:
@@ -28,17 +25,17 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, expected: Table) -> None:
-        self._starts = _row_starts(path, expected)
+        self._starts = row_starts(memoryview(_map_file(path)), expected)
         self._file = path.open("rb", buffering=0)
 
     def close(self) -> None:
         """Give the descriptor back; idempotent."""
         self._file.close()
 
-    def read(self, name: str, first: int, into: Array) -> None:
-        """Fill ``into`` (contiguous) with the values of ``name`` from entry ``first`` on, counted row by row."""
+    def read(self, name: str, first: int, into: memoryview) -> None:
+        """Fill ``into``, of float32, with the values of ``name`` from entry ``first`` on, counted row by row."""
         start = self._starts[name] + first * into.itemsize
-        if os.preadv(self._file.fileno(), [into.data], start) != into.nbytes:
+        if os.preadv(self._file.fileno(), [into], start) != into.nbytes:
             raise StorageError(f"{self._file.name} was cut short while it was read; its blob must be fetched again")
 
 
@@ -50,13 +47,6 @@ def mapped_tensors(path: Path, expected: Table) -> Iterator[Tensors]:
         yield tensors
     finally:
         tensors.clear()  # the map goes with its last view
-
-
-def _row_starts(path: Path, expected: Table) -> dict[str, int]:
-    """Where the rows of each tensor start in the file, in bytes."""
-    mapped = _map_file(path)
-    origin = np.frombuffer(mapped, np.uint8).ctypes.data
-    return {name: int(array.ctypes.data) - origin for name, array in read_tensors(memoryview(mapped), expected).items()}
 
 
 def _map_file(path: Path) -> mmap.mmap:
