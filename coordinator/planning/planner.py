@@ -11,19 +11,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.planning.budget import Budget
-from edge_sdk.elastic.cost import inference_memory_bytes, training_flops, training_memory_bytes
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart, uniform
+from coordinator.planning.nesting import Nesting, nested_widths
+from coordinator.planning.space import Space, chain
+from edge_sdk.elastic.cost import CostModel
+from edge_sdk.elastic.runtimes import ONNX, RuntimeCost
+from edge_sdk.elastic.submodel import Submodel, TrainablePart
 from edge_sdk.protocol.messages import Recipe
 
 
-def uniform_candidates(architecture: Architecture) -> tuple[Submodel, ...]:
-    """All layers, with 1 to all heads in each."""
-    return tuple(uniform(architecture, heads) for heads in range(1, architecture.heads + 1))
+@dataclass(frozen=True, slots=True)
+class TaskCosts:
+    """What a submodel costs a device in a task; ``nesting`` is what each step trains besides.
 
+    What is released is ``quantised`` or not.
+    """
 
-def nested_within(submodel: Submodel, nested: Submodel | None) -> Submodel | None:
-    """``nested`` where ``submodel`` is wider and can train it too, else ``None``."""
-    return nested if nested is not None and nested.heads < submodel.heads else None
+    model: CostModel
+    part: TrainablePart
+    recipe: Recipe
+    nesting: Nesting
+    quantised: bool = True
+    runtime: RuntimeCost = ONNX
+
+    def training_bytes(self, submodel: Submodel) -> int:
+        """Peak resident memory of the training process, with the costliest of what may be nested."""
+        return self.model.training_memory_bytes(
+            submodel,
+            self.part,
+            batch_size=self.recipe.batch_size,
+            max_tokens=self.recipe.max_tokens,
+            nested=self._nested(submodel),
+            runtime=self.runtime,
+        )
+
+    def training_flops(self, submodel: Submodel) -> int:
+        """Of a round, for each of the device's examples."""
+        return self.model.training_flops(
+            submodel,
+            self.part,
+            samples=self.recipe.epochs,
+            max_tokens=self.recipe.max_tokens,
+            nested=self._nested(submodel),
+        )
+
+    def inference_bytes(self, submodel: Submodel) -> int:
+        """Peak resident memory of the process that predicts."""
+        return self.model.inference_memory_bytes(
+            submodel, max_tokens=self.recipe.max_tokens, quantised=self.quantised, runtime=self.runtime
+        )
+
+    def of(self, submodel: Submodel) -> tuple[int, int, int]:
+        """All three."""
+        return self.training_bytes(submodel), self.training_flops(submodel), self.inference_bytes(submodel)
+
+    def _nested(self, submodel: Submodel) -> tuple[Submodel, ...]:
+        return nested_widths(submodel, self.model.architecture, self.nesting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,41 +78,12 @@ class Ladder:
     inference_bytes: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls,
-        architecture: Architecture,
-        part: TrainablePart,
-        recipe: Recipe,
-        *,
-        quantised: bool,
-        nested: Submodel | None = None,
-        candidates: Sequence[Submodel] | None = None,
-    ) -> Ladder:
-        """The costs of ``candidates``, which rise in every cost, in a task; ``quantised`` is what is released.
-
-        Every candidate wider than ``nested`` also trains that prefix of itself.
-        """
-        rungs = tuple(candidates or uniform_candidates(architecture))
-        training = [
-            training_memory_bytes(
-                rung,
-                architecture,
-                part,
-                batch_size=recipe.batch_size,
-                max_tokens=recipe.max_tokens,
-                nested=nested_within(rung, nested),
-            )
-            for rung in rungs
-        ]
-        flops = [training_flops(s, architecture, part, samples=recipe.epochs, tokens=recipe.max_tokens) for s in rungs]
-        inference = [
-            inference_memory_bytes(s, architecture, max_tokens=recipe.max_tokens, quantised=quantised) for s in rungs
-        ]
-        return cls(rungs, tuple(training), tuple(flops), tuple(inference))
-
-    def training_bytes_of(self, submodel: Submodel) -> int:
-        """The predicted peak of training one of the candidates."""
-        return self.training_bytes[self.submodels.index(submodel)]
+    def of(cls, costs: TaskCosts, space: Space, ranking: Sequence[int] | None = None) -> Ladder:
+        """The submodels of ``space``; ``ranking`` has the layers by falling salience, by default as they run."""
+        architecture = costs.model.architecture
+        rungs = chain(space, architecture, ranking or range(architecture.layers), costs.of)
+        training, flops, inference = zip(*map(costs.of, rungs), strict=True)
+        return cls(tuple(rungs), training, flops, inference)
 
     def for_training(self, budget: Budget) -> Submodel | None:
         """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits."""

@@ -1,0 +1,63 @@
+"""The narrower submodels that every step of a device trains too, so that they stay good by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from edge_sdk.elastic.submodel import Architecture, Submodel
+from edge_sdk.protocol.messages import Share
+
+
+class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which widths are nested: fixed ``shares`` of the whole model's (FjORD, arXiv 2102.13451, section 3.2).
+
+    ``is_random`` adds one between the smallest share and the submodel itself, another one every round: with one share,
+    that is the sandwich of the smallest, a random one and the largest (arXiv 1903.05134, section 3).
+    """
+
+    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=3)] = (0.25,)
+    is_random: bool = False
+
+
+def nested_widths(
+    submodel: Submodel, architecture: Architecture, nesting: Nesting, drawn: float = 1.0
+) -> tuple[Submodel, ...]:
+    """The prefixes that ``submodel`` trains in each step, widest first; none where it is as narrow as they are.
+
+    ``drawn``, 0 to 1, is where the random width lies between the narrowest and the submodel's own, see :func:`draw`; at
+    1 it costs most.
+    """
+    shares = [*nesting.shares]
+    if nesting.is_random:
+        least, own = min(shares, default=0.0), max(submodel.heads) / architecture.heads
+        shares.append(least + drawn * (own - least))
+    prefixes = {_prefix(submodel, architecture, share): None for share in sorted(shares, reverse=True)}
+    return tuple(prefix for prefix in prefixes if prefix != _unrolled(submodel))
+
+
+def draw(seed: int, round_number: int) -> float:
+    """Where the random width of a round lies, the same for all its devices."""
+    return float(np.random.default_rng((seed, round_number)).random())
+
+
+def _prefix(submodel: Submodel, architecture: Architecture, share: float) -> Submodel:
+    """At most ``share`` of the whole model's units in every layer of ``submodel``, and at least one."""
+
+    def within(own: int, most: int) -> int:
+        return min(own, max(1, round(share * most)))
+
+    return Submodel(
+        submodel.layers,
+        tuple(within(heads, architecture.heads) for heads in submodel.heads),
+        tuple(within(ffn, architecture.ffn) for ffn in submodel.ffn),
+        within(submodel.adapter_rank, architecture.adapter_rank),
+    )
+
+
+def _unrolled(submodel: Submodel) -> Submodel:
+    """Nested submodels count from the first of the submodel's own units, wherever its window begins."""
+    return replace(submodel, first_head=0, first_neuron=0)
