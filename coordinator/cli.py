@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Participation, Salience
+from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.errors import RaffmError
 
 if TYPE_CHECKING:
     from coordinator.store.database import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+model_app = typer.Typer(no_args_is_help=True, help="What can be trained.")
 task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")
 device_app = typer.Typer(no_args_is_help=True, help="Who is there.")
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
+app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
@@ -62,18 +65,100 @@ def serve(
     service.run()
 
 
+@model_app.command("inspect")
+def inspect_model(
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder.")],
+    data: Annotated[Path, typer.Argument(help="CSV, JSONL or .npz of labelled examples.")],
+    metric: Annotated[list[Salience] | None, typer.Option(help="Compare these; all where none is named.")] = None,
+    picture: Annotated[Path, typer.Option(help="Where the curves go, as SVG.")] = Path("inspection.svg"),
+    max_tokens: Annotated[int, typer.Option(min=3, help="Of each text.")] = DEFAULT_RECIPE.max_tokens,
+    calibration: Annotated[int, typer.Option(min=1, help="Examples to rank by.")] = 256,
+    test: Annotated[int, typer.Option(min=1, help="Examples to judge by.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the split, the new head and the random metric.")] = 0,
+    threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """What each layer's units weigh, and how good the submodels are that are cut without any training."""
+    import msgspec
+
+    from coordinator.inspecting import layer_rows, width_rows, write_picture
+    from coordinator.listing import show
+    from coordinator.models import inspection
+
+    metrics = tuple(metric or Salience)
+    recipe = msgspec.structs.replace(DEFAULT_RECIPE, max_tokens=max_tokens)
+    cache = CoordinatorConfig(state_dir=Path(), broker="").template_cache
+    found = inspection.inspect_model(
+        model,
+        data,
+        metrics,
+        cache,
+        recipe,
+        calibration=calibration,
+        test=test,
+        seed=seed,
+        threads=threads,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    write_picture(found, picture)
+    for rows in (layer_rows(found, metrics[0]), width_rows(found)):
+        show(rows, as_json=as_json)
+    typer.echo(f"the curves are in {picture}", err=True)
+
+
+@model_app.command("new")
+def new_model(
+    folder: Annotated[Path, typer.Argument(help="Folder to write, as Hugging Face does.")],
+    data: Annotated[Path, typer.Argument(help=".npz of windows (x: examples, steps, channels) or square images.")],
+    patch: Annotated[int, typer.Option(min=1, help="Steps of a window, or pixels a side, that make one token.")] = 8,
+    layers: Annotated[int, typer.Option(min=1)] = 3,
+    heads: Annotated[int, typer.Option(min=1)] = 8,
+    hidden: Annotated[int, typer.Option(min=1)] = 64,
+    ffn: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """A small transformer with random weights that fits your data, for sensors and images without a pretrained one."""
+    from coordinator.models.fresh import FreshSizes, write_model_for
+    from edge_sdk.data import ArrayExamples, read_examples
+    from edge_sdk.errors import DataFormatError
+
+    examples = read_examples(data)
+    if not isinstance(examples, ArrayExamples):
+        raise DataFormatError(f"{data} holds texts, for which a pretrained model does better; name its folder instead")
+    write_model_for(folder, examples, FreshSizes(layers, heads, hidden, ffn), patch=patch, seed=seed)
+    typer.echo(f"a new model for {len(examples)} examples like {data} is in {folder}")
+
+
+@model_app.command("save")
+def save_model(
+    task: Annotated[str, typer.Argument(help="The task's name.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    state_dir: StateDir,
+) -> None:
+    """The newest version of a task as a Hugging Face folder, or its adapters as PEFT's."""
+    from coordinator.rounds.tasks import save_latest
+    from edge_sdk.transport.blob_folder import BlobFolder
+
+    blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
+    number = save_latest(_store(state_dir), blobs, task, folder)
+    typer.echo(f"version {number} of task {task} is in {folder}")
+
+
 @task_app.command("create")
 def create_task(
     name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-'.")],
     state_dir: StateDir,
-    model: Annotated[Path, typer.Option(help="Hugging Face folder of a BERT-family model.")],
-    calibration: Annotated[Path, typer.Option(help="CSV or JSONL of a few labelled texts, for the salience.")],
-    test: Annotated[Path, typer.Option(help="CSV or JSONL of labelled texts, to judge each version by.")],
+    model: Annotated[Path, typer.Option(help="Hugging Face folder; see `coordinator model new` for sensors.")],
+    calibration: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of a few examples, for the salience.")],
+    test: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of examples to judge each version by.")],
     rounds: Annotated[int, typer.Option(min=1, help="How many rounds.")] = 5,
     min_devices: Annotated[int, typer.Option(min=1, help="How many devices a round waits for.")] = 1,
     quorum: Annotated[int, typer.Option(min=1, help="How many updates a round needs at its deadline.")] = 1,
     only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
     salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
+    part: Annotated[TrainablePart, typer.Option(help="What devices train.")] = TrainablePart.NO_EMBEDDINGS,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Of the adapters, where these are trained.")] = 8,
+    depth: Annotated[bool, typer.Option("--depth", help="Also leave layers out for the smallest devices.")] = False,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
     max_steps: Annotated[int, typer.Option(min=1, help="Steps of 16 texts in a round, at most.")] = 6,
@@ -85,7 +170,9 @@ def create_task(
 
     from coordinator.config import TaskConfig
     from coordinator.delivery.keys import release_key
+    from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
+    from edge_sdk.elastic.submodel import Adapters
 
     config = TaskConfig(
         name=name,
@@ -97,6 +184,9 @@ def create_task(
         quorum=quorum,
         participation=Participation.ABLE if only_able else Participation.ALL,
         salience=salience,
+        part=part,
+        adapters=Adapters(rank=lora_rank) if part is TrainablePart.ADAPTERS else None,
+        space=Space(depth=depth),
         recipe=msgspec.structs.replace(DEFAULT_RECIPE, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps),
         release=release,
         seed=seed,

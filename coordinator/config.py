@@ -9,7 +9,10 @@ from pathlib import Path
 import msgspec
 from platformdirs import user_cache_path
 
-from edge_sdk.elastic.submodel import TrainablePart
+from coordinator.aggregation.rule import AggregationRule
+from coordinator.planning.nesting import Nesting
+from coordinator.planning.space import Space
+from edge_sdk.elastic.submodel import Adapters, TrainablePart
 from edge_sdk.protocol.messages import Recipe
 
 
@@ -25,17 +28,20 @@ class Salience(str, Enum):
 
     TAYLOR = "taylor"
     L1 = "l1"
+    L2 = "l2"
+    ACTIVATION = "activation"
+    RANDOM = "random"
 
 
 DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32, max_steps=6)
 
 
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training task. Paths are of this machine; ``floor`` is c in the aggregation rule.
+    """One training task. Paths are of this machine.
 
     A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round; it
     closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
-    ``nested_share`` is the width that every wider submodel also trains in each step (of the heads; ``None`` for none).
+    ``space`` says in what submodels may differ, and ``nesting`` which narrower ones a device trains besides its own.
     """
 
     name: str
@@ -50,8 +56,10 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     recipe: Recipe = DEFAULT_RECIPE
     part: TrainablePart = TrainablePart.NO_EMBEDDINGS
     salience: Salience = Salience.TAYLOR
-    floor: float = 0.25
-    nested_share: float | None = 0.25
+    adapters: Adapters | None = None
+    aggregation: AggregationRule = AggregationRule()
+    nesting: Nesting = Nesting()
+    space: Space = Space()
     seed: int = 0
     release: bool = True
 

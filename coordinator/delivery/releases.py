@@ -1,4 +1,4 @@
-"""One release of a task: for every device the largest submodel that it can run, signed for it alone.
+"""One release of a task: for every device the best submodel that it can run, signed for it alone.
 
 Inference needs a fraction of training's memory, so what a device runs is usually larger than what it trained. A
 release is sent again whenever its device asks for work, until the device has reported.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 
+from coordinator.delivery.choice import Judged, best_of
 from coordinator.models.run import Run
 from coordinator.models.versions import ModelVersion
-from coordinator.planning.budget import inference_budget
-from coordinator.planning.planner import Ladder
+from coordinator.planning.budget import Budget, inference_budget
+from coordinator.planning.planner import Ladder, TaskCosts
 from coordinator.resources import Resources
 from coordinator.store.records import ReleaseRecord
 from coordinator.store.states import ReleaseStatus
@@ -27,9 +28,10 @@ Built = dict[str, tuple[Submodel, tuple[BlobEntry, ...]]]
 class ReleaseDesk:
     """Sends a task's release and waits for what the devices say of it."""
 
-    def __init__(self, run: Run, ladder: Ladder, resources: Resources) -> None:
+    def __init__(self, run: Run, ladder: Ladder, costs: TaskCosts, resources: Resources) -> None:
         self._run = run
         self._ladder = ladder
+        self._costs = costs
         self._resources = resources
         self._sent: dict[str, ReleaseRecord] = {}
         self._deadline_s: float | None = None
@@ -42,14 +44,15 @@ class ReleaseDesk:
         if recorded:
             self._send_all(recorded)
             return
-        chosen = {
-            device: submodel
-            for device, snapshot in devices.items()
-            if (submodel := self._ladder.for_inference(inference_budget(snapshot))) is not None
-        }
+        budgets = {device: inference_budget(snapshot) for device, snapshot in devices.items()}
 
         def work() -> Built:
-            return {device: (submodel, self._run.release(version, submodel)) for device, submodel in chosen.items()}
+            chosen = {device: self._choose(version, budget) for device, budget in budgets.items()}
+            return {
+                device: (submodel, self._run.release(version, submodel))
+                for device, submodel in chosen.items()
+                if submodel is not None
+            }
 
         self._resources.submit(work, self._record)
 
@@ -93,6 +96,16 @@ class ReleaseDesk:
         if waiting:
             _log.warning("no word of the release from %s", ", ".join(sorted(waiting)))
         return True
+
+    def _choose(self, version: ModelVersion, budget: Budget) -> Submodel | None:
+        """The best of the widths that are evaluated anyway and the largest submodel of all, as far as they fit."""
+        largest, run = self._ladder.for_inference(budget), self._run
+        if largest is None:
+            return None
+        widths = (width for width in run.widths.values() if self._costs.inference_bytes(width) <= budget.memory_bytes)
+        fitting = {largest, *widths}
+        judged = [(submodel, run.judge(version, submodel)) for submodel in fitting]
+        return best_of([Judged(s, run.parameters(s), found.accuracy, found.samples) for s, found in judged])
 
     def _record(self, built: Built) -> None:
         """Every release has its number in the store before any device hears of it."""

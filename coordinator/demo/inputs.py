@@ -7,11 +7,12 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.data import TextExamples, read_examples
+from edge_sdk.data import TextExamples, read_texts
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
 MODEL_NAME = "MiniLM-L6"
@@ -46,7 +47,7 @@ def packaged_texts() -> TextExamples:
 
 def texts_of(data: Path | None) -> TextExamples:
     """The user's text/label file, or the packaged articles."""
-    return packaged_texts() if data is None else read_examples(data)
+    return packaged_texts() if data is None else read_texts(data)
 
 
 def deal(
@@ -70,7 +71,7 @@ def deal(
     order = rng.permutation(len(examples))
     tested = int(len(order) * test_share)
     test, calibration, rest = np.split(order, [tested, tested + calibration_size])
-    shares = _dirichlet_split(np.asarray(examples.labels)[rest], len(devices), rng, concentration)
+    shares = dirichlet_split(np.asarray(examples.labels)[rest], len(devices), rng, concentration)
     return Deal(
         {device: examples.take(rest[share]) for device, share in zip(devices, shares, strict=True)},
         examples.take(calibration),
@@ -86,8 +87,8 @@ def write_examples(path: Path, examples: TextExamples) -> None:
         writer.writerows(zip(examples.texts, examples.labels, strict=True))
 
 
-def _dirichlet_split(
-    labels: NDArray[np.str_], count: int, rng: np.random.Generator, concentration: float
+def dirichlet_split(
+    labels: NDArray[Any], count: int, rng: np.random.Generator, concentration: float
 ) -> list[NDArray[np.int64]]:
     """Positions per device; drawn again until every device has something to train and to hold back."""
     for _ in range(100):

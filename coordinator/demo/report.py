@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from coordinator.demo.outcome import Outcome, TaskOutcome
 from coordinator.demo.view import WIDTHS, mib, percent
+from coordinator.plots import svg
 
 _COLOURS = dict(zip(WIDTHS, ("#1f4e9c", "#d1662b", "#2f8f5b"), strict=True))
 _STYLE = """
@@ -117,18 +116,11 @@ def _running_mib(task: TaskOutcome) -> list[float]:
 
 
 def _svg(panels: Sequence[tuple[str, Panel]], outcome: Outcome) -> str:
-    """The panels side by side as one SVG element."""
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raffm", "font.size": 10}):
-        figure = Figure(figsize=(max(8.0, 5.0 * len(panels)), 3.6), layout="constrained")
-        row = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (title, draw) in zip(row, panels, strict=True):
-            axes.grid(visible=True, alpha=0.3)
-            axes.set_title(title, loc="left", fontsize="medium")
-            draw(axes, outcome)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg([(title, partial(_draw, draw, outcome)) for title, draw in panels])
+
+
+def _draw(draw: Panel, outcome: Outcome, axes: Axes) -> None:
+    draw(axes, outcome)
 
 
 def _tables(outcome: Outcome) -> Iterable[str]:

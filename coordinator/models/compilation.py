@@ -9,30 +9,45 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import tempfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from coordinator.models.foundation import Foundation
 from coordinator.models.running import Runner
-from coordinator.models.template_export import export_layer, export_shell
-from coordinator.models.templates import GRAD, Templates
-from coordinator.models.torch_modules import full_name, torch_module
+from coordinator.models.template_export import export_layer, export_shell, mean_loss
+from coordinator.models.templates import Templates, batch_inputs
+from coordinator.models.torch_modules import torch_module
 from coordinator.models.training_graph import training_graph
 from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.slicing import Array
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 from edge_sdk.errors import ModelFormatError
+from edge_sdk.modules.building import full_name
+from edge_sdk.protocol.graphs import GRADIENT, IGNORED, INPUTS, TEXT_TASKS
 
 GRADIENT_TOLERANCE = 1e-4
 """Largest relative difference of a gradient from torch's; 5e-6 is usual for float32."""
 
-_SOURCES = ("compilation.py", "joint_export.py", "template_export.py", "templates.py", "torch_modules.py")
+_SOURCES = (
+    "coordinator.models.compilation",
+    "coordinator.models.joint_export",
+    "coordinator.models.template_export",
+    "coordinator.models.templates",
+    "coordinator.models.tracing",
+    "edge_sdk.elastic.families",
+    "edge_sdk.modules.adapters",
+    "edge_sdk.modules.building",
+    "edge_sdk.modules.patches",
+    "edge_sdk.modules.sensor_transformer",
+    "edge_sdk.modules.widths",
+)
 
 
 def compile_templates(foundation: Foundation) -> Templates:
@@ -76,59 +91,74 @@ def load_or_compile(foundation: Foundation, cache: Path) -> Templates:
 
 def _digest(foundation: Foundation) -> str:
     """Of all that the templates follow from: configuration, library versions, and this package's own source."""
-    digest = hashlib.sha256(foundation.config_json)
+    digest = hashlib.sha256(foundation.config_json + msgspec.msgpack.encode(foundation.architecture))
     for library in ("torch", "transformers", "onnx", "onnxscript"):
         digest.update(f"{library}={version(library)};".encode())
-    for source in _SOURCES:
-        digest.update(Path(__file__).with_name(source).read_bytes())
+    for module in _SOURCES:
+        digest.update(Path(import_module(module).__file__ or "").read_bytes())
     return digest.hexdigest()
 
 
 def gradient_errors(foundation: Foundation, templates: Templates, submodel: Submodel) -> dict[str, float]:
-    """For every parameter of ``submodel``, how far its compiled gradient is from torch's, relative to torch's (L2).
+    """For every trainable parameter of ``submodel``, how far its compiled gradient is from torch's, relatively (L2).
 
     A gradient that is zero in theory, as a key bias's is, holds only rounding noise: nothing is divided by less than a
     thousandth of the largest gradient's norm.
     """
-    batch = _random_batch(foundation.architecture)
-    expected = _torch_gradients(foundation, submodel, batch)
-    weights = {name: values for name, (values, _) in expected.items()}
+    batch = _random_batch(foundation)
+    weights, expected = _torch_gradients(foundation, submodel, batch)
     actual = Runner(training_graph(templates, submodel, TrainablePart.ALL), threads=1).run(batch, weights)
-    floor = 1e-3 * max(np.linalg.norm(gradient) for _, gradient in expected.values())
+    floor = 1e-3 * max(np.linalg.norm(gradient) for gradient in expected.values())
     return {
-        name: float(np.linalg.norm(actual[GRAD + name] - gradient) / max(np.linalg.norm(gradient), floor))
-        for name, (_, gradient) in expected.items()
+        name: float(np.linalg.norm(actual[GRADIENT + name] - gradient) / max(np.linalg.norm(gradient), floor))
+        for name, gradient in expected.items()
     }
 
 
 def _torch_gradients(
     foundation: Foundation, submodel: Submodel, batch: dict[str, NDArray[np.generic]]
-) -> dict[str, tuple[Array, Array]]:
-    """Every parameter of the submodel with its gradient of the training graph's loss, by torch."""
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Every parameter of the submodel, and the gradient of the training graph's loss for those that are trained."""
+    architecture = foundation.architecture
     module = torch_module(foundation, submodel)
     tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
-    labels, logit_offset = tensors.pop("labels"), tensors.pop("logit_offset")
-    functional.cross_entropy(module(**tensors).logits + logit_offset, labels).backward()
-    return {
-        full_name(name, foundation.family, submodel): (value.detach().numpy(), value.grad.numpy())
-        for name, value in module.named_parameters()
-    }
+    logits = module(**{name: tensors.pop(name) for name in INPUTS[architecture.task]}).logits
+    mean_loss(architecture.task, logits, *tensors.values()).backward()
+    named = {full_name(own, architecture, submodel): value for own, value in module.named_parameters()}
+    gradients = {name: value.grad.numpy() for name, value in named.items() if value.grad is not None}
+    return {name: value.detach().numpy() for name, value in named.items()}, gradients
 
 
 def _small_submodel(architecture: Architecture) -> Submodel:
     """The first and the last layer, the one at a single head, the other whole, so that widths and depth all differ."""
     layers = (0, architecture.layers - 1) if architecture.layers > 1 else (0,)
     heads, ffn = (1, architecture.heads), (architecture.ffn // 2 + 1, architecture.ffn)
-    return Submodel(layers, heads[: len(layers)], ffn[: len(layers)])
+    rank = (architecture.adapter_rank + 1) // 2
+    return Submodel(layers, heads[: len(layers)], ffn[: len(layers)], rank)
 
 
-def _random_batch(architecture: Architecture) -> dict[str, NDArray[np.generic]]:
-    random, shape = np.random.default_rng(0), (3, min(16, architecture.positions))
-    attention_mask = np.ones(shape, dtype=np.int64)
-    attention_mask[0, shape[1] // 2 :] = 0
-    return {
-        "input_ids": random.integers(2, architecture.vocabulary, shape),
-        "attention_mask": attention_mask,
-        "labels": random.integers(0, architecture.labels, shape[0]),
-        "logit_offset": random.normal(size=architecture.labels).astype(np.float32),
-    }
+def _random_batch(foundation: Foundation) -> dict[str, NDArray[np.generic]]:
+    """Inputs, targets and offset of three examples, in the order of the training graph's."""
+    architecture, random = foundation.architecture, np.random.default_rng(0)
+    if architecture.task in TEXT_TASKS:
+        shape = (3, min(16, architecture.positions))
+        mask = np.ones(shape, dtype=np.int64)
+        mask[0, shape[1] // 2 :] = 0
+        inputs = [random.integers(2, architecture.vocabulary, shape), mask]
+    else:
+        inputs = [random.normal(size=(3, *foundation.input_shape)).astype(np.float32)]
+    values = [*inputs, *_random_targets(architecture, inputs[-1], random)]
+    return dict(zip(batch_inputs(architecture.task), values, strict=True))
+
+
+def _random_targets(
+    architecture: Architecture, mask: NDArray[Any], random: np.random.Generator
+) -> list[NDArray[np.generic]]:
+    """Targets that are no single label, so that distillation is checked too, and a logit offset where there is one."""
+    offset = random.normal(size=architecture.labels).astype(np.float32)
+    if architecture.task is ModelTask.TEXT_GENERATION:
+        return [np.where(mask == 1, random.integers(0, architecture.vocabulary, mask.shape), IGNORED)]
+    if architecture.task is ModelTask.TOKEN_CLASSIFICATION:
+        targets = random.dirichlet(np.ones(architecture.labels), mask.shape) * mask[..., None]
+        return [targets.astype(np.float32), offset]
+    return [random.dirichlet(np.ones(architecture.labels), len(mask)).astype(np.float32), offset]

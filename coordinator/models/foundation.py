@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from coordinator.models.checkpoint import check_files, check_finite, check_loaded, check_ties, read_settings
 from edge_sdk.elastic.families import Family, family_of
 from edge_sdk.elastic.slicing import Array
-from edge_sdk.elastic.submodel import Architecture
+from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask
 from edge_sdk.errors import ModelFormatError
+from edge_sdk.protocol.graphs import TEXT_TASKS
+from edge_sdk.text import TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_log = logging.getLogger(__name__)
+_RELATIVE_POSITIONS = 512  # of a model that has no table of positions: what T5 was trained on, arXiv 1910.10683 § 3.1.2
 
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """A sequence classifier, whole: what version 0 of a run is made of.
+    """A model, whole: what version 0 of a run is made of.
 
-    ``parameters`` are float32 under their state-dict names; ``labels`` name the classes in the order of the logits;
-    ``config_json`` and ``tokenizer_json`` are Hugging Face's ``config.json`` and ``tokenizer.json``.
+    ``parameters`` are float32 under their state-dict names, adapters under ``<module>.lora_A.weight`` and the like;
+    ``labels`` name the classes in the order of the logits, none where text is generated. ``config_json`` and
+    ``tokenizer_json`` are Hugging Face's ``config.json`` and ``tokenizer.json``, the latter empty without texts.
     """
 
     architecture: Architecture
@@ -38,64 +39,90 @@ class Foundation:
     config_json: bytes
     tokenizer_json: bytes
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one image (channels, height, width) or window (steps, channels); empty for texts, of any length."""
+        config = json.loads(self.config_json)
+        if self.architecture.task is ModelTask.IMAGE_CLASSIFICATION:
+            size = config["image_size"]
+            return (config["num_channels"], *(size if isinstance(size, list) else (size, size)))
+        if self.architecture.task is ModelTask.TIME_SERIES_CLASSIFICATION:
+            return config["steps"], config["channels"]
+        return ()
 
-def load_foundation(folder: Path, labels: Sequence[str], seed: int) -> Foundation:
-    """Read the Hugging Face model in ``folder`` and give it a head of ``len(labels)`` classes; nothing is downloaded.
 
-    ``seed`` fixes the head's random start. Raises ``ModelFormatError`` for a folder that is missing or incomplete or
-    holds weights that are not finite, and ``UnsupportedArchitectureError`` for a family without a row in the table.
+def load_foundation(
+    folder: Path,
+    labels: Sequence[str],
+    seed: int,
+    *,
+    task: ModelTask = ModelTask.TEXT_CLASSIFICATION,
+    adapters: Adapters | None = None,
+) -> Foundation:
+    """Read the Hugging Face model in ``folder``, give it a head of ``len(labels)`` classes, and ``adapters`` if asked.
+
+    ``seed`` fixes the random start of what is new. Nothing is downloaded, no pickle is read. Raises
+    ``ModelFormatError`` for a folder that is missing, incomplete or quantised, or whose weights are not finite or not
+    what its configuration says, and ``UnsupportedArchitectureError`` for a family without a row in the table.
     """
     family = family_of(model_type_of(folder))
-    model = _load_model(folder, labels, seed)
-    parameters = {name: value.detach().numpy().copy() for name, value in model.named_parameters()}
-    _check_finite(parameters, folder)
-    return Foundation(
-        architecture=_architecture(model, family, parameters),
-        family=family,
-        parameters=parameters,
-        labels=tuple(labels),
-        config_json=_portable_config(model),
-        tokenizer_json=_tokenizer_json(folder),
-    )
+    check_files(folder)
+    import torch  # noqa: PLC0415 - seconds of import, after the folder was found to be worth it
+
+    tokenizer_json = _tokenizer_json(folder) if task in TEXT_TASKS else b""
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _load_model(folder, family, task, len(labels))
+        if task is ModelTask.TEXT_CLASSIFICATION:
+            _mark_padding(model, tokenizer_json)
+        config_json = _portable_config(model)
+        architecture = _architecture(model, family, task, adapters)
+        parameters = _parameters(model, architecture)
+    check_finite(parameters, folder)
+    return Foundation(architecture, family, parameters, tuple(labels), config_json, tokenizer_json)
 
 
 def model_type_of(folder: Path) -> str:
     """The ``model_type`` of a Hugging Face folder; ``ModelFormatError`` where it names none."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelFormatError(f"{path} does not exist; name a folder that Hugging Face's save_pretrained wrote")
-    try:
-        model_type = json.loads(path.read_bytes()).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ModelFormatError(f"{path} is not a JSON object ({error}); save the model again") from error
+    model_type = read_settings(folder).get("model_type")
     if not isinstance(model_type, str):
-        raise ModelFormatError(f"{path} has no model_type; save the model again with transformers 5")
+        raise ModelFormatError(f"{folder / 'config.json'} has no model_type; save the model again with transformers 5")
     return model_type
 
 
-def _load_model(folder: Path, labels: Sequence[str], seed: int) -> PreTrainedModel:
-    import torch  # noqa: PLC0415 - seconds of import, after the folder was found to be worth it
+def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> PreTrainedModel:
+    import torch  # noqa: PLC0415
     from safetensors import SafetensorError  # noqa: PLC0415
-    from transformers import AutoModelForSequenceClassification  # noqa: PLC0415
+    from transformers import AutoConfig  # noqa: PLC0415
 
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=len(labels),
-                attn_implementation="eager",
-                dtype=torch.float32,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # a head for another number of classes is replaced
-            )
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise ModelFormatError(f"{folder} cannot be loaded: {error}; save the model again") from error
+    from edge_sdk.modules.building import auto_class  # noqa: PLC0415
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config.architectures = config.architectures or []  # transformers reads it where a task has two classes
+        if task is not ModelTask.TEXT_GENERATION:
+            config.num_labels = labels
+        model, info = auto_class(task, config).from_pretrained(
+            folder,
+            config=config,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a head for another number of classes is replaced, all else is an error
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelFormatError(f"{folder} cannot be loaded for {task.value}: {reason}; save the model again") from error
+    check_loaded(info, folder, family, task)
+    check_ties(model, folder)
+    return model
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no report of the head that is new on purpose; both as before afterwards."""
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no report, as of the head that is new on purpose; both as before afterwards."""
     from transformers.utils import logging as reports  # noqa: PLC0415
 
     bars, verbosity = reports.is_progress_bar_enabled(), reports.get_verbosity()
@@ -109,35 +136,59 @@ def _quiet() -> Iterator[None]:
             reports.enable_progress_bar()
 
 
-def _check_finite(parameters: dict[str, Array], folder: Path) -> None:
-    for name, values in parameters.items():
-        if not np.isfinite(values).all():
-            count = int(values.size - np.isfinite(values).sum())
-            raise ModelFormatError(f"{folder}: {name} has {count} values that are not finite; use an intact copy")
+def _mark_padding(model: PreTrainedModel, tokenizer_json: bytes) -> None:
+    """Decoders classify what they read last before the padding, which they know by its id: that of our batches."""
+    if hasattr(model, "score"):
+        model.config.pad_token_id = TextEncoder(tokenizer_json, max_tokens=1).pad_id
 
 
-def _architecture(model: PreTrainedModel, family: Family, parameters: dict[str, Array]) -> Architecture:
-    from optimum.utils import NormalizedConfigManager  # noqa: PLC0415
+def _parameters(model: PreTrainedModel, architecture: Architecture) -> dict[str, Array]:
+    """Of the model with its new adapters, under their full-model names."""
+    from edge_sdk.modules.adapters import inject_adapters  # noqa: PLC0415
+    from edge_sdk.modules.building import parameter_name  # noqa: PLC0415
 
-    config = NormalizedConfigManager.get_normalized_config_class(family.name)(model.config)
-    ffn, hidden = parameters[f"{family.layer.format(0)}{family.up}.weight"].shape
+    inject_adapters(model, architecture, architecture.adapter_rank)
+    return {parameter_name(own): value.detach().numpy().copy() for own, value in model.named_parameters()}
+
+
+def _architecture(model: PreTrainedModel, family: Family, task: ModelTask, adapters: Adapters | None) -> Architecture:
+    """Counts are the configuration's, sizes the weights' own."""
+    config, stack = model.config, family.stacks[0]
+    layer, out = model.get_submodule(stack.layer.format(0).rstrip(".")), 1 if family.is_transposed else 0
+    weights = dict(layer.named_parameters())
+    outputs = {name: weights[f"{name}.weight"].shape[out] for name in stack.outputs if f"{name}.weight" in weights}
+    query = stack.attentions[0].q
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    encoder_layers = config.num_hidden_layers if config.is_encoder_decoder else 0
     return Architecture(
         family=family.name,
-        layers=config.num_layers,
-        heads=config.num_attention_heads,
-        head_size=hidden // config.num_attention_heads,
-        ffn=ffn,
-        hidden=hidden,
-        vocabulary=config.vocab_size,
-        positions=_usable_positions(model),
-        labels=model.config.num_labels,
+        layers=encoder_layers + (config.num_decoder_layers if encoder_layers else config.num_hidden_layers),
+        heads=heads,
+        head_size=outputs[query] // (stack.outputs[query].blocks * config.num_attention_heads),
+        ffn=next(outputs[up] for up in stack.up if up in outputs),
+        hidden=config.hidden_size,
+        vocabulary=getattr(config, "vocab_size", 0),
+        positions=_positions(model),
+        labels=config.num_labels if task is not ModelTask.TEXT_GENERATION else 0,
+        group_size=config.num_attention_heads // heads,
+        encoder_layers=encoder_layers,
+        task=task,
+        adapters=adapters,
     )
 
 
-def _usable_positions(model: PreTrainedModel) -> int:
-    """The longest input in tokens; RoBERTa counts positions from the padding index + 1 on and loses the rows before."""
-    table = next(module for name, module in model.named_modules() if name.endswith(".position_embeddings"))
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+def _positions(model: PreTrainedModel) -> int:
+    """The longest input in tokens: the rows of the table of positions, else what the configuration allows.
+
+    RoBERTa counts positions from the padding index + 1 on and loses the rows before.
+    """
+    for name, value in model.named_parameters():
+        if name.endswith((".position_embeddings.weight", ".wpe.weight")):
+            padding = model.get_submodule(name.removesuffix(".weight")).padding_idx
+            return int(value.shape[0]) - (0 if padding is None else padding + 1)
+        if name.endswith((".position_embeddings", ".positions")):  # (1, tokens, hidden)
+            return int(value.shape[1])
+    return getattr(model.config, "max_position_embeddings", None) or _RELATIVE_POSITIONS
 
 
 def _portable_config(model: PreTrainedModel) -> bytes:

@@ -15,21 +15,22 @@ from coordinator.models.stitching import stitch
 from coordinator.models.templates import Templates
 from edge_sdk.elastic.slicing import Array, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.protocol.graphs import LOGITS
 
 
 def inference_graph(templates: Templates, submodel: Submodel) -> onnx.ModelProto:
-    """The forward pass alone: ``input_ids``, ``attention_mask`` and the parameters -> ``logits`` (batch, labels).
+    """The forward pass alone: the model's inputs and the parameters -> ``logits``.
 
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
     submodel.check(templates.architecture)
-    return stitch(templates, submodel.layers, lambda output: output == "logits")
+    return stitch(templates, submodel.layers, lambda output: output == LOGITS)
 
 
 def release_graph(
     templates: Templates, submodel: Submodel, parameters: Mapping[str, Array], *, quantise: bool
 ) -> bytes:
-    """A file that runs by itself: ``input_ids``, ``attention_mask`` -> ``logits``, with the weights inside.
+    """A file that runs by itself: the model's inputs -> ``logits``, with the weights inside.
 
     ``parameters`` are the full model's; the submodel is cut out. With ``quantise``, weights and embeddings are int8,
     with one scale per channel, and activations are quantised as they come: about a quarter of the size.

@@ -7,6 +7,7 @@ record named dynamic dimensions; ``torch.onnx`` translates it. Only opset 20 rem
 from __future__ import annotations
 
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import optimizer
+from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from edge_sdk.errors import ModelFormatError
 
 OPSET = 20
+_UNTRANSLATED = (torch.ops.aten.silu_backward,)  # operators without an ONNX translation, replaced by simpler ones
 
 Tree: TypeAlias = torch.Tensor | dict[str, torch.Tensor] | tuple[torch.Tensor, ...]
 Dims: TypeAlias = dict[int, "torch.export.Dim"]
@@ -43,7 +46,13 @@ def export_function(
     Raises ``ModelFormatError`` where the exporter lost an input or an output, which it does without saying so.
     """
     with _quiet():
-        traced = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*arguments)
+        traced = make_fx(
+            function,
+            decomposition_table=get_decompositions(_UNTRANSLATED),
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+        )(*arguments)
+        _slice_instead_of_split(traced)
         shapes = pytree.tree_map(dims, arguments)
         program = torch.export.export(traced, arguments, dynamic_shapes=shapes, strict=False)
         _drop_copies(program.graph_module)
@@ -80,6 +89,22 @@ def _drop_copies(module: torch.fx.GraphModule) -> None:
         if source.meta["val"].shape == node.meta["val"].shape:
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
+
+
+def _slice_instead_of_split(module: torch.fx.GraphModule) -> None:
+    """Cut pieces of a symbolic size out one by one: the optimizer cannot follow ONNX's sequences of pieces."""
+    aten, graph = torch.ops.aten, module.graph
+    for split in graph.find_nodes(op="call_function", target=aten.split.Tensor):
+        tensor, size, *rest = split.args
+        for piece in list(split.users):
+            with graph.inserting_before(piece):
+                start = graph.call_function(operator.mul, (size, piece.args[1]))
+                stop = graph.call_function(operator.add, (start, size))
+                cut = graph.call_function(aten.slice.Tensor, (tensor, rest[0] if rest else 0, start, stop))
+            piece.replace_all_uses_with(cut)
+            graph.erase_node(piece)
+        graph.erase_node(split)
+    module.recompile()
 
 
 def _name(values: Sequence[ir.Value], names: Sequence[str]) -> None:

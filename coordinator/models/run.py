@@ -11,28 +11,33 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from coordinator.aggregation.coverage import UpdateSource, aggregate
+from coordinator.aggregation.coverage import UpdateSource
+from coordinator.aggregation.low_rank import Folding, adapted_modules
+from coordinator.aggregation.rule import AdapterMerge, aggregate
 from coordinator.config import TaskConfig
+from coordinator.models.batches import batches_of, labels_of
 from coordinator.models.compilation import load_or_compile
 from coordinator.models.evaluation import Evaluation, Evaluator
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
 from coordinator.models.inference_graph import release_graph
 from coordinator.models.permutation import permute
-from coordinator.models.salience import unit_orders
+from coordinator.models.salience import unit_salience
 from coordinator.models.templates import Templates
-from coordinator.models.text_batches import TextBatch, text_batches
 from coordinator.models.training_graph import training_graph
 from coordinator.models.versions import (
     ModelVersion,
+    Ordering,
     load_version,
     put_bytes,
     put_tensors,
     save_version,
     split_part,
 )
-from edge_sdk.data import TextExamples, label_indices, read_examples
-from edge_sdk.elastic.cost import parameter_count
+from coordinator.planning.nesting import draw, nested_widths
+from edge_sdk.data import Examples, read_examples
+from edge_sdk.data.batches import Batch, task_of
+from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, full, uniform
 from edge_sdk.errors import ModelFormatError
@@ -69,6 +74,8 @@ class Run:
         self._blobs = blobs
         self._evaluator = evaluator
         self._manifests: dict[tuple[str, Submodel], tuple[BlobEntry, ...]] = {}
+        self._judged_version = ""
+        self._judgements: dict[Submodel, Evaluation] = {}
         self._releases: dict[tuple[str, Submodel], BlobEntry] = {}
 
     @cached_property
@@ -82,15 +89,20 @@ class Run:
         architecture = self.foundation.architecture
         return {
             "full": full(architecture),
+            "three-quarters": uniform(architecture, max(1, architecture.heads * 3 // 4)),
             "half": uniform(architecture, max(1, architecture.heads // 2)),
             "quarter": uniform(architecture, max(1, architecture.heads // 4)),
         }
 
     @cached_property
-    def nested(self) -> Submodel | None:
-        """The narrow submodel that every wider one also trains in each step."""
-        share, architecture = self.config.nested_share, self.foundation.architecture
-        return None if share is None else uniform(architecture, max(1, round(share * architecture.heads)))
+    def costs(self) -> CostModel:
+        """What any submodel costs."""
+        return CostModel.of(self.foundation.architecture, self.shapes)
+
+    def nested(self, submodel: Submodel, round_number: int) -> tuple[Submodel, ...]:
+        """The narrower widths that ``submodel`` also trains in each step of a round."""
+        drawn = draw(self.config.seed, round_number)
+        return nested_widths(submodel, self.foundation.architecture, self.config.nesting, drawn)
 
     def slices(self, submodel: Submodel) -> Slices:
         """All parameters of a submodel."""
@@ -98,7 +110,7 @@ class Run:
 
     def parameters(self, submodel: Submodel) -> int:
         """How many parameters a submodel has."""
-        return parameter_count(submodel, self.foundation.architecture)
+        return self.costs.parameter_count(submodel)
 
     def trained_slices(self, submodel: Submodel) -> Slices:
         """The parameters of a submodel that a device trains: what its update must consist of."""
@@ -115,20 +127,29 @@ class Run:
 
     def aggregate(self, version: ModelVersion, number: int, updates: Sequence[UpdateSource]) -> ModelVersion:
         """The version after round ``number``: a pure function of ``version`` and the set of ``updates``."""
-        trained, frozen = split_part(version.parameters, self.foundation.family, self.config.part)
-        parameters = aggregate(trained, updates, floor=self.config.floor) | frozen
-        return save_version(self._blobs, number, parameters, self.foundation.family, self.config.part)
+        family, part = self.foundation.family, self.config.part
+        trained, frozen = split_part(version.parameters, family, part)
+        folding = self._folding(number)
+        if folding is not None:
+            trained |= {name: frozen[name] for name in map("{}.weight".format, adapted_modules(trained))}
+        made = aggregate(trained, updates, self.config.aggregation, version.moments, folding)
+        parameters = frozen | made.parameters
+        return save_version(self._blobs, number, parameters, version.ordering, family, part, made.moments)
 
     def evaluate(self, version: ModelVersion) -> list[WidthResult]:
         """Accuracy and loss of the full model and of the submodels cut from it."""
         return [
-            WidthResult(
-                width,
-                self.parameters(submodel),
-                self._evaluator.evaluate(submodel, version.parameters),
-            )
+            WidthResult(width, self.parameters(submodel), self.judge(version, submodel))
             for width, submodel in self.widths.items()
         ]
+
+    def judge(self, version: ModelVersion, submodel: Submodel) -> Evaluation:
+        """How one submodel of a version does; kept until another version is judged."""
+        if self._judged_version != version.digest:
+            self._judged_version, self._judgements = version.digest, {}
+        if submodel not in self._judgements:
+            self._judgements[submodel] = self._evaluator.evaluate(submodel, version.parameters)
+        return self._judgements[submodel]
 
     def release(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
         """The blobs of an int8 ONNX model of ``submodel`` for inference, and its tokenizer."""
@@ -136,12 +157,20 @@ class Run:
         if key not in self._releases:
             graph = release_graph(self.templates, submodel, version.parameters, quantise=True)
             self._releases[key] = put_bytes(self._blobs, Part.INFERENCE_MODEL, graph)
-        return self._releases[key], self.tokenizer
+        return self._releases[key], *self.tokenizer
 
     @cached_property
-    def tokenizer(self) -> BlobEntry:
-        """What turns texts into token ids, on devices as here."""
-        return put_bytes(self._blobs, Part.TOKENIZER, self.foundation.tokenizer_json)
+    def tokenizer(self) -> tuple[BlobEntry, ...]:
+        """What turns texts into token ids, on devices as here; nothing where the examples are no texts."""
+        tokenizer = self.foundation.tokenizer_json
+        return (put_bytes(self._blobs, Part.TOKENIZER, tokenizer),) if tokenizer else ()
+
+    def _folding(self, number: int) -> Folding | None:
+        """How adapters are folded into what they adapt after round ``number``, where the task stacks them."""
+        adapters = self.foundation.architecture.adapters
+        if adapters is None or self.config.aggregation.adapters is not AdapterMerge.STACK:
+            return None
+        return Folding(adapters.scale, self.foundation.family.is_transposed, seed=self.config.seed + number)
 
     def _pack(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
         cut = extract(version.parameters, self.slices(submodel))
@@ -151,8 +180,14 @@ class Run:
             put_tensors(self._blobs, Part.WEIGHTS, trained),
             put_tensors(self._blobs, Part.FROZEN, frozen),
             put_bytes(self._blobs, Part.TRAINING_GRAPH, graph.SerializeToString()),
-            self.tokenizer,
+            *self.tokenizer,
         )
+
+
+def foundation_of(config: TaskConfig, calibration: Examples, test: Examples) -> Foundation:
+    """The task's model for the labels that occur, with a random head; raises what loading a model raises."""
+    labels = labels_of(calibration, test)
+    return load_foundation(Path(config.model_dir), labels, config.seed, task=task_of(test), adapters=config.adapters)
 
 
 def prepare(
@@ -171,36 +206,33 @@ def prepare(
     permutation changes the model's answers.
     """
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
-    labels = sorted({*calibration.labels, *test.labels})
     say(f"loading {config.model_dir}")
-    foundation = load_foundation(Path(config.model_dir), labels, config.seed)
-    batches = _batches(foundation, calibration, config)
+    foundation = foundation_of(config, calibration, test)
+    batches = batches_of(foundation, calibration, config.recipe)
     foundation = with_fitted_head(foundation, batches) if known is None else foundation
     say("compiling the templates of the training graph (kept for the next time)")
     templates = load_or_compile(foundation, cache)
-    evaluator = Evaluator(templates, _batches(foundation, test, config), threads=threads)
+    evaluator = Evaluator(templates, batches_of(foundation, test, config.recipe), threads=threads)
     run = Run(config, foundation, templates, blobs, evaluator)
     if known is not None:
         return run, load_version(blobs, *known)
     say(f"ranking heads and neurons by {config.salience.value} salience")
-    parameters = _permuted(run, evaluator, batches, threads)
-    return run, save_version(blobs, 0, parameters, foundation.family, config.part)
+    parameters, ordering = _permuted(run, evaluator, batches, threads)
+    return run, save_version(blobs, 0, parameters, ordering, foundation.family, config.part)
 
 
-def _permuted(run: Run, evaluator: Evaluator, calibration: Sequence[TextBatch], threads: int) -> dict[str, Array]:
+def _permuted(
+    run: Run, evaluator: Evaluator, calibration: Sequence[Batch], threads: int
+) -> tuple[dict[str, Array], Ordering]:
     """The foundation's parameters, most salient units first, after checking that the function is the same."""
-    foundation = run.foundation
-    orders = unit_orders(run.config.salience, run.templates, foundation.parameters, calibration, threads=threads)
+    foundation, config = run.foundation, run.config
+    salience = unit_salience(config.salience, foundation, run.templates, calibration, threads=threads, seed=config.seed)
+    orders = salience.orders(foundation.architecture)
     parameters = permute(foundation.parameters, foundation.family, foundation.architecture, orders)
     difference = evaluator.max_logit_difference(foundation.parameters, parameters)
     if not difference <= MAX_LOGIT_DIFFERENCE:
         raise ModelFormatError(
-            f"{run.config.model_dir}: the permutation changes logits by {difference:.1e}, more than "
+            f"{config.model_dir}: the permutation changes logits by {difference:.1e}, more than "
             f"{MAX_LOGIT_DIFFERENCE:.0e}; report this architecture"
         )
-    return parameters
-
-
-def _batches(foundation: Foundation, examples: TextExamples, config: TaskConfig) -> list[TextBatch]:
-    indices = label_indices(examples, foundation.labels).tolist()
-    return text_batches(foundation, examples.texts, indices, max_tokens=config.recipe.max_tokens)
+    return parameters, Ordering.of(orders, salience.layer_ranking())

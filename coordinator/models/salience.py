@@ -1,94 +1,148 @@
-"""Rank heads and FFN neurons by how much the model's loss depends on them.
+"""Rank heads, FFN neurons and layers by how much the model's loss depends on them.
 
-A unit's salience is the sum over its weights, biases left out. ``l1`` counts |w|, as RaFFM does (arXiv 2310.00247,
-section 3.2), and needs no data. ``taylor`` counts |w · dL/dw|, to first order what the loss changes when the weight is
-removed (Molchanov et al., arXiv 1906.10771).
+A unit's salience is a sum over its weights, biases left out, of one of these:
+
+    l1          |w|, as RaFFM does (arXiv 2310.00247, section 3.2); needs no data
+    l2          w², then the root of the sum
+    taylor      |w · dL/dw|, to first order what the loss changes when the weight is removed (Molchanov et al. 2019,
+                arXiv 1906.10771, equation 8)
+    activation  |w| · ‖x‖, the norm of what the weight is multiplied with over all examples (Wanda, Sun et al. 2023,
+                arXiv 2306.11695, equation 1)
+    random      a number by seed: what the others have to beat
+
+A layer's salience is the sum over its units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.config import Salience
+from coordinator.models.activations import input_norms
+from coordinator.models.batches import counted, feeds
+from coordinator.models.foundation import Foundation
 from coordinator.models.permutation import LayerOrder
 from coordinator.models.running import Runner
-from coordinator.models.templates import GRAD, Templates
-from coordinator.models.text_batches import TextBatch
+from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
-from edge_sdk.elastic.families import Family, Unit
+from edge_sdk.data.batches import Batch
+from edge_sdk.elastic.families import Family, Unit, is_adapter
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Architecture, TrainablePart, full
 from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.graphs import GRADIENT
+
+_NEED_DATA = {Salience.TAYLOR, Salience.ACTIVATION}
+Values = NDArray[np.float64]
 
 
-def unit_orders(
+@dataclass(frozen=True, slots=True)
+class UnitSalience:
+    """What each unit of each layer weighs: ``heads`` (layers, heads) and ``ffn`` (layers, neurons), not negative."""
+
+    heads: Values
+    ffn: Values
+
+    def orders(self, architecture: Architecture) -> tuple[LayerOrder, ...]:
+        """For every layer, its heads and neurons by falling salience; equal ones keep their order.
+
+        The layers of an encoder-decoder's stack share one order of heads, since they share a position bias.
+        """
+        heads = self.heads.copy()
+        if architecture.encoder_layers:
+            for stack in architecture.stacks:
+                heads[stack.start : stack.stop] = heads[stack.start : stack.stop].sum(axis=0)
+        return tuple(
+            LayerOrder(np.argsort(-by_head, kind="stable"), np.argsort(-by_neuron, kind="stable"))
+            for by_head, by_neuron in zip(heads, self.ffn, strict=True)
+        )
+
+    def layer_ranking(self) -> tuple[int, ...]:
+        """The layers by falling salience."""
+        layers = self.heads.sum(axis=1) + self.ffn.sum(axis=1)
+        return tuple(int(layer) for layer in np.argsort(-layers, kind="stable"))
+
+
+def unit_salience(
     salience: Salience,
+    foundation: Foundation,
     templates: Templates,
-    parameters: Mapping[str, Array],
-    batches: Sequence[TextBatch],
+    batches: Sequence[Batch],
     *,
     threads: int,
-) -> tuple[LayerOrder, ...]:
-    """For every layer, its heads and FFN neurons by falling salience; equal ones keep their order.
+    seed: int = 0,
+) -> UnitSalience:
+    """What the units of ``foundation`` weigh on ``batches``, calibration examples, about 256 in all.
 
-    ``parameters`` are the full model's; ``batches`` are the calibration texts of ``TAYLOR``, about 256 in all, and are
-    not read for ``L1``. Raises ``ConfigurationError`` where ``TAYLOR`` has none.
+    Only ``TAYLOR`` and ``ACTIVATION`` read examples; they raise ``ConfigurationError`` where there are none. ``seed``
+    is that of ``RANDOM``.
     """
-    weights = _elastic_weights(parameters, templates.family)
+    architecture, family, parameters = foundation.architecture, foundation.family, foundation.parameters
+    if salience is Salience.RANDOM:
+        random = np.random.default_rng(seed)
+        return UnitSalience(*(random.random((architecture.layers, count)) for count in _counts(architecture)))
+    if salience in _NEED_DATA and not batches:
+        raise ConfigurationError(f"{salience.value} salience needs calibration examples, got none; give some or use l1")
+    weights = {
+        name: values
+        for name, values in parameters.items()
+        if values.ndim == 2 and family.layer_index(name, architecture) is not None and _counts_units(name, family)
+    }
+    if salience is Salience.L2:
+        squares = _summed({name: values**2 for name, values in weights.items()}, family, architecture)
+        return UnitSalience(np.sqrt(squares.heads), np.sqrt(squares.ffn))
+    scores = {name: np.abs(values) for name, values in weights.items()}
     if salience is Salience.TAYLOR:
         gradients = loss_gradients(templates, parameters, batches, threads=threads)
-        weights = {name: values * gradients[name] for name, values in weights.items()}
-    return _orders({name: np.abs(values) for name, values in weights.items()}, templates.family, templates.architecture)
+        scores = {name: values * np.abs(gradients[name]) for name, values in scores.items()}
+    if salience is Salience.ACTIVATION:
+        norms = input_norms(foundation, scores, batches)
+        scores = {name: values * norms[name] for name, values in scores.items()}
+    return _summed(scores, family, architecture)
 
 
 def loss_gradients(
-    templates: Templates, parameters: Mapping[str, Array], batches: Sequence[TextBatch], *, threads: int
+    templates: Templates, parameters: Mapping[str, Array], batches: Sequence[Batch], *, threads: int
 ) -> dict[str, Array]:
-    """The gradient of the loss over all texts of ``batches`` for every parameter outside the embeddings.
+    """The gradient of the loss over all ``batches``, at least one, for every parameter of the layers and the head.
 
-    It is the mean over texts, whatever the batches' sizes. Raises ``ConfigurationError`` where there are none.
+    It is the mean over all targets, whatever the batches' sizes.
     """
-    texts = sum(len(batch.labels) for batch in batches)
-    if texts == 0:
-        raise ConfigurationError("taylor salience needs calibration texts, got none; give some or choose l1")
     graph = training_graph(templates, full(templates.architecture), TrainablePart.NO_EMBEDDINGS)
-    runner = Runner(graph, threads=threads)
+    runner, counts = Runner(graph, threads=threads), [counted(batch, templates.architecture.task) for batch in batches]
     total: dict[str, Array] = {}
-    for batch in batches:
-        outputs = runner.run(batch.feeds(templates.architecture.labels), parameters)
+    for batch, count in zip(batches, counts, strict=True):
+        outputs = runner.run(feeds(batch, templates.architecture), parameters)
         for output in outputs:
-            if output.startswith(GRAD):
-                share = outputs[output] * np.float32(len(batch.labels) / texts)
-                name = output.removeprefix(GRAD)
+            if output.startswith(GRADIENT):
+                share = outputs[output] * np.float32(count / sum(counts))
+                name = output.removeprefix(GRADIENT)
                 total[name] = total[name] + share if name in total else share
     return total
 
 
-def _elastic_weights(parameters: Mapping[str, Array], family: Family) -> dict[str, Array]:
-    """The weight matrices with an elastic axis."""
-    return {
-        name: values
-        for name, values in parameters.items()
-        if values.ndim == 2 and _elastic_axis(name, family) is not None
-    }
+def _counts_units(name: str, family: Family) -> bool:
+    """Whether ``name`` is a matrix of heads or neurons; adapters, which start at nothing, do not count."""
+    return any(family.axes(name)) and not is_adapter(name)
 
 
-def _elastic_axis(name: str, family: Family) -> int | None:
-    return next((axis for axis, unit in enumerate(family.axes(name)) if unit is not None), None)
+def _counts(architecture: Architecture) -> tuple[int, int]:
+    return architecture.heads, architecture.ffn
 
 
-def _orders(weights: Mapping[str, Array], family: Family, architecture: Architecture) -> tuple[LayerOrder, ...]:
-    salience = {
-        (layer, unit): np.zeros(count)
-        for layer in range(architecture.layers)
-        for unit, count in ((Unit.HEADS, architecture.heads), (Unit.FFN, architecture.ffn))
-    }
-    for name, values in weights.items():
-        axis, layer = _elastic_axis(name, family), family.layer_index(name)
-        if axis is not None and layer is not None and (unit := family.axes(name)[axis]) is not None:
-            total = salience[layer, unit]
-            total += values.sum(axis=1 - axis, dtype=np.float64).reshape(len(total), -1).sum(axis=1)
-    falling = {key: np.argsort(-values, kind="stable") for key, values in salience.items()}
-    return tuple(LayerOrder(falling[i, Unit.HEADS], falling[i, Unit.FFN]) for i in range(architecture.layers))
+def _summed(scores: Mapping[str, Array], family: Family, architecture: Architecture) -> UnitSalience:
+    """The scores of single weights summed over each unit."""
+    heads, ffn = (np.zeros((architecture.layers, count)) for count in _counts(architecture))
+    totals = {Unit.HEADS: heads, Unit.FFN: ffn}
+    for name, values in scores.items():
+        layer = family.layer_index(name, architecture)
+        for place, axis in enumerate(family.axes(name)):
+            if axis is not None and layer is not None:
+                entries = values.sum(axis=1 - place, dtype=np.float64)
+                units = totals[axis.unit].shape[1]
+                totals[axis.unit][layer] += entries.reshape(axis.blocks, units, -1).sum(axis=(0, 2))
+    return UnitSalience(heads, ffn)

@@ -14,7 +14,8 @@ from graphlib import TopologicalSorter
 
 import onnx
 
-from coordinator.models.templates import AUX, BATCH_INPUTS, GRAD, HIDDEN_IN, HIDDEN_OUT, Templates
+from coordinator.models.templates import AUX, HIDDEN_IN, HIDDEN_OUT, Templates
+from edge_sdk.protocol.graphs import GRADIENT
 
 Rename = Callable[[str], str]
 
@@ -29,9 +30,11 @@ def stitch(templates: Templates, layers: tuple[int, ...], is_wanted: Callable[[s
     _rename(shell.graph, _shell_names(shell.graph, depth=len(layers)))
     copies = [onnx.load_from_string(templates.layer) for _ in layers]
     for position, (layer, copy) in enumerate(zip(layers, copies, strict=True)):
-        _rename(copy.graph, _layer_names(copy.graph, position, templates.family.layer.format(layer)))
+        _rename(
+            copy.graph, _layer_names(copy.graph, position, templates.family.layer_prefix(layer, templates.architecture))
+        )
         _number_widths(copy.graph, layer)
-    graph = _merge([shell.graph, *(copy.graph for copy in copies)], is_wanted)
+    graph = _merge([shell.graph, *(copy.graph for copy in copies)], templates.batch_inputs, is_wanted)
     return onnx.helper.make_model(graph, opset_imports=shell.opset_import, ir_version=shell.ir_version)
 
 
@@ -48,17 +51,17 @@ def _shell_names(graph: onnx.GraphProto, depth: int) -> Rename:
 def _layer_names(graph: onnx.GraphProto, position: int, prefix: str) -> Rename:
     """Parameters get their full-model names, the boundaries their numbers; values inside a prefix of their own."""
     inputs = {value.name for value in graph.input}
-    parameters = {name for name in inputs if GRAD + name in _interface(graph)} - {HIDDEN_IN}
+    parameters = {name for name in inputs if GRADIENT + name in _interface(graph)} - {HIDDEN_IN}
     names = {name: name for name in _interface(graph)} | _boundaries(position, position + 1)
     names |= {name: prefix + name for name in parameters}
-    names |= {GRAD + name: GRAD + prefix + name for name in parameters}
+    names |= {GRADIENT + name: GRADIENT + prefix + name for name in parameters}
     return lambda name: names.get(name) or f"layer.{position}/{name}"
 
 
 def _boundaries(first: int, last: int) -> dict[str, str]:
     """Where a template meets its neighbours: it begins at boundary ``first`` and ends at ``last``."""
     numbers = {HIDDEN_IN: f"hidden.{first}", HIDDEN_OUT: f"hidden.{last}"}
-    return numbers | {GRAD + name: GRAD + number for name, number in numbers.items()}
+    return numbers | {GRADIENT + name: GRADIENT + number for name, number in numbers.items()}
 
 
 def _rename(graph: onnx.GraphProto, rename: Rename) -> None:
@@ -78,20 +81,22 @@ def _number_widths(graph: onnx.GraphProto, layer: int) -> None:
                 dim.dim_param += f"@{layer}"
 
 
-def _merge(graphs: list[onnx.GraphProto], is_wanted: Callable[[str], bool]) -> onnx.GraphProto:
+def _merge(
+    graphs: list[onnx.GraphProto], batch_inputs: tuple[str, ...], is_wanted: Callable[[str], bool]
+) -> onnx.GraphProto:
     candidates = {value.name: value for graph in graphs for value in graph.output if not _is_internal(value.name)}
     outputs = {name: value for name, value in candidates.items() if is_wanted(name)}
     nodes, needed = _live_nodes((node for graph in graphs for node in graph.node), outputs)
     produced = {name for node in nodes for name in node.output}
     inputs = {value.name: value for graph in graphs for value in graph.input if value.name in needed - produced}
     initializers = [value for graph in graphs for value in graph.initializer if value.name in needed]
-    ordered = [inputs.pop(name) for name in BATCH_INPUTS if name in inputs]
+    ordered = [inputs.pop(name) for name in batch_inputs if name in inputs]
     return onnx.helper.make_graph(nodes, "submodel", [*ordered, *inputs.values()], outputs.values(), initializers)
 
 
 def _is_internal(name: str) -> bool:
     """Whether a template's output is another template's input."""
-    return name.removeprefix(GRAD).startswith(("hidden.", AUX))
+    return name.removeprefix(GRADIENT).startswith(("hidden.", AUX))
 
 
 def _live_nodes(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:

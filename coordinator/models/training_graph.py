@@ -5,17 +5,16 @@ from __future__ import annotations
 import onnx
 
 from coordinator.models.stitching import stitch
-from coordinator.models.templates import GRAD, Templates
+from coordinator.models.templates import Templates
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
+from edge_sdk.protocol.graphs import GRADIENT
 
 
 def training_graph(templates: Templates, submodel: Submodel, part: TrainablePart) -> onnx.ModelProto:
     """The training step of ``submodel`` as plain ONNX, opset 20; its file is the same for every width.
 
-    Inputs: ``input_ids`` and ``attention_mask`` int64 (batch, tokens), ``labels`` int64 (batch,), ``logit_offset``
-    float32 (labels,), and every parameter of the submodel, float32, under its full-model name.
-    Outputs: ``loss`` (), the mean cross-entropy of logits + logit_offset; ``logits`` (batch, labels), without the
-    offset; ``grad.<parameter>`` for every parameter of ``part``.
+    Inputs and outputs are those of :mod:`edge_sdk.protocol.graphs`; every parameter of the submodel is an input,
+    float32, under its full-model name, and every parameter of ``part`` has a gradient.
 
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
@@ -23,6 +22,6 @@ def training_graph(templates: Templates, submodel: Submodel, part: TrainablePart
     family = templates.family
 
     def is_wanted(output: str) -> bool:
-        return not output.startswith(GRAD) or family.is_trainable(output.removeprefix(GRAD), part)
+        return not output.startswith(GRADIENT) or family.is_trainable(output.removeprefix(GRADIENT), part)
 
     return stitch(templates, submodel.layers, is_wanted)

@@ -1,11 +1,14 @@
-"""Versions of the global model as blobs: the trained part once a version, the frozen part once ever."""
+"""Versions of the global model as blobs: what is trained once a version, what stays the same once ever."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import msgspec
+
+from coordinator.models.permutation import LayerOrder
 from edge_sdk.elastic.families import Family
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import TrainablePart
@@ -14,33 +17,75 @@ from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from edge_sdk.transport.blob_folder import BlobFolder
 
 
+class Ordering(msgspec.Struct, frozen=True):
+    """What version 0 was permuted by: for each layer the old indices in their new order; and the layers by salience."""
+
+    heads: tuple[tuple[int, ...], ...]
+    ffn: tuple[tuple[int, ...], ...]
+    layer_ranking: tuple[int, ...]
+
+    @classmethod
+    def of(cls, orders: Iterable[LayerOrder], layer_ranking: tuple[int, ...]) -> Ordering:
+        """From arrays."""
+        pairs = [(tuple(order.heads.tolist()), tuple(order.ffn.tolist())) for order in orders]
+        heads, ffn = zip(*pairs, strict=True)
+        return cls(heads, ffn, layer_ranking)
+
+    def orders(self) -> tuple[LayerOrder, ...]:
+        """As arrays."""
+        return tuple(LayerOrder.of(heads, ffn) for heads, ffn in zip(self.heads, self.ffn, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """The global model after ``number`` rounds. ``digest`` names it: the SHA-256 of its trained part."""
+    """The global model after ``number`` rounds. ``digest`` names it: the SHA-256 of its trained part.
+
+    ``moments`` are the server optimizer's, by name; ``ordering`` is version 0's.
+    """
 
     number: int
     digest: str
     parameters: dict[str, Array]
+    ordering: Ordering
     blobs: tuple[BlobEntry, ...]
+    moments: Mapping[str, Array] = field(default_factory=dict)
 
 
 def save_version(
-    blobs: BlobFolder, number: int, parameters: dict[str, Array], family: Family, part: TrainablePart
+    blobs: BlobFolder,
+    number: int,
+    parameters: dict[str, Array],
+    ordering: Ordering,
+    family: Family,
+    part: TrainablePart,
+    moments: Mapping[str, Array] | None = None,
 ) -> ModelVersion:
-    """Put ``parameters`` into ``blobs`` and name the result."""
+    """Put ``parameters``, ``ordering`` and ``moments`` into ``blobs`` and name the result."""
     weights, frozen = split_part(parameters, family, part)
-    entries = (put_tensors(blobs, Part.WEIGHTS, weights), put_tensors(blobs, Part.FROZEN, frozen))
-    return ModelVersion(number, entries[0].digest, parameters, entries)
+    entries = [
+        put_tensors(blobs, Part.WEIGHTS, weights),
+        put_tensors(blobs, Part.FROZEN, frozen),
+        put_bytes(blobs, Part.ORDERING, msgspec.msgpack.encode(ordering)),
+    ]
+    if moments:
+        entries.append(put_tensors(blobs, Part.MOMENTS, moments))
+    return ModelVersion(number, entries[0].digest, parameters, ordering, tuple(entries), moments or {})
 
 
 def load_version(blobs: BlobFolder, number: int, entries: Iterable[BlobEntry]) -> ModelVersion:
     """Read a version back; its arrays are copies that may be changed."""
     entries = tuple(entries)
-    parameters: dict[str, Array] = {}
-    for entry in entries:
-        tensors = read_tensors(blobs.path_of(entry.digest).read_bytes())
-        parameters |= {name: array.copy() for name, array in tensors.items()}
-    return ModelVersion(number, entries[0].digest, parameters, entries)
+    digests = {entry.part: entry.digest for entry in entries}
+    tensors = {
+        part: _read(blobs, digests[part]) for part in (Part.WEIGHTS, Part.FROZEN, Part.MOMENTS) if part in digests
+    }
+    ordering = msgspec.msgpack.decode(blobs.path_of(digests[Part.ORDERING]).read_bytes(), type=Ordering)
+    parameters = tensors[Part.WEIGHTS] | tensors[Part.FROZEN]
+    return ModelVersion(number, digests[Part.WEIGHTS], parameters, ordering, entries, tensors.get(Part.MOMENTS, {}))
+
+
+def _read(blobs: BlobFolder, digest: str) -> dict[str, Array]:
+    return {name: array.copy() for name, array in read_tensors(blobs.path_of(digest).read_bytes()).items()}
 
 
 def split_part(

@@ -23,7 +23,8 @@ from coordinator.delivery.releases import ReleaseDesk
 from coordinator.models.run import Run, WidthResult, prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import shrunk, training_budget
-from coordinator.planning.planner import Ladder, nested_within
+from coordinator.planning.planner import Ladder, TaskCosts
+from coordinator.planning.space import rolled, spread
 from coordinator.resources import Resources
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import DeviceFailed, DeviceLost, Event, RoundState, Tick, UpdateAccepted, step
@@ -91,10 +92,11 @@ class Conductor:
 
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
-        config, recipe = self.config, self.config.recipe
-        self._ladder = Ladder.of(run.foundation.architecture, config.part, recipe, quantised=True, nested=run.nested)
+        config, ranking = self.config, version.ordering.layer_ranking
+        self._costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
+        self._ladder = Ladder.of(self._costs, config.space, ranking)
         self._intake = Intake(run, self._resources)
-        self._desk = ReleaseDesk(run, self._ladder, self._resources)
+        self._desk = ReleaseDesk(run, self._ladder, self._costs, self._resources)
         if results:
             self._keep_version(version, results)
         self._go_on()
@@ -227,7 +229,8 @@ class Conductor:
             deadline_s = now_s + self.config.round_deadline_s
             base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
             tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, now_s, deadline_s))
-            offers = [self._offer_record(device, number, submodel, now_s) for device, submodel in cohort.items()]
+            placed = self._placed(cohort, number)
+            offers = [self._offer_record(device, number, submodel, now_s) for device, submodel in placed.items()]
             for offer in offers:
                 tx.offers.add(offer)
             self._round = load_round(tx, self.config.name)
@@ -241,15 +244,11 @@ class Conductor:
         """The largest submodel that each device can train; devices that cannot take part are left out."""
         with self._resources.store.reading() as tx:
             factors = {known.id: known.memory_factor for known in tx.devices.all()}
-        chosen = {
-            device: self._ladder.for_training(
-                training_budget(
-                    snapshot,
-                    memory_factor=factors.get(device, 1.0),
-                )
-            )
+        budgets = {
+            device: training_budget(snapshot, memory_factor=factors.get(device, 1.0))
             for device, snapshot in fresh.items()
         }
+        chosen = {device: self._ladder.for_training(budget) for device, budget in budgets.items()}
         whole = full(self._run.foundation.architecture)
         return {
             device: submodel
@@ -257,13 +256,24 @@ class Conductor:
             if submodel is not None and (self.config.participation is Participation.ALL or submodel == whole)
         }
 
+    def _placed(self, cohort: Mapping[str, Submodel], number: int) -> dict[str, Submodel]:
+        """Submodels of the same cost whose wide layers and windows lie so that the round covers the model evenly."""
+        architecture, placed = self._run.foundation.architecture, dict[str, Submodel]()
+        covered = [0.0] * architecture.layers
+        for device, submodel in cohort.items():
+            even = spread(submodel, architecture, covered)
+            for layer, heads in zip(even.layers, even.heads, strict=True):
+                covered[layer] += heads
+            placed[device] = rolled(even, architecture, number) if self.config.space.is_rolling else even
+        return placed
+
     def _offer_record(self, device: str, number: int, submodel: Submodel, now_s: float) -> OfferRecord:
         return OfferRecord(
             self.config.name,
             number,
             device,
             submodel,
-            self._ladder.training_bytes_of(submodel),
+            self._costs.training_bytes(submodel),
             now_s,
             parameters=self._run.parameters(submodel),
         )
@@ -276,7 +286,7 @@ class Conductor:
             base_version=self._version.digest,
             architecture=self._run.foundation.architecture,
             submodel=record.submodel,
-            nested=nested_within(record.submodel, self._run.nested),
+            nested=self._run.nested(record.submodel, record.round),
             part=self.config.part,
             labels=self._run.foundation.labels,
             recipe=self.config.recipe,
@@ -337,7 +347,7 @@ class Conductor:
             releases = [release for task in tasks for release in tx.releases.of_task(task)]
         needed = {entry.digest for version in versions for entry in version.blobs}
         needed |= {entry.digest for release in releases for entry in release.manifest}
-        for digest in {*self._resources.blobs.digests()} - needed - {self._run.tokenizer.digest}:
+        for digest in {*self._resources.blobs.digests()} - needed - {entry.digest for entry in self._run.tokenizer}:
             self._resources.blobs.delete(digest)
 
     def _keep_version(self, version: ModelVersion, results: list[WidthResult]) -> None:

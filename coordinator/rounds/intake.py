@@ -15,7 +15,6 @@ from coordinator.models.versions import ModelVersion
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
 from coordinator.store.records import UpdateRecord
-from edge_sdk.elastic.cost import update_bytes
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import Receipt, UpdateReady, Verdict, update_id
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES
@@ -102,7 +101,7 @@ class Intake:
         named = update_id(device, update.task, update.round, update.base_version, update.update.digest)
         if named != update.update_id:
             return "the update's id is not the digest of what it names"
-        most = update_bytes(submodel, self._run.foundation.architecture, self._run.config.part) + MAX_HEADER_BYTES
+        most = self._run.costs.update_bytes(submodel, self._run.config.part) + MAX_HEADER_BYTES
         if update.update.size_bytes > most:
             return f"the update has {update.update.size_bytes} bytes, its submodel at most {most}"
         return ""

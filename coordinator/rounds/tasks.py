@@ -1,4 +1,4 @@
-"""Queue a task, after looking at all that can be wrong with it before anything heavy is loaded."""
+"""Queue a task, after looking at all that can be wrong with it before anything heavy is loaded; save its result."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edge_sdk.data import read_examples
 from edge_sdk.elastic.families import family_of
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.topics import check_name
+from edge_sdk.transport.blob_folder import BlobFolder
 
 
 def queue_task(store: Store, config: TaskConfig, now_s: float) -> None:
@@ -29,3 +30,25 @@ def queue_task(store: Store, config: TaskConfig, now_s: float) -> None:
     with store.transaction() as tx:
         if tx.tasks.add(config.name, encoded, now_s).config != encoded:
             raise ConfigurationError(f"task {config.name!r} exists with other settings; choose another name")
+
+
+def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int:
+    """Write the newest version of ``task`` as the field's own libraries load it; its number.
+
+    Raises ``ConfigurationError`` where there is no such task or no version of it, and what loading its model raises.
+    """
+    from coordinator.models.run import foundation_of  # noqa: PLC0415 - seconds of import, after the task was found
+    from coordinator.models.saving import save_model  # noqa: PLC0415
+    from coordinator.models.versions import load_version  # noqa: PLC0415
+
+    with store.reading() as tx:
+        known = {record.name: record for record in tx.tasks.all()}
+        latest = tx.versions.latest(task)
+    if task not in known or latest is None:
+        names = ", ".join(sorted(known)) or "none"
+        raise ConfigurationError(f"task {task!r} has no version to save; the tasks are {names}")
+    config = msgspec.json.decode(known[task].config, type=TaskConfig)
+    calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
+    foundation = foundation_of(config, calibration, test)
+    save_model(foundation, load_version(blobs, latest.number, latest.blobs), folder)
+    return latest.number

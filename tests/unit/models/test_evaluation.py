@@ -1,47 +1,57 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
+from coordinator.models.batches import batches_of, counted
 from coordinator.models.evaluation import Evaluator
 from coordinator.models.foundation import Foundation
+from coordinator.models.template_export import mean_loss
 from coordinator.models.templates import Templates
-from coordinator.models.text_batches import TextBatch, text_batches
 from coordinator.models.torch_modules import torch_module
-from edge_sdk.elastic.submodel import Submodel, full
-from tests.support.tiny_models import WORDS
+from edge_sdk.data import PlainTexts
+from edge_sdk.data.batches import Batch
+from edge_sdk.elastic.submodel import ModelTask, Submodel, full
+from edge_sdk.errors import DataFormatError
+from tests.support.tiny_examples import tiny_examples
+from tests.unit.models.conftest import RECIPE
 
 
-@pytest.mark.parametrize("submodel", [None, Submodel((0, 2), (2, 1), (25, 1))], ids=["full", "cut"])
+def cut_of(foundation: Foundation) -> Submodel:
+    """Two of the three layers, unequal, with half of the adapters' ranks."""
+    return Submodel((0, 2), (2, 1), (25, 1), foundation.architecture.adapter_rank // 2)
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["full", "cut"])
 def test_evaluation_equals_torchs(
-    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[TextBatch], submodel: Submodel | None
+    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch], is_cut: bool
 ) -> None:
-    module = torch_module(tiny, submodel)
-    with torch.no_grad():
-        logits = torch.cat(
-            [
-                module(input_ids=torch.tensor(b.input_ids), attention_mask=torch.tensor(b.attention_mask)).logits
-                for b in tiny_batches
-            ]
-        )
-    labels = torch.from_numpy(np.concatenate([batch.labels for batch in tiny_batches]))
+    submodel, task = cut_of(tiny) if is_cut else full(tiny.architecture), tiny.architecture.task
+    module, right, loss = torch_module(tiny, submodel), 0.0, 0.0
+    for batch in tiny_batches:
+        targets = torch.from_numpy(batch.targets)
+        with torch.no_grad():
+            logits = module(**{name: torch.from_numpy(values) for name, values in batch.inputs.items()}).logits
+        loss += mean_loss(task, logits, targets).item() * counted(batch, task)
+        generates = task is ModelTask.TEXT_GENERATION
+        counts, wanted = (targets >= 0, targets) if generates else (targets.sum(-1) > 0, targets.argmax(-1))
+        right += (logits.argmax(-1) == wanted)[counts].sum().item()
 
-    evaluator = Evaluator(tiny_templates, tiny_batches, threads=1)
-    result = evaluator.evaluate(submodel or full(tiny.architecture), tiny.parameters)
+    result = Evaluator(tiny_templates, tiny_batches, threads=1).evaluate(submodel, tiny.parameters)
 
-    assert result.samples == len(labels)
-    assert result.accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
-    assert result.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert result.samples == sum(counted(batch, task) for batch in tiny_batches)
+    assert result.accuracy == pytest.approx(right / result.samples)
+    assert result.loss == pytest.approx(loss / result.samples, rel=1e-5)
 
 
-def test_batches_hold_texts_of_like_length_cut_and_padded(tiny: Foundation) -> None:
-    texts = [" ".join(WORDS), "alpha", "alpha beta", "gamma"]
-    short, long = text_batches(tiny, texts, [0, 1, 2, 1], max_tokens=5, batch_size=2)
+def test_batches_hold_every_example_the_short_before_the_long(tiny: Foundation) -> None:
+    batches = batches_of(tiny, tiny_examples(tiny), RECIPE, batch_size=3)
+    widths = [next(iter(batch.inputs.values())).shape[1] for batch in batches]
 
-    assert short.input_ids.tolist() == [[0, 3, 2], [0, 5, 2]]
-    assert short.labels.tolist() == [1, 1]
-    assert long.input_ids.tolist() == [[0, 3, 4, 2, 1], [0, 3, 4, 5, 2]]
-    assert long.attention_mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert long.labels.tolist() == [2, 0]
+    assert [len(batch.targets) for batch in batches] == [3, 3, 2]
+    assert widths == sorted(widths)
+
+
+def test_examples_of_another_task_are_refused(minilm: Foundation) -> None:
+    with pytest.raises(DataFormatError, match=r"text-generation.*text-classification"):
+        batches_of(minilm, PlainTexts(("some text",)), RECIPE)

@@ -1,59 +1,82 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from coordinator.config import Salience
+from coordinator.models.batches import batches_of
 from coordinator.models.foundation import Foundation
-from coordinator.models.salience import loss_gradients, unit_orders
+from coordinator.models.salience import UnitSalience, loss_gradients, unit_salience
 from coordinator.models.templates import Templates
-from coordinator.models.text_batches import TextBatch, text_batches
-from edge_sdk.elastic.families import Unit
+from edge_sdk.data.batches import Batch
+from edge_sdk.elastic.slicing import slices_of
+from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ConfigurationError
-from tests.support.tiny_models import WORDS
+from tests.support.tiny_examples import tiny_examples
+from tests.unit.models.conftest import RECIPE
 
 
-def with_silent_units(foundation: Foundation, head: int, neuron: int) -> dict[str, np.ndarray]:
-    """The parameters with every weight of one head and one neuron of layer 1 set to zero."""
-    family, size = foundation.family, foundation.architecture.head_size
-    silent = {Unit.HEADS: slice(head * size, (head + 1) * size), Unit.FFN: slice(neuron, neuron + 1)}
-    parameters = {name: values.copy() for name, values in foundation.parameters.items()}
-    for name, values in parameters.items():
-        if family.layer_index(name) == 1 and any(axes := family.axes(name)):
-            values[tuple(slice(None) if unit is None else silent[unit] for unit in axes)] = 0
-    return parameters
+def with_silent_units(foundation: Foundation) -> Foundation:
+    """Every weight of the last head and of the last neuron of layer 1 is zero."""
+    sizes = foundation.architecture
+    kept = Submodel((1,), (sizes.heads - 1,), (sizes.ffn - 1,), sizes.adapter_rank)
+    shapes = {name: values.shape for name, values in foundation.parameters.items()}
+    parameters = dict(foundation.parameters)
+    for name, region in slices_of(kept, sizes, foundation.family, shapes).items():
+        if foundation.family.layer_index(name, sizes) == 1 and region.shape != shapes[name]:
+            parameters[name] = np.zeros_like(parameters[name])
+            for whole, _ in region.rectangles():
+                parameters[name][whole] = foundation.parameters[name][whole]
+    return replace(foundation, parameters=parameters)
 
 
-@pytest.mark.parametrize("salience", Salience)
+@pytest.mark.parametrize("salience", [metric for metric in Salience if metric is not Salience.RANDOM])
 def test_units_that_do_nothing_come_last(
-    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[TextBatch], salience: Salience
+    tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch], salience: Salience
 ) -> None:
-    orders = unit_orders(salience, tiny_templates, with_silent_units(tiny, 1, 31), tiny_batches, threads=1)
+    silent = with_silent_units(tiny)
+    orders = unit_salience(salience, silent, tiny_templates, tiny_batches, threads=1).orders(tiny.architecture)
 
-    assert orders[1].heads[-1] == 1
-    assert orders[1].ffn[-1] == 31
+    assert orders[1].heads[-1] == tiny.architecture.heads - 1
+    assert orders[1].ffn[-1] == tiny.architecture.ffn - 1
     for order in orders:
         assert sorted(order.heads) == list(range(tiny.architecture.heads))
         assert sorted(order.ffn) == list(range(tiny.architecture.ffn))
 
 
-def test_gradient_is_the_mean_over_texts_whatever_the_batches(tiny: Foundation, tiny_templates: Templates) -> None:
-    texts, labels = [" ".join(WORDS[: 1 + index]) for index in range(7)], [0, 1, 2, 0, 1, 2, 0]
-    by_two, at_once = (
-        loss_gradients(
-            tiny_templates,
-            tiny.parameters,
-            text_batches(tiny, texts, labels, max_tokens=16, batch_size=size),
-            threads=1,
-        )
-        for size in (2, 7)
+def test_random_salience_follows_its_seed_alone(tiny: Foundation, tiny_templates: Templates) -> None:
+    one, same, other = (
+        unit_salience(Salience.RANDOM, tiny, tiny_templates, [], threads=1, seed=seed) for seed in (1, 1, 2)
     )
 
-    assert by_two.keys() == at_once.keys()
+    assert np.array_equal(one.heads, same.heads)
+    assert not np.array_equal(one.heads, other.heads)
+
+
+def test_gradient_is_the_mean_over_targets_whatever_the_batches(tiny: Foundation, tiny_templates: Templates) -> None:
+    by_three, at_once = (
+        loss_gradients(
+            tiny_templates, tiny.parameters, batches_of(tiny, tiny_examples(tiny), RECIPE, batch_size=size), threads=1
+        )
+        for size in (3, 8)
+    )
+
+    assert by_three.keys() == at_once.keys()
     largest = max(np.abs(values).max() for values in at_once.values())
-    assert max(np.abs(by_two[name] - at_once[name]).max() for name in by_two) <= 1e-5 * largest
+    assert max(np.abs(by_three[name] - at_once[name]).max() for name in by_three) <= 1e-5 * largest
 
 
-def test_taylor_without_texts_is_refused(tiny: Foundation, tiny_templates: Templates) -> None:
-    with pytest.raises(ConfigurationError, match="calibration"):
-        unit_orders(Salience.TAYLOR, tiny_templates, tiny.parameters, [], threads=1)
+@pytest.mark.parametrize("salience", [Salience.TAYLOR, Salience.ACTIVATION])
+def test_metric_that_needs_examples_is_refused_without(
+    tiny: Foundation, tiny_templates: Templates, salience: Salience
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{salience.value}.*calibration"):
+        unit_salience(salience, tiny, tiny_templates, [], threads=1)
+
+
+def test_layers_are_ranked_by_all_their_units() -> None:
+    salience = UnitSalience(np.array([[1.0, 1.0], [0.0, 5.0], [2.0, 2.0]]), np.array([[1.0], [0.0], [3.0]]))
+
+    assert salience.layer_ranking() == (2, 1, 0)

@@ -1,0 +1,100 @@
+"""What a model's units weigh, and how good its submodels are before anything was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coordinator.config import Salience
+from coordinator.models.batches import batches_of, labels_of
+from coordinator.models.compilation import load_or_compile
+from coordinator.models.evaluation import Evaluator
+from coordinator.models.foundation import Foundation, load_foundation
+from coordinator.models.head import with_fitted_head
+from coordinator.models.permutation import permute
+from coordinator.models.salience import UnitSalience, unit_salience
+from edge_sdk.data import Examples, read_examples
+from edge_sdk.data.batches import task_of
+from edge_sdk.elastic.slicing import slices_of
+from edge_sdk.elastic.submodel import Architecture, uniform
+from edge_sdk.errors import DataFormatError
+from edge_sdk.protocol.messages import Recipe
+
+_LEAST_EXAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A submodel cut without any training: its width, its share of the full model's parameters, its accuracy."""
+
+    heads: int
+    share: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Of one model on one set of examples: by metric, what the units weigh, and a curve from the narrowest on."""
+
+    architecture: Architecture
+    salience: Mapping[Salience, UnitSalience]
+    curves: Mapping[Salience, tuple[Point, ...]]
+
+
+def inspect_model(
+    model_dir: Path,
+    data: Path,
+    metrics: Sequence[Salience],
+    cache: Path,
+    recipe: Recipe,
+    *,
+    calibration: int,
+    test: int,
+    seed: int,
+    threads: int,
+    say: Callable[[str], None],
+) -> Inspection:
+    """Rank by each of ``metrics`` on ``calibration`` examples, cut every width, and judge it on ``test`` others.
+
+    Where there are fewer examples, both get their share of them. Raises the named errors of a model folder or a data
+    file that cannot be used.
+    """
+    few, rest = _parts(read_examples(data), data, calibration, test, seed)
+    say(f"ranking on {len(few)} examples, judging on {len(rest)} others")
+    foundation = load_foundation(model_dir, labels_of(few, rest), seed, task=task_of(rest))
+    batches = batches_of(foundation, few, recipe)
+    foundation = with_fitted_head(foundation, batches)
+    say("compiling the templates of the model's graph (kept for the next time)")
+    templates = load_or_compile(foundation, cache)
+    evaluator = Evaluator(templates, batches_of(foundation, rest, recipe), threads=threads)
+    found, curves = dict[Salience, UnitSalience](), dict[Salience, tuple[Point, ...]]()
+    for metric in metrics:
+        say(f"{metric.value}: {foundation.architecture.heads} widths")
+        found[metric] = unit_salience(metric, foundation, templates, batches, threads=threads, seed=seed)
+        curves[metric] = _curve(foundation, found[metric], evaluator)
+    return Inspection(foundation.architecture, found, curves)
+
+
+def _curve(foundation: Foundation, salience: UnitSalience, evaluator: Evaluator) -> tuple[Point, ...]:
+    architecture, family = foundation.architecture, foundation.family
+    parameters = permute(foundation.parameters, family, architecture, salience.orders(architecture))
+    shapes = {name: values.shape for name, values in parameters.items()}
+    whole = sum(values.size for values in parameters.values())
+    points = []
+    for heads in range(1, architecture.heads + 1):
+        submodel = uniform(architecture, heads)
+        size = sum(region.size for region in slices_of(submodel, architecture, family, shapes).values())
+        points.append(Point(heads, size / whole, evaluator.evaluate(submodel, parameters).accuracy))
+    return tuple(points)
+
+
+def _parts(examples: Examples, path: Path, calibration: int, test: int, seed: int) -> tuple[Examples, Examples]:
+    if len(examples) < _LEAST_EXAMPLES:
+        raise DataFormatError(f"{path} has {len(examples)} examples; at least {_LEAST_EXAMPLES} are needed")
+    wanted = min(len(examples), calibration + test)
+    few = max(1, wanted * calibration // (calibration + test))
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    return examples.take(order[:few]), examples.take(order[few:wanted])
