@@ -7,13 +7,17 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test bench lint clean mosquitto
+.PHONY: demo test test-long bench lint clean mosquitto
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
 
 test: $(VENV)/.demo $(VENV)/.dev mosquitto lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# every family's training graph, half a minute each: what make test checks on one of each kind
+test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 
 bench: $(VENV)/.demo $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks all

@@ -8,10 +8,10 @@ Entries that nobody covered do not move: dividing by the number of updates inste
 what aggregation by slicing in RaFFM (arXiv 2310.00247) did. c = 0 is the plain mean over those who cover an entry.
 A server optimizer may take the place of η.
 
-Parameter by parameter and block of rows by block of rows, all updates are summed in one small buffer that stays in the
-processor's cache, so memory does not grow with their number. They are summed in an order that their ids alone fix, so
-the result is a function of the set, to the last bit. The sums are float32: N updates add a relative error of at most
-N · 2⁻²⁴ of the mean step, and float64 doubles the time.
+Block of rows by block of rows, one parameter after the other, all updates are summed in small buffers that stay in the
+processor's cache, so memory does not grow with their number. Threads share out the blocks, and the order within a block
+is fixed by the updates' ids alone, so the result is a function of the set, to the last bit. The sums are float32: N
+updates add a relative error of at most N · 2⁻²⁴ of the mean step, and float64 doubles the time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from coordinator.aggregation.server_optimizer import ServerOptimizer
 from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.slicing import Array, Region, Slices, shapes_of
 
-_BLOCK = 96 * 1024  # entries: three buffers of 384 KiB; smaller ones pay for more reads, larger ones leave the cache
+_BLOCK = 256 * 1024  # entries, of 1 MiB: smaller blocks pay for more reads, larger ones leave the cache
 _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -176,8 +176,8 @@ def _move(parameters: Sequence[_Parameter], optimizer: ServerOptimizer) -> None:
 class _Window:
     """Where updates of one region meet one block: they are read from their entry ``first`` on.
 
-    They are summed in ``total``, packed, with the help of ``values``, as long. ``pieces`` are views: parts of the block,
-    and what of ``total`` is added to each.
+    They are summed in ``total``, packed, with the help of ``values``, as long, and added to the block once. ``pieces``
+    are views: parts of the block, and what of ``total`` goes there.
     """
 
     first: int

@@ -99,6 +99,7 @@ class _Trained:
 
     @classmethod
     def read(cls, update: OpenUpdate, a: str, b: str, base: Mapping[str, Array]) -> _Trained:
+        """The factors named ``a`` and ``b`` as the device has them after training."""
         right, right_moved = _factor(update, a, base[a])
         left, left_moved = _factor(update, b, base[b])
         rank = update.slices[a].shape[0]
@@ -119,6 +120,7 @@ class _Product:
     rights: list[Matrix]
 
     def transposed(self) -> _Product:
+        """(inputs, outputs)."""
         return _Product([right.T for right in self.rights], [left.T for left in self.lefts])
 
     def dense(self) -> Matrix:

@@ -33,6 +33,7 @@ class AggregationRule:
     adapters: AdapterMerge = AdapterMerge.SVD
 
     def __post_init__(self) -> None:
+        """Raise ``ConfigurationError`` where a value is out of range."""
         if not 0 <= self.floor <= 1:
             raise ConfigurationError(f"aggregation floor is {self.floor}; it must be from 0 to 1")
 

@@ -48,6 +48,7 @@ class ServerOptimizer:
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
+        """Raise ``ConfigurationError`` where a value is out of range."""
         if not (0 < self.rate < math.inf and 0 < self.tau < math.inf):
             raise ConfigurationError(
                 f"server optimizer has rate {self.rate} and tau {self.tau}; both must be finite and greater than 0"
@@ -61,7 +62,7 @@ class ServerOptimizer:
         """The moments of the parameter ``name``, in fresh arrays: ``known`` ones, or what they start with."""
         start = {"momentum": 0.0, "variance": self.tau**2}
         return {
-            full_name: np.array(known.get(full_name, np.full_like(values, start[kind])))
+            full_name: np.array(known[full_name]) if full_name in known else np.full_like(values, start[kind])
             for kind, full_name in ((kind, f"{kind}.{name}") for kind in self.kind.moments)
         }
 

@@ -39,8 +39,8 @@ from edge_sdk.data import Examples, read_examples
 from edge_sdk.data.batches import Batch, task_of
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
-from edge_sdk.elastic.submodel import Submodel, full, uniform
-from edge_sdk.errors import ModelFormatError
+from edge_sdk.elastic.submodel import Submodel, TrainablePart, full, uniform
+from edge_sdk.errors import ConfigurationError, ModelFormatError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.transport.blob_folder import BlobFolder
 
@@ -185,9 +185,22 @@ class Run:
 
 
 def foundation_of(config: TaskConfig, calibration: Examples, test: Examples) -> Foundation:
-    """The task's model for the labels that occur, with a random head; raises what loading a model raises."""
-    labels = labels_of(calibration, test)
-    return load_foundation(Path(config.model_dir), labels, config.seed, task=task_of(test), adapters=config.adapters)
+    """The task's model for the labels that occur, with a random head; raises what loading a model raises.
+
+    Raises ``ConfigurationError`` where there is nothing to train, or nothing to merge adapters by.
+    """
+    labels, part = labels_of(calibration, test), config.part
+    foundation = load_foundation(
+        Path(config.model_dir), labels, config.seed, task=task_of(test), adapters=config.adapters
+    )
+    if not any(foundation.family.is_trainable(name, part) for name in foundation.parameters):
+        raise ConfigurationError(
+            f"{config.model_dir} has no parameters that belong to {part.value}: its head is its embeddings; "
+            f"train {TrainablePart.NO_EMBEDDINGS.value} or {TrainablePart.ADAPTERS.value}"
+        )
+    if config.adapters is not None:
+        config.aggregation.check_adapters()
+    return foundation
 
 
 def prepare(

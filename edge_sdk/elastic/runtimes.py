@@ -131,7 +131,7 @@ ONNX = RuntimeCost(
         "gated": Kept(hidden=10.6, heads=6.8, ffn=5.3, scores=0.8),
     },
     frozen_share=0.7,
-    forward_share=0.3,
+    forward_share=0.65,
     logit_copies=3.2,
     inference_bytes=72 * MIB,
     inference_copies=1,

@@ -69,7 +69,7 @@ def read_tensors(buffer: bytes | memoryview, expected: Table | None = None) -> T
 def row_starts(buffer: bytes | memoryview, expected: Table) -> dict[str, int]:
     """Where the rows of each tensor start in ``buffer``, in bytes; checked as :func:`read_tensors` does."""
     entries, start = _checked_header(memoryview(buffer).cast("B"), expected)
-    return {name: start + entry.data_offsets[0] for name, entry in entries.items()}
+    return {name: start + entries[name].data_offsets[0] for name in expected}
 
 
 def _checked_header(view: memoryview, expected: Table | None) -> tuple[dict[str, _Entry], int]:

@@ -94,7 +94,7 @@ _plain_mean = partial(aggregate, floor=0.0)
 RECIPE = Arm(
     "default recipe",
     lambda share: share,
-    partial(aggregate, floor=DEFAULTS.floor),
+    partial(aggregate, floor=DEFAULTS.aggregation.floor),
     nesting=DEFAULTS.nesting,
     calibrated=DEFAULTS.recipe.calibrate_logits,
 )

@@ -106,8 +106,9 @@ def _outcomes(name: str, folder: Path) -> list[Outcome]:
 def _outcome(name: str, subject: Subject, case: Training | Prediction) -> Outcome:
     label = f"{name}, {case.submodel.width}, {case.runtime.value}"
     if isinstance(case, Training):
-        nested = ", nested" if case.nested else ""
-        label += f", {case.part.value}, {case.batch_size} x {case.max_tokens}{nested}"
+        is_text = not subject.foundation.input_shape
+        tokens = case.max_tokens if is_text else subject.foundation.architecture.positions
+        label += f", {case.part.value}, {case.batch_size} x {tokens}{', nested' if case.nested else ''}"
         outcome = Outcome(label, _training_bytes(subject, case), training_peak_bytes(subject, case))
         _check_upload(subject, case)
         return outcome

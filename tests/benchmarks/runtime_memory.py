@@ -80,7 +80,7 @@ def _job(fleet: DemoFleet) -> TrainingJob:
     device = max(fleet.devices, key=lambda device: device.samples)
     job = fleet.job(device, fleet.first, fleet.run.widths["full"], 1, limit_bytes=NO_LIMIT_BYTES)
     recipe = msgspec.structs.replace(job.recipe, max_steps=STEPS, calibrate_logits=False)
-    return msgspec.structs.replace(job, recipe=recipe, nested=None)
+    return msgspec.structs.replace(job, recipe=recipe, nested=())
 
 
 def _load(job: TrainingJob) -> str:

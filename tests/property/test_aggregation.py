@@ -6,6 +6,7 @@ axes, and parameters of zero to four axes.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 
 from coordinator.aggregation import coverage
 from coordinator.aggregation.coverage import UpdateSource, aggregate
+from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.families import family_of
 from edge_sdk.elastic.slicing import Array, Region, Slices, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Adapters, Architecture, Submodel
+from edge_sdk.errors import StorageError
 from edge_sdk.protocol.tensors import write_tensors
 
 ARCHITECTURE = Architecture("gpt2", 2, 4, 2, 12, 8, 11, 5, 3, adapters=Adapters(rank=4))
@@ -152,6 +155,19 @@ def test_order_of_arrival_does_not_change_a_bit(cohort: Cohort, seed: int, shuff
         assert bits(aggregate(BASE, shuffled, floor=0.3)) == bits(aggregate(BASE, updates, floor=0.3))
 
 
+@settings(max_examples=20, deadline=None)
+@given(COHORTS, SEEDS)
+def test_number_of_threads_and_size_of_blocks_do_not_change_a_bit(cohort: Cohort, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        updates, results = sources(folder, cohort, seed), []
+        for threads, block in ((1, 30), (3, 30), (2, 1000)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(coverage, "_THREADS", threads)
+                patch.setattr(coverage, "_BLOCK", block)
+                results.append(bits(aggregate(BASE, updates, floor=0.3)))
+    assert results[0] == results[1] == results[2]
+
+
 @settings(max_examples=30, deadline=None)
 @given(COHORTS, SEEDS)
 def test_entries_that_nobody_covers_do_not_move(cohort: Cohort, seed: int) -> None:
@@ -199,3 +215,19 @@ def test_aggregate_does_not_touch_the_base() -> None:
     with tempfile.TemporaryDirectory() as folder:
         aggregate(BASE, sources(folder, [(Submodel((0,), (4,), (12,), 4), 1.0)], seed=3), floor=0.0)
     assert bits(BASE) == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_file_that_is_cut_short_meanwhile_ends_the_aggregation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    class Shrinking(TensorFile):
+        def __init__(self, path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+            super().__init__(path, expected)
+            os.truncate(path, path.stat().st_size - 4)
+
+    monkeypatch.setattr(coverage, "_THREADS", threads)
+    monkeypatch.setattr(coverage, "TensorFile", Shrinking)
+    updates = sources(str(tmp_path), [(Submodel((0, 1), (4, 4), (12, 12), 4), 1.0)] * 2, seed=3)
+    with pytest.raises(StorageError, match="cut short"):
+        aggregate(BASE, updates, floor=0.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coordinator.aggregation.admission import Limits, Reason, Rejected, admit, admit_file
-from edge_sdk.elastic.slicing import extract
+from edge_sdk.elastic.slicing import Region, extract
 from edge_sdk.elastic.submodel import uniform
 from edge_sdk.protocol.messages import TrainingReport
 from edge_sdk.protocol.tensors import write_tensors
@@ -43,6 +43,18 @@ def rejection(tensors: dict, samples: int = 10) -> Reason:
 
 def test_update_as_asked_is_admitted_with_its_samples() -> None:
     assert admit(update(), BASE, CUT, report(), Limits()) == 10
+
+
+def test_update_of_a_scalar_and_of_a_window_around_the_end_is_admitted() -> None:
+    """The norm counts what the window covers: 1 + 4 + 9, beside the scalar's 16."""
+    base = {"scale": np.array(4, np.float32), "bias": np.array([3, 7, 1, 2], np.float32)}
+    window = {"scale": Region(()), "bias": Region(((range(1), range(2, 4)),))}
+    limits = Limits(max_norm_ratio=1.0)
+    deltas = {"scale": np.array(-4, np.float32), "bias": np.array([3, 1, 2], np.float32)}
+    assert admit(deltas, base, window, report(), limits) == 10
+    deltas["bias"][0] = 4
+    with pytest.raises(Rejected, match="norm"):
+        admit(deltas, base, window, report(), limits)
 
 
 def test_weight_beyond_policy_is_capped() -> None:

@@ -118,12 +118,12 @@ def name_of(row: Row) -> str:
 
 @pytest.mark.parametrize("row", TRAINED, ids=name_of)
 def test_training_memory_is_what_was_measured(row: Row) -> None:
-    assert training_mib(row) == pytest.approx(int(row["mib"]), rel=0.12)
+    assert training_mib(row) == pytest.approx(int(row["mib"]), rel=0.15)
 
 
 @pytest.mark.parametrize("row", PREDICTED, ids=name_of)
 def test_inference_memory_is_what_was_measured(row: Row) -> None:
-    assert prediction_mib(row) == pytest.approx(int(row["mib"]), rel=0.12)
+    assert prediction_mib(row) == pytest.approx(int(row["mib"]), rel=0.15)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
