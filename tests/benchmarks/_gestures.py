@@ -1,8 +1,8 @@
-"""A made task that a small model cannot do: a language of two gestures whose words have to be learnt by heart.
+"""A made task that asks for capacity: a language of two gestures whose words have to be learnt by heart.
 
 A window is two gestures, one after the other, each a curve of six channels; noise and loudness differ from window to
 window. What a pair means is drawn by lot once, so no rule covers two pairs: a model must tell the gestures apart, bring
-both together, and hold the whole table. Real motion has no such table, and a quarter of the model does it.
+both together, and hold the whole table. Real motion has no such table: there a quarter of the model is enough.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def recomputed_digest(fleet: SmallFleet, kept: Path, scratch: Path) -> str:
     trained, frozen = split_part(base.parameters, FAMILY, PART)
     config = msgspec.json.decode(fleet.read(lambda tx: tx.tasks.all())[0].config, type=TaskConfig)
     parameters = aggregate(trained, sources, floor=config.aggregation.floor) | frozen
-    return save_version(BlobFolder(scratch), 1, parameters, FAMILY, PART).digest
+    return save_version(BlobFolder(scratch), 1, parameters, base.ordering, FAMILY, PART).digest
 
 
 def test_coordinator_killed_between_two_updates_aggregates_both_as_if_it_had_not_been(fleet: SmallFleet) -> None:
