@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.demo $(VENV)/.dev mosquitto lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# every family's training graph, half a minute each: what make test checks on one of each kind
+# every family's training graph, half a minute each, and the main job on mosquitto too
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 

@@ -19,6 +19,7 @@ EAGER = ("--learning-rate", "1e-3", "--epochs", "6", "--max-steps", "18")
 FORBIDDEN_ON_A_DEVICE = ("torch", "transformers", "onnx", "optimum", "sqlalchemy", "coordinator")
 
 
+@pytest.mark.parametrize("broker", ["iotcore", pytest.param("mosquitto", marks=pytest.mark.long)], indirect=True)
 def test_unequal_devices_train_one_model_and_run_a_larger_one(
     broker: Broker, tmp_path: Path, small_model: Path, template_cache: dict[str, str]
 ) -> None:
