@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 from platformdirs import user_cache_path
@@ -42,6 +43,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round; it
     closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
     ``space`` says in what submodels may differ, and ``nesting`` which narrower ones a device trains besides its own.
+    Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
+    and the largest submodel that fits.
     """
 
     name: str
@@ -60,6 +63,7 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     aggregation: AggregationRule = AggregationRule()
     nesting: Nesting = Nesting()
     space: Space = Space()
+    evaluated_shares: tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
     seed: int = 0
     release: bool = True
 

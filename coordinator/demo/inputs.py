@@ -56,7 +56,7 @@ def deal(
     *,
     seed: int,
     concentration: float = 0.5,
-    test_share: float = 0.2,
+    test_share: float = 0.15,
     calibration_size: int = 64,
 ) -> Deal:
     """Split ``examples`` over ``devices`` by a seeded Dirichlet per class, as federated learning's papers do.

@@ -134,6 +134,7 @@ def _tasks(options: DemoOptions, model: Path) -> Iterator[TaskConfig]:
             rounds=options.rounds,
             participation=participations[name],
             min_devices=len(FLEET),
+            evaluated_shares=(1.0, 0.5, 0.25),
             seed=options.seed,
             release=name == ELASTIC,
         )

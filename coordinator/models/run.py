@@ -39,12 +39,14 @@ from edge_sdk.data import Examples, read_examples
 from edge_sdk.data.batches import Batch, task_of
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
-from edge_sdk.elastic.submodel import Submodel, TrainablePart, full, uniform
+from edge_sdk.elastic.submodel import Submodel, TrainablePart, uniform
 from edge_sdk.errors import ConfigurationError, ModelFormatError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.transport.blob_folder import BlobFolder
 
 MAX_LOGIT_DIFFERENCE = 1e-4
+_CHECKED_BATCHES = 2  # a wrong permutation shows in any example
+_SHARE_NAMES = {1.0: "full", 0.75: "three-quarters", 0.5: "half", 0.25: "quarter"}
 Say = Callable[[str], None]
 
 
@@ -85,13 +87,11 @@ class Run:
 
     @cached_property
     def widths(self) -> Mapping[str, Submodel]:
-        """What is evaluated after every round."""
+        """What is evaluated after every round, by name."""
         architecture = self.foundation.architecture
         return {
-            "full": full(architecture),
-            "three-quarters": uniform(architecture, max(1, architecture.heads * 3 // 4)),
-            "half": uniform(architecture, max(1, architecture.heads // 2)),
-            "quarter": uniform(architecture, max(1, architecture.heads // 4)),
+            _SHARE_NAMES.get(share, f"{share:.0%}"): uniform(architecture, max(1, int(architecture.heads * share)))
+            for share in self.config.evaluated_shares
         }
 
     @cached_property
@@ -230,19 +230,18 @@ def prepare(
     if known is not None:
         return run, load_version(blobs, *known)
     say(f"ranking heads and neurons by {config.salience.value} salience")
-    parameters, ordering = _permuted(run, evaluator, batches, threads)
+    parameters, ordering = _permuted(run, batches, threads)
     return run, save_version(blobs, 0, parameters, ordering, foundation.family, config.part)
 
 
-def _permuted(
-    run: Run, evaluator: Evaluator, calibration: Sequence[Batch], threads: int
-) -> tuple[dict[str, Array], Ordering]:
+def _permuted(run: Run, calibration: Sequence[Batch], threads: int) -> tuple[dict[str, Array], Ordering]:
     """The foundation's parameters, most salient units first, after checking that the function is the same."""
     foundation, config = run.foundation, run.config
     salience = unit_salience(config.salience, foundation, run.templates, calibration, threads=threads, seed=config.seed)
     orders = salience.orders(foundation.architecture)
     parameters = permute(foundation.parameters, foundation.family, foundation.architecture, orders)
-    difference = evaluator.max_logit_difference(foundation.parameters, parameters)
+    checker = Evaluator(run.templates, calibration[:_CHECKED_BATCHES], threads=threads)
+    difference = checker.max_logit_difference(foundation.parameters, parameters)
     if not difference <= MAX_LOGIT_DIFFERENCE:
         raise ModelFormatError(
             f"{config.model_dir}: the permutation changes logits by {difference:.1e}, more than "
