@@ -295,6 +295,7 @@ def _unfetchable(state: AgentState, digest: str, reason: str, now_s: float) -> N
 
 
 def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
+    """Decline the offer. Out of memory, a smaller submodel is what helps: ask at once; otherwise let time pass first."""
     if state.offer is None:
         return state, ()
     declined = Declined(
@@ -304,7 +305,8 @@ def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
         detail=failed.detail[:500],
         peak_memory_bytes=failed.peak_memory_bytes,
     )
-    return _idle(state, now_s + state.ready_interval_s), (Publish(declined),)
+    pause_s = 0.0 if failed.failure is Failure.OUT_OF_MEMORY else state.ready_interval_s
+    return _idle(state, now_s + pause_s), (Publish(declined),)
 
 
 def _tick(state: AgentState, now_s: float) -> Next:

@@ -81,19 +81,23 @@ def _list_as_json(fleet: SmallFleet, limits: dict[str, int]) -> None:
     assert [(row["round"], row["updates"]) for row in rounds] == [(1, 3), (2, 3)]
 
 
-def test_device_that_runs_out_of_memory_gets_a_smaller_submodel(fleet: SmallFleet) -> None:
+@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+def test_device_that_runs_out_of_memory_gets_a_smaller_submodel(
+    broker: Broker, tmp_path: Path, small_model: Path, template_cache: dict[str, str]
+) -> None:
     """The planner is made to believe too much of a device once; its report mends that by itself."""
-    fleet.create_task("news", "--rounds", "3", "--min-devices", "2")
-    _believe(fleet, "small", 1.02 * need_mib(4) / need_mib(1))
-    fleet.serve()
-    fleet.agent("large", 400)
-    fleet.agent("small", need_mib(1))
-    fleet.finish()
-    offers = fleet.read(lambda tx: tx.offers.of_device("news", "small"))
-    assert max(offers[0].submodel.heads) == 4
-    assert offers[0].failure is Failure.OUT_OF_MEMORY, fleet.story()
-    assert max(offers[-1].submodel.heads) < 4
-    assert offers[-1].outcome is Outcome.UPDATED, fleet.story()
+    with SmallFleet(tmp_path, small_model, str(broker.address), template_cache) as fleet:
+        fleet.create_task("news", "--rounds", "3", "--min-devices", "2")
+        _believe(fleet, "small", 1.02 * need_mib(4) / need_mib(1))
+        fleet.serve()
+        fleet.agent("large", 400)
+        fleet.agent("small", need_mib(1))
+        fleet.finish()
+        offers = fleet.read(lambda tx: tx.offers.of_device("news", "small"))
+        assert max(offers[0].submodel.heads) == 4
+        assert offers[0].failure is Failure.OUT_OF_MEMORY, fleet.story()
+        assert max(offers[-1].submodel.heads) < 4
+        assert offers[-1].outcome is Outcome.UPDATED, fleet.story()
 
 
 def _believe(fleet: SmallFleet, device: str, factor: float) -> None:
@@ -107,6 +111,7 @@ def _believe(fleet: SmallFleet, device: str, factor: float) -> None:
     store.close()
 
 
+@pytest.mark.long
 def test_only_able_task_leaves_small_devices_out(fleet: SmallFleet) -> None:
     fleet.create_task("able", "--rounds", "1", "--min-devices", "2", "--only-able", "--no-release")
     fleet.serve()

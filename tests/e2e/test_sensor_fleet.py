@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from peft import PeftModel
 
@@ -28,6 +29,7 @@ def windows(count: int, seed: int) -> ArrayExamples:
     return ArrayExamples(values.astype(np.float32), tuple(LABELS[kind] for kind in kinds))
 
 
+@pytest.mark.long
 def test_sensors_train_adapters_and_the_result_loads_with_peft(
     embedded_broker: Broker, tmp_path: Path, template_cache: dict[str, str]
 ) -> None:

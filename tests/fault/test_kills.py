@@ -7,6 +7,8 @@ import signal
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from coordinator.store.states import Phase
 from edge_sdk.protocol.messages import UpdateReady, decode_from_device
 from tests.support.small_fleet import SmallFleet
@@ -53,6 +55,7 @@ def test_agent_killed_in_mid_upload_counts_once(fleet: SmallFleet) -> None:
     assert trainings(fleet, "pi") == 1, fleet.story()
 
 
+@pytest.mark.long
 def test_agent_killed_in_mid_upload_without_its_outbox_has_to_train_again(fleet: SmallFleet) -> None:
     """The control: it is the outbox that saves the work."""
     fleet.create_task("news", "--rounds", "1", "--no-release")

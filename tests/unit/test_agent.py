@@ -139,6 +139,15 @@ def test_training_failed_is_declined_with_its_reason_and_peak() -> None:
     assert (state.phase, effects) == (Phase.IDLE, (agent.Publish(declined),))
 
 
+@pytest.mark.parametrize(
+    ("failure", "asks"), [(Failure.OUT_OF_MEMORY, (agent.SayReady(),)), (Failure.TRAINING, ())], ids=["memory", "other"]
+)
+def test_device_out_of_memory_asks_for_less_at_once(failure: Failure, asks: tuple[agent.Effect, ...]) -> None:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, _ = step(training, agent.TrainingFailed(failure, "why"), 100.0)
+    assert step(state, agent.Tick(), 100.0)[1] == asks
+
+
 def test_training_failed_after_it_was_given_up_says_nothing() -> None:
     assert advance(IDLE, agent.TrainingFailed(Failure.TRAINING, "late")) == (IDLE, ())
 

@@ -17,7 +17,7 @@ def test_deal_gives_every_example_to_exactly_one_place() -> None:
     dealt = deal(EXAMPLES, DEVICES, seed=3)
     parts = [*dealt.devices.values(), dealt.calibration, dealt.test]
     assert Counter(text for part in parts for text in part.texts) == Counter(EXAMPLES.texts)
-    assert len(dealt.test) == 80
+    assert len(dealt.test) == 60
     assert min(map(len, dealt.devices.values())) >= MIN_PER_DEVICE
 
 
