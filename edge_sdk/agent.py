@@ -295,7 +295,7 @@ def _unfetchable(state: AgentState, digest: str, reason: str, now_s: float) -> N
 
 
 def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
-    """Decline the offer. Out of memory, a smaller submodel is what helps: ask at once; otherwise let time pass first."""
+    """Decline the offer. Out of memory, a smaller submodel helps: ask at once; else let time pass first."""
     if state.offer is None:
         return state, ()
     declined = Declined(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edge_sdk import agent
 from edge_sdk.agent import AgentState, Phase, step
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
@@ -144,8 +146,8 @@ def test_training_failed_is_declined_with_its_reason_and_peak() -> None:
 )
 def test_device_out_of_memory_asks_for_less_at_once(failure: Failure, asks: tuple[agent.Effect, ...]) -> None:
     training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
-    state, _ = step(training, agent.TrainingFailed(failure, "why"), 100.0)
-    assert step(state, agent.Tick(), 100.0)[1] == asks
+    state, _ = advance(training, agent.TrainingFailed(failure, "why"))
+    assert advance(state, agent.Tick())[1] == asks
 
 
 def test_training_failed_after_it_was_given_up_says_nothing() -> None:
