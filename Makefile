@@ -7,13 +7,17 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test test-long bench lint clean mosquitto
+.PHONY: demo test pytest test-long bench lint clean mosquitto
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
 
-test: $(VENV)/.demo $(VENV)/.dev mosquitto lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+# side by side, and one process more than a small machine has cores: some tests wait for others
+test: $(VENV)/.demo $(VENV)/.dev mosquitto
+	@$(MAKE) --no-print-directory -j2 lint pytest
+
+pytest:
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 # every family's training graph, half a minute each, and the main job on mosquitto too
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto

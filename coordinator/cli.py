@@ -161,7 +161,7 @@ def create_task(
     depth: Annotated[bool, typer.Option("--depth", help="Also leave layers out for the smallest devices.")] = False,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps of 16 texts in a round, at most.")] = 6,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of 16 examples in a round, at most.")] = None,
     release: Annotated[bool, typer.Option(help="Release the result to the devices.")] = True,
     seed: Annotated[int, typer.Option(help="Of the new head.")] = 0,
 ) -> None:

@@ -34,7 +34,7 @@ class Salience(str, Enum):
     RANDOM = "random"
 
 
-DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32, max_steps=6)
+DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32)
 
 
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from coordinator.delivery.choice import Judged, best_of
-from coordinator.models.run import Run
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import Budget, inference_budget
 from coordinator.planning.planner import Ladder, TaskCosts
@@ -20,6 +20,9 @@ from coordinator.store.states import ReleaseStatus
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import BlobEntry, Release, ReleaseReport
 from edge_sdk.protocol.signing import ReleaseManifest, Role, sign
+
+if TYPE_CHECKING:
+    from coordinator.models.run import Run
 
 _log = logging.getLogger(__name__)
 Built = dict[str, tuple[Submodel, tuple[BlobEntry, ...]]]

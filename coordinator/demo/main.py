@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from coordinator.broker import EmbeddedBroker
-from coordinator.config import Participation, TaskConfig
+from coordinator.config import DEFAULT_RECIPE, Participation, TaskConfig
 from coordinator.delivery.keys import release_key
 from coordinator.demo.collecting import device_rows, task_outcome
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
@@ -32,6 +32,9 @@ from edge_sdk.disk import disk_errors
 from edge_sdk.errors import ConfigurationError
 
 ELASTIC, ABLE = "all-devices", "able-only"
+RECIPE = msgspec.structs.replace(DEFAULT_RECIPE, max_steps=6)
+"""A device sees about a hundred of its texts in a round, so that all of it takes minutes."""
+
 _POLL_S = 0.5
 
 
@@ -134,6 +137,7 @@ def _tasks(options: DemoOptions, model: Path) -> Iterator[TaskConfig]:
             rounds=options.rounds,
             participation=participations[name],
             min_devices=len(FLEET),
+            recipe=RECIPE,
             evaluated_shares=(1.0, 0.5, 0.25),
             seed=options.seed,
             release=name == ELASTIC,

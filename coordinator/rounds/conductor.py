@@ -16,11 +16,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.releases import ReleaseDesk
-from coordinator.models.run import Run, WidthResult, prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import shrunk, training_budget
 from coordinator.planning.planner import Ladder, TaskCosts
@@ -34,6 +34,9 @@ from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.submodel import Submodel, full
 from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady, Wait
+
+if TYPE_CHECKING:
+    from coordinator.models.run import Run, WidthResult
 
 _log = logging.getLogger(__name__)
 _MOST_ABANDONED = 5
@@ -78,6 +81,8 @@ class Conductor:
         known = None if latest is None else (latest.number, latest.blobs)
 
         def work() -> tuple[Run, ModelVersion, list[WidthResult]]:
+            from coordinator.models.run import prepare  # noqa: PLC0415 - torch takes seconds; the loop hears devices
+
             run, version = prepare(
                 config,
                 resources.blobs,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from coordinator.aggregation.admission import Limits, Rejected, admit_file
-from coordinator.models.run import Run
 from coordinator.models.versions import ModelVersion
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
@@ -18,6 +18,9 @@ from coordinator.store.records import UpdateRecord
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import Receipt, UpdateReady, Verdict, update_id
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from coordinator.models.run import Run
 
 _log = logging.getLogger(__name__)
 

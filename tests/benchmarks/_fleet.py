@@ -10,6 +10,7 @@ from coordinator.config import CoordinatorConfig, TaskConfig
 from coordinator.demo.fleet import FLEET, NAME, DemoDevice, data_file
 from coordinator.demo.inputs import Deal, deal, packaged_model, packaged_texts
 from coordinator.demo.inputs import write_examples as write_csv
+from coordinator.demo.main import RECIPE
 from coordinator.models.run import prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import training_budget
@@ -140,5 +141,6 @@ def _task(dealt: Deal, folder: Path, seed: int) -> TaskConfig:
         model_dir=str(packaged_model()),
         calibration_file=str(folder / "data" / "calibration.csv"),
         test_file=str(folder / "data" / "test.csv"),
+        recipe=RECIPE,
         seed=seed,
     )

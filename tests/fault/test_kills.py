@@ -71,6 +71,7 @@ def test_agent_killed_in_mid_upload_without_its_outbox_has_to_train_again(fleet:
     assert trainings(fleet, "pi") == 2, fleet.story()
 
 
+@pytest.mark.long
 def test_coordinator_killed_while_it_collects_goes_on(fleet: SmallFleet) -> None:
     fleet.create_task("news", "--rounds", "2", "--min-devices", "2", "--no-release")
     fleet.serve()

@@ -31,7 +31,12 @@ TORCH_ONLY = [
     (family, method) for family in ("bert", "gpt2", "t5") for method in (AdapterMethod.DORA, AdapterMethod.IA3)
 ]
 CASES = [
-    *((family, task, None) for family in ALL_FAMILIES for task in TASKS[family]),
+    *((family, TASKS[family][0], None) for family in ALL_FAMILIES),
+    *(
+        pytest.param((family, task, None), marks=pytest.mark.long)
+        for family in ALL_FAMILIES
+        for task in TASKS[family][1:]
+    ),
     *((family, TASKS[family][0], AdapterMethod.LORA) for family in ALL_FAMILIES),
     *((family, TASKS[family][0], method) for family, method in TORCH_ONLY),
 ]
