@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import RaffmError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -40,6 +41,7 @@ def run(
         Path | None, typer.Option(help="Certificate authorities for TLS, instead of the system's.")
     ] = None,
     allow_plaintext: Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")] = False,
+    runtime: Annotated[Runtime, typer.Option(help="What trains; torch has to be installed.")] = Runtime.ONNX,
     seed: Annotated[int, typer.Option(help="Of the held-out split and of the batches.")] = 0,
 ) -> None:
     """Train what the coordinator offers and serve what it releases, until interrupted."""
@@ -60,6 +62,7 @@ def run(
         password=None if password_file is None else _secret(password_file),
         ca_file=ca_file,
         allow_plaintext=allow_plaintext,
+        runtime=runtime,
         seed=seed,
     )
     supervisor = Supervisor(config, read_examples(data))

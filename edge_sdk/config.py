@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from platformdirs import user_state_path
 
 from edge_sdk.device.policy import Policy
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.topics import check_name
 
@@ -22,7 +24,7 @@ class AgentConfig:
     """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
 
     ``release_key`` is the file with the public key whose releases are trusted; without it every release is refused.
-    ``held_out_share`` of the examples is never trained on and measures each released model.
+    ``runtime`` is what trains. ``held_out_share`` of the examples is never trained on and measures each released model.
     Raises ``ConfigurationError`` where a value cannot be right.
     """
 
@@ -37,6 +39,7 @@ class AgentConfig:
     ca_file: Path | None = None
     allow_plaintext: bool = False
     policy: Policy = field(default_factory=Policy)
+    runtime: Runtime = Runtime.ONNX
     seed: int = 0
     held_out_share: float = 0.1
     ready_interval_s: float = 10.0
@@ -47,6 +50,10 @@ class AgentConfig:
     def __post_init__(self) -> None:
         check_name(self.device, "device")
         check_name(self.fleet, "fleet")
+        if self.runtime is Runtime.TORCH and find_spec("torch") is None:
+            raise ConfigurationError(
+                "runtime torch needs torch, which is not installed: pip install 'raffm-edge[torch]'"
+            )
         if not 0 <= self.held_out_share < 1:
             raise ConfigurationError(f"held_out_share {self.held_out_share} must be from 0 up to, not including, 1")
         if self.ready_interval_s <= 0:

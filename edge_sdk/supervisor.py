@@ -19,6 +19,7 @@ from edge_sdk.agent import AgentState, Phase
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import Examples, split_held_out, write_examples
 from edge_sdk.device.machine import Machine
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import MalformedMessageError, RaffmError, UntrustedError
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.inference.serving import Serving
@@ -48,7 +49,7 @@ from edge_sdk.protocol.signing import ReleaseManifest
 from edge_sdk.protocol.topics import Channel, Topic, device_filters
 from edge_sdk.security.trust import check_release, load_public_key
 from edge_sdk.storage.outbox import Outbox
-from edge_sdk.training.job import Failed, Finished, Progress, Runtime, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport, Will
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -124,7 +125,11 @@ class Supervisor:
             longest_pause_s=config.resend_most_s,
         )
         self._machine = Machine(
-            config.profile, config.policy, config.state_dir, battery_wh=self._outbox.number("battery_wh")
+            config.profile,
+            config.policy,
+            config.state_dir,
+            battery_wh=self._outbox.number("battery_wh"),
+            runtime=config.runtime,
         )
         self._serving = Serving(config.state_dir / "slots", threads=1)
         self._exchange = BlobExchange(self._cache, self._send_blob_message)

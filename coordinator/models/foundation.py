@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.models.checkpoint import check_files, check_finite, check_loaded, check_ties, read_settings
+from coordinator.models.checkpoint import (
+    check_alike,
+    check_files,
+    check_finite,
+    check_loaded,
+    check_ties,
+    read_settings,
+)
 from edge_sdk.elastic.families import Family, family_of
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask
@@ -115,6 +122,7 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelFormatError(f"{folder} cannot be loaded for {task.value}: {reason}; save the model again") from error
+    check_alike(getattr(model.config, "layer_types", None), folder)
     check_loaded(info, folder, family, task)
     check_ties(model, folder)
     return model

@@ -38,6 +38,7 @@ from coordinator.planning.nesting import draw, nested_widths
 from edge_sdk.data import Examples, read_examples
 from edge_sdk.data.batches import Batch, task_of
 from edge_sdk.elastic.cost import CostModel
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, uniform
 from edge_sdk.errors import ConfigurationError, ModelFormatError
@@ -75,7 +76,7 @@ class Run:
         self.templates = templates
         self._blobs = blobs
         self._evaluator = evaluator
-        self._manifests: dict[tuple[str, Submodel], tuple[BlobEntry, ...]] = {}
+        self._manifests: dict[tuple[str, Submodel, Runtime], tuple[BlobEntry, ...]] = {}
         self._judged_version = ""
         self._judgements: dict[Submodel, Evaluation] = {}
         self._releases: dict[tuple[str, Submodel], BlobEntry] = {}
@@ -117,12 +118,14 @@ class Run:
         family, part = self.foundation.family, self.config.part
         return {name: axes for name, axes in self.slices(submodel).items() if family.is_trainable(name, part)}
 
-    def manifest(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
+    def manifest(
+        self, version: ModelVersion, submodel: Submodel, runtime: Runtime = Runtime.ONNX
+    ) -> tuple[BlobEntry, ...]:
         """The blobs that a device needs to train ``submodel`` from ``version``; made once for all who get the same."""
-        key = (version.digest, submodel)
+        key = (version.digest, submodel, runtime)
         if key not in self._manifests:
             self._manifests = {old: made for old, made in self._manifests.items() if old[0] == version.digest}
-            self._manifests[key] = self._pack(version, submodel)
+            self._manifests[key] = self._pack(version, submodel, runtime)
         return self._manifests[key]
 
     def aggregate(self, version: ModelVersion, number: int, updates: Sequence[UpdateSource]) -> ModelVersion:
@@ -172,16 +175,22 @@ class Run:
             return None
         return Folding(adapters.scale, self.foundation.family.is_transposed, seed=self.config.seed + number)
 
-    def _pack(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
+    def _pack(self, version: ModelVersion, submodel: Submodel, runtime: Runtime) -> tuple[BlobEntry, ...]:
         cut = extract(version.parameters, self.slices(submodel))
         trained, frozen = split_part(cut, self.foundation.family, self.config.part)
-        graph = training_graph(self.templates, submodel, self.config.part)
         return (
             put_tensors(self._blobs, Part.WEIGHTS, trained),
             put_tensors(self._blobs, Part.FROZEN, frozen),
-            put_bytes(self._blobs, Part.TRAINING_GRAPH, graph.SerializeToString()),
+            self._program(submodel, runtime),
             *self.tokenizer,
         )
+
+    def _program(self, submodel: Submodel, runtime: Runtime) -> BlobEntry:
+        """What ``runtime`` makes the model of."""
+        if runtime is Runtime.TORCH:
+            return put_bytes(self._blobs, Part.CONFIG, self.foundation.config_json)
+        graph = training_graph(self.templates, submodel, self.config.part)
+        return put_bytes(self._blobs, Part.TRAINING_GRAPH, graph.SerializeToString())
 
 
 def foundation_of(config: TaskConfig, calibration: Examples, test: Examples) -> Foundation:

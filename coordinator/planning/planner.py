@@ -14,7 +14,7 @@ from coordinator.planning.budget import Budget
 from coordinator.planning.nesting import Nesting, nested_widths
 from coordinator.planning.space import Space, chain
 from edge_sdk.elastic.cost import CostModel
-from edge_sdk.elastic.runtimes import ONNX, RuntimeCost
+from edge_sdk.elastic.runtimes import COSTS, Runtime
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
 from edge_sdk.protocol.messages import Recipe
 
@@ -23,7 +23,7 @@ from edge_sdk.protocol.messages import Recipe
 class TaskCosts:
     """What a submodel costs a device in a task; ``nesting`` is what each step trains besides.
 
-    What is released is ``quantised`` or not.
+    It trains on ``runtime``. What is released is ``quantised`` or not, and runs on onnxruntime.
     """
 
     model: CostModel
@@ -31,7 +31,7 @@ class TaskCosts:
     recipe: Recipe
     nesting: Nesting
     quantised: bool = True
-    runtime: RuntimeCost = ONNX
+    runtime: Runtime = Runtime.ONNX
 
     def training_bytes(self, submodel: Submodel) -> int:
         """Peak resident memory of the training process, with the costliest of what may be nested."""
@@ -41,7 +41,7 @@ class TaskCosts:
             batch_size=self.recipe.batch_size,
             max_tokens=self.recipe.max_tokens,
             nested=self._nested(submodel),
-            runtime=self.runtime,
+            runtime=COSTS[self.runtime],
         )
 
     def training_flops(self, submodel: Submodel) -> int:
@@ -56,9 +56,7 @@ class TaskCosts:
 
     def inference_bytes(self, submodel: Submodel) -> int:
         """Peak resident memory of the process that predicts."""
-        return self.model.inference_memory_bytes(
-            submodel, max_tokens=self.recipe.max_tokens, quantised=self.quantised, runtime=self.runtime
-        )
+        return self.model.inference_memory_bytes(submodel, max_tokens=self.recipe.max_tokens, quantised=self.quantised)
 
     def of(self, submodel: Submodel) -> tuple[int, int, int]:
         """All three."""

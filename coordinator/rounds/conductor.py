@@ -32,6 +32,7 @@ from coordinator.rounds.recovery import load_round
 from coordinator.store.database import Transaction
 from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Submodel, full
 from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady, Wait
 
@@ -98,10 +99,13 @@ class Conductor:
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
         config, ranking = self.config, version.ordering.layer_ranking
-        self._costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
-        self._ladder = Ladder.of(self._costs, config.space, ranking)
+        self._costs = {
+            runtime: TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting, runtime=runtime)
+            for runtime in Runtime
+        }
+        self._ladders = {runtime: Ladder.of(costs, config.space, ranking) for runtime, costs in self._costs.items()}
         self._intake = Intake(run, self._resources)
-        self._desk = ReleaseDesk(run, self._ladder, self._costs, self._resources)
+        self._desk = ReleaseDesk(run, self._ladders[Runtime.ONNX], self._costs[Runtime.ONNX], self._resources)
         if results:
             self._keep_version(version, results)
         self._go_on()
@@ -148,7 +152,7 @@ class Conductor:
             with self._resources.store.reading() as tx:
                 offered = tx.offers.get(self.config.name, self._round.number, device)
             if offered is not None:
-                self._send_offer(offered)
+                self._send_offer(offered, snapshot.runtime)
                 return
         self._resources.send(
             device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=self.stage.value)
@@ -235,7 +239,10 @@ class Conductor:
             base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
             tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, now_s, deadline_s))
             placed = self._placed(cohort, number)
-            offers = [self._offer_record(device, number, submodel, now_s) for device, submodel in placed.items()]
+            offers = [
+                self._offer_record(device, number, submodel, fresh[device].runtime, now_s)
+                for device, submodel in placed.items()
+            ]
             for offer in offers:
                 tx.offers.add(offer)
             self._round = load_round(tx, self.config.name)
@@ -243,7 +250,7 @@ class Conductor:
         _log.info("round %d opens with %d devices", number, len(cohort))
         for offer in offers:
             del self._candidates[offer.device]
-            self._send_offer(offer)
+            self._send_offer(offer, fresh[offer.device].runtime)
 
     def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, Submodel]:
         """The largest submodel that each device can train; devices that cannot take part are left out."""
@@ -253,7 +260,9 @@ class Conductor:
             device: training_budget(snapshot, memory_factor=factors.get(device, 1.0))
             for device, snapshot in fresh.items()
         }
-        chosen = {device: self._ladder.for_training(budget) for device, budget in budgets.items()}
+        chosen = {
+            device: self._ladders[fresh[device].runtime].for_training(budget) for device, budget in budgets.items()
+        }
         whole = full(self._run.foundation.architecture)
         return {
             device: submodel
@@ -272,18 +281,20 @@ class Conductor:
             placed[device] = rolled(even, architecture, number) if self.config.space.is_rolling else even
         return placed
 
-    def _offer_record(self, device: str, number: int, submodel: Submodel, now_s: float) -> OfferRecord:
+    def _offer_record(
+        self, device: str, number: int, submodel: Submodel, runtime: Runtime, now_s: float
+    ) -> OfferRecord:
         return OfferRecord(
             self.config.name,
             number,
             device,
             submodel,
-            self._costs.training_bytes(submodel),
+            self._costs[runtime].training_bytes(submodel),
             now_s,
             parameters=self._run.parameters(submodel),
         )
 
-    def _send_offer(self, record: OfferRecord) -> None:
+    def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
         left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.time())
         offer = Offer(
             task=record.task,
@@ -297,7 +308,7 @@ class Conductor:
             recipe=self.config.recipe,
             deadline_s=left_s,
             predicted_memory_bytes=record.predicted_memory_bytes,
-            manifest=self._run.manifest(self._version, record.submodel),
+            manifest=self._run.manifest(self._version, record.submodel, runtime),
         )
         self._resources.send(record.device, offer)
 

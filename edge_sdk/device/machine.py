@@ -8,6 +8,7 @@ from edge_sdk.device.battery import Battery, DrainingBattery, SystemBattery
 from edge_sdk.device.policy import Denied, Policy, may_train
 from edge_sdk.device.probe import measure_gflops, take_snapshot
 from edge_sdk.device.profile import DeviceProfile, load_profile
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import Snapshot
 
 THIS_MACHINE = "this-machine"
@@ -16,13 +17,22 @@ THIS_MACHINE = "this-machine"
 class Machine:
     """``profile`` limits what may be used; without one, what is measured is what there is.
 
-    ``battery_wh`` is what an earlier start left of a profile's battery; ``None`` means full.
+    ``battery_wh`` is what an earlier start left of a profile's battery; ``None`` means full. ``runtime`` is what its
+    owner wants to train on.
     """
 
-    def __init__(self, profile: str | None, policy: Policy, folder: Path, *, battery_wh: float | None = None) -> None:
+    def __init__(
+        self,
+        profile: str | None,
+        policy: Policy,
+        folder: Path,
+        *,
+        battery_wh: float | None = None,
+        runtime: Runtime = Runtime.ONNX,
+    ) -> None:
         self.profile: DeviceProfile | None = None if profile is None else load_profile(profile)
         self._policy = policy
-        self._folder = folder
+        self._folder, self._runtime = folder, runtime
         self._gflops: float | None = None
         self._battery: Battery = SystemBattery()
         figures = self.profile.battery if self.profile is not None else None
@@ -48,7 +58,7 @@ class Machine:
         """What can be spared now; the speed is measured once, at the first call."""
         if self._gflops is None:
             self._gflops = measure_gflops()
-        return take_snapshot(self.profile, self._battery, self._folder, gflops=self._gflops)
+        return take_snapshot(self.profile, self._battery, self._folder, gflops=self._gflops, runtime=self._runtime)
 
     def denial(self, snapshot: Snapshot) -> Denied | None:
         """Why the owner's policy forbids to train now, or ``None``."""

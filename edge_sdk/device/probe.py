@@ -16,6 +16,7 @@ import psutil
 
 from edge_sdk.device.battery import Battery
 from edge_sdk.device.profile import MIB, DeviceProfile
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import Snapshot
 
 RESERVE_BYTES = 64 * MIB
@@ -26,9 +27,17 @@ _GEMM_S = 0.2
 
 
 def take_snapshot(
-    profile: DeviceProfile | None, battery: Battery, folder: Path, *, gflops: float | None = None
+    profile: DeviceProfile | None,
+    battery: Battery,
+    folder: Path,
+    *,
+    gflops: float | None = None,
+    runtime: Runtime = Runtime.ONNX,
 ) -> Snapshot:
-    """Measure now. ``folder`` is where the agent keeps its state; ``gflops`` was measured before, once."""
+    """Measure now. ``folder`` is where the agent keeps its state; ``gflops`` was measured before, once.
+
+    ``runtime`` is the owner's choice.
+    """
     total, available = _memory_bytes()
     spare = max(0, available - RESERVE_BYTES)
     if profile is None:
@@ -49,6 +58,7 @@ def take_snapshot(
         charging=battery.charging(),
         temperature_c=_temperature_c(),
         gflops=gflops,
+        runtime=runtime,
     )
 
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 MIB = 1 << 20
 FLOAT_BYTES = 4
 _ADAMW_COPIES = 4  # weight, gradient and two moments
+
+
+class Runtime(str, Enum):
+    """What trains: onnxruntime on a training graph, or torch on a module made from a configuration."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +166,4 @@ TORCH = RuntimeCost(
     inference_copies=2,
     inference_embedding_copies=0,
 )
+COSTS: Mapping[Runtime, RuntimeCost] = {Runtime.ONNX: ONNX, Runtime.TORCH: TORCH}

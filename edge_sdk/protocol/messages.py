@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
 from edge_sdk.errors import MalformedMessageError
 from edge_sdk.protocol.topics import VERSION
@@ -86,7 +87,8 @@ class BlobEntry(_Value, frozen=True):
 class Snapshot(_Value, frozen=True):
     """What a device can spare now. ``None`` means that it could not be read; nothing here is a guess.
 
-    ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces.
+    ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces. ``runtime`` is
+    what it wants to train on.
     """
 
     memory_total_bytes: Count
@@ -99,6 +101,7 @@ class Snapshot(_Value, frozen=True):
     charging: bool | None = None
     temperature_c: float | None = None
     gflops: float | None = None
+    runtime: Runtime = Runtime.ONNX
 
 
 class Recipe(_Value, frozen=True):

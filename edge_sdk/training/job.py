@@ -7,19 +7,11 @@ can say anything: :mod:`edge_sdk.training.process` then finds the words.
 
 from __future__ import annotations
 
-from enum import Enum
-
 import msgspec
 
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.protocol.messages import Count, Failure, Positive, Recipe, Seconds
-
-
-class Runtime(str, Enum):
-    """What trains: onnxruntime on a training graph, or torch on a module made from a configuration."""
-
-    ONNX = "onnx"
-    TORCH = "torch"
 
 
 class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError, RaffmError, TrainingError, TrainingMemoryError
 from edge_sdk.protocol.messages import Failure
-from edge_sdk.training.job import Failed, Finished, Progress, Runtime, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
 from edge_sdk.training.memory import check_resident, lift_limit, limit_resident, memory_status, out_of_memory
 
 if TYPE_CHECKING:

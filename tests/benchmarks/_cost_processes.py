@@ -15,11 +15,12 @@ from coordinator.models.inference_graph import release_graph
 from coordinator.models.training_graph import training_graph
 from coordinator.models.versions import split_part
 from edge_sdk.data import write_examples
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import write_tensors
-from edge_sdk.training.job import Finished, Runtime, TrainingEvent, TrainingJob
+from edge_sdk.training.job import Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
 from tests.benchmarks._cost_models import Subject
 from tests.benchmarks._cost_prediction import PredictionJob

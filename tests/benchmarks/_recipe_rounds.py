@@ -19,12 +19,13 @@ from coordinator.models.training_graph import training_graph
 from coordinator.models.versions import split_part
 from coordinator.planning.nesting import Nesting, draw, nested_widths
 from edge_sdk.data.batches import Batch, EncodedExamples
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, Slices, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, uniform
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import write_tensors
 from edge_sdk.training.calibration import logit_offset
-from edge_sdk.training.job import Runtime, TrainingJob
+from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import train
 from edge_sdk.training.torch_runtime import TorchRuntime

@@ -11,10 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_sdk.elastic.runtimes import ONNX, TORCH
+from edge_sdk.elastic.runtimes import ONNX, TORCH, Runtime
 from edge_sdk.elastic.submodel import Adapters, Submodel, TrainablePart
 from edge_sdk.protocol.tensors import read_tensors
-from edge_sdk.training.job import Runtime
 from tests.benchmarks._cost_models import SUBJECTS, Subject
 from tests.benchmarks._cost_processes import Prediction, Training, prediction_peak_bytes, training_peak_bytes
 from tests.benchmarks._measure import Figure, show

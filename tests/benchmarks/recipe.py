@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edge_sdk.training.job import Runtime
+from edge_sdk.elastic.runtimes import Runtime
 from tests.benchmarks._measure import Figure, show
 from tests.benchmarks._recipe_bars import BARS, Bar, cut
 from tests.benchmarks._recipe_cut import Cut, play_cut

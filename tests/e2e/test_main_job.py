@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.store.states import Outcome, Phase, ReleaseStatus
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import Failure, Verdict
 from tests.support.broker import Broker
 from tests.support.small_fleet import LABELS, SmallFleet, forbidding, need_mib
@@ -121,3 +122,22 @@ def test_only_able_task_leaves_small_devices_out(fleet: SmallFleet) -> None:
     offers = fleet.read(lambda tx: tx.offers.of_round("able", 1))
     assert [offer.device for offer in offers] == ["large"]
     assert fleet.read(lambda tx: tx.updates.accepted("able", 1))[0].verdict is Verdict.ACCEPTED
+
+
+@pytest.mark.long
+def test_device_on_torch_and_device_on_onnx_train_in_one_round(fleet: SmallFleet) -> None:
+    """Torch takes half a gigabyte before it has begun, so the same limit holds a smaller submodel."""
+    fleet.create_task("news", "--rounds", "2", "--min-devices", "2", *EAGER)
+    fleet.serve()
+    fleet.agent("light", need_mib(4))
+    fleet.agent("heavy", 900, runtime=Runtime.TORCH)
+    fleet.agent("tight", need_mib(4), runtime=Runtime.TORCH)
+    fleet.finish()
+    for number in (1, 2):
+        offers = {offer.device: offer for offer in fleet.read(lambda tx, n=number: tx.offers.of_round("news", n))}
+        assert offers.keys() == {"light", "heavy"}, "what does not fit torch is not offered"
+        assert {offer.outcome for offer in offers.values()} == {Outcome.UPDATED}, fleet.story()
+        assert offers["heavy"].predicted_memory_bytes > 2 * offers["light"].predicted_memory_bytes
+    assert "libtorch" not in Path(f"/proc/{fleet.processes['heavy'].pid}/maps").read_text(), "only its training process"
+    accepted = fleet.read(lambda tx: tx.updates.accepted("news", 2))
+    assert {update.device for update in accepted} == {"light", "heavy"}

@@ -18,6 +18,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import (
     AdapterMethod,
     Adapters,
@@ -110,6 +111,7 @@ snapshots = st.builds(
     threads=positives,
     battery_share=st.none() | shares,
     temperature_c=st.none() | finite,
+    runtime=st.sampled_from(Runtime),
 )
 reports = st.builds(
     TrainingReport,

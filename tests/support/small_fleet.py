@@ -29,6 +29,7 @@ from coordinator.store.database import Store, Transaction
 from coordinator.store.opening import open_store
 from edge_sdk.data import TextExamples
 from edge_sdk.elastic.cost import CostModel
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart, uniform
 from tests.support.bert import shapes
 from tests.support.tiny_models import WORDS, tiny_tokenizer
@@ -137,6 +138,7 @@ class SmallFleet:
         training_memory_mib: int,
         *,
         data: Path | None = None,
+        runtime: Runtime = Runtime.ONNX,
         environment: dict[str, str] | None = None,
         through: Sequence[str] = (),
     ) -> None:
@@ -154,6 +156,7 @@ class SmallFleet:
             "run",
             *("--device", name, "--broker", self.broker, "--data", str(data), "--profile", str(profile)),
             *("--state-dir", str(self.folder / name), "--release-key", str(self.state / "release.pub")),
+            *("--runtime", runtime.value),
             environment=environment,
             through=through,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_sdk.config import AgentConfig, default_state_dir
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError
 
 PHRASE = "correct-horse"
@@ -51,3 +52,10 @@ def test_each_device_has_a_state_folder_of_its_own() -> None:
     folder = default_state_dir("pi-5")
     assert folder.parts[-2:] == ("raffm-edge", "pi-5")
     assert folder != default_state_dir("pi-4")
+
+
+def test_torch_runtime_without_torch_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dataclasses.replace(CONFIG, runtime=Runtime.TORCH).runtime is Runtime.TORCH
+    monkeypatch.setattr("edge_sdk.config.find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'raffm-edge\[torch\]'"):
+        dataclasses.replace(CONFIG, runtime=Runtime.TORCH)

@@ -312,6 +312,13 @@ def test_layers_that_depend_on_their_number_are_refused(tmp_path: Path) -> None:
         load_foundation(folder, LABELS, seed=0)
 
 
+def test_layers_of_different_kinds_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, "qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+
+    with pytest.raises(UnsupportedArchitectureError, match=r"full_attention, sliding_attention"):
+        load_foundation(folder, LABELS, seed=0)
+
+
 def test_decoder_that_classifies_knows_the_padding_of_its_tokenizer(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path, "gpt2", pad_token_id=None)
 

@@ -16,12 +16,13 @@ from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
 from edge_sdk.data import write_examples
 from edge_sdk.elastic.families import Family
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, extract, slices_of
 from edge_sdk.elastic.submodel import ModelTask, Role, Submodel, TrainablePart
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import Tensors, read_tensors, write_tensors
 from edge_sdk.training.calibration import logit_offset
-from edge_sdk.training.job import Runtime, TrainingJob
+from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import TrainingRuntime, examples_of, train
 from edge_sdk.training.torch_runtime import TorchRuntime

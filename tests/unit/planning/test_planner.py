@@ -15,7 +15,7 @@ from coordinator.planning.nesting import Nesting
 from coordinator.planning.planner import Ladder, TaskCosts
 from coordinator.planning.space import Space
 from edge_sdk.elastic.cost import CostModel
-from edge_sdk.elastic.runtimes import TORCH
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import TrainablePart, full, uniform
 from edge_sdk.protocol.messages import Recipe, Snapshot
 from tests.support.bert import MINILM, shapes
@@ -120,7 +120,7 @@ def test_nested_widths_and_another_runtime_cost_more() -> None:
     nested = replace(COSTS, nesting=Nesting(shares=(0.25,)))
     assert nested.training_bytes(full(MINILM)) > COSTS.training_bytes(full(MINILM))
     assert nested.training_flops(full(MINILM)) > COSTS.training_flops(full(MINILM))
-    assert replace(COSTS, runtime=TORCH).training_bytes(full(MINILM)) > COSTS.training_bytes(full(MINILM))
+    assert replace(COSTS, runtime=Runtime.TORCH).training_bytes(full(MINILM)) > COSTS.training_bytes(full(MINILM))
 
 
 def test_training_budget_without_speed_deadline_or_samples_ignores_time() -> None:

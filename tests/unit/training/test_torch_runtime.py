@@ -10,12 +10,13 @@ import pytest
 
 from coordinator.models.foundation import load_foundation
 from edge_sdk.elastic.families import is_adapter
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import extract, slices_of
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Submodel, TrainablePart
 from edge_sdk.errors import ModelFormatError, TensorTableError, TrainingError
 from edge_sdk.protocol.messages import Failure, Recipe
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
-from edge_sdk.training.job import Failed, Finished, Runtime, TrainingEvent, TrainingJob
+from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.training.runtime import examples_of, train
 from edge_sdk.training.torch_runtime import TorchRuntime
