@@ -11,6 +11,11 @@ A unit's salience is a sum over its weights, biases left out, of one of these:
     random      a number by seed: what the others have to beat
 
 A layer's salience is the sum over its units.
+
+MiniLM trained on BBC News for an epoch, then cut without further training; percent right, means of three seeds of the
+benchmark ``recipe --tasks cut``: full 94.7; at half width taylor 89.8, l1 88.6, random 66.4; at a quarter taylor 75.7,
+l1 44.6, random 47.6. To take |Σ w · dL/dw| over a unit, or its mean over batches or single examples, instead of the sum
+of magnitudes moved half width by less than two points on one seed, and no variant was best everywhere.
 """
 
 from __future__ import annotations
