@@ -131,6 +131,7 @@ class MqttTransport:
                 self._address.host, self._address.port, _KEEPALIVE_S, clean_start=True, properties=properties
             )
         except OSError as error:
+            _discard(self._client.socket())
             msg = f"no broker answers at {self._address} ({error}): check the address and that the broker runs"
             raise BrokerUnreachableError(msg) from error
         self._client.loop_start()
@@ -167,6 +168,7 @@ class MqttTransport:
         if not self._ended.wait(_CLOSE_TIMEOUT_S if self._client.socket() else 0.0):
             _cut(self._client.socket())
         self._client.loop_stop()
+        _discard(self._client.socket())
 
     # -- called by paho's thread: none of these may block or raise
 
@@ -280,6 +282,12 @@ def _cut(opened: object) -> None:
     """Wake paho out of its wait on a link that no longer answers."""
     if isinstance(opened, socket.socket):
         opened.shutdown(socket.SHUT_RDWR)
+
+
+def _discard(opened: object) -> None:
+    """Close what a handshake that failed half-way left open."""
+    if isinstance(opened, socket.socket):
+        opened.close()
 
 
 def _refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
