@@ -6,7 +6,7 @@ Transformers fills what a checkpoint lacks, or has in another size, with random 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -61,14 +61,6 @@ def check_files(folder: Path) -> None:
         )
     for path in files:
         _check_types(path)
-
-
-def check_alike(layer_types: Sequence[str] | None, folder: Path) -> None:
-    """Raise ``UnsupportedArchitectureError`` where a model's layers differ in kind: one graph has to serve them all."""
-    if layer_types is not None and len(set(layer_types)) > 1:
-        raise UnsupportedArchitectureError(
-            f"{folder} mixes layers of different kinds ({', '.join(sorted(set(layer_types)))}); use a model of one kind"
-        )
 
 
 def _check_types(path: Path) -> None:

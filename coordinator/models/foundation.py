@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.models.checkpoint import (
-    check_alike,
     check_files,
     check_finite,
     check_loaded,
@@ -122,7 +121,6 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelFormatError(f"{folder} cannot be loaded for {task.value}: {reason}; save the model again") from error
-    check_alike(getattr(model.config, "layer_types", None), folder)
     check_loaded(info, folder, family, task)
     check_ties(model, folder)
     return model
