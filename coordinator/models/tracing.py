@@ -6,6 +6,7 @@ Tracing takes equal sizes for the same size, so every size that may differ at ru
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
@@ -107,7 +108,8 @@ _HEAD_AXES = (Axis.QUERIES, Axis.KEYS, Axis.FUSED)
 class Trace:
     """A one-layer model and a batch for tracing, in which no two sizes that differ in meaning are equal.
 
-    Raises ``UnsupportedArchitectureError`` for an encoder-decoder, whose stacks cannot be cut at one place.
+    Raises ``UnsupportedArchitectureError`` for an encoder-decoder, whose stacks cannot be cut at one place, and for
+    layers that differ in kind.
     """
 
     def __init__(self, foundation: Foundation) -> None:
@@ -116,6 +118,12 @@ class Trace:
             raise UnsupportedArchitectureError(
                 f"{self.architecture.family} has an encoder and a decoder, for which no training graph is compiled; "
                 "train it on the torch runtime"
+            )
+        kinds = set(json.loads(foundation.config_json).get("layer_types") or ())
+        if len(kinds) > 1:
+            raise UnsupportedArchitectureError(
+                f"layers are of different kinds ({', '.join(sorted(kinds))}), and one graph has to serve them all; "
+                "use a model of one kind"
             )
         self.family = foundation.family
         self.module = bare_module(foundation.config_json, self.architecture, (0,)).requires_grad_(False)
