@@ -28,7 +28,6 @@ svg { width: 100%; height: auto; }
 
 def write_report(outcome: Outcome, page: Path, picture: Path) -> None:
     """Write the page, and the picture that sums it up."""
-    page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(outcome), encoding="utf-8")
     picture.write_text(_svg(_PANELS, outcome), encoding="utf-8")
 

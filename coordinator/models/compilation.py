@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,8 @@ from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, Trainab
 from edge_sdk.errors import ModelFormatError
 from edge_sdk.modules.building import full_name
 from edge_sdk.protocol.graphs import GRADIENT, IGNORED, INPUTS, TEXT_TASKS
+
+_log = logging.getLogger(__name__)
 
 GRADIENT_TOLERANCE = 1e-4
 """Largest relative difference of a gradient from torch's; 5e-6 is usual for float32."""
@@ -70,7 +74,7 @@ def compile_templates(foundation: Foundation) -> Templates:
     return templates
 
 
-def load_or_compile(foundation: Foundation, cache: Path) -> Templates:
+def load_or_compile(foundation: Foundation, cache: Path, say: Callable[[str], None] = _log.info) -> Templates:
     """The templates from the folder ``cache``, or compiled and put there; a file is never seen half written.
 
     Processes that want the same templates at the same time compile them once: the others wait.
@@ -82,6 +86,7 @@ def load_or_compile(foundation: Foundation, cache: Path) -> Templates:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.is_file():
                 return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
+            say("compiling the graph's templates: half a minute, once for this model")
             templates = compile_templates(foundation)
             with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
                 file.write(msgspec.msgpack.encode(templates))

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.models.checkpoint import (
-    check_files,
-    check_finite,
-    check_loaded,
-    check_ties,
-    read_settings,
-)
+from coordinator.models.checkpoint import check_files, check_finite, check_loaded, check_ties, read_settings
 from edge_sdk.elastic.families import Family, family_of
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask

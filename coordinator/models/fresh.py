@@ -106,6 +106,7 @@ def write_sensor_model(
         patch_steps=patch_steps,
         head_dim=sizes.hidden // sizes.heads,
         num_labels=labels,
+        initializer_range=sizes.hidden**-0.5,  # 0.02 suits widths in the hundreds
         **sizes.settings,
     )
     with torch.random.fork_rng(devices=[]):

@@ -14,12 +14,11 @@ from coordinator.models.compilation import load_or_compile
 from coordinator.models.evaluation import Evaluator
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
-from coordinator.models.permutation import permute
-from coordinator.models.salience import UnitSalience, unit_salience
+from coordinator.models.salience import UnitSalience, ranked, unit_salience
 from edge_sdk.data import Examples, read_examples
 from edge_sdk.data.batches import task_of
-from edge_sdk.elastic.slicing import slices_of
-from edge_sdk.elastic.submodel import Architecture, uniform
+from edge_sdk.elastic.cost import CostModel
+from edge_sdk.elastic.submodel import Architecture, full, uniform
 from edge_sdk.errors import DataFormatError
 from edge_sdk.protocol.messages import Recipe
 
@@ -67,8 +66,7 @@ def inspect_model(
     foundation = load_foundation(model_dir, labels_of(few, rest), seed, task=task_of(rest))
     batches = batches_of(foundation, few, recipe)
     foundation = with_fitted_head(foundation, batches)
-    say("compiling the templates of the model's graph (kept for the next time)")
-    templates = load_or_compile(foundation, cache)
+    templates = load_or_compile(foundation, cache, say)
     evaluator = Evaluator(templates, batches_of(foundation, rest, recipe), threads=threads)
     found, curves = dict[Salience, UnitSalience](), dict[Salience, tuple[Point, ...]]()
     for metric in metrics:
@@ -79,16 +77,16 @@ def inspect_model(
 
 
 def _curve(foundation: Foundation, salience: UnitSalience, evaluator: Evaluator) -> tuple[Point, ...]:
-    architecture, family = foundation.architecture, foundation.family
-    parameters = permute(foundation.parameters, family, architecture, salience.orders(architecture))
-    shapes = {name: values.shape for name, values in parameters.items()}
-    whole = sum(values.size for values in parameters.values())
-    points = []
-    for heads in range(1, architecture.heads + 1):
+    architecture, parameters = foundation.architecture, ranked(foundation, salience).parameters
+    costs = CostModel.of(architecture, {name: values.shape for name, values in parameters.items()})
+    whole = costs.parameter_count(full(architecture))
+
+    def point(heads: int) -> Point:
         submodel = uniform(architecture, heads)
-        size = sum(region.size for region in slices_of(submodel, architecture, family, shapes).values())
-        points.append(Point(heads, size / whole, evaluator.evaluate(submodel, parameters).accuracy))
-    return tuple(points)
+        share = costs.parameter_count(submodel) / whole
+        return Point(heads, share, evaluator.evaluate(submodel, parameters).accuracy)
+
+    return tuple(map(point, range(1, architecture.heads + 1)))
 
 
 def _parts(examples: Examples, path: Path, calibration: int, test: int, seed: int) -> tuple[Examples, Examples]:

@@ -21,8 +21,7 @@ from coordinator.models.evaluation import Evaluation, Evaluator
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
 from coordinator.models.inference_graph import release_graph
-from coordinator.models.permutation import permute
-from coordinator.models.salience import unit_salience
+from coordinator.models.salience import ranked, unit_salience
 from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
 from coordinator.models.versions import (
@@ -232,8 +231,7 @@ def prepare(
     foundation = foundation_of(config, calibration, test)
     batches = batches_of(foundation, calibration, config.recipe)
     foundation = with_fitted_head(foundation, batches) if known is None else foundation
-    say("compiling the templates of the training graph (kept for the next time)")
-    templates = load_or_compile(foundation, cache)
+    templates = load_or_compile(foundation, cache, say)
     evaluator = Evaluator(templates, batches_of(foundation, test, config.recipe), threads=threads)
     run = Run(config, foundation, templates, blobs, evaluator)
     if known is not None:
@@ -247,8 +245,7 @@ def _permuted(run: Run, calibration: Sequence[Batch], threads: int) -> tuple[dic
     """The foundation's parameters, most salient units first, after checking that the function is the same."""
     foundation, config = run.foundation, run.config
     salience = unit_salience(config.salience, foundation, run.templates, calibration, threads=threads, seed=config.seed)
-    orders = salience.orders(foundation.architecture)
-    parameters = permute(foundation.parameters, foundation.family, foundation.architecture, orders)
+    parameters = ranked(foundation, salience).parameters
     checker = Evaluator(run.templates, calibration[:_CHECKED_BATCHES], threads=threads)
     difference = checker.max_logit_difference(foundation.parameters, parameters)
     if not difference <= MAX_LOGIT_DIFFERENCE:
@@ -256,4 +253,4 @@ def _permuted(run: Run, calibration: Sequence[Batch], threads: int) -> tuple[dic
             f"{config.model_dir}: the permutation changes logits by {difference:.1e}, more than "
             f"{MAX_LOGIT_DIFFERENCE:.0e}; report this architecture"
         )
-    return parameters, Ordering.of(orders, salience.layer_ranking())
+    return parameters, Ordering.of(salience.orders(foundation.architecture), salience.layer_ranking())

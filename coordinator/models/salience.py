@@ -21,7 +21,7 @@ of magnitudes moved half width by less than two points on one seed, and no varia
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from coordinator.config import Salience
 from coordinator.models.activations import input_norms
 from coordinator.models.batches import counted, feeds
 from coordinator.models.foundation import Foundation
-from coordinator.models.permutation import LayerOrder
+from coordinator.models.permutation import LayerOrder, permute
 from coordinator.models.running import Runner
 from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
@@ -108,6 +108,14 @@ def unit_salience(
         norms = input_norms(foundation, scores, batches)
         scores = {name: values * norms[name] for name, values in scores.items()}
     return _summed(scores, family, architecture)
+
+
+def ranked(foundation: Foundation, salience: UnitSalience) -> Foundation:
+    """The same function, its units in the order of their ``salience``, the most salient first."""
+    orders = salience.orders(foundation.architecture)
+    return replace(
+        foundation, parameters=permute(foundation.parameters, foundation.family, foundation.architecture, orders)
+    )
 
 
 def loss_gradients(

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING
 
 from coordinator.aggregation.coverage import UpdateSource
@@ -103,9 +104,9 @@ class Conductor:
             runtime: TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting, runtime=runtime)
             for runtime in Runtime
         }
-        self._ladders = {runtime: Ladder.of(costs, config.space, ranking) for runtime, costs in self._costs.items()}
+        self._ladder = cache(lambda runtime: Ladder.of(self._costs[runtime], config.space, ranking))
         self._intake = Intake(run, self._resources)
-        self._desk = ReleaseDesk(run, self._ladders[Runtime.ONNX], self._costs[Runtime.ONNX], self._resources)
+        self._desk = ReleaseDesk(run, self._ladder(Runtime.ONNX), self._costs[Runtime.ONNX], self._resources)
         if results:
             self._keep_version(version, results)
         self._go_on()
@@ -261,7 +262,7 @@ class Conductor:
             for device, snapshot in fresh.items()
         }
         chosen = {
-            device: self._ladders[fresh[device].runtime].for_training(budget) for device, budget in budgets.items()
+            device: self._ladder(fresh[device].runtime).for_training(budget) for device, budget in budgets.items()
         }
         whole = full(self._run.foundation.architecture)
         return {

@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -281,7 +282,8 @@ def _acknowledge_tcp_now(client: Client) -> None:
 def _cut(opened: object) -> None:
     """Wake paho out of its wait on a link that no longer answers."""
     if isinstance(opened, socket.socket):
-        opened.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # not connected any more
+            opened.shutdown(socket.SHUT_RDWR)
 
 
 def _discard(opened: object) -> None:

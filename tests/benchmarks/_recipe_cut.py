@@ -12,7 +12,7 @@ import msgspec
 from coordinator.aggregation.coverage import aggregate
 from coordinator.config import Salience
 from coordinator.models.evaluation import Evaluator
-from tests.benchmarks._recipe_news import News, encoded, news_of, ranked
+from tests.benchmarks._recipe_news import News, encoded, news_of, ranked_by
 from tests.benchmarks._recipe_rounds import Arm, Learner, Problem, Rounds
 
 Cut = Mapping[str, Mapping[str, float]]
@@ -26,7 +26,7 @@ def play_cut(folder: Path, seed: int) -> Cut:
     trained = _trained(news.problem(1), news, folder)
     found = {}
     for salience in (Salience.TAYLOR, Salience.L1, Salience.RANDOM):
-        order = ranked(trained.foundation, trained.templates, news.calibration, salience)
+        order = ranked_by(salience, news, trained.foundation)
         evaluator = Evaluator(trained.templates, trained.test, threads=1)
         found[salience.value] = {
             width: 100 * evaluator.evaluate(trained.submodel(share), order.parameters).accuracy

@@ -12,8 +12,7 @@ from coordinator.models.batches import batches_of
 from coordinator.models.compilation import load_or_compile
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
-from coordinator.models.permutation import permute
-from coordinator.models.salience import unit_salience
+from coordinator.models.salience import ranked, unit_salience
 from coordinator.models.templates import Templates
 from edge_sdk.data import TextExamples
 from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
@@ -76,18 +75,13 @@ def news(_: Path, seed: int, rounds: int | None) -> Problem:
     """BBC News with MiniLM: embeddings frozen, head fitted and units ranked before round 0."""
     dealt = news_of(seed)
     problem = dealt.problem(rounds or 5)
-    return replace(problem, foundation=ranked(problem.foundation, dealt.templates, dealt.calibration))
+    return replace(problem, foundation=ranked_by(DEFAULTS.salience, dealt, problem.foundation))
 
 
-def ranked(
-    foundation: Foundation, templates: Templates, calibration: Sequence[Batch], by: Salience = DEFAULTS.salience
-) -> Foundation:
-    """The same model, its units in the order of their salience."""
-    salience = unit_salience(by, foundation, templates, calibration, threads=1)
-    orders = salience.orders(foundation.architecture)
-    return replace(
-        foundation, parameters=permute(foundation.parameters, foundation.family, foundation.architecture, orders)
-    )
+def ranked_by(salience: Salience, dealt: News, foundation: Foundation) -> Foundation:
+    """The same model, its units in the order of what they weigh on the calibration texts."""
+    weighed = unit_salience(salience, foundation, dealt.templates, dealt.calibration, threads=1)
+    return ranked(foundation, weighed)
 
 
 def encoded(foundation: Foundation, texts: TextExamples) -> EncodedExamples:

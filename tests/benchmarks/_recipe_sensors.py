@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from coordinator.demo.inputs import dirichlet_split
 from coordinator.demo.motion import ACTIVITIES, Motion, packaged_motion
 from coordinator.models.compilation import load_or_compile
 from coordinator.models.foundation import Foundation, load_foundation
+from coordinator.models.fresh import FreshSizes, write_sensor_model
 from edge_sdk.data import ArrayExamples
 from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
 from edge_sdk.elastic.submodel import ModelTask, TrainablePart
@@ -30,16 +30,6 @@ _STAIRS_LEFT = 10  # of the windows on stairs, an able device keeps one in so ma
 _THIRDS = (1.0, 0.5, 0.25)
 
 
-@dataclass(frozen=True, slots=True)
-class SensorSizes:
-    """Of a sensor transformer; a window is 128 steps of 6 channels, cut into 16 patches."""
-
-    hidden: int
-    layers: int
-    heads: int
-    ffn: int
-
-
 def motion(folder: Path, seed: int, rounds: int | None, *, tied: bool) -> Problem:
     """HAPT: a person is a device. With ``tied``, the able ones hardly ever take the stairs."""
     people, random = packaged_motion(), np.random.default_rng(seed)
@@ -53,9 +43,7 @@ def motion(folder: Path, seed: int, rounds: int | None, *, tied: bool) -> Proble
             _without_stairs(part, people.activities) if share == 1 else part
             for part, share in zip(parts, shares, strict=True)
         ]
-    foundation = sensor_foundation(
-        folder, people.series[np.concatenate(parts)], ACTIVITIES, SensorSizes(64, 2, 8, 256), seed
-    )
+    foundation = sensor_foundation(folder, people.series[np.concatenate(parts)], ACTIVITIES, FreshSizes(layers=2), seed)
     test = people.people > known
     return Problem(
         foundation,
@@ -80,7 +68,7 @@ def gestures(folder: Path, seed: int, rounds: int | None) -> Problem:
     language = GestureLanguage(random, gestures=12, meanings=6)
     labels = tuple(map(str, range(language.meanings)))
     series, meanings = language.windows(random, 5760)
-    foundation = sensor_foundation(folder, series, labels, SensorSizes(32, 2, 8, 128), seed)
+    foundation = sensor_foundation(folder, series, labels, FreshSizes(layers=2, hidden=32, ffn=128), seed)
     parts = dirichlet_split(meanings, 12, random, 0.5)
     return Problem(
         foundation,
@@ -99,26 +87,18 @@ def gestures(folder: Path, seed: int, rounds: int | None) -> Problem:
     )
 
 
-def sensor_foundation(folder: Path, series: Series, labels: Sequence[str], sizes: SensorSizes, seed: int) -> Foundation:
-    """A sensor transformer from scratch, as a model folder that is then read as any other."""
-    import torch
-
-    from edge_sdk.modules.sensor_transformer import SensorTransformer, SensorTransformerConfig
-
-    config = SensorTransformerConfig(
-        num_labels=len(labels),
-        hidden_size=sizes.hidden,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        head_dim=sizes.hidden // sizes.heads,
-        intermediate_size=sizes.ffn,
-        initializer_range=sizes.hidden**-0.5,
+def sensor_foundation(folder: Path, series: Series, labels: Sequence[str], sizes: FreshSizes, seed: int) -> Foundation:
+    """A sensor transformer from scratch; a window is 128 steps of 6 channels, cut into 16 patches."""
+    write_sensor_model(
+        folder,
+        sizes,
+        labels=len(labels),
+        steps=series.shape[1],
+        patch_steps=8,
+        mean=series.mean(axis=(0, 1)).tolist(),
+        scale=series.std(axis=(0, 1)).tolist(),
+        seed=seed,
     )
-    torch.manual_seed(seed)
-    module = SensorTransformer(config)
-    module.embeddings.mean.data = torch.from_numpy(series.mean(axis=(0, 1)))
-    module.embeddings.scale.data = torch.from_numpy(series.std(axis=(0, 1)))
-    module.save_pretrained(folder)
     return load_foundation(folder, labels, seed, task=ModelTask.TIME_SERIES_CLASSIFICATION)
 
 
