@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from coordinator.models.foundation import Foundation
 from edge_sdk.data import Examples, PlainTexts, TaggedExamples
 from edge_sdk.data.batches import Batch, encode_examples, task_of
-from edge_sdk.elastic.submodel import Architecture, ModelTask
+from edge_sdk.elastic.submodel import Architecture
 from edge_sdk.errors import DataFormatError
 from edge_sdk.protocol.graphs import LOGIT_OFFSET, TARGETS
 from edge_sdk.protocol.messages import Recipe
@@ -52,10 +52,3 @@ def feeds(batch: Batch, architecture: Architecture) -> dict[str, NDArray[np.gene
     """The inputs of a training graph beside its parameters, with no logit offset."""
     offset = np.zeros(architecture.labels, dtype=np.float32)
     return {**batch.inputs, TARGETS: batch.targets, LOGIT_OFFSET: offset}
-
-
-def counted(batch: Batch, task: ModelTask) -> int:
-    """How many targets the loss of ``batch`` is the mean over: examples, tagged words, or following tokens."""
-    if task is ModelTask.TEXT_GENERATION:
-        return int((batch.targets >= 0).sum())
-    return round(float(batch.targets.sum()))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.models.batches import counted, feeds
+from coordinator.models.batches import feeds
 from coordinator.models.inference_graph import inference_graph
 from coordinator.models.running import Runner
 from coordinator.models.templates import Templates
@@ -53,7 +53,7 @@ class Evaluator:
         for batch, logits in zip(self._batches, self.logits(submodel, parameters), strict=True):
             found, nats = _scores(logits, batch.targets, self._task)
             right, loss = right + found, loss + nats
-        samples = sum(counted(batch, self._task) for batch in self._batches)
+        samples = sum(batch.count(self._task) for batch in self._batches)
         return Evaluation(right / samples, loss / samples, samples)
 
     def max_logit_difference(self, parameters: Mapping[str, Array], others: Mapping[str, Array]) -> float:

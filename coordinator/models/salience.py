@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from coordinator.config import Salience
 from coordinator.models.activations import input_norms
-from coordinator.models.batches import counted, feeds
+from coordinator.models.batches import feeds
 from coordinator.models.foundation import Foundation
 from coordinator.models.permutation import LayerOrder, permute
 from coordinator.models.running import Runner
@@ -126,7 +126,7 @@ def loss_gradients(
     It is the mean over all targets, whatever the batches' sizes.
     """
     graph = training_graph(templates, full(templates.architecture), TrainablePart.NO_EMBEDDINGS)
-    runner, counts = Runner(graph, threads=threads), [counted(batch, templates.architecture.task) for batch in batches]
+    runner, counts = Runner(graph, threads=threads), [batch.count(templates.architecture.task) for batch in batches]
     total: dict[str, Array] = {}
     for batch, count in zip(batches, counts, strict=True):
         outputs = runner.run(feeds(batch, templates.architecture), parameters)

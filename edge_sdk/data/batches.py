@@ -38,6 +38,18 @@ class Batch:
     inputs: Mapping[str, NDArray[Any]]
     targets: NDArray[Any]
 
+    def count(self, task: ModelTask) -> int:
+        """How many targets the loss is the mean over: examples, tagged words, or following tokens."""
+        if task is ModelTask.TEXT_GENERATION:
+            return int((self.targets >= 0).sum())
+        return round(float(self.targets.sum()))
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The same examples, at most ``size`` at a time."""
+        for start in range(0, len(self.targets), size):
+            part = slice(start, start + size)
+            yield Batch({name: values[part] for name, values in self.inputs.items()}, self.targets[part])
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedExamples:

@@ -104,10 +104,19 @@ class Snapshot(_Value, frozen=True):
     runtime: Runtime = Runtime.ONNX
 
 
-class Recipe(_Value, frozen=True):
-    """How to train: the same for every device of a task.
+class Optimizer(str, Enum):
+    """What turns a device's gradients into its steps; ``MOMENTUM`` is SGD with a momentum of 0.9."""
 
-    A round is ``epochs`` passes over the device's examples, or ``max_steps`` steps where that is less.
+    ADAMW = "adamw"
+    SGD = "sgd"
+    MOMENTUM = "momentum"
+
+
+class Recipe(_Value, frozen=True):
+    """How to train: the same for every device of a task, but for ``micro_batch_size``.
+
+    A round is ``epochs`` passes over the device's examples, or ``max_steps`` steps where that is less. A step sums the
+    gradients of its batch's parts of ``micro_batch_size`` examples, where the whole batch does not fit into memory.
     ``distillation`` is how much nested submodels learn from the whole one instead of from the labels. ``proximal`` is
     FedProx's mu, which holds weights near the first ones (arXiv 1812.06127). Pixels in 0..1 are taken less
     ``pixel_mean``, over ``pixel_std``: one number for all channels, or one each.
@@ -118,6 +127,8 @@ class Recipe(_Value, frozen=True):
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     max_tokens: Annotated[int, msgspec.Meta(ge=3, le=8192)]
     max_steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    micro_batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    optimizer: Optimizer = Optimizer.ADAMW
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     clip_norm: Annotated[float, msgspec.Meta(gt=0)] | None = None
     calibrate_logits: bool = True

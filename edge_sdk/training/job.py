@@ -20,7 +20,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ``graph`` is for ONNX, ``config`` for torch, ``tokenizer`` for tasks on text; else they are empty. ``examples`` is a
     file for :func:`edge_sdk.data.read_examples`, all of which is trained on. Every step trains the prefixes ``nested``
     of ``submodel`` too, widest first, see :mod:`.nested`. ``memory_limit_bytes`` bounds the process's resident memory,
-    see :mod:`edge_sdk.training.memory`.
+    see :mod:`edge_sdk.training.memory`. A run goes on from the file ``checkpoint``, if that is its own, and writes it
+    every ``checkpoint_interval_s``. ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
     """
 
     weights: str
@@ -39,6 +40,10 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     architecture: Architecture
     submodel: Submodel
     nested: tuple[Submodel, ...] = ()
+    checkpoint: str = ""
+    checkpoint_interval_s: Seconds = 45.0
+    mixed_precision: bool = False
+    gradient_checkpointing: bool = False
 
 
 class TrainingResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

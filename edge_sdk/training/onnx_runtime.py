@@ -22,11 +22,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from edge_sdk.data.batches import Batch
@@ -34,11 +36,11 @@ from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import ModelFormatError, TrainingError
 from edge_sdk.protocol.graphs import GRADIENT, INPUTS, LOGIT_OFFSET, LOGITS, LOSS, TARGETS
 from edge_sdk.protocol.tensors import read_tensors
-from edge_sdk.training.adamw import AdamW
-from edge_sdk.training.flat import flat_copy
+from edge_sdk.training.flat import flat_copy, views_of, zeros
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.memory import out_of_memory
 from edge_sdk.training.nested import has_teacher, nested_prefixes, taught_targets
+from edge_sdk.training.optimizers import optimizer_of
 from edge_sdk.training.proximal import ProximalTerm
 
 _FAILURES = (
@@ -50,6 +52,7 @@ _FAILURES = (
     failures.NotImplemented,
     failures.RuntimeException,
 )
+_STEPS, _WEIGHTS = "steps", "weights"  # of a checkpoint
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 _share = ort.OrtValue.ortvalue_from_numpy  # shares the array's memory on CPU
 
@@ -77,26 +80,50 @@ class OnnxRuntime:
         prefixes = nested_prefixes(job.nested, job.architecture, self._parameters)
         self._nested = [(prefix, self._shared(prefix.values)) for prefix in prefixes]
         self._proximal = ProximalTerm(Path(job.weights), job.recipe.proximal) if job.recipe.proximal else None
-        self._optimizer = AdamW(
-            self._flat.size,
-            learning_rate=job.recipe.learning_rate,
-            weight_decay=job.recipe.weight_decay,
-            clip_norm=job.recipe.clip_norm,
-        )
+        self._optimizer = optimizer_of(job.recipe, self._flat.size)
+        shapes = {name: values.shape for name, values in self._weights.items()}
+        self._sums = views_of(zeros(shapes), shapes) if job.recipe.micro_batch_size else {}
+        self._whole: dict[str, ort.OrtValue] = {}
 
-    def step(self, batch: Batch) -> float:
-        """Train on ``batch``; the mean loss over it of the whole submodel, before the update."""
+    def accumulate(self, batch: Batch, share: float) -> float:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`; the loss is the whole submodel's."""
         inputs = {name: _share(values) for name, values in batch.inputs.items()}
         values = self._run(self._outputs, {**self._constants, **inputs, TARGETS: _share(batch.targets)})
         gradients = self._by_weight(values)
         if self._nested:
             targets = self._taught(batch.targets, values.pop(LOGITS)) if self._teaches else batch.targets
             self._add_nested(gradients, {**inputs, TARGETS: _share(targets)})
+        self._frozen_pages.madvise(mmap.MADV_DONTNEED)
+        if self._sums:
+            for name, gradient in gradients.items():
+                self._sums[name] += np.multiply(gradient, np.float32(share), out=gradient)
+        else:
+            self._whole = values
+        return float(values[LOSS].numpy())
+
+    def update(self) -> None:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
+        gradients = self._sums or self._by_weight(self._whole)
         if self._proximal is not None:
             self._proximal.add(gradients, self._weights)
         self._optimizer.step(self._flat, [gradient.reshape(-1) for gradient in gradients.values()])
-        self._frozen_pages.madvise(mmap.MADV_DONTNEED)
-        return float(values[LOSS].numpy())
+        self._whole = {}  # their memory is the next step's
+        for total in self._sums.values():
+            total.fill(0)
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
+        steps = np.array([self._optimizer.steps], dtype=np.int64)
+        return {_STEPS: steps, _WEIGHTS: self._flat, **self._optimizer.state}
+
+    def restore(self, state: Iterable[tuple[str, NDArray[Any]]]) -> None:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
+        into = {_WEIGHTS: self._flat, **self._optimizer.state}
+        for name, values in state:
+            if name == _STEPS:
+                self._optimizer.steps = int(values[0])
+            else:
+                np.copyto(into[name], values)
 
     def _taught(self, targets: Array, logits: ort.OrtValue) -> Array:
         return taught_targets(targets, _view(logits), self._offset, self._job.recipe.distillation)
@@ -130,7 +157,7 @@ class OnnxRuntime:
 
         Raises ``TrainingError`` where a value is not finite.
         """
-        del self._session, self._optimizer, self._constants, self._nested, self._proximal
+        del self._session, self._optimizer, self._constants, self._nested, self._proximal, self._sums, self._whole
         first = read_tensors(memoryview(_map(self._job.weights)))
         for name, values in self._weights.items():
             np.subtract(values, first[name], out=values)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from edge_sdk.data import read_examples
 from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples, task_of
 from edge_sdk.elastic.slicing import Array
-from edge_sdk.errors import DataFormatError, StorageError, TrainingError
-from edge_sdk.protocol.tensors import write_tensors
+from edge_sdk.errors import DataFormatError, TrainingError
+from edge_sdk.protocol.messages import Recipe
+from edge_sdk.training.checkpoint import Checkpoint, Trained
+from edge_sdk.training.files import write_whole
 from edge_sdk.training.job import Progress, TrainingJob, TrainingResult
 from edge_sdk.training.memory import memory_status
 
@@ -22,8 +25,20 @@ from edge_sdk.training.memory import memory_status
 class TrainingRuntime(Protocol):
     """A model with its optimizer: :mod:`edge_sdk.training.onnx_runtime` and :mod:`edge_sdk.training.torch_runtime`."""
 
-    def step(self, batch: Batch) -> float:
-        """Train on ``batch``; the mean loss over it, before the update."""
+    def accumulate(self, batch: Batch, share: float) -> float:
+        """Add ``share`` of the gradients of ``batch`` to the next update's; the mean loss over it.
+
+        ``share`` is 1 where ``batch`` is all of the update.
+        """
+
+    def update(self) -> None:
+        """Change the weights by the gradients so far, of which none are left afterwards."""
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """All that a later :meth:`restore` needs; float32 and int64 arrays, good until the next call of any method."""
+
+    def restore(self, state: Iterable[tuple[str, NDArray[Any]]]) -> None:
+        """Become what :meth:`state` told; each array may be gone once the next one is asked for."""
 
     def finish(self) -> Mapping[str, Array]:
         """What training changed, trained values less first values, by parameter; the runtime ends with it."""
@@ -50,49 +65,74 @@ def examples_of(job: TrainingJob) -> EncodedExamples:
 
 
 def train(
-    runtime: TrainingRuntime, examples: EncodedExamples, job: TrainingJob, on_step: Callable[[Progress], None]
+    runtime: TrainingRuntime,
+    examples: EncodedExamples,
+    job: TrainingJob,
+    on_step: Callable[[Progress], None],
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Train as the job's recipe says and write the update; ``on_step`` follows each step and may raise to stop.
 
-    Raises ``TrainingError`` where the loss is not finite, ``StorageError`` where the update cannot be written.
+    Goes on from ``checkpoint``, by default the job's, and leaves none behind. Raises ``TrainingError`` where the loss
+    is not finite, ``DiskFullError`` or ``StorageError`` where the update or a checkpoint cannot be written.
     """
-    started_s = time.monotonic()
-    losses = _train_epochs(runtime, examples, job, on_step)
-    write_update(Path(job.update), runtime.finish())
+    checkpoint = checkpoint or Checkpoint(job)
+    trained = _resumed(runtime, checkpoint)
+    for batch in islice(_batches(examples, job), trained.steps, None):
+        started_s = time.monotonic()
+        loss = _finite(take_step(runtime, batch, job), trained.steps + 1)
+        trained = trained.after(loss, time.monotonic() - started_s)
+        if checkpoint.is_due:
+            checkpoint.save(runtime.state(), trained)
+        on_step(Progress(step=trained.steps, steps=steps_of(job.recipe, len(examples)), loss=loss))
+    write_whole(Path(job.update), runtime.finish())
+    checkpoint.remove()
     return TrainingResult(
         samples=len(examples),
-        steps=len(losses),
-        loss_first=losses[0],
-        loss_last=losses[-1],
-        seconds=time.monotonic() - started_s,
+        steps=trained.steps,
+        loss_first=trained.loss_first,
+        loss_last=trained.loss_last,
+        seconds=trained.seconds,
         peak_memory_bytes=memory_status().peak_bytes,
     )
 
 
-def write_update(path: Path, deltas: Mapping[str, Array]) -> None:
-    """Write ``deltas`` in the safetensors format so that ``path`` is whole or absent, whatever happens."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            write_tensors(file, deltas)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"update {path} cannot be written ({error}); free some space") from error
+def take_step(runtime: TrainingRuntime, batch: Batch, job: TrainingJob) -> float:
+    """One update by ``batch``, in parts where the recipe says so: their gradients add up to the whole's. Its loss.
+
+    Raises ``TrainingError`` where the batch has no targets, or a step fails.
+    """
+    task, size = job.architecture.task, job.recipe.micro_batch_size or len(batch.targets)
+    total, loss = batch.count(task), 0.0
+    if not total:
+        raise TrainingError("a batch has no labelled example; nothing can be learnt from it")
+    for part in batch.split(size):
+        share = part.count(task) / total
+        if share:  # a mean over no targets is not a number
+            loss += share * runtime.accumulate(part, share)
+    runtime.update()
+    return loss
 
 
-def _train_epochs(
-    runtime: TrainingRuntime, examples: EncodedExamples, job: TrainingJob, on_step: Callable[[Progress], None]
-) -> list[float]:
-    recipe, losses = job.recipe, list[float]()
-    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
-    steps = min(steps, recipe.max_steps or steps)
+def steps_of(recipe: Recipe, examples: int) -> int:
+    """How many steps a round has for a device with so many examples."""
+    steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
+    return min(steps, recipe.max_steps or steps)
+
+
+def _resumed(runtime: TrainingRuntime, checkpoint: Checkpoint) -> Trained:
+    found = checkpoint.load()
+    if found is None:
+        return Trained()
+    trained, state = found
+    runtime.restore(state)
+    return trained
+
+
+def _batches(examples: EncodedExamples, job: TrainingJob) -> Iterator[Batch]:
+    recipe = job.recipe
     epochs = (examples.batches(recipe.batch_size, job.seed, epoch) for epoch in range(recipe.epochs))
-    for batch in islice(chain.from_iterable(epochs), steps):
-        losses.append(_finite(runtime.step(batch), len(losses) + 1))
-        on_step(Progress(step=len(losses), steps=steps, loss=losses[-1]))
-    return losses
+    return islice(chain.from_iterable(epochs), steps_of(recipe, len(examples)))
 
 
 def _finite(loss: float, step: int) -> float:

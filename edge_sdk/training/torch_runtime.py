@@ -6,7 +6,7 @@ nested submodel runs on differentiable slices of the parameters, so that its gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from torch.nn.utils import clip_grad_norm_
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.slicing import Array, Region
 from edge_sdk.elastic.submodel import ModelTask
-from edge_sdk.errors import ModelFormatError, RaffmError, TrainingError
+from edge_sdk.errors import ConfigurationError, ModelFormatError, RaffmError, TrainingError
 from edge_sdk.modules.building import full_name, submodel_module
+from edge_sdk.protocol.messages import Optimizer, Recipe
 from edge_sdk.protocol.tensors import read_tensors
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.memory import out_of_memory
 from edge_sdk.training.nested import has_teacher, nested_slices
+from edge_sdk.training.optimizers import MOMENTUM
 
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
+_WEIGHT = "weight:"  # of a checkpoint
 _Tensors = dict[str, torch.Tensor]
 
 
@@ -47,6 +50,7 @@ class TorchRuntime:
         with _errors_of_torch(job, ModelFormatError, "the model cannot be made"):
             first = _copies(job.weights)
             self._module = _module(job, {**_copies(job.frozen), **first}).to(self._device)
+            self._recomputed = _recomputed(self._module) if job.gradient_checkpointing else []
         self._offset = self._tensor(logit_offset)
         owns = [own for own, _ in self._module.named_parameters()]
         self._names = {own: full_name(own, job.architecture, job.submodel) for own in owns}
@@ -55,20 +59,43 @@ class TorchRuntime:
         self._first = {name: value.detach().clone() for name, value in self._weights.items() if job.recipe.proximal}
         shapes = {name: tuple(value.shape) for name, value in self._parameters.items()}
         self._nested = [nested_slices(part, job.architecture, shapes) for part in job.nested]
-        self._optimizer = torch.optim.AdamW(
-            self._weights.values(), job.recipe.learning_rate, weight_decay=job.recipe.weight_decay, fused=True
-        )
+        self._optimizer = _optimizer_of(job.recipe, list(self._weights.values()))
+        self._precision = _precision_on(self._device) if job.mixed_precision else torch.float32
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision is torch.float16)
 
-    def step(self, batch: Batch) -> float:
-        """Train on ``batch``; the mean loss over it of the whole submodel, before the update."""
+    def accumulate(self, batch: Batch, share: float) -> float:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`; the loss is the whole submodel's."""
         with _errors_of_torch(self._job, TrainingError, "training step failed"):
-            loss = self._add_gradients(batch)
+            return self._add_gradients(batch, share)
+
+    def update(self) -> None:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
+        with _errors_of_torch(self._job, TrainingError, "training step failed"):
+            self._scaler.unscale_(self._optimizer)
             self._add_proximal()
             if self._job.recipe.clip_norm is not None:
                 clip_grad_norm_(self._weights.values(), self._job.recipe.clip_norm)
-            self._optimizer.step()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
             self._optimizer.zero_grad()  # at once, so that gradients are not held through the next forward pass
-            return loss
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
+        state = {f"{_WEIGHT}{name}": _array(values) for name, values in self._weights.items()}
+        for name, values in self._weights.items():
+            remembered = self._optimizer.state.get(values, {})
+            state |= {f"{key}:{name}": _array(kept) for key, kept in remembered.items() if kept is not None}
+        return state
+
+    def restore(self, state: Iterable[tuple[str, NDArray[Any]]]) -> None:
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
+        for key, values in state:
+            kind, _, name = key.partition(":")
+            weight, kept = self._weights[name], torch.from_numpy(values.copy())
+            if f"{kind}:" == _WEIGHT:
+                weight.data.copy_(kept)
+            else:
+                self._optimizer.state[weight][kind] = kept.to(self._device if kept.dim() else "cpu")
 
     def finish(self) -> Mapping[str, Array]:
         """Trained values less first values; ``TrainingError`` where one is not finite."""
@@ -79,27 +106,42 @@ class TorchRuntime:
                 raise TrainingError(f"training made {name} not finite; lower the learning rate or set clip_norm")
         return first
 
-    def _add_gradients(self, batch: Batch) -> float:
+    def _add_gradients(self, batch: Batch, share: float) -> float:
         """Of all widths; the loss of the whole submodel."""
         inputs = {name: self._tensor(values) for name, values in batch.inputs.items()}
         targets = self._tensor(batch.targets)
-        logits = self._module(**inputs).logits
+        self._recompute(True)
+        with self._autocast():
+            logits = self._module(**inputs).logits
         loss = self._loss(logits, targets)
-        loss.backward()
+        self._scaler.scale(share * loss).backward()
         if self._nested:
             targets = self._taught(targets, logits.detach())
+            self._recompute(False)  # it would run on the whole parameters, which are back by then
         for slices in self._nested:
             narrow = {
                 own: _cut(self._parameters[name], slices[name]) for own, name in self._names.items() if name in slices
             }
-            self._loss(functional_call(self._module, narrow, (), inputs).logits, targets).backward()
+            with self._autocast():
+                logits = functional_call(self._module, narrow, (), inputs).logits
+            self._scaler.scale(share * self._loss(logits, targets)).backward()
         return float(loss.detach())
+
+    def _recompute(self, on: bool) -> None:
+        for layer in self._recomputed:
+            layer.training = on  # its own flag alone: dropout stays off
+
+    def _autocast(self) -> torch.autocast:
+        """Matrix products in fewer bits; the loss is always in float32."""
+        reduced = self._precision is not torch.float32
+        return torch.autocast(self._device.type, dtype=self._precision if reduced else None, enabled=reduced)
 
     def _tensor(self, values: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The scalar that :mod:`edge_sdk.protocol.graphs` defines."""
+        logits = logits.float()
         if self._job.architecture.task is ModelTask.TEXT_GENERATION:
             return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return -(targets * functional.log_softmax(logits + self._offset, dim=-1)).sum() / targets.sum()
@@ -108,7 +150,7 @@ class TorchRuntime:
         """What nested submodels learn from, as :func:`edge_sdk.training.nested.taught_targets`."""
         if not has_teacher(self._job.recipe, self._job.architecture.task):
             return targets
-        taught = functional.softmax(logits + self._offset, dim=-1) * targets.sum(dim=-1, keepdim=True)
+        taught = functional.softmax(logits.float() + self._offset, dim=-1) * targets.sum(dim=-1, keepdim=True)
         return torch.lerp(targets, taught, self._job.recipe.distillation)
 
     def _add_proximal(self) -> None:
@@ -124,6 +166,34 @@ def _module(job: TrainingJob, parameters: dict[str, Array]) -> torch.nn.Module:
         return submodel_module(Path(job.config).read_bytes(), job.architecture, job.submodel, parameters)
     except KeyError as error:
         raise ModelFormatError(f"parameter {error} is in neither parameter file; fetch them again") from error
+
+
+def _recomputed(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers that keep their input alone and run again in the backward pass (arXiv 1604.06174), while training."""
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        raise ConfigurationError(
+            f"{type(module).__name__} has no gradient checkpointing; leave gradient_checkpointing off on this device"
+        )
+    module.activation_checkpointing_enable({"use_reentrant": False})
+    return [layer for layer in module.modules() if getattr(layer, "gradient_checkpointing", False)]
+
+
+def _precision_on(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, as processors do; else float16, whose losses have to be scaled."""
+    has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+def _optimizer_of(recipe: Recipe, weights: list[torch.Tensor]) -> torch.optim.Optimizer:
+    """As :func:`edge_sdk.training.optimizers.optimizer_of`."""
+    options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer is Optimizer.ADAMW:
+        return torch.optim.AdamW(weights, **options)
+    return torch.optim.SGD(weights, momentum=MOMENTUM if recipe.optimizer is Optimizer.MOMENTUM else 0.0, **options)
+
+
+def _array(values: torch.Tensor) -> NDArray[Any]:
+    return np.asarray(values.detach().cpu().numpy())
 
 
 def _trained(parameters: _Tensors, first: Mapping[str, Array]) -> _Tensors:

@@ -4,14 +4,17 @@
 2. Read and tokenise the examples, so that the tokenizer is gone before the graph is there.
 3. Train; one line of JSON a step, and a last one with the result or the failure, see :mod:`edge_sdk.training.job`.
 
-It ends by itself at the next step once its parent is gone, and at once on SIGTERM.
+It ends by itself at the next step once its parent is gone. On SIGTERM it ends at once before training has begun, and
+after the step that it is at once it has: with a checkpoint, from which the same job goes on.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,21 +49,27 @@ def main() -> int:
 
 def _train(job: TrainingJob) -> TrainingResult:
     from edge_sdk.training.calibration import logit_offset  # noqa: PLC0415 - numpy comes under the limit
+    from edge_sdk.training.checkpoint import Checkpoint  # noqa: PLC0415
     from edge_sdk.training.runtime import examples_of, train  # noqa: PLC0415
 
     examples = examples_of(job)
     offset = logit_offset(examples.label_counts)
     runtime = _runtime_of(job, offset if job.recipe.calibrate_logits else offset * 0)
     limit_resident(job.memory_limit_bytes)
-    parent = os.getppid()
+    checkpoint, parent, asked_to_end = Checkpoint(job), os.getppid(), threading.Event()
+
+    def end_soon(*_: object) -> None:
+        checkpoint.hurry()
+        asked_to_end.set()
 
     def on_step(progress: Progress) -> None:
-        if os.getppid() != parent:
+        if asked_to_end.is_set() or os.getppid() != parent:
             raise SystemExit(TrainingError.exit_code)
         check_resident(job.memory_limit_bytes)
         _emit(progress)
 
-    return train(runtime, examples, job, on_step)
+    signal.signal(signal.SIGTERM, end_soon)
+    return train(runtime, examples, job, on_step, checkpoint)
 
 
 def _runtime_of(job: TrainingJob, logit_offset: Array) -> TrainingRuntime:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from coordinator.models.batches import batches_of, counted
+from coordinator.models.batches import batches_of
 from coordinator.models.evaluation import Evaluator
 from coordinator.models.foundation import Foundation
 from coordinator.models.template_export import mean_loss
@@ -32,14 +32,14 @@ def test_evaluation_equals_torchs(
         targets = torch.from_numpy(batch.targets)
         with torch.no_grad():
             logits = module(**{name: torch.from_numpy(values) for name, values in batch.inputs.items()}).logits
-        loss += mean_loss(task, logits, targets).item() * counted(batch, task)
+        loss += mean_loss(task, logits, targets).item() * batch.count(task)
         generates = task is ModelTask.TEXT_GENERATION
         counts, wanted = (targets >= 0, targets) if generates else (targets.sum(-1) > 0, targets.argmax(-1))
         right += (logits.argmax(-1) == wanted)[counts].sum().item()
 
     result = Evaluator(tiny_templates, tiny_batches, threads=1).evaluate(submodel, tiny.parameters)
 
-    assert result.samples == sum(counted(batch, task) for batch in tiny_batches)
+    assert result.samples == sum(batch.count(task) for batch in tiny_batches)
     assert result.accuracy == pytest.approx(right / result.samples)
     assert result.loss == pytest.approx(loss / result.samples, rel=1e-5)
 

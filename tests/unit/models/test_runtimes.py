@@ -19,10 +19,10 @@ from edge_sdk.elastic.families import Family
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, extract, slices_of
 from edge_sdk.elastic.submodel import ModelTask, Role, Submodel, TrainablePart
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.messages import Optimizer, Recipe
 from edge_sdk.protocol.tensors import Tensors, read_tensors, write_tensors
 from edge_sdk.training.calibration import logit_offset
-from edge_sdk.training.job import TrainingJob
+from edge_sdk.training.job import Progress, TrainingJob
 from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import TrainingRuntime, examples_of, train
 from edge_sdk.training.torch_runtime import TorchRuntime
@@ -32,7 +32,7 @@ RUNTIMES: dict[Runtime, Callable[[TrainingJob, Array], TrainingRuntime]] = {
     Runtime.ONNX: OnnxRuntime,
     Runtime.TORCH: TorchRuntime,
 }
-STEPS = 20
+STEPS = 50
 PLAIN = Recipe(learning_rate=3e-3, batch_size=4, epochs=1000, max_tokens=16, max_steps=STEPS)
 RECIPES = {
     "plain": {},
@@ -40,8 +40,11 @@ RECIPES = {
     "proximal": {"proximal": 2.0, "clip_norm": 1.0},
     "taught": {"distillation": 0.7},
     "untaught": {"distillation": 0.0},
+    "sgd": {"optimizer": Optimizer.SGD, "learning_rate": 0.03},
+    "momentum": {"optimizer": Optimizer.MOMENTUM, "learning_rate": 0.01, "clip_norm": 1.0},
+    "accumulated": {"micro_batch_size": 3, "clip_norm": 0.5},
 }
-NESTED = {"taught", "untaught", "proximal"}
+NESTED = {"taught", "untaught", "proximal", "accumulated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,38 @@ def test_runtimes_train_alike(tiny: Foundation, tiny_templates: Templates, tmp_p
     for key, delta in ours.update.items():
         if not key.endswith(moved_by_rounding(tiny.family)):
             assert np.linalg.norm(delta - torchs.update[key]) <= 1e-2 * np.linalg.norm(delta), key
+
+
+class EndedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", Optimizer)
+def test_run_that_goes_on_from_its_checkpoint_gives_the_same_update(
+    tiny: Foundation, tiny_templates: Templates, tmp_path: Path, runtime: Runtime, kind: Optimizer
+) -> None:
+    recipe = msgspec.structs.replace(PLAIN, optimizer=kind, max_steps=6, micro_batch_size=3)
+    job = job_of(tiny, tiny_templates, tmp_path, part_of(tiny), recipe)
+    whole = outcome_of(job, runtime)
+    job = msgspec.structs.replace(job, checkpoint=str(tmp_path / "checkpoint"), checkpoint_interval_s=0.0)
+    examples = examples_of(job)
+    offset = logit_offset(examples.label_counts)
+
+    def end(progress: Progress) -> None:
+        if progress.step == 4:
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        train(RUNTIMES[runtime](job, offset), examples, job, end)
+    seen: list[int] = []
+    result = train(RUNTIMES[runtime](job, offset), examples, job, lambda progress: seen.append(progress.step))
+    assert seen == [5, 6]
+    assert (result.steps, result.loss_first) == (6, pytest.approx(whole.losses[0], rel=1e-6))
+    update = read_tensors(Path(job.update).read_bytes())
+    for key, delta in whole.update.items():
+        np.testing.assert_array_equal(update[key], delta, err_msg=key)
+    assert not Path(job.checkpoint).exists()
 
 
 @pytest.mark.parametrize("part", [TrainablePart.ALL, TrainablePart.HEAD])

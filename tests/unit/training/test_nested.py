@@ -16,6 +16,7 @@ from edge_sdk.protocol.tensors import write_tensors
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.nested import has_teacher, nested_prefixes, nested_slices, taught_targets
 from edge_sdk.training.onnx_runtime import OnnxRuntime
+from edge_sdk.training.runtime import take_step
 from tests.support import logistic_graph
 from tests.support.logistic_graph import HIDDEN, LABELS, WORDS
 
@@ -56,7 +57,7 @@ def gradients_of(job: TrainingJob) -> RecordingOptimizer:
     runtime = OnnxRuntime(job, OFFSET)
     optimizer = RecordingOptimizer()
     runtime._optimizer = optimizer  # type: ignore[assignment]
-    runtime.step(BATCH)
+    take_step(runtime, BATCH, job)
     return optimizer
 
 
@@ -86,12 +87,13 @@ def test_nested_step_sums_the_gradients_of_all_widths(tmp_path: Path, distillati
 
 
 def test_nested_step_follows_the_weights_as_they_change(tmp_path: Path) -> None:
-    runtime = OnnxRuntime(nested_job(tmp_path, NESTED[:1]), OFFSET)
+    job = nested_job(tmp_path, NESTED[:1])
+    runtime = OnnxRuntime(job, OFFSET)
     for _ in range(3):
-        runtime.step(BATCH)
+        take_step(runtime, BATCH, job)
     name = NAMES["classifier.weight"]
     before = runtime._weights[name].copy()
-    runtime.step(BATCH)
+    take_step(runtime, BATCH, job)
     np.testing.assert_array_equal(runtime._nested[0][0].values[name], before[:, :2])
 
 

@@ -12,9 +12,10 @@ from edge_sdk.data.batches import Batch
 from edge_sdk.errors import ModelFormatError, StorageError, TensorTableError, TrainingError
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
+from edge_sdk.training.files import write_whole
 from edge_sdk.training.job import Progress, TrainingJob
 from edge_sdk.training.onnx_runtime import OnnxRuntime
-from edge_sdk.training.runtime import examples_of, train, write_update
+from edge_sdk.training.runtime import examples_of, train
 from tests.support import logistic_graph
 from tests.support.logistic_graph import WORDS
 
@@ -30,26 +31,29 @@ class NumpyRuntime:
         self.start, self.now = values, {name: array.copy() for name, array in values.items()}
         self.moments = {name: [0.0, 0.0] for name in values}
         self.recipe, self.offset, self.t = job.recipe, offset, 0
+        self.gradients: dict[str, NDArray[np.float64]] = {}
 
-    def step(self, batch: Batch) -> float:
+    def accumulate(self, batch: Batch, share: float) -> float:
         mask = batch.inputs["attention_mask"][..., None]
         pooled = (self.embedding[batch.inputs["input_ids"]] * mask).sum(1) / mask.sum(1)
         logits = pooled @ self.now["classifier.weight"].T + self.now["classifier.bias"] + self.offset
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         loss = -(batch.targets * np.log(p)).sum(1).mean()
         p -= batch.targets
-        self._update({"classifier.weight": p.T @ pooled / len(p), "classifier.bias": p.mean(0)})
+        for name, gradient in {"classifier.weight": p.T @ pooled / len(p), "classifier.bias": p.mean(0)}.items():
+            self.gradients[name] = self.gradients.get(name, 0.0) + share * gradient
         return float(loss)
 
-    def _update(self, gradients: dict[str, NDArray[np.float64]]) -> None:
+    def update(self) -> None:
         self.t += 1
-        for name, data_gradient in gradients.items():
+        for name, data_gradient in self.gradients.items():
             g = data_gradient + self.recipe.proximal * (self.now[name] - self.start[name])
             m, v = self.moments[name]
             self.moments[name] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
             self.now[name] *= 1 - self.recipe.learning_rate * self.recipe.weight_decay
             ratio = (m / (1 - 0.9**self.t)) / (np.sqrt(v / (1 - 0.999**self.t)) + 1e-8)
             self.now[name] -= self.recipe.learning_rate * ratio
+        self.gradients = {}
 
     def finish(self) -> dict[str, NDArray[np.float32]]:
         return {name: (self.now[name] - self.start[name]).astype(np.float32) for name in self.now}
@@ -124,7 +128,9 @@ def test_onnx_runtime_reports_a_failing_step(tmp_path: Path) -> None:
     runtime = OnnxRuntime(logistic_graph.training_job(tmp_path), NO_OFFSET)
     ids = np.full((1, 2), len(WORDS), dtype=np.int64)
     with pytest.raises(TrainingError, match="training step failed"):
-        runtime.step(Batch({"input_ids": ids, "attention_mask": np.ones_like(ids)}, np.eye(1, 2, dtype=np.float32)))
+        runtime.accumulate(
+            Batch({"input_ids": ids, "attention_mask": np.ones_like(ids)}, np.eye(1, 2, dtype=np.float32)), 1.0
+        )
 
 
 def test_training_with_infinite_weights_is_an_error(tmp_path: Path) -> None:
@@ -148,5 +154,5 @@ def test_update_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
 
 
 def test_update_to_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot be written"):
-        write_update(tmp_path / "none" / "update", {"a": np.zeros(1, dtype=np.float32)})
+    with pytest.raises(StorageError, match="cannot be read or written"):
+        write_whole(tmp_path / "none" / "update", {"a": np.zeros(1, dtype=np.float32)})

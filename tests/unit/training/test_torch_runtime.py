@@ -7,19 +7,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from coordinator.models.foundation import load_foundation
 from edge_sdk.elastic.families import is_adapter
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import extract, slices_of
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Submodel, TrainablePart
-from edge_sdk.errors import ModelFormatError, TensorTableError, TrainingError
+from edge_sdk.errors import ConfigurationError, ModelFormatError, TensorTableError, TrainingError
 from edge_sdk.protocol.messages import Failure, Recipe
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.training.runtime import examples_of, train
-from edge_sdk.training.torch_runtime import TorchRuntime
+from edge_sdk.training.torch_runtime import TorchRuntime, _recomputed
 from tests.support import logistic_graph
 from tests.support.tiny_models import LABELS, WORDS, save_tiny_model
 
@@ -52,6 +53,48 @@ def losses_of(job: TrainingJob) -> list[float]:
     losses: list[float] = []
     train(TorchRuntime(job, NO_OFFSET), examples_of(job), job, lambda progress: losses.append(progress.loss))
     return losses
+
+
+def test_torch_runtime_that_recomputes_layers_trains_the_same(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    nested = (Submodel((0, 2), (1, 1), (20, 10)),)
+    plain, saving = (
+        losses_of(msgspec.structs.replace(job, nested=nested, gradient_checkpointing=on)) for on in (False, True)
+    )
+    np.testing.assert_allclose(saving, plain, rtol=1e-5)
+
+
+def test_torch_runtime_with_recomputed_layers_keeps_fewer_activations(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    batch = next(examples_of(job).batches(8, 0, 0))
+    kept = []
+    for on in (False, True):
+        runtime = TorchRuntime(msgspec.structs.replace(job, gradient_checkpointing=on), NO_OFFSET)
+        sizes: list[int] = []
+
+        def note(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            runtime.accumulate(batch, 1.0)
+        kept.append(sum(sizes))
+    assert kept[1] < 0.7 * kept[0]
+
+
+def test_torch_runtime_in_mixed_precision_trains_nearly_the_same(tmp_path: Path) -> None:
+    job = torch_job(tmp_path)
+    plain, mixed = (losses_of(msgspec.structs.replace(job, mixed_precision=on)) for on in (False, True))
+    assert plain != mixed
+    np.testing.assert_allclose(mixed[:8], plain[:8], rtol=0.01)
+
+
+def test_torch_runtime_refuses_to_recompute_a_model_that_cannot() -> None:
+    class Plain(torch.nn.Module):
+        pass
+
+    with pytest.raises(ConfigurationError, match="Plain has no gradient checkpointing"):
+        _recomputed(Plain())
 
 
 @pytest.mark.parametrize("method", AdapterMethod)
@@ -114,7 +157,7 @@ def test_torch_runtime_reports_a_failing_step(tmp_path: Path) -> None:
     batch = next(examples_of(job).batches(2, 0, 0))
     batch.inputs["input_ids"][0, 0] = 1000
     with pytest.raises(TrainingError, match="training step failed: index out of range"):
-        TorchRuntime(job, NO_OFFSET).step(batch)
+        TorchRuntime(job, NO_OFFSET).accumulate(batch, 1.0)
 
 
 def test_torch_update_that_is_not_finite_is_an_error(tmp_path: Path) -> None:

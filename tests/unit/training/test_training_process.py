@@ -116,13 +116,13 @@ def test_process_that_dies_is_a_failure(tmp_path: Path, number: int, failure: Fa
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_process_stopped_ends_within_two_seconds_and_is_silent(tmp_path: Path, frozen: bool) -> None:
+def test_process_stopped_ends_within_four_seconds_and_is_silent(tmp_path: Path, frozen: bool) -> None:
     process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
     if frozen:
         os.kill(process.pid, signal.SIGSTOP)
     started_s = time.monotonic()
     process.stop()
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 4
     assert process.wait(5)
     assert all(isinstance(event, Progress) for event in events.queue)
     process.stop()

@@ -1,0 +1,110 @@
+"""What a training run needs to go on after its process has ended: written from time to time, whole or not at all.
+
+A checkpoint is a tensor file: what the runtime remembers, how far the run has come, and the digest of the job, so that
+it is never taken for another one's. It is gone once the update is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import TensorTableError
+from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.training.files import write_whole
+from edge_sdk.training.job import TrainingJob
+
+_IDENTITY, _COUNTS, _LOSSES = "job", "counts", "losses"
+_NOBODY = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How far a run has come; losses are of the first and the last step."""
+
+    steps: int = 0
+    loss_first: float = 0.0
+    loss_last: float = 0.0
+    seconds: float = 0.0
+
+    def after(self, loss: float, seconds: float) -> Trained:
+        """One step more, which took ``seconds``."""
+        return Trained(self.steps + 1, self.loss_first if self.steps else loss, loss, self.seconds + seconds)
+
+
+class Checkpoint:
+    """The checkpoint of ``job``; never due, and never there, where the job names no file."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._path = Path(job.checkpoint) if job.checkpoint else None
+        self._identity = _identity_of(job) if job.checkpoint else _NOBODY
+        self._interval_s, self._saved_s = job.checkpoint_interval_s, time.monotonic()
+
+    def hurry(self) -> None:
+        """Be due at the end of this step; safe in a signal handler."""
+        self._interval_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return self._path is not None and time.monotonic() - self._saved_s >= self._interval_s
+
+    def save(self, state: Mapping[str, NDArray[Any]], trained: Trained) -> None:
+        """Replace what was saved before. Raises ``DiskFullError`` or ``StorageError``."""
+        if self._path is None:
+            return
+        counts = np.array([trained.steps, round(1000 * trained.seconds)], dtype=np.int64)
+        losses = np.array([trained.loss_first, trained.loss_last], dtype=np.float32)
+        write_whole(self._path, {_IDENTITY: self._identity, _COUNTS: counts, _LOSSES: losses, **state})
+        self._saved_s = time.monotonic()
+
+    def load(self) -> tuple[Trained, Iterator[tuple[str, NDArray[Any]]]] | None:
+        """How far this job has come, and its runtime's state; ``None`` where it has to begin.
+
+        Each array of the state is resident only until the next one is asked for.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            with disk_errors(self._path), self._path.open("rb") as file:
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            tensors = read_tensors(memoryview(pages))
+        except (ValueError, TensorTableError):  # empty or cut short by a loss of power
+            return None
+        if not np.array_equal(tensors.pop(_IDENTITY, _NOBODY), self._identity):
+            return None
+        (steps, milliseconds), (first, last) = tensors.pop(_COUNTS), tensors.pop(_LOSSES)
+        trained = Trained(int(steps), float(first), float(last), int(milliseconds) / 1000)
+        return trained, _one_by_one(tensors, pages)
+
+    def remove(self) -> None:
+        """Nothing is left to go on with."""
+        if self._path is not None:
+            with disk_errors(self._path):
+                self._path.unlink(missing_ok=True)
+
+
+def _one_by_one(tensors: Mapping[str, NDArray[Any]], pages: mmap.mmap) -> Iterator[tuple[str, NDArray[Any]]]:
+    for item in tensors.items():
+        yield item
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _identity_of(job: TrainingJob) -> NDArray[np.int64]:
+    """A digest of all that a run follows from: blobs are named by their own, examples are read."""
+    where = {"update": "", "checkpoint": "", "examples": "", "threads": 1, "memory_limit_bytes": 1}
+    digest = hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(job, **where)))
+    with disk_errors(Path(job.examples)), Path(job.examples).open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return np.frombuffer(digest.digest(), dtype=np.int64)

@@ -1,0 +1,112 @@
+"""Optimizers on one flat array, in place, block by block so that a block of all their arrays stays in the cache."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edge_sdk.protocol.messages import Optimizer, Recipe
+from edge_sdk.training.flat import Flat
+
+_BLOCK = 1 << 16  # entries; six arrays of 256 KiB
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+MOMENTUM = 0.9
+_NORM_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_
+
+
+class FlatOptimizer(ABC):
+    """Changes weights of ``size`` float32 by their gradients, clipped to a norm first where the recipe says so.
+
+    ``state`` is what it remembers from step to step, arrays of that size by name, and ``steps`` how many it has taken:
+    with both put back it goes on as if it had never stopped. A step allocates nothing.
+    """
+
+    def __init__(self, size: int, recipe: Recipe, *remembered: str) -> None:
+        self._recipe = recipe
+        arrays = np.full((len(remembered), size), 0, dtype=np.float32)  # resident now, not at the first step
+        self.state: Mapping[str, Flat] = dict(zip(remembered, arrays, strict=True))
+        self.steps = 0
+        self._scratch = np.empty((2, _BLOCK), dtype=np.float32)
+
+    def step(self, weights: Flat, gradients: Sequence[Flat]) -> None:
+        """Update ``weights`` (size,) in place by ``gradients``, which lie end to end and are only read."""
+        self.steps += 1
+        clip_norm = self._recipe.clip_norm
+        scale = 1.0 if clip_norm is None else min(1.0, clip_norm / (_norm(gradients) + _NORM_EPSILON))
+        start = 0
+        for gradient in gradients:
+            for offset in range(0, gradient.size, _BLOCK):
+                part = gradient[offset : offset + _BLOCK]
+                block = slice(start + offset, start + offset + part.size)
+                self._update(weights[block], part, scale, block)
+            start += gradient.size
+
+    @abstractmethod
+    def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:
+        """One block of each array: ``gradient`` is to be multiplied by ``scale``; the state's lies at ``block``."""
+
+
+class AdamW(FlatOptimizer):
+    """Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2, with the defaults of ``torch.optim.AdamW``."""
+
+    def __init__(self, size: int, recipe: Recipe) -> None:
+        super().__init__(size, recipe, "moment1", "moment2")
+
+    def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:
+        moment1, moment2 = self.state["moment1"][block], self.state["moment2"][block]
+        ratio, denominator = self._scratch[:, : weights.size]
+        moment1 *= _BETA1
+        moment1 += np.multiply(gradient, scale * (1 - _BETA1), out=ratio)
+        moment2 *= _BETA2
+        np.multiply(gradient, gradient, out=ratio)
+        ratio *= scale**2 * (1 - _BETA2)
+        moment2 += ratio
+        np.sqrt(moment2, out=denominator)
+        denominator /= math.sqrt(1 - _BETA2**self.steps)
+        denominator += _EPSILON
+        np.divide(moment1, denominator, out=ratio)
+        ratio *= self._recipe.learning_rate / (1 - _BETA1**self.steps)
+        weights *= 1 - self._recipe.learning_rate * self._recipe.weight_decay
+        weights -= ratio
+
+
+class Sgd(FlatOptimizer):
+    """w - learning rate * (gradient + weight decay * w), as ``torch.optim.SGD``; it remembers nothing."""
+
+    def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:  # noqa: ARG002
+        change = np.multiply(gradient, scale * self._recipe.learning_rate, out=self._scratch[0, : weights.size])
+        weights *= 1 - self._recipe.learning_rate * self._recipe.weight_decay
+        weights -= change
+
+
+class Momentum(FlatOptimizer):
+    """Polyak's heavy ball with a factor of 0.9, as ``torch.optim.SGD(momentum=0.9)``: one array is remembered."""
+
+    def __init__(self, size: int, recipe: Recipe) -> None:
+        super().__init__(size, recipe, "velocity")
+
+    def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:
+        velocity, scratch = self.state["velocity"][block], self._scratch[0, : weights.size]
+        velocity *= MOMENTUM
+        velocity += np.multiply(gradient, scale, out=scratch)
+        velocity += np.multiply(weights, self._recipe.weight_decay, out=scratch)
+        weights -= np.multiply(velocity, self._recipe.learning_rate, out=scratch)
+
+
+_KINDS: Mapping[Optimizer, Callable[[int, Recipe], FlatOptimizer]] = {
+    Optimizer.ADAMW: AdamW,
+    Optimizer.SGD: Sgd,
+    Optimizer.MOMENTUM: Momentum,
+}
+
+
+def optimizer_of(recipe: Recipe, size: int) -> FlatOptimizer:
+    """What ``recipe`` names, for ``size`` weights."""
+    return _KINDS[recipe.optimizer](size, recipe)
+
+
+def _norm(arrays: Sequence[Flat]) -> float:
+    return math.sqrt(math.fsum(float(np.dot(array, array)) for array in arrays))

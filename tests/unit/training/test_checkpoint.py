@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import queue
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_sdk.errors import StorageError
+from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.training.checkpoint import Checkpoint, Trained
+from edge_sdk.training.job import Finished, Progress, TrainingEvent, TrainingJob
+from edge_sdk.training.process import TrainingProcess
+from tests.support import logistic_graph
+
+STATE = {"weights": np.arange(5, dtype=np.float32), "steps": np.array([3], dtype=np.int64)}
+TRAINED = Trained(3, 1.5, 0.25, 12.5)
+
+
+def job_in(folder: Path, **changes: object) -> TrainingJob:
+    return logistic_graph.training_job(folder, checkpoint=str(folder / "checkpoint"), **changes)
+
+
+def test_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    found = Checkpoint(job).load()
+    assert found is not None
+    trained, state = found
+    assert trained == TRAINED
+    for (name, values), (expected_name, expected) in zip(state, STATE.items(), strict=True):
+        assert name == expected_name
+        np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 4}, {"weights": "other"}, {"recipe": Recipe(learning_rate=1, batch_size=8, epochs=4, max_tokens=16)}],
+)
+def test_checkpoint_of_another_job_is_not_taken(tmp_path: Path, changes: dict[str, object]) -> None:
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    assert Checkpoint(msgspec.structs.replace(job, **changes)).load() is None
+
+
+def test_checkpoint_of_other_examples_is_not_taken(tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    with Path(job.examples).open("a") as file:
+        file.write('{"text": "a new one", "label": "positive"}\n')
+    assert Checkpoint(job).load() is None
+
+
+def test_checkpoint_is_the_same_jobs_on_other_threads_and_memory(tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    assert Checkpoint(msgspec.structs.replace(job, threads=7, memory_limit_bytes=99)).load() is not None
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_checkpoint_cut_short_is_not_taken(tmp_path: Path, kept: int) -> None:
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    path = Path(job.checkpoint)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert Checkpoint(job).load() is None
+
+
+def test_checkpoint_is_due_after_its_interval_or_in_a_hurry(tmp_path: Path) -> None:
+    job = job_in(tmp_path, checkpoint_interval_s=0.05)
+    checkpoint = Checkpoint(job)
+    assert not checkpoint.is_due
+    time.sleep(0.06)
+    assert checkpoint.is_due
+    checkpoint.save(STATE, TRAINED)
+    assert not checkpoint.is_due
+    checkpoint.hurry()
+    assert checkpoint.is_due
+
+
+def test_job_without_a_file_has_no_checkpoint(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(logistic_graph.training_job(tmp_path))
+    checkpoint.hurry()
+    assert not checkpoint.is_due
+    assert checkpoint.load() is None
+    checkpoint.remove()
+
+
+def test_checkpoint_to_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path, checkpoint=str(tmp_path / "none" / "checkpoint"))
+    with pytest.raises(StorageError):
+        Checkpoint(job).save(STATE, TRAINED)
+
+
+def test_process_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    recipe = Recipe(learning_rate=0.05, batch_size=8, epochs=1000, max_tokens=16)
+    job = job_in(tmp_path, recipe=recipe)
+    events: queue.Queue[TrainingEvent] = queue.Queue()
+    process = TrainingProcess(job, events.put)
+    while not (isinstance(event := events.get(timeout=60), Progress) and event.step >= 50):
+        pass
+    process.stop()
+    assert not Path(job.update).exists()
+    again: list[TrainingEvent] = []
+    assert TrainingProcess(job, again.append).wait(60)
+    assert isinstance(again[0], Progress)
+    assert again[0].step > 50
+    finished = again[-1]
+    assert isinstance(finished, Finished)
+    assert finished.result.steps == 5_000
+
+    whole: list[TrainingEvent] = []
+    alone = msgspec.structs.replace(job, update=str(tmp_path / "whole"), checkpoint="")
+    assert TrainingProcess(alone, whole.append).wait(60)
+    ours, reference = (read_tensors(Path(name).read_bytes()) for name in (job.update, alone.update))
+    for name, delta in reference.items():
+        np.testing.assert_array_equal(ours[name], delta)
