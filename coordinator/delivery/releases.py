@@ -31,7 +31,7 @@ Built = dict[str, tuple[Submodel, tuple[BlobEntry, ...]]]
 class ReleaseDesk:
     """Sends a task's release and waits for what the devices say of it."""
 
-    def __init__(self, run: Run, ladder: Ladder, costs: TaskCosts, resources: Resources) -> None:
+    def __init__(self, run: Run, costs: TaskCosts, ladder: Ladder, resources: Resources) -> None:
         self._run = run
         self._ladder = ladder
         self._costs = costs

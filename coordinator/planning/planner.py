@@ -7,8 +7,10 @@ thousand devices take milliseconds.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from coordinator.planning.budget import Budget
 from coordinator.planning.nesting import Nesting, nested_widths
@@ -16,7 +18,9 @@ from coordinator.planning.space import Space, chain
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import COSTS, Runtime
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.messages import Optimizer, Recipe
+
+_MOMENTS = {Optimizer.ADAMW: 2, Optimizer.SGD: 0, Optimizer.MOMENTUM: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,12 @@ class TaskCosts:
         return self.model.training_memory_bytes(
             submodel,
             self.part,
-            batch_size=self.recipe.batch_size,
+            batch_size=self.recipe.micro_batch_size or self.recipe.batch_size,
             max_tokens=self.recipe.max_tokens,
             nested=self._nested(submodel),
             runtime=COSTS[self.runtime],
+            moments=_MOMENTS[self.recipe.optimizer],
+            is_summed=self.recipe.micro_batch_size is not None,
         )
 
     def training_flops(self, submodel: Submodel) -> int:
@@ -94,3 +100,56 @@ class Ladder:
         """The largest submodel that ``budget`` allows to run; ``None`` where not even the smallest fits."""
         fitting = bisect_right(self.inference_bytes, budget.memory_bytes)
         return self.submodels[fitting - 1] if fitting else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a device is asked to train: in steps whose batch passes ``micro_batch_size`` examples at a time, or whole.
+
+    ``memory_bytes`` is the predicted peak.
+    """
+
+    submodel: Submodel
+    micro_batch_size: int | None
+    memory_bytes: int
+
+
+class Planner:
+    """Chooses for the devices of one task. ``costs`` are those of ``space`` on any runtime: its own is not looked at.
+
+    Ladders are made when first asked for.
+    """
+
+    def __init__(self, costs: TaskCosts, space: Space, ranking: Sequence[int]) -> None:
+        self._costs, self._space, self._ranking = costs, space, ranking
+        self._made: dict[tuple[Runtime, int | None], tuple[TaskCosts, Ladder]] = {}
+
+    def for_training(self, budget: Budget, runtime: Runtime) -> TrainingPlan | None:
+        """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits.
+
+        Batches pass in parts, halved until the smallest submodel fits, only where it does not fit with whole ones.
+        """
+        for size in _micro_batch_sizes(self._costs.recipe):
+            costs, ladder = self.of(runtime, size)
+            submodel = ladder.for_training(budget)
+            if submodel is not None:
+                return TrainingPlan(submodel, size, costs.training_bytes(submodel))
+        return None
+
+    def of(self, runtime: Runtime, micro_batch_size: int | None = None) -> tuple[TaskCosts, Ladder]:
+        """The costs on ``runtime`` and the ladder by them."""
+        key = runtime, micro_batch_size
+        if key not in self._made:
+            recipe = msgspec.structs.replace(self._costs.recipe, micro_batch_size=micro_batch_size)
+            costs = replace(self._costs, recipe=recipe, runtime=runtime)
+            self._made[key] = costs, Ladder.of(costs, self._space, self._ranking)
+        return self._made[key]
+
+
+def _micro_batch_sizes(recipe: Recipe) -> Iterator[int | None]:
+    """The recipe's own first, then halves of it down to a single example."""
+    yield recipe.micro_batch_size
+    size = recipe.micro_batch_size or recipe.batch_size
+    while size > 1:
+        size = (size + 1) // 2
+        yield size

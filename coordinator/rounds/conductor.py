@@ -14,17 +14,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.releases import ReleaseDesk
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import shrunk, training_budget
-from coordinator.planning.planner import Ladder, TaskCosts
+from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan
 from coordinator.planning.space import rolled, spread
 from coordinator.resources import Resources
 from coordinator.rounds.intake import Intake
@@ -34,7 +35,7 @@ from coordinator.store.database import Transaction
 from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.elastic.submodel import Submodel, full
+from edge_sdk.elastic.submodel import full
 from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady, Wait
 
 if TYPE_CHECKING:
@@ -100,13 +101,10 @@ class Conductor:
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
         config, ranking = self.config, version.ordering.layer_ranking
-        self._costs = {
-            runtime: TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting, runtime=runtime)
-            for runtime in Runtime
-        }
-        self._ladder = cache(lambda runtime: Ladder.of(self._costs[runtime], config.space, ranking))
+        costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
+        self._planner = Planner(costs, config.space, ranking)
         self._intake = Intake(run, self._resources)
-        self._desk = ReleaseDesk(run, self._ladder(Runtime.ONNX), self._costs[Runtime.ONNX], self._resources)
+        self._desk = ReleaseDesk(run, *self._planner.of(Runtime.ONNX), self._resources)
         if results:
             self._keep_version(version, results)
         self._go_on()
@@ -239,10 +237,8 @@ class Conductor:
             deadline_s = now_s + self.config.round_deadline_s
             base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
             tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, now_s, deadline_s))
-            placed = self._placed(cohort, number)
             offers = [
-                self._offer_record(device, number, submodel, fresh[device].runtime, now_s)
-                for device, submodel in placed.items()
+                self._offer_record(device, number, plan, now_s) for device, plan in self._placed(cohort, number).items()
             ]
             for offer in offers:
                 tx.offers.add(offer)
@@ -253,46 +249,45 @@ class Conductor:
             del self._candidates[offer.device]
             self._send_offer(offer, fresh[offer.device].runtime)
 
-    def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, Submodel]:
+    def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, TrainingPlan]:
         """The largest submodel that each device can train; devices that cannot take part are left out."""
         with self._resources.store.reading() as tx:
             factors = {known.id: known.memory_factor for known in tx.devices.all()}
-        budgets = {
-            device: training_budget(snapshot, memory_factor=factors.get(device, 1.0))
-            for device, snapshot in fresh.items()
-        }
         chosen = {
-            device: self._ladder(fresh[device].runtime).for_training(budget) for device, budget in budgets.items()
+            device: self._planner.for_training(
+                training_budget(snapshot, memory_factor=factors.get(device, 1.0)), snapshot.runtime
+            )
+            for device, snapshot in fresh.items()
         }
         whole = full(self._run.foundation.architecture)
         return {
-            device: submodel
-            for device, submodel in chosen.items()
-            if submodel is not None and (self.config.participation is Participation.ALL or submodel == whole)
+            device: plan
+            for device, plan in chosen.items()
+            if plan is not None and (self.config.participation is Participation.ALL or plan.submodel == whole)
         }
 
-    def _placed(self, cohort: Mapping[str, Submodel], number: int) -> dict[str, Submodel]:
+    def _placed(self, cohort: Mapping[str, TrainingPlan], number: int) -> dict[str, TrainingPlan]:
         """Submodels of the same cost whose wide layers and windows lie so that the round covers the model evenly."""
-        architecture, placed = self._run.foundation.architecture, dict[str, Submodel]()
+        architecture, placed = self._run.foundation.architecture, dict[str, TrainingPlan]()
         covered = [0.0] * architecture.layers
-        for device, submodel in cohort.items():
-            even = spread(submodel, architecture, covered)
+        for device, plan in cohort.items():
+            even = spread(plan.submodel, architecture, covered)
             for layer, heads in zip(even.layers, even.heads, strict=True):
                 covered[layer] += heads
-            placed[device] = rolled(even, architecture, number) if self.config.space.is_rolling else even
+            own = rolled(even, architecture, number) if self.config.space.is_rolling else even
+            placed[device] = replace(plan, submodel=own)
         return placed
 
-    def _offer_record(
-        self, device: str, number: int, submodel: Submodel, runtime: Runtime, now_s: float
-    ) -> OfferRecord:
+    def _offer_record(self, device: str, number: int, plan: TrainingPlan, now_s: float) -> OfferRecord:
         return OfferRecord(
             self.config.name,
             number,
             device,
-            submodel,
-            self._costs[runtime].training_bytes(submodel),
+            plan.submodel,
+            plan.memory_bytes,
             now_s,
-            parameters=self._run.parameters(submodel),
+            parameters=self._run.parameters(plan.submodel),
+            micro_batch_size=plan.micro_batch_size,
         )
 
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
@@ -306,7 +301,7 @@ class Conductor:
             nested=self._run.nested(record.submodel, record.round),
             part=self.config.part,
             labels=self._run.foundation.labels,
-            recipe=self.config.recipe,
+            recipe=msgspec.structs.replace(self.config.recipe, micro_batch_size=record.micro_batch_size),
             deadline_s=left_s,
             predicted_memory_bytes=record.predicted_memory_bytes,
             manifest=self._run.manifest(self._version, record.submodel, runtime),

@@ -59,7 +59,10 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class OfferRecord:
-    """What a device was asked to train, and what came of it; ``parameters`` counts its submodel's."""
+    """What a device was asked to train, and what came of it.
+
+    ``parameters`` counts its submodel's; batches pass ``micro_batch_size`` examples at a time, or whole.
+    """
 
     task: str
     round: int
@@ -73,6 +76,7 @@ class OfferRecord:
     peak_memory_bytes: int | None = None
     answered_s: float | None = None
     parameters: int = 0
+    micro_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,7 @@ offers = Table(
     Column("offered_s", Float, nullable=False),
     Column("answered_s", Float),
     Column("parameters", Integer, nullable=False),
+    Column("micro_batch_size", Integer),
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
 )
 

@@ -107,14 +107,17 @@ class CostModel:
         max_tokens: int,
         nested: Sequence[Submodel] = (),
         runtime: RuntimeCost = ONNX,
+        moments: int = 2,
+        is_summed: bool = False,
     ) -> int:
         """Peak resident memory of the process that trains ``part``: what its limit is compared with.
 
-        ``nested`` are prefixes of ``submodel`` that are trained in the same step.
+        ``nested`` are prefixes of ``submodel`` that are trained in the same step. The optimizer keeps ``moments``
+        arrays of the trained part; ``is_summed`` where gradients of batches of ``batch_size`` are summed for a step.
         """
         tokens = self._tokens(max_tokens)
         work, *inner = (self._work(trained, part, batch_size, tokens, runtime) for trained in (submodel, *nested))
-        return runtime.training_bytes(work, inner)
+        return runtime.training_bytes(work, inner, moments=moments, is_summed=is_summed)
 
     def inference_memory_bytes(
         self, submodel: Submodel, *, max_tokens: int, quantised: bool, runtime: RuntimeCost = ONNX

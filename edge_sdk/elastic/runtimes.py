@@ -13,6 +13,7 @@ from enum import Enum
 MIB = 1 << 20
 FLOAT_BYTES = 4
 _ADAMW_COPIES = 4  # weight, gradient and two moments
+_ADAMW_MOMENTS = 2
 
 
 class Runtime(str, Enum):
@@ -88,8 +89,12 @@ class RuntimeCost:
     inference_copies: float
     inference_embedding_copies: float
 
-    def training_bytes(self, work: Work, nested: Sequence[Work] = ()) -> int:
+    def training_bytes(
+        self, work: Work, nested: Sequence[Work] = (), *, moments: int = _ADAMW_MOMENTS, is_summed: bool = False
+    ) -> int:
         """The peak of a training process: the largest of its moments.
+
+        The optimizer keeps ``moments`` arrays beside the weights, and where gradients are summed there is one more.
 
         1. Frozen parameters are read.
         2. A backward pass begins, with all activations and few gradients, or
@@ -98,7 +103,8 @@ class RuntimeCost:
         5. The update is written.
         """
         buffer = self.nested_copies * max((prefix.in_layers for prefix in nested), default=0)
-        moments = [
+        buffer += (moments - _ADAMW_MOMENTS + is_summed) * work.trained
+        peaks = [
             self.state_copies * work.trained + sum(work.activations) + self.logit_copies * work.logits + buffer,
             _ADAMW_COPIES * work.trained + max(work.activations) + buffer,
             *(_ADAMW_COPIES * work.trained + self._pass_of(prefix) + buffer for prefix in nested),
@@ -107,7 +113,7 @@ class RuntimeCost:
         resident = work.frozen + self.looked_up_copies * work.looked_up + self.embedding_copies * work.embedded
         loading = work.trained + self.load_copies * (work.frozen + work.looked_up)
         return max(
-            self.base_bytes + int(FLOAT_BYTES * (resident + max(moments))),
+            self.base_bytes + int(FLOAT_BYTES * (resident + max(peaks))),
             self.load_bytes + int(FLOAT_BYTES * loading),
         )
 

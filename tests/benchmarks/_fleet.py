@@ -14,10 +14,11 @@ from coordinator.demo.main import RECIPE
 from coordinator.models.run import prepare
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import training_budget
-from coordinator.planning.planner import Ladder, TaskCosts
+from coordinator.planning.planner import Planner, TaskCosts
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import read_examples, split_held_out, write_examples
 from edge_sdk.device.profile import MIB, DeviceProfile, load_profile
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import Part, Snapshot
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
@@ -68,11 +69,13 @@ class DemoFleet:
             config, self._blobs, settings.template_cache, threads=settings.threads, say=lambda text: say(f"  {text}")
         )
         costs = TaskCosts(self.run.costs, config.part, config.recipe, nesting=config.nesting)
-        self.ladder = Ladder.of(costs, config.space, self.first.ordering.layer_ranking)
+        self._planner = Planner(costs, config.space, self.first.ordering.layer_ranking)
 
     def planned(self, device: FleetDevice, memory_factor: float = 1.0) -> Submodel | None:
         """What the coordinator offers this device."""
-        return self.ladder.for_training(training_budget(device.snapshot, memory_factor=memory_factor))
+        budget = training_budget(device.snapshot, memory_factor=memory_factor)
+        plan = self._planner.for_training(budget, Runtime.ONNX)
+        return None if plan is None else plan.submodel
 
     def job(
         self, device: FleetDevice, version: ModelVersion, submodel: Submodel, number: int, *, limit_bytes: int

@@ -6,18 +6,19 @@ import random
 import statistics
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.planning.budget import Budget, inference_budget, shrunk, training_budget
 from coordinator.planning.nesting import Nesting
-from coordinator.planning.planner import Ladder, TaskCosts
+from coordinator.planning.planner import Ladder, Planner, TaskCosts, TrainingPlan
 from coordinator.planning.space import Space
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import TrainablePart, full, uniform
-from edge_sdk.protocol.messages import Recipe, Snapshot
+from edge_sdk.protocol.messages import Optimizer, Recipe, Snapshot
 from tests.support.bert import MINILM, shapes
 
 PART = TrainablePart.NO_EMBEDDINGS
@@ -145,3 +146,44 @@ def test_every_report_of_too_little_memory_shrinks_the_budget() -> None:
         factor = shrunk(factor)
     assert budgets == [380_000_000, 304_000_000, 243_200_000, 194_560_000]  # with 5 % kept free
     assert inference_budget(SNAPSHOT, memory_factor=0.5).memory_bytes == 100_000_000
+
+
+PLANNER = Planner(COSTS, Space(), range(6))
+LEAST = LADDER.training_bytes[0]
+
+
+@pytest.mark.parametrize("runtime", Runtime)
+def test_plan_passes_whole_batches_where_they_fit(runtime: Runtime) -> None:
+    costs, ladder = PLANNER.of(runtime)
+    for submodel, needed in zip(ladder.submodels, ladder.training_bytes, strict=True):
+        plan = PLANNER.for_training(Budget(needed), runtime)
+        assert plan == TrainingPlan(submodel, None, costs.training_bytes(submodel))
+
+
+def test_plan_passes_parts_of_a_batch_only_where_nothing_else_fits() -> None:
+    plan = PLANNER.for_training(Budget(LEAST - 1), Runtime.ONNX)
+    assert plan is not None
+    assert plan.micro_batch_size == 8
+    assert plan.memory_bytes < LEAST
+    smallest = PLANNER.of(Runtime.ONNX, 1)[1].training_bytes[0]
+    assert PLANNER.for_training(Budget(smallest), Runtime.ONNX) == TrainingPlan(LADDER.submodels[0], 1, smallest)
+    assert PLANNER.for_training(Budget(smallest - 1), Runtime.ONNX) is None
+
+
+def test_plan_never_passes_more_at_a_time_than_the_recipe() -> None:
+    recipe = msgspec.structs.replace(RECIPE, micro_batch_size=3)
+    planner = Planner(replace(COSTS, recipe=recipe), Space(), range(6))
+    sizes = {
+        plan.micro_batch_size
+        for budget in range(LEAST // 2, 2 * LEAST, 1 << 18)
+        if (plan := planner.for_training(Budget(budget), Runtime.ONNX)) is not None
+    }
+    assert sizes == {3, 2, 1}
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [(Optimizer.SGD, 2), (Optimizer.MOMENTUM, 1)])
+def test_optimizer_that_remembers_less_costs_less(optimizer: Optimizer, copies: int) -> None:
+    lean = replace(COSTS, recipe=msgspec.structs.replace(RECIPE, optimizer=optimizer))
+    whole = full(MODEL.architecture)
+    saved = COSTS.training_bytes(whole) - lean.training_bytes(whole)
+    assert saved == pytest.approx(4 * copies * MODEL.trainable_count(whole, PART), abs=1)
