@@ -1,16 +1,19 @@
 """A known board or phone: what it is, and what its owner lets a background agent use.
 
 Profiles are TOML files in ``device_profiles/``, one a device, each figure with its source. They serve planning before a
-device has been seen, and limit an agent on a larger machine to what the device would have.
+device has been seen, and limit an agent on a larger machine to what the device would have. ``README.md`` there says
+what each field means.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
+import re
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -24,6 +27,9 @@ else:
 
 MIB = 1 << 20
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+Url = Annotated[str, msgspec.Meta(pattern=r"^https://[a-z0-9.-]+/\S+$")]
+Kind = Literal["board", "phone", "gateway", "mini-pc"]
+Architecture = Literal["aarch64", "armv7l", "x86_64"]  # as ``platform.machine()`` says it
 _PACKAGE = "device_profiles"  # a folder of data without code, in a checkout as in an installation
 
 
@@ -44,11 +50,12 @@ class BatteryFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where figures come from: which fields, from which document, read when (ISO date)."""
+    """Where figures come from: which fields, from which document, read when; no address where the choice is our own."""
 
     fields: tuple[str, ...]
     document: str
-    read: str
+    read: dt.date
+    url: Url | None = None
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,20 +63,27 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     name: Name
     title: str
-    kind: str
+    kind: Kind
+    architecture: Architecture | None = None
     cpu: str
     cores: Positive
+    accelerator: str | None = None
     memory_total_mib: Positive
+    note: str | None = None
     limits: Limits
     battery: BatteryFigures | None = None
     sources: tuple[Source, ...]
 
 
 def profile_names() -> tuple[str, ...]:
-    """Every profile that is installed, sorted."""
-    return tuple(
-        sorted(entry.name.removesuffix(".toml") for entry in files(_PACKAGE).iterdir() if entry.name.endswith(".toml"))
-    )
+    """Every profile that is installed, sorted, 4 GB before 16 GB."""
+    entries = (entry.name for entry in files(_PACKAGE).iterdir())
+    return tuple(sorted((name.removesuffix(".toml") for name in entries if name.endswith(".toml")), key=_natural))
+
+
+def all_profiles() -> tuple[DeviceProfile, ...]:
+    """Every profile that is installed, in the order of :func:`profile_names`."""
+    return tuple(load_profile(name) for name in profile_names())
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
@@ -85,9 +99,18 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     names = profile_names()
     if name_or_path not in names:
         close = difflib.get_close_matches(name_or_path, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"
+        hint = f"did you mean {close[0]}?" if close else "list them with: edge-agent profile --list"
         raise UnknownProfileError(f"device profile {name_or_path!r} is unknown; {hint}")
     return _parse(name_or_path, files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes())
+
+
+def schema() -> str:
+    """The format as a JSON Schema, for editors; ``device_profiles/schema.json`` is a copy."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(DeviceProfile))).decode() + "\n"
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _parse(name: str, text: bytes) -> DeviceProfile:

@@ -42,7 +42,11 @@ def set_control_group(monkeypatch: pytest.MonkeyPatch, folder: Path, *, limit: s
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_limits_of_the_profile_hold_on_a_larger_machine(tmp_path: Path, name: str) -> None:
+def test_limits_of_the_profile_hold_on_a_larger_machine(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_memory(monkeypatch, total=128 * GIB, available=96 * GIB)
+    monkeypatch.setattr(probe, "_cores", lambda: 16)
     profile = load_profile(name)
     snapshot = take_snapshot(profile, NONE, tmp_path)
     assert snapshot.memory_total_bytes == profile.memory_total_mib * MIB
