@@ -72,8 +72,16 @@ def run(
 
 
 @app.command("profile")
-def show_profile(profile: Profile = None, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+def show_profile(
+    profile: Profile = None,
+    state_dir: StateDir = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List the profiles that are known; memory in MiB.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what was measured on this machine, and what the agent may use of it."""
+    if list_all:
+        _list_profiles(as_json)
+        return
     import msgspec
     from rich.console import Console
 
@@ -108,6 +116,20 @@ def predict(
         typer.echo(
             msgspec.json.encode(line).decode() if as_json else f"{answer.label}  {answer.probability:.1%}  {asked}"
         )
+
+
+def _list_profiles(as_json: bool) -> None:
+    import msgspec
+    from rich.console import Console
+
+    from edge_sdk.device.describe import table_of_profiles
+    from edge_sdk.device.profile import all_profiles
+
+    profiles = all_profiles()
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(profiles)).decode())
+    else:
+        Console().print(table_of_profiles(profiles))
 
 
 def _secret(path: Path) -> str:

@@ -6,9 +6,11 @@ import platform
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.probe import cpu_model
+from edge_sdk.device.profile import DeviceProfile
 from edge_sdk.protocol.messages import Snapshot
 
 
@@ -25,8 +27,10 @@ def describe(machine: Machine, snapshot: Snapshot) -> tuple[Row, ...]:
     """Everything that the coordinator would be told, and what identifies the machine."""
     limits = "this machine" if machine.profile is None else f"profile {machine.profile.name}"
     denial = machine.denial(snapshot)
+    note = None if machine.profile is None else machine.profile.note
     return (
         Row("profile", machine.name, "configuration"),
+        *(() if note is None else (Row("note", note, limits),)),
         Row("system", f"{platform.system()} {platform.machine()}", "platform"),
         Row("cpu", cpu_model(), "kernel"),
         Row("memory_total_bytes", snapshot.memory_total_bytes, limits),
@@ -48,6 +52,21 @@ def table_of(rows: tuple[Row, ...]) -> Table:
     table = Table("what", "value", "from")
     for row in rows:
         table.add_row(row.name, _readable(row), row.source)
+    return table
+
+
+def table_of_profiles(profiles: tuple[DeviceProfile, ...]) -> Table:
+    """One line a profile, memory in MiB; the title gives way where the terminal is narrow."""
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    for heading in ("memory", "train", "infer", "threads"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("title")
+    for profile in profiles:
+        limits = profile.limits
+        figures = (profile.memory_total_mib, limits.training_memory_mib, limits.inference_memory_mib, limits.threads)
+        title = Text(profile.title, no_wrap=True, overflow="ellipsis")
+        table.add_row(profile.name, *(f"{figure:,}" for figure in figures), title)
     return table
 
 

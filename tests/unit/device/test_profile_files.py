@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from edge_sdk.cli import app
 from edge_sdk.device import machine as machine_module
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
@@ -161,3 +164,20 @@ def test_machine_with_the_profile_reports_no_more_than_its_limits(
     assert snapshot.inference_memory_bytes <= profile.limits.inference_memory_mib * MIB
     assert snapshot.threads <= profile.limits.threads
     assert machine.battery_wh == (profile.battery.capacity_wh if profile.battery else None)
+
+
+def test_note_of_a_profile_is_shown_with_it(tmp_path: Path) -> None:
+    arguments = ["profile", "--profile", "beaglebone-black", "--state-dir", str(tmp_path), "--json"]
+    invoked = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert json.loads(invoked.output)["note"] == load_profile("beaglebone-black").note
+
+
+def test_list_prints_one_line_a_profile() -> None:
+    lines = CliRunner().invoke(app, ["profile", "--list"], catch_exceptions=False).output.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *profile_names()]
+    assert lines[1 + profile_names().index("raspberry-pi-5-8gb")].split()[1:5] == ["8,192", "512", "384", "4"]
+
+
+def test_list_as_json_is_what_the_files_say() -> None:
+    output = CliRunner().invoke(app, ["profile", "--list", "--json"], catch_exceptions=False).output
+    assert msgspec.convert(json.loads(output), tuple[DeviceProfile, ...]) == all_profiles()
