@@ -93,6 +93,7 @@ class BlobFailed:
 
     digest: str
     reason: str
+    failure: Failure = Failure.TRANSFER
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,8 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR091
             return _begin_release(state, manifest, present)
         case BlobFetched(digest):
             return _fetched(state, digest)
-        case BlobFailed(digest, reason):
-            return _unfetchable(state, digest, reason, now_s)
+        case BlobFailed():
+            return _unfetchable(state, event, now_s)
         case UpdateStored(message):
             answered = (message.task, message.round)
             return _idle(replace(state, answered=answered), now_s + state.ready_interval_s), (ResendOutbox(),)
@@ -227,6 +228,11 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR091
             return replace(state, release=None, release_missing=frozenset()), (Publish(report),)
         case Tick():
             return _tick(state, now_s)
+
+
+def needed(state: AgentState) -> tuple[BlobEntry, ...]:
+    """The blobs that the current offer and a coming release are made of."""
+    return tuple(entry for source in (state.offer, state.release) if source is not None for entry in source.manifest)
 
 
 def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[str], now_s: float) -> Next:
@@ -281,15 +287,15 @@ def _fetched(state: AgentState, digest: str) -> Next:
     return state, tuple(effects)
 
 
-def _unfetchable(state: AgentState, digest: str, reason: str, now_s: float) -> Next:
+def _unfetchable(state: AgentState, failed: BlobFailed, now_s: float) -> Next:
     effects: tuple[Effect, ...] = ()
-    if digest in state.release_missing and state.release is not None:
-        failed = ReleaseReport(
-            release=state.release.release, task=state.release.task, healthy=False, detail=reason[:500]
+    if failed.digest in state.release_missing and state.release is not None:
+        report = ReleaseReport(
+            release=state.release.release, task=state.release.task, healthy=False, detail=failed.reason[:500]
         )
-        state, effects = replace(state, release=None, release_missing=frozenset()), (Publish(failed),)
-    if digest in state.missing:
-        state, more = _give_up(state, TrainingFailed(Failure.TRANSFER, reason), now_s)
+        state, effects = replace(state, release=None, release_missing=frozenset()), (Publish(report),)
+    if failed.digest in state.missing:
+        state, more = _give_up(state, TrainingFailed(failed.failure, failed.reason), now_s)
         effects += more
     return state, effects
 

@@ -42,6 +42,7 @@ def run(
     ] = None,
     allow_plaintext: Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")] = False,
     runtime: Annotated[Runtime, typer.Option(help="What trains; torch has to be installed.")] = Runtime.ONNX,
+    cache_mib: Annotated[int, typer.Option(help="Most disk for blobs, MiB; the running model is beside it.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of the held-out split and of the batches.")] = 0,
 ) -> None:
     """Train what the coordinator offers and serve what it releases, until interrupted."""
@@ -63,6 +64,7 @@ def run(
         ca_file=ca_file,
         allow_plaintext=allow_plaintext,
         runtime=runtime,
+        cache_bytes=cache_mib << 20,
         seed=seed,
     )
     supervisor = Supervisor(config, read_examples(data))

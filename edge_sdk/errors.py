@@ -15,6 +15,7 @@
     │   ├── TensorTableError              5
     │   └── UntrustedError                5   a signature, role or freshness that does not hold
     ├── StorageError                      6   the disk refuses
+    │   ├── CacheFullError                6
     │   └── DiskFullError                 6
     ├── TrainingMemoryError               7   training needed more memory than its limit
     ├── TrainingError                     7   training failed for another reason
@@ -111,6 +112,10 @@ class StorageError(RaffmError):
     """The disk refuses to read or write."""
 
     exit_code = 6
+
+
+class CacheFullError(StorageError):
+    """The limit on the cache leaves no room for what is wanted beside what is in use."""
 
 
 class DiskFullError(StorageError):

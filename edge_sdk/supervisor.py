@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,9 +21,10 @@ from edge_sdk.config import AgentConfig
 from edge_sdk.data import Examples, split_held_out, write_examples
 from edge_sdk.device.machine import Machine
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import MalformedMessageError, RaffmError, UntrustedError
+from edge_sdk.errors import DiskFullError, MalformedMessageError, RaffmError, StorageError, UntrustedError
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.inference.serving import Serving
+from edge_sdk.link import mqtt_transport
 from edge_sdk.protocol.messages import (
     BlobEntry,
     BlobGone,
@@ -46,15 +48,15 @@ from edge_sdk.protocol.messages import (
     update_id,
 )
 from edge_sdk.protocol.signing import ReleaseManifest
-from edge_sdk.protocol.topics import Channel, Topic, device_filters
+from edge_sdk.protocol.topics import Channel, Topic
 from edge_sdk.security.trust import check_release, load_public_key
+from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
 from edge_sdk.training.process import TrainingProcess
-from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport, Will
-from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Fetched, Outcome
-from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
+from edge_sdk.transport.exchange import Failed as NotFetched
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
@@ -85,20 +87,6 @@ class TrainingSaid:
     event: TrainingEvent
 
 
-def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
-    """The link to the broker that ``config`` names, with this session's last will."""
-    state = str(Topic(config.fleet, config.device, Channel.STATE))
-    return MqttTransport(
-        BrokerAddress.parse(config.broker),
-        config.device,
-        device_filters(config.fleet, config.device),
-        will=Will(state, encode(Offline(device=config.device, session=session))),
-        credentials=None if config.user is None else Credentials(config.user, config.password or ""),
-        ca_file=config.ca_file,
-        allow_plaintext=config.allow_plaintext,
-    )
-
-
 class Supervisor:
     """One agent at work. ``on_model`` is called with each release's report once it runs, on the loop's thread.
 
@@ -118,7 +106,9 @@ class Supervisor:
         self._config = config
         self._on_model = on_model
         self._release_key = None if config.release_key is None else load_public_key(config.release_key)
-        self._cache = BlobFolder(config.state_dir / "blobs")
+        self._cache = BlobCache(
+            config.state_dir / "blobs", config.cache_bytes, keep_free_bytes=config.policy.min_disk_free_bytes
+        )
         self._outbox = Outbox(
             config.state_dir / "outbox.sqlite",
             first_pause_s=config.resend_first_s,
@@ -161,8 +151,8 @@ class Supervisor:
         try:
             self._transport.connect()
             while not self._stopping.is_set():
-                self._handle(self._transport.receive(_TICK_S))
-                self._tick()
+                self._survive_a_full_disk(self._handle, self._transport.receive(_TICK_S))
+                self._survive_a_full_disk(self._tick)
             self._publish(Offline(device=self._config.device, session=self._session), retain=True)
         finally:
             self._close()
@@ -178,6 +168,12 @@ class Supervisor:
         self._exchange.close()
         self._transport.close()
         self._outbox.close()
+
+    def _survive_a_full_disk(self, action: Callable[..., None], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except DiskFullError as error:
+            self._clear_cache(error)
 
     # -- what happens
 
@@ -240,16 +236,21 @@ class Supervisor:
             case Progress(step, steps, loss):
                 self._status = replace(self._status, step=step, steps=steps, loss=loss)
             case Finished(result):
-                self._advance(self._store_update(offer, result))
+                try:
+                    self._advance(self._store_update(offer, result))
+                except StorageError as error:
+                    self._could_not(event, error)
             case Failed(failure, detail, peak_memory_bytes):
                 _log.warning("training failed: %s %s", failure.value, detail)
+                if failure is Failure.STORAGE:
+                    self._clear_cache(detail)
                 self._advance(agent.TrainingFailed(failure, detail, peak_memory_bytes))
 
     def _release_tried(self, tried: agent.ReleaseTried) -> None:
         self._last_report = tried.report
         self._status = replace(self._status, release=self._serving.release)
         if tried.report.healthy:
-            self._outbox.set_number("release", tried.report.release)
+            self._survive_a_full_disk(self._outbox.set_number, "release", tried.report.release)
             if self._on_model is not None:
                 self._on_model(tried.report)
         self._advance(tried)
@@ -274,11 +275,14 @@ class Supervisor:
         except RaffmError as error:
             self._could_not(effect, error)
 
-    def _could_not(self, effect: agent.Effect, error: RaffmError) -> None:
+    def _could_not(self, effect: agent.Effect | Finished, error: RaffmError) -> None:
         """A disk that is full or a bad blob costs this offer or release, never the agent."""
         _log.error("%s failed: %s", type(effect).__name__, error)
-        if isinstance(effect, agent.Train | agent.Fetch) and self._state.phase is not Phase.IDLE:
-            self._advance(agent.TrainingFailed(Failure.TRAINING, str(error)))
+        if isinstance(error, DiskFullError):
+            self._clear_cache(error)
+        if isinstance(effect, agent.Train | Finished) and self._state.phase is not Phase.IDLE:
+            failure = Failure.STORAGE if isinstance(error, StorageError) else Failure.TRAINING
+            self._advance(agent.TrainingFailed(failure, str(error)))
 
     def _perform(self, effect: agent.Effect) -> None:  # noqa: C901 - one line an effect
         match effect:
@@ -311,6 +315,7 @@ class Supervisor:
                 self._install(manifest)
 
     def _say_ready(self) -> None:
+        self._cache.shrink(self._pinned())
         snapshot = self._machine.snapshot()
         denial = self._machine.denial(snapshot)
         self._status = replace(self._status, waiting_for="" if denial is None else denial.reason)
@@ -323,7 +328,11 @@ class Supervisor:
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:
         entries = tuple(entries)
         _log.info("fetching %d blobs, %.1f MiB", len(entries), sum(entry.size_bytes for entry in entries) / 2**20)
-        self._forget_blobs()
+        try:
+            self._make_room(entries)
+        except StorageError as error:
+            self._settle(NotFetched(_COORDINATOR, entry.digest, str(error), Failure.STORAGE) for entry in entries)
+            return
         self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
         for entry in entries:
             outcomes = self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())
@@ -331,6 +340,8 @@ class Supervisor:
 
     def _train(self, offer: Offer) -> None:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
+        self._make_room(())
+        self._cache.use(entry.digest for entry in offer.manifest)
         snapshot = self._machine.snapshot()
         paths = {entry.part: str(self._cache.path_of(entry.digest)) for entry in offer.manifest}
         job = TrainingJob(
@@ -386,6 +397,7 @@ class Supervisor:
             report=report,
         )
         self._outbox.put(identity, encode(message))
+        self._cache.shrink(self._pinned())
         return agent.UpdateStored(message)
 
     def _settle_update(self, receipt: Receipt) -> None:
@@ -438,7 +450,9 @@ class Supervisor:
             if isinstance(outcome, Fetched):
                 self._advance(agent.BlobFetched(outcome.digest))
             else:
-                self._advance(agent.BlobFailed(outcome.digest, outcome.reason))
+                if outcome.failure is Failure.STORAGE:
+                    self._clear_cache(outcome.reason)
+                self._advance(agent.BlobFailed(outcome.digest, outcome.reason, outcome.failure))
 
     # -- what is kept
 
@@ -453,10 +467,28 @@ class Supervisor:
         pending = self._pending_updates()
         return (pending[-1].task, pending[-1].round) if pending else None
 
-    def _forget_blobs(self) -> None:
-        """The cache holds what the current offer, unsettled updates and a coming release need, and no more."""
-        needed = {update.update.digest for update in self._pending_updates()}
-        for source in (self._state.offer, self._state.release):
-            needed |= {entry.digest for entry in source.manifest} if source is not None else set()
-        for digest in {*self._cache.digests()} - needed:
-            self._cache.delete(digest)
+    def _pinned(self) -> set[str]:
+        """What the current offer, unsettled updates and a coming release need. The running model lies in its slot."""
+        entries = (*agent.needed(self._state), *(update.update for update in self._pending_updates()))
+        return {entry.digest for entry in entries}
+
+    def _make_room(self, coming: Sequence[BlobEntry]) -> None:
+        """Also for the update that the current offer will end in, which is no larger than the weights it starts from.
+
+        Raises ``CacheFullError`` or ``DiskFullError``.
+        """
+        pinned = self._pinned()
+        self._end_transfers_but(pinned)
+        update_bytes = sum(entry.size_bytes for entry in agent.needed(self._state) if entry.part is Part.WEIGHTS)
+        self._cache.make_room(coming, pinned, reserve_bytes=update_bytes)
+
+    def _clear_cache(self, reason: object) -> None:
+        """The disk is full: give back all that may go."""
+        pinned = self._pinned()
+        self._end_transfers_but(pinned)
+        freed_bytes = self._cache.shrink(pinned, limit_bytes=0)
+        _log.warning("gave %.1f MiB of the cache back: %s", freed_bytes / 2**20, reason)
+
+    def _end_transfers_but(self, digests: AbstractSet[str]) -> None:
+        for digest in {*self._exchange.unfinished} - digests:
+            self._exchange.cancel(digest)

@@ -63,6 +63,7 @@ class Failure(str, Enum):
     DEADLINE = "deadline"
     TRAINING = "training"
     TRANSFER = "transfer"
+    STORAGE = "storage"
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):

@@ -20,8 +20,12 @@ def write_whole(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     with disk_errors(path):
-        with partial.open("wb") as file:
-            write_tensors(file, tensors)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                write_tensors(file, tensors)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # half a file is of no use, and holds what a full disk lacks
+            raise

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import ConfigurationError, RaffmError, TrainingError, TrainingMemoryError
+from edge_sdk.errors import ConfigurationError, RaffmError, StorageError, TrainingError, TrainingMemoryError
 from edge_sdk.protocol.messages import Failure
 from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
 from edge_sdk.training.memory import check_resident, lift_limit, limit_resident, memory_status, out_of_memory
@@ -99,7 +99,8 @@ def _as_ours(error: Exception, limit_bytes: int) -> RaffmError:
 
 
 def _fail(error: RaffmError) -> int:
-    failure = Failure.OUT_OF_MEMORY if isinstance(error, TrainingMemoryError) else Failure.TRAINING
+    kinds = {TrainingMemoryError: Failure.OUT_OF_MEMORY, StorageError: Failure.STORAGE}
+    failure = next((failure for kind, failure in kinds.items() if isinstance(error, kind)), Failure.TRAINING)
     _emit(Failed(failure, str(error), memory_status().peak_bytes))
     return error.exit_code
 

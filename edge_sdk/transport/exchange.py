@@ -23,7 +23,7 @@ from itertools import islice
 
 from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.blobs import chunks_of, joined
-from edge_sdk.protocol.messages import BlobGone, Chunk, ChunkRequest
+from edge_sdk.protocol.messages import BlobGone, Chunk, ChunkRequest, Failure
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
 
@@ -50,6 +50,7 @@ class Failed:
     peer: str
     digest: str
     reason: str
+    failure: Failure = Failure.TRANSFER
 
 
 Outcome = Fetched | Failed
@@ -194,11 +195,12 @@ class BlobExchange:
         if not transfer.peers:
             del self._transfers[digest]
 
-    def _end(self, transfer: Transfer, failure: str = "") -> None:
-        self.cancel(transfer.digest)
+    def _end(self, transfer: Transfer, refused: str = "") -> None:
+        """Where the disk refused, for every peer: another one's bytes would not fit either."""
+        digest = transfer.digest
+        self.cancel(digest)
         for peer in transfer.peers:
-            outcome = Failed(peer, transfer.digest, failure) if failure else Fetched(peer, transfer.digest)
-            self._outcomes.append(outcome)
+            self._outcomes.append(Failed(peer, digest, refused, Failure.STORAGE) if refused else Fetched(peer, digest))
 
     def _settle(self, now_s: float) -> list[Outcome]:
         """Fill the free places in the order of asking, and hand out what has ended."""

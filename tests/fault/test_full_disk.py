@@ -12,6 +12,8 @@ import pytest
 from coordinator.demo.inputs import write_examples
 from coordinator.store.states import Outcome
 from edge_sdk.errors import DiskFullError
+from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.messages import Failure
 from tests.support.small_fleet import SmallFleet, some_examples
 
 NOBODY = "mqtt://127.0.0.1:9"
@@ -57,22 +59,48 @@ def test_coordinator_on_a_full_disk_says_so_in_one_line(small_disk: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("small_disk")
-def test_agent_whose_disk_fills_up_gives_its_offer_up_and_lives_on(fleet: SmallFleet) -> None:
-    fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--no-release")
+def test_agent_whose_disk_fills_up_gives_its_offer_up_and_takes_the_next(fleet: SmallFleet) -> None:
+    fleet.create_task("news", "--rounds", "2", "--min-devices", "2", "--no-release")
     fleet.serve()
     state = fleet.folder / "full"
     state.mkdir()
-    fleet.agent("full", 400, through=on_a_disk_of(280 << 10, state))
+    fleet.agent("full", 400, through=on_a_disk_of(400 << 10, state))
     fleet.wait_until(lambda: is_ready(fleet, "full"), "the device with a small disk asks for work")
-    fill(Path(f"/proc/{fleet.processes['full'].pid}/root{state}"), but_bytes=6 << 20)
+    disk = Path(f"/proc/{fleet.processes['full'].pid}/root{state}")
+    fill(disk, but_bytes=6 << 20)
     fleet.agent("roomy", 400)
+    fleet.wait_until(lambda: outcome(fleet, 1, "full") is Outcome.FAILED, "the offer is given up")
+    (disk / "ballast").unlink()
     fleet.finish()
-    offers = {offer.device: offer for offer in fleet.read(lambda tx: tx.offers.of_round("news", 1))}
-    assert offers["roomy"].outcome is Outcome.UPDATED, fleet.story()
-    assert offers["full"].outcome is Outcome.FAILED, fleet.story()
-    assert "no space left" in offers["full"].detail
-    assert fleet.processes["full"].poll() is None, fleet.story()
+    failed = fleet.read(lambda tx: {offer.device: offer for offer in tx.offers.of_round("news", 1)})["full"]
+    assert failed.failure is Failure.STORAGE, fleet.story()
+    assert "no space left" in failed.detail
+    assert outcome(fleet, 1, "roomy") is outcome(fleet, 2, "full") is Outcome.UPDATED, fleet.story()
     assert "Traceback" not in fleet.log_of("full")
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_agent_makes_room_of_stale_blobs_and_declines_what_its_limit_cannot_hold(fleet: SmallFleet) -> None:
+    fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--no-release")
+    fleet.serve()
+    state = fleet.folder / "cluttered"
+    state.mkdir()
+    fleet.agent("cluttered", 400, through=on_a_disk_of(400 << 10, state))
+    fleet.wait_until(lambda: is_ready(fleet, "cluttered"), "the device with a small disk asks for work")
+    disk = Path(f"/proc/{fleet.processes['cluttered'].pid}/root{state}")
+    fill(disk, but_bytes=6 << 20)
+    (disk / "ballast").rename(disk / "blobs" / digest_of(b"of a task that is long over"))
+    fleet.agent("tight", 400, options=("--cache-mib", "1"))
+    fleet.finish()
+    offers = fleet.read(lambda tx: {offer.device: offer for offer in tx.offers.of_round("news", 1)})
+    assert offers["cluttered"].outcome is Outcome.UPDATED, fleet.story()
+    assert offers["tight"].failure is Failure.STORAGE, fleet.story()
+    assert "do not fit into the cache of 1.0 MiB" in offers["tight"].detail
+
+
+def outcome(fleet: SmallFleet, number: int, device: str) -> Outcome | None:
+    offers = fleet.read(lambda tx: tx.offers.of_round("news", number))
+    return next((offer.outcome for offer in offers if offer.device == device), None)
 
 
 def is_ready(fleet: SmallFleet, device: str) -> bool:

@@ -141,10 +141,11 @@ class SmallFleet:
         runtime: Runtime = Runtime.ONNX,
         environment: dict[str, str] | None = None,
         through: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
         """Start `edge-agent run` on ``data`` or forty texts of its own, limited to ``training_memory_mib``.
 
-        ``through`` is typed before it: a command that becomes the agent.
+        ``through`` is typed before it: a command that becomes the agent; ``options`` are typed after it.
         """
         if data is None:
             data = self.folder / f"{name}.csv"
@@ -157,6 +158,7 @@ class SmallFleet:
             *("--device", name, "--broker", self.broker, "--data", str(data), "--profile", str(profile)),
             *("--state-dir", str(self.folder / name), "--release-key", str(self.state / "release.pub")),
             *("--runtime", runtime.value),
+            *options,
             environment=environment,
             through=through,
         )

@@ -161,6 +161,25 @@ def test_blob_that_cannot_be_had_declines_the_offer() -> None:
     assert effects == (agent.Publish(Declined(task="t", round=1, failure=Failure.TRANSFER, detail="gone")),)
 
 
+def test_blob_that_the_disk_has_no_room_for_declines_the_offer_by_that_name_and_reports_the_release() -> None:
+    releasing, _ = advance(IDLE, agent.ReleaseTrusted(a_release()), agent.Received(an_offer()))
+    failures = [agent.BlobFailed(digest, "full", Failure.STORAGE) for digest in (WEIGHTS.digest, MODEL.digest)]
+    state, effects = advance(releasing, *failures)
+    report = ReleaseReport(release=1, task="t", healthy=False, detail="full")
+    declined = Declined(task="t", round=1, failure=Failure.STORAGE, detail="full")
+    assert effects == (agent.Publish(declined), agent.Publish(report))
+    assert agent.needed(state) == ()
+
+
+def test_blobs_of_the_offer_and_of_a_coming_release_are_needed_until_both_are_done() -> None:
+    state, _ = advance(IDLE, agent.ReleaseTrusted(a_release()), agent.Received(an_offer()))
+    assert agent.needed(state) == (WEIGHTS, GRAPH, MODEL)
+    state, _ = advance(state, agent.TrainingFailed(Failure.TRAINING, "why"))
+    assert agent.needed(state) == (MODEL,)
+    state, _ = advance(state, agent.ReleaseTried(ReleaseReport(release=1, task="t", healthy=True)))
+    assert agent.needed(state) == ()
+
+
 def test_wait_postpones_the_next_request() -> None:
     state, _ = advance(IDLE, agent.Received(Wait(retry_after_s=30.0)))
     assert step(state, agent.Tick(), 129.0) == (state, ())

@@ -92,6 +92,15 @@ def test_process_whose_batch_needs_too_much_ends_as_out_of_memory(tmp_path: Path
     assert isinstance(run(msgspec.structs.replace(job, memory_limit_bytes=2048 * MIB))[-1], Finished)
 
 
+def test_process_whose_update_the_disk_refuses_says_storage_and_leaves_no_half(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path)
+    Path(job.update).mkdir()
+    assert isinstance(event := run(job)[-1], Failed)
+    assert event.failure is Failure.STORAGE
+    assert "cannot be written" in event.detail
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_process_with_wrong_data_says_which(tmp_path: Path) -> None:
     job = logistic_graph.training_job(tmp_path, labels=("negative", "neutral"))
     assert isinstance(event := run(job)[-1], Failed)

@@ -1,0 +1,140 @@
+"""Blobs that may be wanted again: bounded by size, least recently used out first, what is pinned never.
+
+When a blob was last used is its file's mtime, which is free to say so because a blob's bytes never change. So there is
+no index that could disagree with the folder, and recency survives a restart or a kill. The access time that a file
+system keeps by itself would not do: most are mounted with ``relatime``, which moves it about once a day.
+
+An unfinished blob counts in full from its first byte, since that is what it is about to take.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import CacheFullError, DiskFullError
+from edge_sdk.protocol.messages import BlobEntry
+from edge_sdk.transport.blob_folder import BlobFolder
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One blob of the folder, whole or unfinished.
+
+    ``size_bytes`` count against the limit; ``disk_bytes`` come free where it goes: none of a file that a slot links.
+    """
+
+    digest: str
+    size_bytes: int
+    disk_bytes: int
+    used_ns: int
+
+
+def choose(
+    held: Iterable[Held], pinned: AbstractSet[str], *, size_bytes: int = 0, disk_bytes: int = 0
+) -> tuple[list[Held], int, int]:
+    """What to evict so that ``size_bytes`` and ``disk_bytes`` come free, and what of each is then still lacking."""
+    chosen: list[Held] = []
+    for blob in sorted(held, key=lambda blob: (blob.used_ns, blob.digest)):
+        if size_bytes <= 0 and disk_bytes <= 0:
+            break
+        if blob.digest not in pinned:
+            chosen.append(blob)
+            size_bytes, disk_bytes = size_bytes - blob.size_bytes, disk_bytes - blob.disk_bytes
+    return chosen, max(0, size_bytes), max(0, disk_bytes)
+
+
+class BlobCache(BlobFolder):
+    """A :class:`BlobFolder` that stays within ``limit_bytes``, if who adds blobs makes room for them first.
+
+    It also keeps ``keep_free_bytes`` of its disk free: what may be fetched again must not be in the way of work.
+    ``pinned`` are the digests of blobs that must stay, whatever the limit says.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int, keep_free_bytes: int = 0) -> None:
+        super().__init__(path)
+        self._limit_bytes, self._keep_free_bytes = limit_bytes, keep_free_bytes
+        self._used_ns = 0
+
+    def use(self, digests: Iterable[str]) -> None:
+        """These are wanted now: whatever was wanted before them goes first."""
+        for digest in digests:
+            self._used_ns = max(self._used_ns + 1, time.time_ns())  # rises even where the clock is set back
+            path = self.path_of(digest)
+            with disk_errors(path):
+                os.utime(path, ns=(self._used_ns, self._used_ns))
+
+    def make_room(self, coming: Iterable[BlobEntry], pinned: AbstractSet[str], *, reserve_bytes: int = 0) -> None:
+        """Evict until the blobs that are ``coming``, and ``reserve_bytes`` more, fit within the limit and on the disk.
+
+        Raises ``CacheFullError`` or ``DiskFullError`` where what is pinned leaves no room; then nothing is evicted.
+        """
+        coming = [entry for entry in coming if not self.has(entry.digest)]
+        digests = {entry.digest for entry in coming}
+        others = [blob for blob in self.held() if blob.digest not in digests]
+        begun_bytes = sum(blob.disk_bytes for blob in self.held() if blob.digest in digests)
+        need_bytes = sum(entry.size_bytes for entry in coming) + reserve_bytes
+        over_bytes = sum(blob.size_bytes for blob in others) + need_bytes - self._limit_bytes
+        short_bytes = need_bytes - begun_bytes + self._lacks_free_bytes()
+        chosen, lacking_bytes, disk_lacking_bytes = choose(
+            others, pinned, size_bytes=over_bytes, disk_bytes=short_bytes
+        )
+        self._check(need_bytes, lacking_bytes, disk_lacking_bytes)
+        self._delete_all(chosen)
+
+    def shrink(self, pinned: AbstractSet[str], limit_bytes: int | None = None) -> int:
+        """Evict down to ``limit_bytes``, the cache's own where it is left out; how many bytes went."""
+        held = self.held()
+        limit_bytes = self._limit_bytes if limit_bytes is None else limit_bytes
+        over_bytes = sum(blob.size_bytes for blob in held) - limit_bytes
+        chosen, _, _ = choose(held, pinned, size_bytes=over_bytes, disk_bytes=self._lacks_free_bytes())
+        self._delete_all(chosen)
+        return sum(blob.size_bytes for blob in chosen)
+
+    def held(self) -> list[Held]:
+        """Every blob here."""
+        files: defaultdict[str, list[os.stat_result]] = defaultdict(list)
+        with disk_errors(self.path):
+            for entry in os.scandir(self.path):
+                files[entry.name.partition(".")[0]].append(entry.stat())
+        return [_held(digest, stats) for digest, stats in files.items() if not digest.startswith("put-")]
+
+    def _lacks_free_bytes(self) -> int:
+        """What has to come free on the disk; below 0 where more is free than has to be."""
+        with disk_errors(self.path):
+            return self._keep_free_bytes - shutil.disk_usage(self.path).free
+
+    def _check(self, need_bytes: int, lacking_bytes: int, disk_lacking_bytes: int) -> None:
+        need_mib = need_bytes / _MIB
+        if lacking_bytes:
+            raise CacheFullError(
+                f"{need_mib:.1f} MiB do not fit into the cache of {self._limit_bytes / _MIB:.1f} MiB beside what is in"
+                " use: raise cache_bytes (--cache-mib)"
+            )
+        if disk_lacking_bytes:
+            raise DiskFullError(
+                f"no space left for {self.path}: {need_mib:.1f} MiB are needed with {self._keep_free_bytes / _MIB:.0f}"
+                f" left free, {disk_lacking_bytes / _MIB:.1f} too many: free some, or raise the quota"
+            )
+
+    def _delete_all(self, blobs: Iterable[Held]) -> None:
+        for blob in blobs:
+            self.delete(blob.digest)
+
+
+def _held(digest: str, stats: list[os.stat_result]) -> Held:
+    return Held(
+        digest,
+        size_bytes=max(stat.st_size for stat in stats),  # the flags beside an unfinished blob are a byte for 128 KiB
+        disk_bytes=sum(512 * stat.st_blocks for stat in stats if stat.st_nlink == 1),
+        used_ns=max(stat.st_mtime_ns for stat in stats),
+    )
