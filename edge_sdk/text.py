@@ -6,12 +6,15 @@ The tokenizer's own truncation and padding are replaced: a text is cut at ``max_
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
 
 from edge_sdk.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 Ids = NDArray[np.int32]
 _PAD_TOKENS = ("[PAD]", "<pad>")
@@ -22,6 +25,8 @@ class TextEncoder:
     """The tokenizer of ``tokenizer.json``; ``ModelFormatError`` where its bytes are none. ``pad_id`` fills batches."""
 
     def __init__(self, tokenizer_json: bytes, max_tokens: int) -> None:
+        from tokenizers import Tokenizer  # noqa: PLC0415 - 6 MiB that an agent without a model does without
+
         try:
             self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
         except ValueError as error:

@@ -8,14 +8,16 @@ moved from one role to the other.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UntrustedError
 from edge_sdk.protocol.messages import BlobEntry, Name, Positive, Text
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 class Role(str, Enum):
@@ -59,6 +61,10 @@ def sign(key: Ed25519PrivateKey, role: Role, manifest: ReleaseManifest) -> bytes
 
 def verify(envelope: bytes, role: Role, trusted: bytes) -> ReleaseManifest:
     """The manifest inside; ``UntrustedError`` unless ``trusted``, a raw public key, signed it in ``role``."""
+    # imported with the first release: 8 MiB that a device does without until then
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
     try:
         signed = msgspec.msgpack.decode(envelope, type=Envelope)
         if signed.role is not role or signed.key != trusted:
