@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Participation, Salience
-from edge_sdk.elastic.submodel import TrainablePart
+from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 from edge_sdk.errors import RaffmError
 
 if TYPE_CHECKING:
@@ -157,7 +157,11 @@ def create_task(
     only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
     salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
     part: Annotated[TrainablePart, typer.Option(help="What devices train.")] = TrainablePart.NO_EMBEDDINGS,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Of the adapters, where these are trained.")] = 8,
+    adapters: Annotated[
+        AdapterMethod | None,
+        typer.Option(help="Which, where adapters are trained: lora if not named; the others need devices on torch."),
+    ] = None,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Of LoRA's or DoRA's adapters, where these are trained.")] = 8,
     depth: Annotated[bool, typer.Option("--depth", help="Also leave layers out for the smallest devices.")] = False,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
@@ -173,7 +177,10 @@ def create_task(
     from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
     from edge_sdk.elastic.submodel import Adapters
+    from edge_sdk.errors import ConfigurationError
 
+    if adapters is not None and part is not TrainablePart.ADAPTERS:
+        raise ConfigurationError(f"--adapters {adapters.value} with --part {part.value} adds none; say --part adapters")
     config = TaskConfig(
         name=name,
         model_dir=str(model.absolute()),
@@ -185,7 +192,7 @@ def create_task(
         participation=Participation.ABLE if only_able else Participation.ALL,
         salience=salience,
         part=part,
-        adapters=Adapters(rank=lora_rank) if part is TrainablePart.ADAPTERS else None,
+        adapters=Adapters.of(adapters or AdapterMethod.LORA, lora_rank) if part is TrainablePart.ADAPTERS else None,
         space=Space(depth=depth),
         recipe=msgspec.structs.replace(DEFAULT_RECIPE, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps),
         release=release,

@@ -13,7 +13,8 @@ from platformdirs import user_cache_path
 from coordinator.aggregation.rule import AggregationRule
 from coordinator.planning.nesting import Nesting
 from coordinator.planning.space import Space
-from edge_sdk.elastic.submodel import Adapters, TrainablePart
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePart
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Recipe
 
 
@@ -44,7 +45,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
     ``space`` says in what submodels may differ, and ``nesting`` which narrower ones a device trains besides its own.
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
-    and the largest submodel that fits.
+    and the largest submodel that fits. ``ConfigurationError`` where ``adapters`` do not go with ``part`` or
+    ``aggregation``, or cannot be cut.
     """
 
     name: str
@@ -66,6 +68,22 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     evaluated_shares: tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
     seed: int = 0
     release: bool = True
+
+    def __post_init__(self) -> None:
+        if self.adapters is None:
+            return
+        method, targets = self.adapters.method, {*self.adapters.targets}
+        self.aggregation.check_adapters(method)
+        if not method.has_graph and self.part is not TrainablePart.ADAPTERS:
+            raise ConfigurationError(
+                f"{method.value} adapters are trained alone, not {self.part.value}; train adapters"
+            )
+        if method is AdapterMethod.DORA and (uncut := targets & {Role.O, Role.DOWN}):
+            names = " and ".join(sorted(role.value for role in uncut))
+            raise ConfigurationError(
+                f"dora cannot adapt {names}: a submodel cuts its inputs, and so changes the norms of its rows, which "
+                "dora divides by; target q, k, v and up"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from edge_sdk.protocol.messages import (
     ReleaseReport,
     TrainingReport,
     UpdateReady,
+    Wait,
     decode_from_coordinator,
     decode_from_device,
     encode,
@@ -66,7 +67,7 @@ _COORDINATOR = "coordinator"
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """What an agent is doing, for people and applications. ``waiting_for`` says why it asks for no work."""
+    """What an agent is doing, for people and applications. ``waiting_for``: why it asks for no work or gets none."""
 
     phase: Phase = Phase.IDLE
     connected: bool = False
@@ -135,6 +136,7 @@ class Supervisor:
         self._installer = ThreadPoolExecutor(1, thread_name_prefix="install")
         self._stopping = threading.Event()
         self._status = AgentStatus(release=self._serving.release)
+        self._obstacle = ""
         self._ticked_s = self._policy_checked_s = time.monotonic()
 
     @property
@@ -205,8 +207,17 @@ class Supervisor:
             return
         if isinstance(message, Refused):
             _log.warning("the coordinator refuses: %s", message.reason)
+        if isinstance(message, Wait | Offer):
+            self._heard_of_work(message.reason if isinstance(message, Wait) else "")
         present = self._present(message.manifest) if isinstance(message, Offer) else frozenset()
         self._advance(agent.Received(message, present))
+
+    def _heard_of_work(self, obstacle: str) -> None:
+        """There is some, or it says why not; each reason is logged once in a row."""
+        if obstacle and obstacle != self._obstacle:
+            _log.info("no work yet: %s", obstacle)
+        self._obstacle = obstacle
+        self._status = replace(self._status, waiting_for=obstacle)
 
     def _tick(self) -> None:
         now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""LoRA adapters of mixed ranks and widths: what is averaged is their products, not their factors.
+"""LoRA's and DoRA's factors of mixed ranks and widths: what is averaged is their products, not they themselves.
 
 y = Wx + s·B·A·x, and the mean of B_k·A_k is not the product of the means of B_k and of A_k. For every entry of the
 product, and every one of its r rank-one components that update k holds, the rule is that of
@@ -46,7 +46,7 @@ class Folding:
 
 
 def adapted_modules(names: Iterable[str]) -> list[str]:
-    """The modules to which LoRA was added, by the names of all parameters."""
+    """The modules to which LoRA or DoRA was added, by the names of all parameters."""
     return [name.removesuffix(_A) for name in names if name.endswith(_A)]
 
 

@@ -1,4 +1,13 @@
-"""How a round's updates become the next version: the one entry to this package for those who run rounds."""
+"""How a round's updates become the next version: the one entry to this package for those who run rounds.
+
+What becomes of adapters, and what of it is exact:
+
+    LoRA   :class:`AdapterMerge` says: the mean of the products B·A, exact but for what ``svd`` cuts off at the rank
+    DoRA   the same for B·A, and each magnitude by coverage: direction and size are averaged apart, so that the mean of
+           equal updates is that update, but the mean of different ones is not the mean of their merged weights.
+           ``stack`` is exact here too: W + s·B·A stays the same, and with it what the magnitude is divided by
+    IA3    each scale by coverage, whatever the merge: weights are linear in it, so this is the mean of merged weights
+"""
 
 from __future__ import annotations
 
@@ -11,13 +20,17 @@ from coordinator.aggregation.coverage import Aggregated, UpdateSource, advance
 from coordinator.aggregation.low_rank import Folding, adapted_modules, factor_names
 from coordinator.aggregation.server_optimizer import OptimizerKind, ServerOptimizer
 from edge_sdk.elastic.slicing import Array
+from edge_sdk.elastic.submodel import AdapterMethod
 from edge_sdk.errors import ConfigurationError
 
 _FEDAVG = ServerOptimizer()
 
 
 class AdapterMerge(str, Enum):
-    """What is done with LoRA's factors: ``mean`` averages each as any parameter, the others are in :mod:`low_rank`."""
+    """What is done with the factors of LoRA and DoRA: ``mean`` averages each as any parameter.
+
+    The others are in :mod:`low_rank`.
+    """
 
     MEAN = "mean"
     SVD = "svd"
@@ -37,9 +50,12 @@ class AggregationRule:
         if not 0 <= self.floor <= 1:
             raise ConfigurationError(f"aggregation floor is {self.floor}; it must be from 0 to 1")
 
-    def check_adapters(self) -> None:
-        """Raise ``ConfigurationError`` where this cannot be done to a model with LoRA adapters."""
-        if self.adapters is not AdapterMerge.MEAN and self.optimizer.kind is not OptimizerKind.FEDAVG:
+    def check_adapters(self, method: AdapterMethod = AdapterMethod.LORA) -> None:
+        """Raise ``ConfigurationError`` where this cannot be done to a model with adapters of ``method``."""
+        if method is AdapterMethod.IA3:
+            if self.adapters is AdapterMerge.STACK:
+                raise ConfigurationError("ia3 adapters have no factors to stack; merge adapters by mean")
+        elif self.adapters is not AdapterMerge.MEAN and self.optimizer.kind is not OptimizerKind.FEDAVG:
             raise ConfigurationError(
                 f"server optimizer {self.optimizer.kind.value} keeps moments of every entry, which adapters merged by "
                 f"{self.adapters.value} do not keep from round to round; use fedavg, or merge adapters by mean"

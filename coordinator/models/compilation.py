@@ -11,6 +11,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from coordinator.models.foundation import Foundation
+from coordinator.models.merging import without_adapters
 from coordinator.models.running import Runner
 from coordinator.models.template_export import export_layer, export_shell, mean_loss
 from coordinator.models.templates import Templates, batch_inputs
@@ -77,8 +79,11 @@ def compile_templates(foundation: Foundation) -> Templates:
 def load_or_compile(foundation: Foundation, cache: Path, say: Callable[[str], None] = _log.info) -> Templates:
     """The templates from the folder ``cache``, or compiled and put there; a file is never seen half written.
 
-    Processes that want the same templates at the same time compile them once: the others wait.
+    Processes that want the same templates at the same time compile them once: the others wait. Adapters of a kind that
+    has no graph are left out, so such a model has the templates of the model without.
     """
+    if not foundation.architecture.has_graph:
+        return replace(load_or_compile(without_adapters(foundation), cache, say), architecture=foundation.architecture)
     path = cache / f"{_digest(foundation)}.templates"
     with disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from coordinator.models.batches import feeds
 from coordinator.models.inference_graph import inference_graph
+from coordinator.models.merging import graph_parameters
 from coordinator.models.running import Runner
 from coordinator.models.templates import Templates
 from edge_sdk.data.batches import Batch
-from edge_sdk.elastic.slicing import Array, extract, slices_of
+from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import ModelTask, Submodel, full
 from edge_sdk.protocol.graphs import LOGITS
 
@@ -64,10 +65,9 @@ class Evaluator:
 
     def logits(self, submodel: Submodel, parameters: Mapping[str, Array]) -> Iterator[Array]:
         """The logits of ``submodel``, cut out of the full model's ``parameters``, for each batch."""
-        templates, shapes = self._templates, {name: values.shape for name, values in parameters.items()}
-        part = extract(parameters, slices_of(submodel, templates.architecture, templates.family, shapes))
-        runner = self._runner(submodel)
-        return (runner.run(feeds(batch, templates.architecture), part)[LOGITS] for batch in self._batches)
+        part = graph_parameters(self._templates, submodel, parameters)
+        runner, architecture = self._runner(submodel), self._templates.architecture
+        return (runner.run(feeds(batch, architecture), part)[LOGITS] for batch in self._batches)
 
     def _runner(self, submodel: Submodel) -> Runner:
         if submodel.layers not in self._runners:

@@ -11,9 +11,10 @@ import onnx_ir as ir
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 
+from coordinator.models.merging import graph_parameters
 from coordinator.models.stitching import stitch
 from coordinator.models.templates import Templates
-from edge_sdk.elastic.slicing import Array, extract, slices_of
+from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.graphs import LOGITS
 
@@ -36,8 +37,7 @@ def release_graph(
     with one scale per channel, and activations are quantised as they come: about a quarter of the size.
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
-    shapes = {name: values.shape for name, values in parameters.items()}
-    part = extract(parameters, slices_of(submodel, templates.architecture, templates.family, shapes))
+    part = graph_parameters(templates, submodel, parameters)
     model = _fold(_with_weights(inference_graph(templates, submodel), part))
     return _quantised(model) if quantise else model.SerializeToString()
 

@@ -86,6 +86,11 @@ class Run:
         return {name: array.shape for name, array in self.foundation.parameters.items()}
 
     @cached_property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """What can train this task: torch alone where its adapters have no graph."""
+        return tuple(Runtime) if self.foundation.architecture.has_graph else (Runtime.TORCH,)
+
+    @cached_property
     def widths(self) -> Mapping[str, Submodel]:
         """What is evaluated after every round, by name."""
         architecture = self.foundation.architecture
@@ -195,7 +200,7 @@ class Run:
 def foundation_of(config: TaskConfig, calibration: Examples, test: Examples) -> Foundation:
     """The task's model for the labels that occur, with a random head; raises what loading a model raises.
 
-    Raises ``ConfigurationError`` where there is nothing to train, or nothing to merge adapters by.
+    Raises ``ConfigurationError`` where there is nothing to train.
     """
     labels, part = labels_of(calibration, test), config.part
     foundation = load_foundation(
@@ -206,8 +211,6 @@ def foundation_of(config: TaskConfig, calibration: Examples, test: Examples) -> 
             f"{config.model_dir} has no parameters that belong to {part.value}: its head is its embeddings; "
             f"train {TrainablePart.NO_EMBEDDINGS.value} or {TrainablePart.ADAPTERS.value}"
         )
-    if config.adapters is not None:
-        config.aggregation.check_adapters()
     return foundation
 
 

@@ -123,7 +123,8 @@ def loss_gradients(
 ) -> dict[str, Array]:
     """The gradient of the loss over all ``batches``, at least one, for every parameter of the layers and the head.
 
-    It is the mean over all targets, whatever the batches' sizes.
+    It is the mean over all targets, whatever the batches' sizes. Adapters without a graph count as what they are when
+    they are added: without effect.
     """
     graph = training_graph(templates, full(templates.architecture), TrainablePart.NO_EMBEDDINGS)
     runner, counts = Runner(graph, threads=threads), [batch.count(templates.architecture.task) for batch in batches]

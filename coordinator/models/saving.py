@@ -21,6 +21,7 @@ from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Adapters, ModelTask, TrainablePart
 from edge_sdk.modules.adapters import adapter_config
 
+_MAGNITUDE = (".lora_magnitude_vector.weight", ".lora_magnitude_vector")  # in PEFT's modules, and in its files
 _PEFT_TASKS = {
     ModelTask.TEXT_CLASSIFICATION: TaskType.SEQ_CLS,
     ModelTask.TOKEN_CLASSIFICATION: TaskType.TOKEN_CLS,
@@ -60,7 +61,7 @@ def _save_adapters(foundation: Foundation, parameters: dict[str, Array], adapter
     config.modules_to_save = sorted({prefix.split(".")[-2] for prefix in _head_prefixes(foundation)})
     config.save_pretrained(str(folder))
     trained = {
-        f"base_model.model.{name}": torch.from_numpy(values)
+        f"base_model.model.{name}".replace(*_MAGNITUDE): torch.from_numpy(values)
         for name, values in parameters.items()
         if foundation.family.is_trainable(name, TrainablePart.ADAPTERS)
     }

@@ -34,7 +34,10 @@ def batch_inputs(task: ModelTask) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Serialised ONNX models of one architecture's ``shell`` and ``layer``; weights are inputs, so both are small."""
+    """Serialised ONNX models of one architecture's ``shell`` and ``layer``; weights are inputs, so both are small.
+
+    Where the ``architecture`` has adapters of a kind without a graph, these are in neither: see :mod:`.merging`.
+    """
 
     architecture: Architecture
     shell: bytes

@@ -7,6 +7,7 @@ import onnx
 from coordinator.models.stitching import stitch
 from coordinator.models.templates import Templates
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.graphs import GRADIENT
 
 
@@ -16,9 +17,12 @@ def training_graph(templates: Templates, submodel: Submodel, part: TrainablePart
     Inputs and outputs are those of :mod:`edge_sdk.protocol.graphs`; every parameter of the submodel is an input,
     float32, under its full-model name, and every parameter of ``part`` has a gradient.
 
-    Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
+    Raises ``ConfigurationError`` where the submodel asks for more than the architecture has, or ``part`` for adapters
+    of a kind that has no graph.
     """
     submodel.check(templates.architecture)
+    if part is TrainablePart.ADAPTERS and not templates.architecture.has_graph:
+        raise ConfigurationError("these adapters have no training graph; train them on the runtime torch")
     family = templates.family
 
     def is_wanted(output: str) -> bool:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_ABANDONED = 5
+_REMIND_AFTER_S = 60.0
 
 
 class Stage(str, Enum):
@@ -72,8 +73,10 @@ class Conductor:
         self.stage = Stage.PREPARING
         self._resources = resources
         self._candidates: dict[str, Candidate] = {}
+        self._left_out: set[str] = set()
         self._round: RoundState | None = None
         self._gathering_since_s = 0.0
+        self._reminded_s = 0.0
 
     def start(self) -> None:
         """Prepare the run, or what an earlier start left of it."""
@@ -144,9 +147,12 @@ class Conductor:
 
     def device_ready(self, device: str, snapshot: Snapshot) -> None:
         """A device asks for work: its open offer again, its release again, or to wait."""
-        self._candidates[device] = Candidate(time.time(), snapshot)
         if self.stage is Stage.RELEASING and self._desk.send(device):
             return
+        if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
+            self._leave_out(device, snapshot.runtime)
+            return
+        self._candidates[device] = Candidate(time.time(), snapshot)
         if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
             with self._resources.store.reading() as tx:
                 offered = tx.offers.get(self.config.name, self._round.number, device)
@@ -156,6 +162,16 @@ class Conductor:
         self._resources.send(
             device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=self.stage.value)
         )
+
+    def _leave_out(self, device: str, runtime: Runtime) -> None:
+        """Tell a device, and once the log, that what it trains on cannot train this task."""
+        able = " or ".join(known.value for known in self._run.runtimes)
+        reason = f"task {self.config.name} cannot be trained on {runtime.value}; run the agent with --runtime {able}"
+        if device not in self._left_out:
+            _log.warning("%s is left out: %s", device, reason)
+        self._left_out.add(device)
+        self._candidates.pop(device, None)
+        self._resources.send(device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=reason))
 
     def device_declined(self, device: str, declined: Declined) -> None:
         """A device gives its offer up; one that ran out of memory gets a smaller submodel from now on."""
@@ -227,10 +243,13 @@ class Conductor:
             device: candidate.snapshot
             for device, candidate in self._candidates.items()
             if now_s - candidate.asked_s <= self._resources.settings.ready_valid_s
+            and candidate.snapshot.runtime in self._run.runtimes
         }
         is_late = now_s - self._gathering_since_s > self._resources.settings.gather_s
         cohort = self._plan(fresh)
         if len(cohort) < self.config.quorum or (len(fresh) < self.config.min_devices and not is_late):
+            if is_late:
+                self._remind(now_s, len(fresh), len(cohort))
             return
         with self._resources.store.transaction() as tx:
             number = len(tx.rounds.all(self.config.name)) + 1
@@ -248,6 +267,19 @@ class Conductor:
         for offer in offers:
             del self._candidates[offer.device]
             self._send_offer(offer, fresh[offer.device].runtime)
+
+    def _remind(self, now_s: float, asking: int, fitting: int) -> None:
+        """Say from time to time what a round that does not open waits for."""
+        if now_s - self._reminded_s > _REMIND_AFTER_S:
+            self._reminded_s = now_s
+            left_out = f"; left out: {', '.join(sorted(self._left_out))}" if self._left_out else ""
+            _log.warning(
+                "no round opens: it needs %d devices; %d ask for work, and %d of them can train a submodel%s",
+                self.config.quorum,
+                asking,
+                fitting,
+                left_out,
+            )
 
     def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, TrainingPlan]:
         """The largest submodel that each device can train; devices that cannot take part are left out."""

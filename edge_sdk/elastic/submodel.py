@@ -34,11 +34,16 @@ class TrainablePart(str, Enum):
 
 
 class AdapterMethod(str, Enum):
-    """PEFT's names. ``LORA`` trains on every runtime, the others on torch alone."""
+    """PEFT's names."""
 
     LORA = "lora"
     DORA = "dora"
     IA3 = "ia3"
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether graphs are compiled with it. What has none trains on torch alone, and runs merged into the model."""
+        return self is AdapterMethod.LORA
 
 
 class Role(str, Enum):
@@ -52,18 +57,30 @@ class Role(str, Enum):
     DOWN = "down"
 
 
+_TARGETS = {AdapterMethod.IA3: (Role.K, Role.V, Role.DOWN)}
+
+
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What is added to the frozen modules of ``targets`` and trained: y = Wx + scale · B·A·x (arXiv 2106.09685).
+    """What is added to the frozen modules of ``targets`` and trained, with LoRA's names for the sizes.
+
+        LoRA   y = (W + scale · B·A) x                              arXiv 2106.09685, section 4.1
+        DoRA   y = m ⊙ (W + scale · B·A) x / ‖W + scale · B·A‖      arXiv 2402.09353, equation 5; norms of rows
+        IA3    y = l ⊙ Wx, in an FFN's second module W(l ⊙ x)       arXiv 2205.05638, section 3.3
 
     ``rank`` is the global adapters' rank, of which a submodel may take a prefix; ``scale`` is PEFT's lora_alpha / r,
-    and stays the same whatever the rank.
+    and stays the same whatever the rank. IA3 has neither.
     """
 
     rank: int = 8
     scale: float = 2.0
     targets: tuple[Role, ...] = (Role.Q, Role.V)
     method: AdapterMethod = AdapterMethod.LORA
+
+    @classmethod
+    def of(cls, method: AdapterMethod, rank: int) -> Adapters:
+        """Of ``method``, where it is usually added: to q and v, IA3 to k, v and the FFN's second module."""
+        return cls(rank=rank, targets=_TARGETS.get(method, (Role.Q, Role.V)), method=method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +109,13 @@ class Architecture:
 
     @property
     def adapter_rank(self) -> int:
-        """The rank of the global adapters, 0 where there are none."""
-        return 0 if self.adapters is None else self.adapters.rank
+        """The rank of the global adapters, 0 where there are none or they have no rank."""
+        return 0 if self.adapters is None or self.adapters.method is AdapterMethod.IA3 else self.adapters.rank
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether graphs are compiled with all of its parameters, see :attr:`AdapterMethod.has_graph`."""
+        return self.adapters is None or self.adapters.method.has_graph
 
     @property
     def stacks(self) -> tuple[range, ...]:
@@ -109,7 +131,7 @@ class Submodel:
 
     ``layers`` are the kept layers' indices in the full model, rising; ``heads[i]`` and ``ffn[i]`` are the widths of
     layer ``layers[i]``. They are prefixes, or start at ``first_head`` and ``first_neuron`` and go around the end.
-    ``adapter_rank`` is the rank of its LoRA adapters.
+    ``adapter_rank`` is the rank of its LoRA or DoRA adapters.
     """
 
     layers: tuple[int, ...]

@@ -21,10 +21,7 @@ def inject_adapters(module: nn.Module, architecture: Architecture, rank: int) ->
 
 
 def adapter_config(module: nn.Module, architecture: Architecture, adapters: Adapters, rank: int) -> PeftConfig:
-    """PEFT's configuration of ``adapters`` of ``rank`` in ``module``, which may have them already.
-
-    LoRA (arXiv 2106.09685), DoRA (arXiv 2402.09353) or IA3 (arXiv 2205.05638), which has no rank.
-    """
+    """PEFT's configuration of ``adapters`` of ``rank`` in ``module``, which may have them already; IA3 has no rank."""
     family = family_of(architecture.family)
     targets = _targets(module, architecture, adapters.targets)
     if adapters.method is not AdapterMethod.IA3:
