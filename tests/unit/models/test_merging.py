@@ -20,7 +20,7 @@ from coordinator.models.merging import merged, without_adapters
 from coordinator.models.torch_modules import torch_module
 from edge_sdk.elastic.families import is_adapter
 from edge_sdk.elastic.slicing import Array, extract, slices_of
-from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, Submodel, full
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, Submodel
 from edge_sdk.modules.building import submodel_module
 from tests.support.tiny_models import LABELS, TASKS, save_tiny_model, tiny_inputs
 
@@ -85,12 +85,11 @@ def answers(module: torch.nn.Module, foundation: Foundation) -> torch.Tensor:
         return module.double()(**tiny_inputs(foundation)).logits
 
 
-@pytest.mark.parametrize("choose", ["whole", "narrow"])
 @pytest.mark.parametrize("method", list(AdapterMethod))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_merged_submodel_computes_what_the_adapted_one_does(family: str, method: AdapterMethod, choose: str) -> None:
+def test_merged_submodel_computes_what_the_adapted_one_does(family: str, method: AdapterMethod) -> None:
     foundation = adapted(family, method, EVERYWHERE)
-    submodel = full(foundation.architecture) if choose == "whole" else narrow(foundation, rank=3)
+    submodel = narrow(foundation, rank=3)
     plain = without_adapters(foundation)
     part = merged(cut(foundation, submodel), foundation.architecture)
     module = submodel_module(plain.config_json, plain.architecture, replace(submodel, adapter_rank=0), part)
