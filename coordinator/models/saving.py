@@ -13,6 +13,7 @@ from peft import TaskType
 from safetensors.torch import save_file
 
 from coordinator.models.foundation import Foundation
+from coordinator.models.merging import merged, without_adapters
 from coordinator.models.permutation import inverse, permute
 from coordinator.models.torch_modules import torch_module
 from coordinator.models.versions import ModelVersion
@@ -31,18 +32,20 @@ _PEFT_TASKS = {
 }
 
 
-def save_model(foundation: Foundation, version: ModelVersion, folder: Path) -> None:
+def save_model(foundation: Foundation, version: ModelVersion, folder: Path, *, is_stacked: bool = False) -> None:
     """Write a folder for ``from_pretrained``: the whole model, or, where it has adapters, for ``PeftModel``'s.
 
+    Adapters that ``stack`` merges do not fit the model that the task began with: they are saved inside the whole.
     Raises ``DiskFullError`` or ``StorageError``.
     """
-    parameters = restored(foundation, version)
+    parameters, adapters = restored(foundation, version), foundation.architecture.adapters
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if foundation.architecture.adapters is not None:
-            _save_adapters(foundation, parameters, foundation.architecture.adapters, folder)
+        if adapters is not None and not is_stacked:
+            _save_adapters(foundation, parameters, adapters, folder)
             return
-        torch_module(foundation, parameters=parameters).save_pretrained(folder)
+        whole = merged(parameters, foundation.architecture)
+        torch_module(without_adapters(foundation), parameters=whole).save_pretrained(folder)
         if foundation.tokenizer_json:
             (folder / "tokenizer.json").write_bytes(foundation.tokenizer_json)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from coordinator.aggregation.rule import AdapterMerge
 from coordinator.config import TaskConfig
 from coordinator.models.foundation import model_type_of
 from coordinator.store.database import Store
@@ -50,5 +51,6 @@ def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int
     config = msgspec.json.decode(known[task].config, type=TaskConfig)
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     foundation = foundation_of(config, calibration, test)
-    save_model(foundation, load_version(blobs, latest.number, latest.blobs), folder)
+    is_stacked = config.aggregation.adapters is AdapterMerge.STACK
+    save_model(foundation, load_version(blobs, latest.number, latest.blobs), folder, is_stacked=is_stacked)
     return latest.number

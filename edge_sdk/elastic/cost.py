@@ -18,6 +18,7 @@ from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, Trainab
 
 _FLOATS_PER_PREDICTED_LOGIT = 3  # float32, and float64 for the softmax
 _BY_TOKEN = {ModelTask.TOKEN_CLASSIFICATION, ModelTask.TEXT_GENERATION}
+_WITH_OUTPUTS = (".lora_B.weight", ".lora_magnitude_vector.weight", ".ia3_l")
 _ON_TEXT = _BY_TOKEN | {ModelTask.TEXT_CLASSIFICATION}
 
 
@@ -26,7 +27,7 @@ class CostModel:
     """The costs of any submodel of one model, each in microseconds.
 
     ``everything`` and ``trained`` count parameters, ``products`` the weights of the layers and of the head that inputs
-    are multiplied with, ``adapted`` the adapters' factors that have an output each. ``embeddings`` is how many
+    are multiplied with, ``adapted`` the adapters' factors that keep an output each. ``embeddings`` is how many
     parameters are only looked up. With ``is_gated``, layers have a gate beside their up-projection.
     """
 
@@ -63,7 +64,7 @@ class CostModel:
             count(lambda _: True),
             {part: count(partial(family.is_trainable, part=part)) for part in TrainablePart},
             count(lambda name: len(shapes[name]) == 2 and not is_looked_up(name)),
-            count(lambda name: name.endswith((".lora_B.weight", ".ia3_l"))),
+            count(lambda name: name.endswith(_WITH_OUTPUTS)),
             count(is_looked_up).around,
         )
 

@@ -15,7 +15,7 @@ from coordinator.models.permutation import LayerOrder, permute
 from coordinator.models.saving import save_model
 from coordinator.models.torch_modules import torch_module
 from coordinator.models.versions import ModelVersion, Ordering, load_version, save_version
-from edge_sdk.elastic.submodel import Adapters, ModelTask, Role, TrainablePart
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, TrainablePart
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.tiny_models import LABELS, save_tiny_model, tiny_inputs
 
@@ -58,10 +58,14 @@ def test_saved_model_loads_as_a_hugging_face_folder(tmp_path: Path, family: str,
     assert again.tokenizer_json == foundation.tokenizer_json
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
-def test_saved_adapters_load_with_peft_onto_the_model_that_the_task_began_with(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize("method", list(AdapterMethod))
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_saved_adapters_load_with_peft_onto_the_model_that_the_task_began_with(
+    tmp_path: Path, family: str, method: AdapterMethod
+) -> None:
     folder = save_tiny_model(tmp_path / "tiny", family)
-    foundation = load_foundation(folder, LABELS, seed=0, adapters=Adapters(rank=4, targets=tuple(Role)))
+    adapters = Adapters(rank=4, targets=tuple(Role), method=method)
+    foundation = load_foundation(folder, LABELS, seed=0, adapters=adapters)
     version = trained_version(foundation, TrainablePart.ADAPTERS, BlobFolder(tmp_path / "blobs"))
 
     save_model(foundation, version, tmp_path / "saved")
@@ -72,3 +76,17 @@ def test_saved_adapters_load_with_peft_onto_the_model_that_the_task_began_with(t
     plain = logits(torch_module(load_foundation(folder, LABELS, seed=1)), foundation)
     assert (logits(again, foundation) - expected).abs().max() <= TOLERANCE
     assert (plain - expected).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("method", [AdapterMethod.LORA, AdapterMethod.DORA])
+def test_stacked_adapters_are_saved_inside_the_whole_model(tmp_path: Path, method: AdapterMethod) -> None:
+    """What they are added to has moved too, so they would not fit the model that the task began with."""
+    adapters = Adapters(rank=4, method=method)
+    foundation = load_foundation(save_tiny_model(tmp_path / "tiny", "bert"), LABELS, seed=0, adapters=adapters)
+    version = trained_version(foundation, TrainablePart.NO_EMBEDDINGS, BlobFolder(tmp_path / "blobs"))
+
+    save_model(foundation, version, tmp_path / "saved", is_stacked=True)
+    again = load_foundation(tmp_path / "saved", LABELS, seed=1)
+
+    expected = logits(torch_module(replace(foundation, parameters=version.parameters)), foundation)
+    assert (logits(torch_module(again), again) - expected).abs().max() <= TOLERANCE
