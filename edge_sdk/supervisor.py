@@ -20,6 +20,7 @@ from edge_sdk.agent import AgentState, Phase
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import Examples, split_held_out, write_examples
 from edge_sdk.device.machine import Machine
+from edge_sdk.device.policy import Denied
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import DiskFullError, MalformedMessageError, RaffmError, StorageError, UntrustedError
 from edge_sdk.inference.engine import Prediction
@@ -61,7 +62,8 @@ from edge_sdk.transport.exchange import Failed as NotFetched
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
-_POLICY_CHECK_S = 2.0
+_KEEP_COUNT_S = 10.0
+_KEEP_TIME_S = 600.0  # seldom, since every commit wears a card out
 _COORDINATOR = "coordinator"
 
 
@@ -119,7 +121,7 @@ class Supervisor:
             config.profile,
             config.policy,
             config.state_dir,
-            battery_wh=self._outbox.number("battery_wh"),
+            kept=self._outbox.number,
             runtime=config.runtime,
         )
         self._serving = Serving(config.state_dir / "slots", threads=1)
@@ -137,7 +139,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._status = AgentStatus(release=self._serving.release)
         self._obstacle = ""
-        self._ticked_s = self._policy_checked_s = time.monotonic()
+        self._ticked_s = self._kept_s = time.monotonic()
 
     @property
     def status(self) -> AgentStatus:
@@ -154,6 +156,7 @@ class Supervisor:
             self._transport.connect()
             while not self._stopping.is_set():
                 self._survive_a_full_disk(self._handle, self._transport.receive(_TICK_S))
+                self._survive_a_full_disk(self._keep_to_policy)
                 self._survive_a_full_disk(self._tick)
             self._publish(Offline(device=self._config.device, session=self._session), retain=True)
         finally:
@@ -166,6 +169,7 @@ class Supervisor:
     def _close(self) -> None:
         if self._training is not None:
             self._training.stop()
+        self._keep_numbers()
         self._installer.shutdown(wait=True, cancel_futures=True)
         self._exchange.close()
         self._transport.close()
@@ -185,7 +189,7 @@ class Supervisor:
                 self._receive(delivery)
             case LinkUp():
                 self._status = replace(self._status, connected=True)
-                self._exchange.resume(time.monotonic())
+                self._resume_transfers()
                 self._advance(agent.Connected())
             case LinkDown(reason):
                 self._status = replace(self._status, connected=False)
@@ -197,12 +201,15 @@ class Supervisor:
 
     def _receive(self, incoming: Incoming) -> None:
         """Whatever is malformed is dropped; it never ends the loop."""
+        self._machine.transferred(len(incoming.payload))
         try:
             message = decode_from_coordinator(incoming.payload)
         except MalformedMessageError as error:
             _log.warning("dropped a message on %s: %s", incoming.topic[:200], error)
             return
         if isinstance(message, ChunkRequest | Chunk | BlobGone):
+            if isinstance(message, Chunk):
+                self._machine.link_speed.arrived(len(message.data), time.monotonic())
             self._settle(self._exchange.handle(_COORDINATOR, message, time.monotonic()))
             return
         if isinstance(message, Refused):
@@ -223,22 +230,44 @@ class Supervisor:
         now_s = time.monotonic()
         if now_s - self._ticked_s < _TICK_S:
             return
-        is_training = self._state.phase is Phase.TRAINING
-        self._machine.spend(now_s - self._ticked_s, training=is_training)
+        self._machine.spend(now_s - self._ticked_s, training=self._state.phase is Phase.TRAINING)
         self._ticked_s = now_s
-        if is_training and now_s - self._policy_checked_s >= _POLICY_CHECK_S:
-            self._policy_checked_s = now_s
-            self._keep_to_policy()
+        if now_s - self._kept_s >= (_KEEP_COUNT_S if self._machine.is_counting else _KEEP_TIME_S):
+            self._keep_numbers()
         self._settle(self._exchange.tick(now_s))
         self._publish_due(now_s)
         self._advance(agent.Tick())
 
     def _keep_to_policy(self) -> None:
-        """The owner's policy ends training that it would not begin now."""
-        denial = self._machine.denial(self._machine.snapshot())
-        if denial is not None:
-            self._stop_training()
-            self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
+        """Do what the owner's policy orders, where it is time to look."""
+        fetching, training = (self._state.phase is phase for phase in (Phase.FETCHING, Phase.TRAINING))
+        orders = self._machine.orders(time.monotonic(), fetching=fetching, training=training)
+        if orders is not None:
+            self._hold_blobs(orders.hold_blobs)
+            if orders.end_work is not None:
+                self._end_work(orders.end_work)
+
+    def _end_work(self, denial: Denied) -> None:
+        """The offer is declined: what training did is lost, what was fetched stays."""
+        _log.info("stopping: %s", denial.reason)
+        self._stop_training()
+        for digest in self._state.missing - self._state.release_missing:
+            self._exchange.cancel(digest)
+        self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
+
+    def _hold_blobs(self, denial: Denied | None) -> None:
+        """Let no blob move, or let them move again. Messages go on."""
+        if denial is not None and not self._exchange.held:
+            _log.info("no blobs move: %s", denial.reason)
+            self._exchange.held = True
+        elif denial is None and self._exchange.held:
+            self._exchange.held = False
+            self._resume_transfers()
+
+    def _resume_transfers(self) -> None:
+        now_s = time.monotonic()
+        self._machine.link_speed.begin(now_s)
+        self._exchange.resume(now_s)
 
     def _training_said(self, offer: Offer, event: TrainingEvent) -> None:
         if self._state.phase is not Phase.TRAINING or offer is not self._state.offer:
@@ -330,9 +359,6 @@ class Supervisor:
         snapshot = self._machine.snapshot()
         denial = self._machine.denial(snapshot)
         self._status = replace(self._status, waiting_for="" if denial is None else denial.reason)
-        battery_wh = self._machine.battery_wh
-        if battery_wh is not None:
-            self._outbox.set_number("battery_wh", battery_wh)
         if denial is None:
             self._publish(Ready(snapshot=snapshot))
 
@@ -345,6 +371,8 @@ class Supervisor:
             self._settle(NotFetched(_COORDINATOR, entry.digest, str(error), Failure.STORAGE) for entry in entries)
             return
         self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
+        if not self._exchange.unfinished:
+            self._machine.link_speed.begin(time.monotonic())
         for entry in entries:
             outcomes = self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())
             self._settle(outcomes)
@@ -444,17 +472,19 @@ class Supervisor:
             channel = Channel.STATE
         else:
             channel = Channel.CHUNK_UP if isinstance(message, Chunk) else Channel.UP
-        self._transport.publish(
-            str(Topic(self._config.fleet, self._config.device, channel)), encode(message), retain=retain
-        )
+        self._transmit(channel, encode(message), retain=retain)
 
     def _send_blob_message(self, _: str, message: BlobMessage) -> None:
         self._publish(message)
 
     def _publish_due(self, now_s: float) -> None:
-        topic = str(Topic(self._config.fleet, self._config.device, Channel.UP))
         for _, payload in self._outbox.due(now_s):
-            self._transport.publish(topic, payload)
+            self._transmit(Channel.UP, payload)
+
+    def _transmit(self, channel: Channel, payload: bytes, *, retain: bool = False) -> None:
+        self._transport.publish(str(Topic(self._config.fleet, self._config.device, channel)), payload, retain=retain)
+        if self._status.connected:
+            self._machine.transferred(len(payload))
 
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -466,6 +496,14 @@ class Supervisor:
                 self._advance(agent.BlobFailed(outcome.digest, outcome.reason, outcome.failure))
 
     # -- what is kept
+
+    def _keep_numbers(self) -> None:
+        """What a crash may cost is what was counted since; a full disk costs no more."""
+        self._kept_s = time.monotonic()
+        try:
+            self._outbox.set_numbers(self._machine.numbers())
+        except StorageError as error:
+            _log.warning("battery and budgets are not kept: %s", error)
 
     def _present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
         return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))

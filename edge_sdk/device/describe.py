@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_sdk.device.machine import Machine
-from edge_sdk.device.probe import cpu_model
+from edge_sdk.device.processor import cpu_model
 from edge_sdk.device.profile import DeviceProfile
+from edge_sdk.device.system import System
 from edge_sdk.protocol.messages import Snapshot
 
 
@@ -32,17 +33,23 @@ def describe(machine: Machine, snapshot: Snapshot) -> tuple[Row, ...]:
         Row("profile", machine.name, "configuration"),
         *(() if note is None else (Row("note", note, limits),)),
         Row("system", f"{platform.system()} {platform.machine()}", "platform"),
-        Row("cpu", cpu_model(), "kernel"),
+        Row("cpu", cpu_model(System()), "kernel"),
         Row("memory_total_bytes", snapshot.memory_total_bytes, limits),
-        Row("memory_available_bytes", snapshot.memory_available_bytes, "psutil, control group"),
+        Row("memory_available_bytes", snapshot.memory_available_bytes, "psutil, control groups"),
         Row("training_memory_bytes", snapshot.training_memory_bytes, limits),
         Row("inference_memory_bytes", snapshot.inference_memory_bytes, limits),
         Row("threads", snapshot.threads, limits),
-        Row("gflops", snapshot.gflops and round(snapshot.gflops, 1), "float32 matrix product, 0.2 s"),
+        Row("gflops", _rounded(snapshot.gflops), "float32 matrix product, 0.2 s"),
+        Row("throttled", _word(snapshot.throttled), "firmware, cpufreq under load"),
+        Row("others_cpu_share", _rounded(snapshot.others_cpu_share), "psutil, since the start"),
+        Row("accelerator", snapshot.accelerator, "driver, device tree"),
+        Row("providers", None if snapshot.providers is None else " ".join(snapshot.providers), "onnxruntime"),
         Row("disk_free_bytes", snapshot.disk_free_bytes, "psutil"),
         Row("battery_share", snapshot.battery_share, "psutil or profile"),
-        Row("charging", None if snapshot.charging is None else str(snapshot.charging).lower(), "psutil or profile"),
-        Row("temperature_c", snapshot.temperature_c, "psutil"),
+        Row("charging", _word(snapshot.charging), "psutil or profile"),
+        Row("draw_watts", _rounded(machine.watts), "owner, profile or sensor"),
+        Row("temperature_c", snapshot.temperature_c, "kernel"),
+        Row("metered", _word(snapshot.metered), "NetworkManager"),
         Row("may_train", "yes" if denial is None else f"no: {denial.reason}", "policy"),
     )
 
@@ -68,6 +75,14 @@ def table_of_profiles(profiles: tuple[DeviceProfile, ...]) -> Table:
         title = Text(profile.title, no_wrap=True, overflow="ellipsis")
         table.add_row(profile.name, *(f"{figure:,}" for figure in figures), title)
     return table
+
+
+def _word(value: bool | None) -> str | None:
+    return None if value is None else str(value).lower()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _readable(row: Row) -> str:

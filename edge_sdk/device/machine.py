@@ -1,24 +1,39 @@
-"""This device as the agent sees it: its profile, its battery, and what it may do now."""
+"""This device as the agent sees it: its profile, its battery, its budgets, and what it may do now."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from edge_sdk.device.accelerator import accelerator_name, onnxruntime_providers
 from edge_sdk.device.battery import Battery, DrainingBattery, SystemBattery
-from edge_sdk.device.policy import Denied, Policy, may_train
-from edge_sdk.device.probe import measure_gflops, take_snapshot
-from edge_sdk.device.profile import DeviceProfile, load_profile
+from edge_sdk.device.ledger import Clocks, Ledger
+from edge_sdk.device.link import LinkSpeed, is_metered
+from edge_sdk.device.policy import Denied, Moment, Policy, may_begin
+from edge_sdk.device.probe import take_snapshot
+from edge_sdk.device.processor import OthersLoad, Speed, clock_share, is_throttled, measure_speed
+from edge_sdk.device.profile import MIB, DeviceProfile, load_profile
+from edge_sdk.device.sensors import draw_watts
+from edge_sdk.device.system import System
+from edge_sdk.device.watch import Orders, Watch
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import Snapshot
 
 THIS_MACHINE = "this-machine"
 
 
+def _nothing_kept(_: str) -> None:
+    """A device's first start."""
+
+
 class Machine:
     """``profile`` limits what may be used; without one, what is measured is what there is.
 
-    ``battery_wh`` is what an earlier start left of a profile's battery; ``None`` means full. ``runtime`` is what its
-    owner wants to train on.
+    ``kept`` looks up what :meth:`numbers` gave before a restart: what is left of a profile's battery, full at the first
+    start, and of the day's budgets. ``runtime`` is what its owner wants to train on. ``link_speed`` is told of
+    transfers by whoever makes them.
     """
 
     def __init__(
@@ -27,18 +42,26 @@ class Machine:
         policy: Policy,
         folder: Path,
         *,
-        battery_wh: float | None = None,
+        kept: Callable[[str], float | None] = _nothing_kept,
         runtime: Runtime = Runtime.ONNX,
+        system: System | None = None,
     ) -> None:
         self.profile: DeviceProfile | None = None if profile is None else load_profile(profile)
-        self._policy = policy
+        self.policy = policy
+        self.link_speed = LinkSpeed()
         self._folder, self._runtime = folder, runtime
-        self._gflops: float | None = None
+        self._system = system or System()
+        self._speed: Speed | None = None
+        self._accelerator: str | None = None
+        self._clock_share: float | None = None
+        self._others = OthersLoad()
+        self._watch = Watch(policy)
+        self._ledger = Ledger(Clocks.now(), kept)
         self._battery: Battery = SystemBattery()
         figures = self.profile.battery if self.profile is not None else None
         if figures is not None:
-            full_wh = figures.capacity_wh
-            self._battery = DrainingBattery(figures, full_wh if battery_wh is None else min(battery_wh, full_wh))
+            full_wh, left_wh = figures.capacity_wh, kept("battery_wh")
+            self._battery = DrainingBattery(figures, full_wh if left_wh is None else min(left_wh, full_wh))
 
     @property
     def name(self) -> str:
@@ -46,20 +69,73 @@ class Machine:
         return THIS_MACHINE if self.profile is None else self.profile.name
 
     @property
-    def battery_wh(self) -> float | None:
-        """What is left of a profile's battery; ``None`` where the hardware keeps count or there is no battery."""
-        return self._battery.left_wh if isinstance(self._battery, DrainingBattery) else None
+    def watts(self) -> float | None:
+        """What the device draws while it trains: as its owner says, else its profile, else what it measures now."""
+        if self.policy.training_watts is not None:
+            return self.policy.training_watts
+        if self.profile is not None:
+            return None if self.profile.battery is None else self.profile.battery.training_watts
+        return draw_watts(self._system)
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether anything limits or simulates what :meth:`numbers` counts."""
+        budgets = (self.policy.daily_energy_wh, self.policy.daily_mib)
+        return isinstance(self._battery, DrainingBattery) or any(budget is not None for budget in budgets)
+
+    def numbers(self) -> dict[str, float]:
+        """What must outlive the agent, by name."""
+        battery = {"battery_wh": self._battery.left_wh} if isinstance(self._battery, DrainingBattery) else {}
+        return battery | self._ledger.numbers()
 
     def spend(self, seconds: float, *, training: bool) -> None:
         """Note that time has passed, idle or training."""
         self._battery.spend(seconds, training=training)
+        self._ledger.pass_time(Clocks.now())
+        if training and self.policy.daily_energy_wh is not None:
+            self._ledger.spend(energy_wh=(self.watts or 0.0) * seconds / 3600)
 
-    def snapshot(self) -> Snapshot:
-        """What can be spared now; the speed is measured once, at the first call."""
-        if self._gflops is None:
-            self._gflops = measure_gflops()
-        return take_snapshot(self.profile, self._battery, self._folder, gflops=self._gflops, runtime=self._runtime)
+    def transferred(self, size_bytes: int) -> None:
+        """Note that bytes came or went; the next :meth:`orders` are due once those of the day are used up."""
+        before = self._ledger.spent.transferred_bytes
+        self._ledger.spend(transferred_bytes=size_bytes)
+        if self.policy.daily_mib is not None and before < self.policy.daily_mib * MIB <= before + size_bytes:
+            self._watch.hurry()
+
+    def snapshot(self, *, training: bool = False, brief: bool = False) -> Snapshot:
+        """What can be spared now. What does not change is measured once, at the first call.
+
+        The clock tells something of throttling under load only: at that measurement, and while ``training``. A
+        ``brief`` one, for a look every second, leaves out what costs time to read and the policy does not ask for.
+        """
+        if self._speed is None:
+            self._speed = measure_speed(self._system)
+            self._clock_share = self._speed.clock_share
+            self._accelerator = accelerator_name(self._system)
+        elif training:
+            self._clock_share = clock_share(self._system)
+        return msgspec.structs.replace(
+            take_snapshot(self.profile, self._battery, self._folder, self._system),
+            gflops=self._speed.gflops,
+            runtime=self._runtime,
+            accelerator=self._accelerator,
+            providers=onnxruntime_providers(),
+            throttled=is_throttled(self._system, self._clock_share),
+            others_cpu_share=self._others.share() if self.policy.idle_only or not brief else None,
+            metered=is_metered(self._system) if self.policy.unmetered_only or not brief else None,
+            link_bytes_per_s=self.link_speed.bytes_per_s,
+        )
 
     def denial(self, snapshot: Snapshot) -> Denied | None:
-        """Why the owner's policy forbids to train now, or ``None``."""
-        return may_train(self._policy, snapshot)
+        """Why the owner's policy forbids to ask for work now, or ``None``."""
+        return may_begin(self.policy, self._moment(snapshot))
+
+    def orders(self, now_s: float, *, fetching: bool, training: bool) -> Orders | None:
+        """What the policy orders where it is time to look, by a monotonic clock; see :mod:`edge_sdk.device.watch`."""
+        if not self._watch.is_due(now_s):
+            return None
+        moment = self._moment(self.snapshot(training=training, brief=True))
+        return self._watch.look(now_s, moment, fetching=fetching, training=training)
+
+    def _moment(self, snapshot: Snapshot) -> Moment:
+        return Moment(snapshot, Clocks.now().minute, self._ledger.spent, self.watts)

@@ -89,7 +89,9 @@ class Snapshot(_Value, frozen=True):
     """What a device can spare now. ``None`` means that it could not be read; nothing here is a guess.
 
     ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces. ``runtime`` is
-    what it wants to train on.
+    what it wants to train on; ``providers`` are onnxruntime's, the preferred first. ``gflops`` are of a float32 matrix
+    product on the processor; ``throttled`` says that heat or a weak supply holds it back, ``others_cpu_share`` what
+    others take of all its cores. ``link_bytes_per_s`` is how fast blobs came from the coordinator so far.
     """
 
     memory_total_bytes: Count
@@ -103,6 +105,12 @@ class Snapshot(_Value, frozen=True):
     temperature_c: float | None = None
     gflops: float | None = None
     runtime: Runtime = Runtime.ONNX
+    accelerator: Text | None = None
+    providers: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)] | None = None
+    throttled: bool | None = None
+    others_cpu_share: Share | None = None
+    metered: bool | None = None
+    link_bytes_per_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Optimizer(str, Enum):

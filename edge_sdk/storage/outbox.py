@@ -2,14 +2,14 @@
 
 A message stays until :meth:`Outbox.resolve`, through any number of crashes and restarts, and is due again and again
 with growing pauses. Beside it lie the few numbers of a device that must outlive it: its session count, the newest
-release that it accepted, its battery.
+release that it accepted, its battery, its day's budgets.
 """
 
 from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +71,12 @@ class Outbox:
     def set_number(self, name: str, value: float) -> None:
         """Keep a number; durable when this returns."""
         self._run("INSERT OR REPLACE INTO numbers (name, value) VALUES (?, ?)", name, value)
+
+    def set_numbers(self, numbers: Mapping[str, float]) -> None:
+        """Keep several at once, all or none."""
+        places = ", ".join(["(?, ?)"] * len(numbers))
+        values = (value for pair in numbers.items() for value in pair)
+        self._run(f"INSERT OR REPLACE INTO numbers (name, value) VALUES {places}", *values)  # noqa: S608 places alone
 
     def close(self) -> None:
         """Close the file; idempotent."""

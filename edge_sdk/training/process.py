@@ -20,6 +20,7 @@ from edge_sdk.protocol.messages import Failure
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
 
 _GRACE_S = 2.0  # for a step and a checkpoint
+STOP_S = _GRACE_S + 0.5  # nobody outlives SIGKILL by more
 _DETAIL_BYTES = 400
 _NO_MEMORY = (b"bad_alloc", b"emory allocation", b"MemoryError")  # C++, Rust and OpenBLAS, Python
 _ENVIRONMENT = {
@@ -71,7 +72,7 @@ class TrainingProcess:
         return not self._reader.is_alive()
 
     def stop(self) -> None:
-        """End the process, politely for 2 s: with a checkpoint where its step ends in time. Idempotent."""
+        """End the process within ``STOP_S``: with a checkpoint, where its step ends in time. Idempotent."""
         self._stopped = True
         if self._process.poll() is not None:
             return

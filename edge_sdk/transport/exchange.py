@@ -59,7 +59,8 @@ Outcome = Fetched | Failed
 class BlobExchange:
     """Serves the blobs of ``folder`` and fetches others into it.
 
-    ``received_bytes`` and ``sent_bytes`` count the data in chunks by peer, repeated and refused ones included.
+    ``received_bytes`` and ``sent_bytes`` count the data in chunks by peer, repeated and refused ones included. While
+    ``held``, nothing is asked for, given up or served: peers that ask are left to ask again. :meth:`resume` after it.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class BlobExchange:
     ) -> None:
         self.received_bytes: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
+        self.held = False
         self._folder = folder
         self._send = send
         self._window_chunks = window_chunks
@@ -116,7 +118,8 @@ class BlobExchange:
 
     def tick(self, now_s: float) -> list[Outcome]:
         """Ask again for what is overdue, and give up what has been silent too long. Call about every second."""
-        for transfer in [t for t in self._transfers.values() if t.partial is not None]:
+        running = [] if self.held else [t for t in self._transfers.values() if t.partial is not None]
+        for transfer in running:
             if transfer.is_given_up(now_s):
                 self._lose_peer(transfer.peer, transfer.digest, f"nothing came for {GIVE_UP_S:.0f} s")
             elif transfer.drop_late(now_s):
@@ -124,7 +127,7 @@ class BlobExchange:
         return self._settle(now_s)
 
     def resume(self, now_s: float) -> None:
-        """The link is back: ask at once for everything that may have been lost with it."""
+        """The link is back, or blobs may move again: ask at once for everything that may have been lost."""
         for transfer in self._transfers.values():
             if transfer.partial is not None:
                 transfer.begin(now_s)
@@ -138,6 +141,8 @@ class BlobExchange:
     # -- sending
 
     def _serve(self, peer: str, request: ChunkRequest) -> None:
+        if self.held:
+            return
         size_bytes = self._folder.size_of(request.digest)
         if size_bytes is None:
             self._send(peer, BlobGone(digest=request.digest))
@@ -179,6 +184,8 @@ class BlobExchange:
             self._end(transfer)
 
     def _ask(self, transfer: Transfer, now_s: float) -> None:
+        if self.held:
+            return
         ranges = tuple(joined(transfer.next_chunks(now_s)))
         if ranges:
             self._send(transfer.peer, ChunkRequest(digest=transfer.digest, ranges=ranges))

@@ -65,21 +65,24 @@ def test_kernel_without_power_supplies_is_unknown(monkeypatch: pytest.MonkeyPatc
 
 
 def test_machine_goes_on_from_what_an_earlier_start_left(tmp_path: Path) -> None:
-    machine = Machine(PHONE, Policy(), tmp_path, battery_wh=5.0)
+    machine = Machine(PHONE, Policy(), tmp_path, kept={"battery_wh": 5.0}.get)
     machine.spend(3600, training=True)
-    assert machine.battery_wh == pytest.approx(2.0)
+    assert machine.numbers()["battery_wh"] == pytest.approx(2.0)
 
 
 def test_first_start_finds_a_full_battery_and_more_than_full_is_full(tmp_path: Path) -> None:
     full = Machine(PHONE, Policy(), tmp_path)
     assert full.profile is not None
     assert full.profile.battery is not None
-    assert full.battery_wh == full.profile.battery.capacity_wh
-    assert Machine(PHONE, Policy(), tmp_path, battery_wh=1e6).battery_wh == full.battery_wh
+    assert full.numbers()["battery_wh"] == full.profile.battery.capacity_wh
+    assert (
+        Machine(PHONE, Policy(), tmp_path, kept={"battery_wh": 1e6}.get).numbers()["battery_wh"]
+        == full.numbers()["battery_wh"]
+    )
 
 
 @pytest.mark.parametrize("profile", [None, BOARD])
 def test_machine_without_a_profiled_battery_keeps_no_count(tmp_path: Path, profile: str | None) -> None:
     machine = Machine(profile, Policy(), tmp_path)
     machine.spend(3600, training=True)
-    assert machine.battery_wh is None
+    assert "battery_wh" not in machine.numbers()

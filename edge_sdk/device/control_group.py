@@ -1,0 +1,99 @@
+"""What control groups leave to this process: memory and processor time, in version 1 and version 2.
+
+A limit may be set on any group above the process, and the kernel applies each, so the whole way up from the process's
+own group (``/proc/self/cgroup``) counts. Inside a container that path may be the host's, of which only the end of the
+way, the mounted root, exists: what does not exist sets no limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from edge_sdk.device.system import System, whole
+
+_V1_UNLIMITED_BYTES = 1 << 62  # version 1 writes "none" as the largest number of pages, in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMemory:
+    """The tightest memory limit, what is available under all of them, and the group that sets the limit."""
+
+    limit_bytes: int
+    available_bytes: int
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What one version calls its memory files, and the line of ``memory.stat`` that can be taken back at once."""
+
+    limit: str
+    used: str
+    reclaimable: str
+
+
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Names("memory.max", "memory.current", "inactive_file")
+
+
+def group_memory(system: System) -> GroupMemory | None:
+    """The memory that groups leave, or ``None`` where none limits it."""
+    found = [
+        GroupMemory(limit, max(0, limit - used), group)
+        for names, controller in ((_V2, ""), (_V1, "memory"))
+        for group in _groups(system, controller)
+        if (limit := system.number(f"{group}/{names.limit}")) is not None and limit < _V1_UNLIMITED_BYTES
+        if (used := _used_bytes(system, group, names)) is not None
+    ]
+    if not found:
+        return None
+    tightest = min(found, key=lambda memory: memory.limit_bytes)
+    available_bytes = min(memory.available_bytes for memory in found)
+    return GroupMemory(tightest.limit_bytes, available_bytes, f"/{tightest.group}")
+
+
+def group_cores(system: System) -> int | None:
+    """Whole cores' worth of time that groups leave, at least one, or ``None`` where none limits it."""
+    quotas = [_v2_quota(system, group) for group in _groups(system, "")]
+    quotas += [_v1_quota(system, group) for group in _groups(system, "cpu")]
+    known = [quota for quota in quotas if quota is not None]
+    return max(1, math.ceil(min(known))) if known else None
+
+
+def _used_bytes(system: System, group: str, names: _Names) -> int | None:
+    """In use, less the file cache that the kernel takes back first, as it does in the machine's available memory."""
+    used = system.number(f"{group}/{names.used}")
+    lines = (line.split() for line in (system.text(f"{group}/memory.stat") or "").splitlines())
+    cache = next((whole(words[1]) for words in lines if len(words) == 2 and words[0] == names.reclaimable), None)
+    return None if used is None else max(0, used - (cache or 0))
+
+
+def _groups(system: System, controller: str) -> Iterator[str]:
+    """Folders of the process's group and of all above it, innermost first; ``""`` is version 2."""
+    mounts = [f"sys/fs/cgroup/{controller}"] if controller else ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
+    path = PurePosixPath(_own_path(system, controller) or "/")
+    for mount in mounts:
+        for group in (path, *path.parents):
+            yield f"{mount}{group}".rstrip("/")
+
+
+def _own_path(system: System, controller: str) -> str | None:
+    """Of the lines ``number:controllers:path``, the path of the one with this controller."""
+    lines = (line.split(":", 2) for line in (system.text("proc/self/cgroup") or "").splitlines())
+    return next((parts[2] for parts in lines if len(parts) == 3 and controller in parts[1].split(",")), None)
+
+
+def _v2_quota(system: System, group: str) -> float | None:
+    words = (system.text(f"{group}/cpu.max") or "").split()
+    return _cores(whole(words[0]), whole(words[1])) if len(words) == 2 else None
+
+
+def _v1_quota(system: System, group: str) -> float | None:
+    return _cores(system.number(f"{group}/cpu.cfs_quota_us"), system.number(f"{group}/cpu.cfs_period_us"))
+
+
+def _cores(quota_us: int | None, period_us: int | None) -> float | None:
+    return quota_us / period_us if quota_us is not None and quota_us > 0 and period_us else None

@@ -1,0 +1,65 @@
+"""The link: whether its bytes cost money, and how fast it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_sdk.device.system import System
+
+_ENOUGH_BYTES = 1 << 20
+_REMEMBERED_S = 60.0
+_UP_FLAG = 0x1
+_DBUS_METERED = {"1": True, "2": False, "3": True, "4": False}
+
+
+def is_metered(system: System) -> bool | None:
+    """Whether NetworkManager counts the link of the default route as metered; ``None`` where nobody says so.
+
+    Where its owner has not said, NetworkManager infers it from the kind of link and from what the access point says,
+    which counts as an answer. Asked by its own tool, else over D-Bus by systemd's.
+    """
+    interface = default_interface(system)
+    if interface is not None:
+        said = system.output("nmcli", "-t", "-f", "GENERAL.METERED", "device", "show", interface) or ""
+        word = said.partition(":")[2].split(" ")[0]
+        if word in {"yes", "no"}:
+            return word == "yes"
+    name = "org.freedesktop.NetworkManager"
+    answer = system.output("busctl", "get-property", name, f"/{name.replace('.', '/')}", name, "Metered") or ""
+    return _DBUS_METERED.get(answer.removeprefix("u "))
+
+
+def default_interface(system: System) -> str | None:
+    """The interface of the IPv4 default route with the least metric."""
+    rows = (line.split() for line in (system.text("proc/net/route") or "").splitlines()[1:])
+    defaults = (row for row in rows if len(row) > 7 and row[1] == row[7] == "00000000" and int(row[3], 16) & _UP_FLAG)
+    return min(((int(row[6]), row[0]) for row in defaults), default=(0, None))[1]
+
+
+@dataclass(slots=True)
+class LinkSpeed:
+    """Bytes a second from the coordinator, over the time in which something was being fetched.
+
+    Of the last minute of such time, roughly: beyond it, half of what is remembered is forgotten.
+    """
+
+    received_bytes: float = 0.0
+    waited_s: float = 0.0
+    heard_s: float = 0.0
+
+    def begin(self, now_s: float) -> None:
+        """Something was asked for; what came before does not count as waiting."""
+        self.heard_s = now_s
+
+    def arrived(self, size_bytes: int, now_s: float) -> None:
+        """A chunk came."""
+        self.received_bytes += size_bytes
+        self.waited_s += now_s - self.heard_s
+        self.heard_s = now_s
+        if self.waited_s > _REMEMBERED_S:
+            self.received_bytes, self.waited_s = self.received_bytes / 2, self.waited_s / 2
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """``None`` before a MiB has come: less tells of delay, not of speed."""
+        return self.received_bytes / self.waited_s if self.received_bytes >= _ENOUGH_BYTES and self.waited_s else None

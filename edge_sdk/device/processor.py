@@ -1,0 +1,123 @@
+"""The processor: what it is, how fast it is, whether something holds it back, and what others take of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+from edge_sdk.device.control_group import group_cores
+from edge_sdk.device.system import System
+
+_GEMM_SIZE = 512
+_GEMM_S = 0.2
+_THROTTLED_BELOW = 0.8  # of the highest clock, under load
+_PI_HELD_BACK = 0b1111  # undervoltage, frequency capped, throttled, soft temperature limit: now, not since boot
+_LEAST_INTERVAL_S = 0.1
+
+
+def cpu_model(system: System) -> str | None:
+    """The processor's name, or the board's where the kernel names only that."""
+    lines = (system.text("proc/cpuinfo") or "").splitlines()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    board = system.text("proc/device-tree/model")
+    return next(named, None) or board or platform.processor() or None
+
+
+def usable_cores(system: System) -> int:
+    """Cores that this process may run on, by its affinity and its control groups."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, group_cores(system) or allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Measured under load: float32 speed, and the clock's share of its highest (``None``: not told)."""
+
+    gflops: float
+    clock_share: float | None
+
+
+def measure_speed(system: System) -> Speed:
+    """Speed of a float32 matrix product on the threads that numpy's BLAS uses, for a fifth of a second.
+
+    Or for one product, which is longer below 1.3 GFLOP/s, and a second at 0.3: no 64-bit board is so slow.
+    """
+    left = np.ones((_GEMM_SIZE, _GEMM_SIZE), dtype=np.float32)
+    product = np.empty_like(left)
+    products, started_s = 0, time.perf_counter()
+    while (elapsed_s := time.perf_counter() - started_s) < _GEMM_S:
+        np.matmul(left, left, out=product)
+        products += 1
+    return Speed(2 * _GEMM_SIZE**3 * products / elapsed_s / 1e9, clock_share(system))
+
+
+def clock_share(system: System) -> float | None:
+    """The fastest core's clock over its highest, by cpufreq. An idle core clocks down: this tells only under load."""
+    folders = system.matching("sys/devices/system/cpu/cpu[0-9]*/cpufreq")
+    pairs = (
+        (system.number(f"{folder}/scaling_cur_freq"), system.number(f"{folder}/cpuinfo_max_freq")) for folder in folders
+    )
+    return max((now / most for now, most in pairs if now is not None and most), default=None)
+
+
+def is_throttled(system: System, clock_share_under_load: float | None) -> bool | None:
+    """Whether heat or a weak supply holds the processor back: a Raspberry Pi's firmware says it, else the clock."""
+    flags = _pi_flags(system)
+    if flags is not None:
+        return bool(flags & _PI_HELD_BACK)
+    return None if clock_share_under_load is None else clock_share_under_load < _THROTTLED_BELOW
+
+
+def _pi_flags(system: System) -> int | None:
+    """The bits of ``get_throttled``, from sysfs or from the firmware's own tool ("throttled=0x50005")."""
+    file = system.text("sys/devices/platform/soc/soc:firmware/get_throttled")
+    text = file if file is not None else (system.output("vcgencmd", "get_throttled") or "").partition("=")[2]
+    try:
+        return int(text, 16)
+    except ValueError:
+        return None
+
+
+class OthersLoad:
+    """How much of all cores others took between two looks: all work less that of this process and its children."""
+
+    def __init__(self) -> None:
+        self._cores = psutil.cpu_count() or 1
+        self._looked_s, self._all_s, self._own_s = time.monotonic(), _busy_s(), _own_s()
+        self._share: float | None = None
+
+    def share(self) -> float | None:
+        """Since the last look, 0..1; ``None`` before enough time has passed since the first."""
+        now_s = time.monotonic()
+        elapsed_s = now_s - self._looked_s
+        if elapsed_s >= _LEAST_INTERVAL_S:
+            all_s, own_s = _busy_s(), _own_s()
+            others_s = (all_s - self._all_s) - (own_s - self._own_s)
+            self._share = min(1.0, max(0.0, others_s / (elapsed_s * self._cores)))
+            self._looked_s, self._all_s, self._own_s = now_s, all_s, own_s
+        return self._share
+
+
+def _busy_s() -> float:
+    """Seconds of all cores at work since boot; what a host takes from a virtual machine is nobody's work here."""
+    times = psutil.cpu_times()
+    names = ("user", "nice", "system", "irq", "softirq")  # "guest" is contained in "user"
+    return float(sum(getattr(times, name, 0.0) for name in names))
+
+
+def _own_s() -> float:
+    """The same of this process, its children, and those that have ended."""
+    process = psutil.Process()
+    total_s = 0.0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            times = member.cpu_times()
+        except psutil.NoSuchProcess:  # ended meanwhile; from the next look on it counts among the ended
+            continue
+        total_s += times.user + times.system + getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+    return float(total_s)

@@ -1,0 +1,63 @@
+"""How everything here reads the machine: files below a root, and commands that may be absent.
+
+``root`` is ``/`` on a real machine; a test builds a small tree and gives that. All of it works as an ordinary user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_COMMAND_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One machine. Whatever is absent, forbidden or not as expected reads as ``None``."""
+
+    root: Path = Path("/")
+
+    def text(self, path: str) -> str | None:
+        """What a small file holds, stripped, also of the NUL that ends a string of the device tree."""
+        try:
+            return (self.root / path).read_text(encoding="utf-8", errors="replace").strip("\0 \t\r\n")
+        except OSError:  # some of sysfs exists and refuses, as the sensor of a part that is switched off
+            return None
+
+    def number(self, path: str) -> int | None:
+        """The whole number that a file holds."""
+        return whole(self.text(path))
+
+    def matching(self, pattern: str) -> list[str]:
+        """Paths that match a glob, sorted; usable with the other methods."""
+        return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
+
+    def output(self, *command: str, timeout_s: float = _COMMAND_S) -> str | None:
+        """What a command prints where it exists and ends well; of another root, one below its ``usr/bin``."""
+        where = None if self.root == Path("/") else str(self.root / "usr/bin")
+        program = shutil.which(command[0], path=where)
+        if program is None:
+            return None
+        try:
+            done = subprocess.run(
+                [program, *command[1:]],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout_s,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},  # words such as "yes" are translated otherwise
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+
+def whole(text: str | None) -> int | None:
+    """The whole number that a text is, ``None`` where it is none."""
+    digits = "" if text is None else text.removeprefix("-")
+    return int(text) if text is not None and digits.isascii() and digits.isdigit() else None
