@@ -1,7 +1,8 @@
 """`edge-agent`: the agent as a command.
 
 Exit codes: 0 done, 2 a wrong option or profile, 3 a data file that cannot be used, 4 no broker there, 5 a broken
-contract, 6 the disk refuses; see :mod:`edge_sdk.errors`. Ctrl-C ends an agent politely, with 0.
+contract, 6 the disk refuses, 9 doctor finds that the agent cannot run; see :mod:`edge_sdk.errors`. Ctrl-C ends an agent
+politely, with 0.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +24,16 @@ Device = Annotated[str, typer.Option(help="This device's name in the fleet: a-z,
 Broker = Annotated[str, typer.Option(help="mqtt://host:port, or mqtts://host:port for TLS.")]
 Profile = Annotated[str | None, typer.Option(help="A name from device_profiles/ or a TOML file; default: measure.")]
 StateDir = Annotated[Path | None, typer.Option(help="Where state lives; default: the platform's own folder.")]
+User = Annotated[str | None, typer.Option(help="User name for the broker.")]
+PasswordFile = Annotated[Path | None, typer.Option(help="File that holds the password for the broker.")]
+CaFile = Annotated[Path | None, typer.Option(help="Certificate authorities for TLS, instead of the system's.")]
+AllowPlaintext = Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _policy(words: str, metavar: str | None = None) -> Any:  # noqa: ANN401 - what typer.Option returns
+    """An option whose value :func:`edge_sdk.device.policy.read_policy` reads."""
+    return typer.Option(help=words, metavar=metavar, rich_help_panel="What the owner allows", show_default=False)
 
 
 @app.command()
@@ -35,21 +45,42 @@ def run(
     profile: Profile = None,
     state_dir: StateDir = None,
     release_key: Annotated[Path | None, typer.Option(help="The coordinator's release.pub; none: no releases.")] = None,
-    user: Annotated[str | None, typer.Option(help="User name for the broker.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="File that holds the password for the broker.")] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option(help="Certificate authorities for TLS, instead of the system's.")
-    ] = None,
-    allow_plaintext: Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")] = False,
+    user: User = None,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    allow_plaintext: AllowPlaintext = False,
     runtime: Annotated[Runtime, typer.Option(help="What trains; torch has to be installed.")] = Runtime.ONNX,
     cache_mib: Annotated[int, typer.Option(help="Most disk for blobs, MiB; the running model is beside it.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of the held-out split and of the batches.")] = 0,
+    charging_only: Annotated[bool | None, _policy("Work on the charger only.")] = None,
+    battery_floor: Annotated[str | None, _policy("Least share of the battery, as 0.3; default 0.2.", "SHARE")] = None,
+    idle_only: Annotated[bool | None, _policy("Work while others use at most a quarter of the processor.")] = None,
+    quiet_hours: Annotated[str | None, _policy("Local time in which to do nothing.", "22:00-07:00,…")] = None,
+    unmetered_only: Annotated[bool | None, _policy("Work on links that are known to be unmetered only.")] = None,
+    max_temperature: Annotated[str | None, _policy("Ceiling in °C; default 85.", "C")] = None,
+    daily_energy_wh: Annotated[str | None, _policy("Energy a day for training.", "WH")] = None,
+    training_watts: Annotated[str | None, _policy("What the device draws while it trains.", "W")] = None,
+    daily_mib: Annotated[str | None, _policy("Traffic a day, both ways together.", "MIB")] = None,
 ) -> None:
     """Train what the coordinator offers and serve what it releases, until interrupted."""
     from edge_sdk.config import AgentConfig, default_state_dir
     from edge_sdk.data import read_examples
+    from edge_sdk.device.policy import read_policy
     from edge_sdk.supervisor import Supervisor
 
+    policy = read_policy(
+        {
+            "charging_only": charging_only,
+            "battery_floor_share": battery_floor,
+            "idle_only": idle_only,
+            "quiet_hours": quiet_hours,
+            "unmetered_only": unmetered_only,
+            "max_temperature_c": max_temperature,
+            "daily_energy_wh": daily_energy_wh,
+            "training_watts": training_watts,
+            "daily_mib": daily_mib,
+        }
+    )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("edge_sdk").setLevel(logging.INFO)
     config = AgentConfig(
@@ -63,6 +94,7 @@ def run(
         password=None if password_file is None else _secret(password_file),
         ca_file=ca_file,
         allow_plaintext=allow_plaintext,
+        policy=policy,
         runtime=runtime,
         cache_bytes=cache_mib << 20,
         seed=seed,
@@ -97,6 +129,43 @@ def show_profile(
         typer.echo(msgspec.json.format(msgspec.json.encode({row.name: row.value for row in rows})).decode())
     else:
         Console().print(table_of(rows))
+
+
+@app.command()
+def doctor(
+    broker: Annotated[str | None, typer.Option(help="Also try to reach it: mqtt://host:port or mqtts://….")] = None,
+    profile: Profile = None,
+    state_dir: StateDir = None,
+    user: User = None,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    allow_plaintext: AllowPlaintext = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether an agent can run here, what is missing, and what to do. Ends with 9 where it cannot."""
+    import json
+
+    from edge_sdk.device.checks import CHECKS
+    from edge_sdk.device.doctor import Patient, examine, require_fit, show
+    from edge_sdk.device.doctor import as_json as to_json
+    from edge_sdk.device.system import System
+
+    patient = Patient(
+        System(),
+        state_dir,
+        profile=profile,
+        broker=broker,
+        user=user,
+        password=None if password_file is None else _secret(password_file),
+        ca_file=ca_file,
+        allow_plaintext=allow_plaintext,
+    )
+    findings = examine(patient, CHECKS)
+    if as_json:
+        typer.echo(json.dumps(to_json(findings), indent=2, ensure_ascii=False))
+    else:
+        show(findings)
+    require_fit(findings)
 
 
 @app.command()

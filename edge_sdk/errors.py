@@ -19,7 +19,8 @@
     │   └── DiskFullError                 6
     ├── TrainingMemoryError               7   training needed more memory than its limit
     ├── TrainingError                     7   training failed for another reason
-    └── DeadlineError                     8   what was waited for did not come in time
+    ├── DeadlineError                     8   what was waited for did not come in time
+    └── UnfitDeviceError                  9   an agent cannot run here
 
 Each message is one line: what is wrong, the value, what to do. A command ends with the class's ``exit_code``.
 """
@@ -106,6 +107,12 @@ class UntrustedError(ProtocolError):
 
 
 # -- this machine
+
+
+class UnfitDeviceError(RaffmError):
+    """Something that an agent needs is missing on this machine; ``edge-agent doctor`` says what."""
+
+    exit_code = 9
 
 
 class StorageError(RaffmError):

@@ -14,6 +14,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import time
+from functools import lru_cache
 
 import msgspec
 
@@ -166,7 +167,7 @@ def _idle(policy: Policy, moment: Moment) -> str | None:
 def _hours(policy: Policy, moment: Moment) -> str | None:
     """Never unknown: a wrong clock is the owner's to set, and ``edge-agent doctor`` says so."""
     for window in policy.quiet_hours:
-        if QuietHours.parse(window).hold(moment.minute):
+        if _window(window).hold(moment.minute):
             return f"it is {moment.minute // 60:02d}:{moment.minute % 60:02d}, within the quiet hours {window}"
     return None
 
@@ -215,6 +216,7 @@ def _bytes(policy: Policy, moment: Moment) -> str | None:
     return f"{used_mib:.1f} MiB moved today, the policy allows {policy.daily_mib:g} MiB"
 
 
+_window = lru_cache(maxsize=32)(QuietHours.parse)
 _Rule = Callable[[Policy, Moment], str | None]
 _TRAINING_RULES: tuple[_Rule, ...] = (_charger, _battery, _idle, _hours, _metered, _heat, _disk, _energy)
 _TRANSFER_RULES: tuple[_Rule, ...] = (_hours, _metered, _bytes)

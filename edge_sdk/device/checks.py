@@ -1,0 +1,234 @@
+"""What ``edge-agent doctor`` looks at; each check reads one part of the machine and imports what it needs itself."""
+# ruff: noqa: PLC0415 - a package that is missing must not keep the other checks from running
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_sdk.device.doctor import Check, Finding, Mark, Patient
+from edge_sdk.device.system import System
+from edge_sdk.elastic.runtimes import MIB, ONNX
+
+GIB = 1024 * MIB
+_LEAST_PYTHON = (3, 10)
+_PACKAGES = ("numpy", "psutil", "msgspec", "paho.mqtt.client", "tokenizers", "cryptography", "platformdirs")
+_LEAST_TRAINING_BYTES = ONNX.base_bytes
+_GOOD_TRAINING_BYTES = 2 * ONNX.base_bytes
+_SMALL_GROUP_BYTES = 512 * MIB
+_SLOW_GFLOPS = 1.0
+_IMPORT_S = 60.0
+_MADE_S = 1_793_500_000  # November 2026: no clock of a machine that runs this version is right before it
+_FAR_S = 20 * 365 * 86400
+
+
+def python_version(_: Patient) -> Iterator[Finding]:
+    """The interpreter."""
+    good = sys.version_info >= _LEAST_PYTHON
+    advice = "" if good else "install Python 3.10 or newer"
+    yield Finding("python", Mark.OK if good else Mark.FAILURE, platform.python_version(), advice)
+
+
+def word_size(_: Patient) -> Iterator[Finding]:
+    """A 32-bit system, or a 32-bit Python on a 64-bit kernel, has no onnxruntime."""
+    what = f"{platform.system()} {platform.machine()}"
+    if sys.maxsize > 2**32:
+        linux = platform.system() == "Linux"
+        advice = "" if linux else "memory is limited and measured on Linux only: keep an eye on it"
+        yield Finding("system", Mark.OK if linux else Mark.WARNING, f"{what}, 64-bit", advice)
+    else:
+        advice = "onnxruntime has no wheels for 32-bit ARM or x86: install the 64-bit system (Raspberry Pi OS has one)"
+        yield Finding("system", Mark.FAILURE, f"{what}, 32-bit Python", advice)
+
+
+def packages(_: Patient) -> Iterator[Finding]:
+    """What the agent imports; in a process of its own, since a wheel for another processor ends it."""
+    broken = () if _imports(", ".join(_PACKAGES)) else [name for name in _PACKAGES if not _imports(name)]
+    advice = f"pip install --force-reinstall {' '.join(name.partition('.')[0] for name in broken)}" if broken else ""
+    found = f"cannot be imported: {', '.join(broken)}" if broken else f"{len(_PACKAGES)} packages can be imported"
+    yield Finding("packages", Mark.FAILURE if broken else Mark.OK, found, advice)
+
+
+def onnxruntime(_: Patient) -> Iterator[Finding]:
+    """What trains and predicts."""
+    from edge_sdk.device.accelerator import onnxruntime_providers
+
+    providers = onnxruntime_providers()
+    if providers is not None:
+        yield Finding("onnxruntime", Mark.OK, f"{_version('onnxruntime')}: {', '.join(providers)}")
+    elif importlib.util.find_spec("onnxruntime") is None:
+        yield Finding("onnxruntime", Mark.FAILURE, "not installed", "pip install onnxruntime")
+    else:
+        advice = "try it: python -c 'import onnxruntime'; an old processor may need an older onnxruntime"
+        yield Finding("onnxruntime", Mark.FAILURE, "installed, but cannot be imported", advice)
+
+
+def torch(_: Patient) -> Iterator[Finding]:
+    """Wanted by one runtime only."""
+    missing = importlib.util.find_spec("torch") is None
+    found = "not installed, and not needed" if missing else f"{_version('torch')}: --runtime torch is possible"
+    yield Finding("torch", Mark.OK, found)
+
+
+def speed(patient: Patient) -> Iterator[Finding]:
+    """The speed of a matrix product, and what holds it back."""
+    from edge_sdk.device.processor import cpu_model, is_throttled, measure_speed, usable_cores
+
+    measured = measure_speed(patient.system)
+    slow = measured.gflops < _SLOW_GFLOPS
+    what = f"{cpu_model(patient.system) or 'unknown processor'}, {usable_cores(patient.system)} cores"
+    advice = "a busy machine, or a numpy without a fast BLAS: pip install --force-reinstall numpy" if slow else ""
+    yield Finding("speed", Mark.WARNING if slow else Mark.OK, f"{what}, {measured.gflops:.1f} GFLOP/s", advice)
+    if is_throttled(patient.system, measured.clock_share):
+        advice = "use the supply that the board asks for, and cool it"
+        yield Finding("throttling", Mark.WARNING, "heat or a weak supply holds the processor back", advice)
+
+
+def accelerator(patient: Patient) -> Iterator[Finding]:
+    """A GPU, where there is one."""
+    from edge_sdk.device.accelerator import accelerator_name
+
+    name = accelerator_name(patient.system)
+    found = (
+        "none found; the processor does the work" if name is None else f"{name}; onnxruntime trains on the processor"
+    )
+    yield Finding("accelerator", Mark.OK, found)
+
+
+def memory(patient: Patient) -> Iterator[Finding]:
+    """What may train, against what any training process takes before its first parameter."""
+    from edge_sdk.device.battery import SystemBattery
+    from edge_sdk.device.probe import take_snapshot
+    from edge_sdk.device.profile import load_profile
+
+    profile = None if patient.profile is None else load_profile(patient.profile)
+    training = take_snapshot(profile, SystemBattery(), _state_dir(patient), patient.system).training_memory_bytes
+    found = f"{_mib(training)} may be used for training; it takes {_mib(_LEAST_TRAINING_BYTES)} and the submodel"
+    if training < _LEAST_TRAINING_BYTES:
+        yield Finding("memory", Mark.FAILURE, found, "end other programs, or choose a profile that allows more")
+    elif training < _GOOD_TRAINING_BYTES:
+        yield Finding("memory", Mark.WARNING, found, "only narrow parts of small models will fit")
+    else:
+        yield Finding("memory", Mark.OK, found)
+
+
+def control_group(patient: Patient) -> Iterator[Finding]:
+    """A limit that a container or a unit sets."""
+    from edge_sdk.device.control_group import group_memory
+
+    group = group_memory(patient.system)
+    if group is None:
+        yield Finding("control group", Mark.OK, "sets no limit")
+        return
+    small = group.limit_bytes < _SMALL_GROUP_BYTES
+    advice = "raise it: MemoryMax= of a unit, --memory of a container" if small else ""
+    found = f"{group.group} allows {_mib(group.limit_bytes)}, {_mib(group.available_bytes)} of it free"
+    yield Finding("control group", Mark.WARNING if small else Mark.OK, found, advice)
+
+
+def disk(patient: Patient) -> Iterator[Finding]:
+    """Room for the state, and whether it can be written; leaves nothing behind."""
+    from edge_sdk.device.policy import Policy
+    from edge_sdk.device.probe import disk_free_bytes, existing_part
+
+    folder = _state_dir(patient)
+    free, least = disk_free_bytes(folder), Policy().min_disk_free_bytes
+    if free is not None:
+        mark = Mark.FAILURE if free < least else Mark.WARNING if free < GIB else Mark.OK
+        advice = "" if mark is Mark.OK else f"free some: the agent stops below {_mib(least)}"
+        yield Finding("disk", mark, f"{_mib(free)} free", advice)
+    where = existing_part(folder)
+    try:
+        with tempfile.TemporaryFile(dir=where) as file:
+            file.write(b"1")
+    except OSError as error:
+        advice = "give another --state-dir, or the rights to write there"
+        yield Finding("state folder", Mark.FAILURE, f"{where} cannot be written: {error.strerror}", advice)
+    else:
+        yield Finding("state folder", Mark.OK, f"{folder} can be written")
+
+
+def clock(_: Patient) -> Iterator[Finding]:
+    """Certificates, quiet hours and daily budgets need it."""
+    now_s = time.time()
+    good = _MADE_S <= now_s <= _MADE_S + _FAR_S
+    found = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(now_s))
+    if good:
+        yield Finding("clock", Mark.OK, found)
+    else:
+        advice = "turn time synchronisation on: timedatectl set-ntp true"
+        yield Finding("clock", Mark.WARNING, f"{found} cannot be right", advice)
+
+
+def sensors(patient: Patient) -> Iterator[Finding]:
+    """What the policy looks at."""
+    from edge_sdk.device.battery import SystemBattery
+    from edge_sdk.device.link import is_metered
+    from edge_sdk.device.sensors import temperature_c
+
+    celsius = temperature_c(patient.system)
+    if celsius is None:
+        advice = "the policy's ceiling cannot be kept; the hardware has to protect itself"
+        yield Finding("temperature", Mark.WARNING, "no sensor can be read", advice)
+    else:
+        yield Finding("temperature", Mark.OK, f"{celsius:.0f} °C")
+    battery = SystemBattery()
+    share, words = battery.share(), {True: "on the charger", False: "off the charger", None: "charger unknown"}
+    found = "none can be read" if share is None else f"{share:.0%}, {words[battery.charging()]}"
+    yield Finding("battery", Mark.OK, found)
+    metered = is_metered(patient.system)
+    found = {True: "metered", False: "not metered", None: "nobody says whether it is metered"}[metered]
+    advice = "edge-agent run --unmetered-only moves no blobs over it" if metered else ""
+    yield Finding("link", Mark.WARNING if metered else Mark.OK, found, advice)
+
+
+def broker(patient: Patient) -> Iterator[Finding]:
+    """Every step on the way to the broker, until one fails."""
+    if patient.broker is not None:
+        from edge_sdk.device.reaching import reach
+
+        yield from reach(patient)
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("python", python_version),
+    ("system", word_size),
+    ("packages", packages),
+    ("onnxruntime", onnxruntime),
+    ("torch", torch),
+    ("speed", speed),
+    ("accelerator", accelerator),
+    ("memory", memory),
+    ("control group", control_group),
+    ("disk", disk),
+    ("clock", clock),
+    ("sensors", sensors),
+    ("broker", broker),
+)
+
+
+def _state_dir(patient: Patient) -> Path:
+    from platformdirs import user_state_path
+
+    return patient.state_dir or user_state_path("raffm-edge")
+
+
+def _imports(name: str) -> bool:
+    return System().output(sys.executable, "-c", f"import {name}", timeout_s=_IMPORT_S) is not None
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # built by hand, or under another name, as onnxruntime-gpu is
+        return "unknown version"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:,.0f} MiB"
