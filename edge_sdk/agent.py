@@ -301,14 +301,17 @@ def _unfetchable(state: AgentState, failed: BlobFailed, now_s: float) -> Next:
 
 
 def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
-    """Decline the offer. Out of memory, a smaller submodel helps: ask at once; else let time pass first."""
+    """Decline the offer. Out of memory, a smaller submodel helps: ask at once; else let time pass first.
+
+    What is wrong with the examples is said without their words: these stay on the device.
+    """
     if state.offer is None:
         return state, ()
     declined = Declined(
         task=state.offer.task,
         round=state.offer.round,
         failure=failed.failure,
-        detail=failed.detail[:500],
+        detail="" if failed.failure is Failure.EXAMPLES else failed.detail[:500],
         peak_memory_bytes=failed.peak_memory_bytes,
     )
     pause_s = 0.0 if failed.failure is Failure.OUT_OF_MEMORY else state.ready_interval_s

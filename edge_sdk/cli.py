@@ -40,7 +40,9 @@ def _policy(words: str, metavar: str | None = None) -> Any:  # noqa: ANN401 - wh
 def run(
     device: Device,
     broker: Broker,
-    data: Annotated[Path, typer.Option(help="CSV, JSONL or .npz file of examples; it never leaves the device.")],
+    data: Annotated[
+        Path, typer.Option(help="CSV, JSONL, Parquet or .npz file, or folder of pictures; it never leaves the device.")
+    ],
     fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
     profile: Profile = None,
     state_dir: StateDir = None,
@@ -52,6 +54,7 @@ def run(
     runtime: Annotated[Runtime, typer.Option(help="What trains; torch has to be installed.")] = Runtime.ONNX,
     cache_mib: Annotated[int, typer.Option(help="Most disk for blobs, MiB; the running model is beside it.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of the held-out split and of the batches.")] = 0,
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side that pictures are kept with.")] = 224,
     charging_only: Annotated[bool | None, _policy("Work on the charger only.")] = None,
     battery_floor: Annotated[str | None, _policy("Least share of the battery, as 0.3; default 0.2.", "SHARE")] = None,
     idle_only: Annotated[bool | None, _policy("Work while others use at most a quarter of the processor.")] = None,
@@ -64,7 +67,6 @@ def run(
 ) -> None:
     """Train what the coordinator offers and serve what it releases, until interrupted."""
     from edge_sdk.config import AgentConfig, default_state_dir
-    from edge_sdk.data import read_examples
     from edge_sdk.device.policy import read_policy
     from edge_sdk.supervisor import Supervisor
 
@@ -98,8 +100,9 @@ def run(
         runtime=runtime,
         cache_bytes=cache_mib << 20,
         seed=seed,
+        image_size=image_size,
     )
-    supervisor = Supervisor(config, read_examples(data))
+    supervisor = Supervisor(config, data)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
     supervisor.run()

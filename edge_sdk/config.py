@@ -8,6 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.device.policy import Policy
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError
@@ -24,7 +25,8 @@ class AgentConfig:
     """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
 
     ``release_key`` is the file with the public key whose releases are trusted; without it every release is refused.
-    ``runtime`` is what trains. ``held_out_share`` of the examples is never trained on and measures each released model.
+    ``runtime`` is what trains. Pictures are kept as squares of ``image_size`` pixels a side, at least the model's.
+    ``held_out_share`` of the examples is never trained on and measures each released model.
     ``cache_bytes`` bounds what lies on the disk of models to train and updates on their way; the model that runs lies
     beside it. A round takes the submodel and, for its update, its trained part once more: 0.13 GiB for all of MiniLM.
     What room is left keeps what comes back in later rounds.
@@ -46,6 +48,7 @@ class AgentConfig:
     seed: int = 0
     held_out_share: float = 0.1
     cache_bytes: int = 1 << 30
+    image_size: int = IMAGE_SIZE
     ready_interval_s: float = 10.0
     resend_first_s: float = 2.0
     resend_most_s: float = 60.0
@@ -62,5 +65,7 @@ class AgentConfig:
             raise ConfigurationError(f"held_out_share {self.held_out_share} must be from 0 up to, not including, 1")
         if self.cache_bytes <= 0:
             raise ConfigurationError(f"cache_bytes {self.cache_bytes} must be positive")
+        if self.image_size < 1:
+            raise ConfigurationError(f"image_size {self.image_size} must be at least 1 pixel")
         if self.ready_interval_s <= 0:
             raise ConfigurationError(f"ready_interval_s {self.ready_interval_s} must be positive")

@@ -1,8 +1,9 @@
-"""What the operating system says about a disk, as errors of the tree."""
+"""What the operating system says about a disk, as errors of the tree; and how a file is made to outlive power loss."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,3 +23,21 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise DiskFullError(f"no space left for {where}: free some, or raise the quota") from error
         raise StorageError(f"{where} cannot be read or written: {error.strerror}") from error
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``: after any crash it is the old file or the new one. Raises ``OSError``."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(data)
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or which names a folder holds, outlive power loss. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

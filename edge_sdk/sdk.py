@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from edge_sdk.config import AgentConfig, default_state_dir
-from edge_sdk.data import Examples, TextExamples, read_examples
+from edge_sdk.data.owned import Owned
 from edge_sdk.errors import DeadlineError, RaffmError
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.protocol.messages import ReleaseReport
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _STOP_S = 10.0
-Owned = Examples | Iterable[tuple[str, str]] | Path | str
 
 
 class Agent:
@@ -28,8 +29,8 @@ class Agent:
     Args:
         device: this device's name in the fleet: 1 to 64 of a-z, 0-9 and '-'.
         broker: ``mqtt://host:port`` or ``mqtts://host:port``.
-        examples: what the device owns: (text, label) pairs, or a file or a type of :mod:`edge_sdk.data`. They never
-            leave the device.
+        examples: what the device owns: a path, a DataFrame, a Dataset, arrays (x, y), or anything that yields (text,
+            label) pairs, now or later; see :mod:`edge_sdk.data.owned`. They never leave the device.
         state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
         on_model: called, on the agent's thread, each time a released model begins to answer.
         settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``release_key``.
@@ -41,7 +42,7 @@ class Agent:
         self,
         device: str,
         broker: str,
-        examples: Owned,
+        examples: Owned = (),
         *,
         state_dir: Path | None = None,
         on_model: Callable[[ReleaseReport], None] | None = None,
@@ -50,7 +51,7 @@ class Agent:
         self.config = AgentConfig(
             device=device, broker=broker, state_dir=state_dir or default_state_dir(device), **settings
         )
-        self._supervisor = Supervisor(self.config, _as_examples(examples), on_model=on_model)
+        self._supervisor = Supervisor(self.config, examples, on_model=on_model)
         self._thread = threading.Thread(target=self._run, name=f"agent-{device}", daemon=True)
         self._failure: RaffmError | None = None
 
@@ -68,6 +69,17 @@ class Agent:
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """The newest model's answers, also offline. Raises ``ModelFormatError`` before the first release."""
         return self._supervisor.predict(texts)
+
+    def learn(self, given: str | Sequence[str] | NDArray[Any], label: str | int | Sequence[str] | None = None) -> None:
+        """Add an example, or correct the label of one that is there: the user knows better than the model.
+
+        ``given`` is a text, words with their tags as ``label``, a window or an image; a text alone where text is
+        generated. It is on the disk when this returns, is trained on from the next round on, and may be called from any
+        thread, before :meth:`start` too. A label has to be one of the task's: else the device declines every offer, and
+        says in its log which example it is.
+        Raises ``DataFormatError`` where it is no example of the kind that is there, ``StorageError`` from the disk.
+        """
+        self._supervisor.learn(given if label is None else (given, label))
 
     def stop(self) -> None:
         """End within seconds; whatever was not acknowledged is sent after the next start."""
@@ -91,12 +103,3 @@ class Agent:
             self._supervisor.run()
         except RaffmError as error:
             self._failure = error
-
-
-def _as_examples(examples: Owned) -> Examples:
-    if isinstance(examples, Examples):
-        return examples
-    if isinstance(examples, str | Path):
-        return read_examples(Path(examples))
-    pairs = list(examples)
-    return TextExamples(tuple(text for text, _ in pairs), tuple(label for _, label in pairs))

@@ -18,11 +18,19 @@ from dataclasses import dataclass, replace
 from edge_sdk import __version__, agent
 from edge_sdk.agent import AgentState, Phase
 from edge_sdk.config import AgentConfig
-from edge_sdk.data import Examples, split_held_out, write_examples
+from edge_sdk.data.owned import Owned
+from edge_sdk.data.store import ExampleStore
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Denied
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import DiskFullError, MalformedMessageError, RaffmError, StorageError, UntrustedError
+from edge_sdk.errors import (
+    DataFormatError,
+    DiskFullError,
+    MalformedMessageError,
+    RaffmError,
+    StorageError,
+    UntrustedError,
+)
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.inference.serving import Serving
 from edge_sdk.link import mqtt_transport
@@ -54,7 +62,7 @@ from edge_sdk.protocol.topics import Channel, Topic
 from edge_sdk.security.trust import check_release, load_public_key
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
-from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult, failure_of
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Fetched, Outcome
@@ -93,6 +101,7 @@ class TrainingSaid:
 class Supervisor:
     """One agent at work. ``on_model`` is called with each release's report once it runs, on the loop's thread.
 
+    ``examples`` are what :mod:`edge_sdk.data.owned` names; while there are none the agent asks for no work.
     ``make_transport(config, session)`` makes the link; ``session`` goes into its last will.
 
     Raises the named errors of a profile, key, state folder or disk that cannot be used.
@@ -101,7 +110,7 @@ class Supervisor:
     def __init__(
         self,
         config: AgentConfig,
-        examples: Examples,
+        examples: Owned,
         *,
         make_transport: Callable[[AgentConfig, int], Transport] = mqtt_transport,
         on_model: Callable[[ReleaseReport], None] | None = None,
@@ -129,8 +138,13 @@ class Supervisor:
         self._session = int(self._outbox.number("session") or 0) + 1
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
-        training, self._held_out = split_held_out(examples, config.held_out_share, config.seed)
-        self._examples_file = write_examples(config.state_dir / "examples.jsonl", training)
+        self._examples = ExampleStore(
+            examples,
+            config.state_dir,
+            share=config.held_out_share,
+            seed=config.seed,
+            image_size=config.image_size,
+        )
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._last_answered())
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
@@ -150,10 +164,15 @@ class Supervisor:
         """The running model's answers, from any thread, also offline. ``ModelFormatError`` before the first release."""
         return self._serving.predict(texts)
 
+    def learn(self, given: object) -> None:
+        """Add or correct an example, from any thread, see :meth:`edge_sdk.data.store.ExampleStore.learn`."""
+        self._examples.learn(given)
+
     def run(self) -> None:
         """Connect and work until :meth:`stop`. ``BrokerUnreachableError`` where nobody answers at first."""
         try:
             self._transport.connect()
+            self._examples.start()
             while not self._stopping.is_set():
                 self._survive_a_full_disk(self._handle, self._transport.receive(_TICK_S))
                 self._survive_a_full_disk(self._keep_to_policy)
@@ -170,6 +189,7 @@ class Supervisor:
         if self._training is not None:
             self._training.stop()
         self._keep_numbers()
+        self._examples.stop()
         self._installer.shutdown(wait=True, cancel_futures=True)
         self._exchange.close()
         self._transport.close()
@@ -321,7 +341,7 @@ class Supervisor:
         if isinstance(error, DiskFullError):
             self._clear_cache(error)
         if isinstance(effect, agent.Train | Finished) and self._state.phase is not Phase.IDLE:
-            failure = Failure.STORAGE if isinstance(error, StorageError) else Failure.TRAINING
+            failure = failure_of(error)
             self._advance(agent.TrainingFailed(failure, str(error)))
 
     def _perform(self, effect: agent.Effect) -> None:  # noqa: C901 - one line an effect
@@ -358,9 +378,22 @@ class Supervisor:
         self._cache.shrink(self._pinned())
         snapshot = self._machine.snapshot()
         denial = self._machine.denial(snapshot)
-        self._status = replace(self._status, waiting_for="" if denial is None else denial.reason)
-        if denial is None:
+        waiting_for = "" if denial is None else denial.reason
+        self._status = replace(self._status, waiting_for=waiting_for if self._has_examples() else "examples")
+        if not self._status.waiting_for:
             self._publish(Ready(snapshot=snapshot))
+
+    def _has_examples(self) -> bool:
+        if self._examples.training_file is None:
+            self._refresh_examples()
+        return self._examples.training_file is not None
+
+    def _refresh_examples(self) -> None:
+        """A file that somebody is writing, or rows gone bad, cost what is new in them, never what was there before."""
+        try:
+            self._examples.refresh()
+        except DataFormatError as error:
+            _log.warning("the examples stay as they were: %s", error)
 
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:
         entries = tuple(entries)
@@ -381,6 +414,9 @@ class Supervisor:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
         self._make_room(())
         self._cache.use(entry.digest for entry in offer.manifest)
+        self._refresh_examples()
+        if self._examples.training_file is None:
+            raise DataFormatError("there are no examples to train on; hand in some")
         snapshot = self._machine.snapshot()
         paths = {entry.part: str(self._cache.path_of(entry.digest)) for entry in offer.manifest}
         job = TrainingJob(
@@ -390,7 +426,7 @@ class Supervisor:
             config=paths.get(Part.CONFIG, ""),
             tokenizer=paths.get(Part.TOKENIZER, ""),
             runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
-            examples=str(self._examples_file),
+            examples=str(self._examples.training_file),
             update=str(self._config.state_dir / "update.safetensors"),
             labels=offer.labels,
             recipe=offer.recipe,
@@ -462,7 +498,7 @@ class Supervisor:
     def _install(self, manifest: ReleaseManifest) -> None:
         """Beside the loop: loading and measuring a model takes seconds, and the link must live meanwhile."""
         files = {entry.part: self._cache.path_of(entry.digest) for entry in manifest.manifest}
-        future = self._installer.submit(self._serving.install, manifest, files, self._held_out)
+        future = self._installer.submit(self._serving.install, manifest, files, self._examples.held_out)
         future.add_done_callback(lambda done: self._transport.inject(agent.ReleaseTried(done.result())))
 
     # -- the wire

@@ -33,6 +33,7 @@ def batches_of(
         max_tokens=min(recipe.max_tokens, foundation.architecture.positions),
         pixel_mean=recipe.pixel_mean,
         pixel_std=recipe.pixel_std,
+        input_shape=foundation.architecture.input_shape,
     )
     return list(encoded.by_length(batch_size))
 

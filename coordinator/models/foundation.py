@@ -41,14 +41,8 @@ class Foundation:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one image (channels, height, width) or window (steps, channels); empty for texts, of any length."""
-        config = json.loads(self.config_json)
-        if self.architecture.task is ModelTask.IMAGE_CLASSIFICATION:
-            size = config["image_size"]
-            return (config["num_channels"], *(size if isinstance(size, list) else (size, size)))
-        if self.architecture.task is ModelTask.TIME_SERIES_CLASSIFICATION:
-            return config["steps"], config["channels"]
-        return ()
+        """The architecture's."""
+        return self.architecture.input_shape
 
 
 def load_foundation(
@@ -174,7 +168,18 @@ def _architecture(model: PreTrainedModel, family: Family, task: ModelTask, adapt
         encoder_layers=encoder_layers,
         task=task,
         adapters=adapters,
+        input_shape=_input_shape(model, task),
     )
+
+
+def _input_shape(model: PreTrainedModel, task: ModelTask) -> tuple[int, ...]:
+    config = model.config
+    if task is ModelTask.IMAGE_CLASSIFICATION:
+        size = config.image_size
+        return (config.num_channels, *(size if isinstance(size, list | tuple) else (size, size)))
+    if task is ModelTask.TIME_SERIES_CLASSIFICATION:
+        return config.steps, config.channels
+    return ()
 
 
 def _positions(model: PreTrainedModel) -> int:

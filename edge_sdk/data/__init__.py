@@ -1,12 +1,14 @@
 """What a device owns, trains on, and keeps some of to judge a model by.
 
-    type             task                    file
-    TextExamples     text classification     CSV or JSONL: text, label
-    TaggedExamples   token classification    JSONL: tokens, tags
-    PlainTexts       text generation         CSV or JSONL: text alone
-    ArrayExamples    time series, images     .npz: x, y
+    type             task                    columns
+    TextExamples     text classification     text, label
+    TaggedExamples   token classification    tokens, tags
+    PlainTexts       text generation         text alone
+    ArrayExamples    time series, images     x, y, or image, label
 
-A file says by itself which of them it holds. ``examples`` has the types, ``files`` reads and writes them.
+Columns are those of a CSV, JSONL, Parquet or .npz file, or of what :mod:`.owned` takes besides; they say by themselves
+which type it is. ``examples`` has the types, ``files`` reads and writes them, ``holdout`` splits them, ``store`` keeps
+those of a device while they grow.
 """
 
 from edge_sdk.data.examples import (
@@ -17,10 +19,10 @@ from edge_sdk.data.examples import (
     TextExamples,
     label_indices,
     pixel_values,
-    split_held_out,
     tag_indices,
 )
 from edge_sdk.data.files import read_examples, read_texts, write_examples
+from edge_sdk.data.holdout import split_held_out
 
 __all__ = [
     "ArrayExamples",

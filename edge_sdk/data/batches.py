@@ -20,6 +20,7 @@ from edge_sdk.data.examples import (
     pixel_values,
     tag_indices,
 )
+from edge_sdk.data.images import IMAGE_CHANNELS, fit_images
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError
@@ -99,10 +100,13 @@ def encode_examples(
     max_tokens: int = 0,
     pixel_mean: Sequence[float] = (0.5,),
     pixel_std: Sequence[float] = (0.5,),
+    input_shape: tuple[int, ...] = (),
 ) -> EncodedExamples:
     """Texts are tokenised now, at most ``max_tokens`` of each; arrays are converted batch by batch.
 
-    Raises ``DataFormatError`` for a label that is not in ``labels``, ``ModelFormatError`` for a bad tokenizer.
+    ``input_shape`` is that of :class:`edge_sdk.elastic.submodel.Architecture`; larger images are made to fit it.
+    Raises ``DataFormatError`` for a label that is not in ``labels`` and for arrays that do not fit,
+    ``ModelFormatError`` for a bad tokenizer, ``ConfigurationError`` where images have to be resized without Pillow.
     """
     match examples:
         case TextExamples():
@@ -112,7 +116,8 @@ def encode_examples(
         case PlainTexts():
             return _plain_texts(examples, TextEncoder(tokenizer_json, max_tokens))
         case ArrayExamples():
-            return _arrays(examples, labels, partial(pixel_values, mean=pixel_mean, std=pixel_std))
+            fit = _fit(examples.values, input_shape or _shape_of(examples.values))
+            return _arrays(examples, labels, fit, partial(pixel_values, mean=pixel_mean, std=pixel_std))
 
 
 def _labelled_texts(examples: TextExamples, labels: Sequence[str], encoder: TextEncoder) -> EncodedExamples:
@@ -153,16 +158,42 @@ def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
     return EncodedExamples(_lengths(rows), np.zeros(0, dtype=np.int64), batch_of)
 
 
-def _arrays(examples: ArrayExamples, labels: Sequence[str], as_pixels: Callable[..., Array]) -> EncodedExamples:
+def _arrays(
+    examples: ArrayExamples, labels: Sequence[str], fit: Callable[..., Any], as_pixels: Callable[..., Array]
+) -> EncodedExamples:
     task, indices = task_of(examples), label_indices(examples, labels)
     (name,) = INPUTS[task]
 
     def batch_of(chosen: Indices) -> Batch:
-        values = examples.values[chosen]
+        values = fit(examples.values[chosen])
         inputs = {name: as_pixels(values) if task is ModelTask.IMAGE_CLASSIFICATION else values}
         return Batch(inputs, _one_hot(indices[chosen], labels))
 
     return EncodedExamples(np.ones_like(indices), _counts(indices, labels), batch_of)
+
+
+def _fit(values: NDArray[Any], wanted: tuple[int, ...]) -> Callable[[Any], Any]:
+    """What makes of such values those of shape ``wanted``; ``DataFormatError`` where nothing does."""
+    shape = _shape_of(values)
+    if shape == wanted:
+        return lambda given: given
+    sizes = " x ".join(map(str, shape)), " x ".join(map(str, wanted))
+    if values.ndim != _IMAGE_AXES:
+        raise DataFormatError("windows of {} (steps x channels) cannot be given to a model of {}".format(*sizes))
+    if not {shape[0], wanted[0]} <= IMAGE_CHANNELS:
+        raise DataFormatError("images of {} (channels x height x width) do not fit the model's {}".format(*sizes))
+    if shape[1] < wanted[1] or shape[2] < wanted[2]:
+        raise DataFormatError(
+            "images of {} (channels x height x width) are smaller than the model's {}; keep larger ones: image_size, "
+            "--image-size".format(*sizes)
+        )
+    return partial(fit_images, shape=wanted)
+
+
+def _shape_of(values: NDArray[Any]) -> tuple[int, ...]:
+    """Of one window (steps, channels) or of one image (channels, height, width)."""
+    shape = values.shape[1:]
+    return (shape[2], shape[0], shape[1]) if values.ndim == _IMAGE_AXES else shape
 
 
 def _lengths(rows: Sequence[Ids]) -> Indices:

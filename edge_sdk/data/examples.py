@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _Column = tuple[object, ...] | NDArray[np.generic]
 
 
-class _Columns:
+class Columns:
     """What all types of examples can do: their fields are columns, one entry an example."""
 
     __slots__ = ()
@@ -36,7 +36,7 @@ class _Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class TextExamples(_Columns):
+class TextExamples(Columns):
     """Texts, and the label of each."""
 
     texts: tuple[str, ...]
@@ -44,7 +44,7 @@ class TextExamples(_Columns):
 
 
 @dataclass(frozen=True, slots=True)
-class TaggedExamples(_Columns):
+class TaggedExamples(Columns):
     """Sentences as words, and a tag for each word."""
 
     sentences: tuple[tuple[str, ...], ...]
@@ -52,14 +52,14 @@ class TaggedExamples(_Columns):
 
 
 @dataclass(frozen=True, slots=True)
-class PlainTexts(_Columns):
+class PlainTexts(Columns):
     """Texts, from which a model learns to go on."""
 
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ArrayExamples(_Columns):
+class ArrayExamples(Columns):
     """Arrays, and for each its label or the label's index among the task's.
 
     ``values`` are windows of sensor channels, float32 (examples, steps, channels), or images, uint8 (examples, height,
@@ -71,14 +71,14 @@ class ArrayExamples(_Columns):
 
 
 Examples = TextExamples | TaggedExamples | PlainTexts | ArrayExamples
-_E = TypeVar("_E", bound=_Columns)
+_E = TypeVar("_E", bound=Columns)
 
 
-def split_held_out(examples: _E, share: float, seed: int) -> tuple[_E, _E]:
-    """(training, held-out): ``share`` of the examples, rounded, chosen by ``seed``, never trained on; order is kept."""
-    order = np.random.default_rng(seed).permutation(len(examples))
-    held_out = round(share * len(examples))
-    return examples.take(sorted(order[held_out:])), examples.take(sorted(order[:held_out]))
+def joined(first: _E, second: _E) -> _E:
+    """The examples of both, in this order; ``DataFormatError`` where they differ in kind or in shape."""
+    if type(first) is not type(second):
+        raise DataFormatError(f"{type(second).__name__} cannot be added to {type(first).__name__}; give the same kind")
+    return type(first)(*map(_joined_columns, first.columns(), second.columns()))
 
 
 def label_indices(examples: TextExamples | ArrayExamples, labels: Sequence[str]) -> NDArray[np.int64]:
@@ -115,6 +115,21 @@ def pixel_values(
 
 def _entries(column: _Column, chosen: list[int]) -> _Column:
     return column[chosen] if isinstance(column, np.ndarray) else tuple(column[index] for index in chosen)
+
+
+def _joined_columns(first: _Column, second: _Column) -> _Column:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
+            raise DataFormatError(f"{_shape_of(second)} cannot be added to {_shape_of(first)}; give the same shape")
+        return np.concatenate((first, second))
+    together = (*first, *second)
+    if len({*map(type, together)}) > 1:
+        raise DataFormatError("labels are names here and numbers there; give names everywhere")
+    return together
+
+
+def _shape_of(column: NDArray[np.generic]) -> str:
+    return f"{column.dtype} {column.shape[1:]}"
 
 
 def _unknown_label(row: int, label: object, labels: Sequence[str]) -> DataFormatError:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_sdk.data.arrays import read_npz, write_npz
 from edge_sdk.data.examples import ArrayExamples, Examples, TextExamples
+from edge_sdk.data.images import IMAGE_SIZE, read_image_folder
 from edge_sdk.data.rows import read_csv, read_jsonl, write_jsonl
+from edge_sdk.data.tables import read_parquet
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import DataFormatError
 
+_READERS: dict[str, Callable[[Path, int], Examples]] = {
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".npz": lambda path, _: read_npz(path),
+    ".parquet": read_parquet,
+}
+_KINDS = ".csv, .jsonl, .parquet or .npz file, or a folder of pictures"
 
-def read_examples(path: Path) -> Examples:
-    """Read a CSV, JSONL or .npz file, the first two UTF-8, with what the table in :mod:`edge_sdk.data` says.
 
-    In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y`` strings or integers.
+def read_examples(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
+    """Read a CSV, JSONL, Parquet or .npz file, or a folder of pictures, as the table in :mod:`edge_sdk.data` says.
+
+    CSV and JSONL are UTF-8. In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y``
+    strings or integers. Pictures become squares of ``image_size`` pixels a side.
     Raises ``DataFormatError`` where the file is missing, is of another kind, lacks a column, has a row that is not an
-    example (named by its number, the first being 1, a CSV's header not counted), or has no row at all.
+    example (named by its number, the first being 1, a CSV's header not counted), or has no row at all, and
+    ``ConfigurationError`` where a library that it needs is not installed.
     """
-    reader = {".csv": read_csv, ".jsonl": read_jsonl, ".npz": read_npz}.get(path.suffix.lower())
-    if reader is None:
-        raise DataFormatError(f"{path} is not a .csv, .jsonl or .npz file; convert it to one of them")
     try:
-        return reader(path)
+        return _reader_of(path)(path, image_size)
     except FileNotFoundError as error:
-        raise DataFormatError(f"{path} does not exist; name a .csv, .jsonl or .npz file of examples") from error
+        raise DataFormatError(f"{path} does not exist; name a {_KINDS} of examples") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataFormatError(f"{path} cannot be read ({error}); save it as UTF-8") from error
 
@@ -50,3 +60,12 @@ def write_examples(path: Path, examples: Examples) -> Path:
         else:
             write_jsonl(path, examples)
     return path
+
+
+def _reader_of(path: Path) -> Callable[[Path, int], Examples]:
+    if path.is_dir():
+        return read_image_folder
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataFormatError(f"{path} is not a {_KINDS}; convert it to one of them")
+    return reader

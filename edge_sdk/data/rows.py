@@ -1,77 +1,141 @@
-"""Examples that are rows of text: CSV and JSONL."""
+"""Examples that are rows: CSV and JSONL, and whatever else has named columns."""
 
 from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from edge_sdk.data.examples import PlainTexts, TaggedExamples, TextExamples
+from edge_sdk.data.arrays import array_examples
+from edge_sdk.data.examples import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
+from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.errors import DataFormatError
 
-Rows = TextExamples | TaggedExamples | PlainTexts
+Row = Mapping[str, object]
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NEEDED = "text, label, or tokens, tags, or text alone, or image, label, or x, y"
 
 
 @dataclass(frozen=True, slots=True)
-class _Format:
+class Format:
     """The columns of a type of examples, and a row's values as an example, or ``None`` where they are none."""
 
+    kind: type[Examples]
     columns: tuple[str, ...]
     example: Callable[..., tuple[object, ...] | None]
     needs: str
 
 
 def _labelled(text: object, label: object) -> tuple[object, ...] | None:
-    return (text, label) if isinstance(text, str) and isinstance(label, str) and label else None
+    named = _label(label)
+    return (text, named) if _is_text(text) and isinstance(named, str) and named else None
 
 
 def _tagged(tokens: object, tags: object) -> tuple[object, ...] | None:
-    if not isinstance(tokens, list) or not isinstance(tags, list) or not len(tokens) == len(tags) > 0:
-        return None
-    return (tuple(tokens), tuple(tags)) if all(isinstance(word, str) and word for word in tokens + tags) else None
+    words, names = _strings(tokens), _strings(tags)
+    return (words, names) if words and len(words) == len(names) else None
 
 
 def _plain(text: object) -> tuple[object, ...] | None:
-    return (text,) if isinstance(text, str) and text else None
+    return (text,) if text and _is_text(text) else None
 
 
-_FORMATS: dict[type[Rows], _Format] = {
-    TextExamples: _Format(("text", "label"), _labelled, "a text and a label, both strings"),
-    TaggedExamples: _Format(("tokens", "tags"), _tagged, "lists of tokens and of as many tags, all strings"),
-    PlainTexts: _Format(("text",), _plain, "a text that is not empty"),
-}
+def _array(values: object, label: object) -> tuple[object, ...] | None:
+    array = values if isinstance(values, np.ndarray) else _array_of_lists(values)
+    return (array, label) if array is not None and _is_class(label) else None
 
 
-def read_csv(path: Path) -> Rows:
+def _picture(image: object, label: object) -> tuple[object, ...] | None:
+    return (image, label) if image is not None and _is_class(label) else None
+
+
+_LABELLED = Format(TextExamples, ("text", "label"), _labelled, "a text and a label, both strings")
+_TAGGED = Format(TaggedExamples, ("tokens", "tags"), _tagged, "lists of tokens and of as many tags, all strings")
+_PLAIN = Format(PlainTexts, ("text",), _plain, "a text that is not empty")
+_ARRAYS = Format(ArrayExamples, ("x", "y"), _array, "an array of numbers and a label")
+_IMAGES = Format(ArrayExamples, ("image", "label"), _picture, "a picture and a label")
+_FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _ARRAYS)}
+
+
+def format_of(columns: Iterable[str], place: str) -> Format:
+    """What has these columns. A text beside others is labelled: one whose label is misnamed is not taken for plain.
+
+    Raises ``DataFormatError``, which names ``place``, where nothing has.
+    """
+    names = list(columns)
+    for form in (_LABELLED, _TAGGED, _ARRAYS, _IMAGES):
+        if {*form.columns} <= {*names}:
+            return form
+    if names == ["text"]:
+        return _PLAIN
+    raise DataFormatError(f"{place} has the columns {', '.join(names) or '(none)'}; it needs {_NEEDED}")
+
+
+def examples_of_rows(
+    place: str, rows: Iterable[Row], form: Format | None = None, *, image_size: int = IMAGE_SIZE
+) -> Examples | None:
+    """Examples of the type that ``form``, else the first row's columns tell; ``None`` where there is no row.
+
+    Pictures become squares of ``image_size`` pixels. Raises ``DataFormatError`` for the first row that is no example.
+
+    >>> examples_of_rows("mail", [{"text": "cheap pills", "label": "spam"}])
+    TextExamples(texts=('cheap pills',), labels=('spam',))
+    >>> examples_of_rows("mail", [{"text": "cheap pills", "lable": "spam"}])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    edge_sdk.errors.DataFormatError: mail row 1 has the columns text, lable; it needs text, label, or tokens, tags...
+    """
+    coming: Iterator[Row] = iter(rows)
+    first = next(coming, None)
+    if first is None:
+        return None
+    form = form or format_of(first, f"{place} row 1")
+    rows = itertools.chain([first], coming)
+    numbered = zip((f"{place} row {number}" for number in itertools.count(1)), rows, strict=False)
+    if form is _IMAGES:
+        return _from_arrays(place, (_small(where, row, image_size) for where, row in numbered))
+    examples = (_example(where, form, row) for where, row in numbered)
+    if form is _ARRAYS:
+        return _from_arrays(place, examples)
+    columns: Any = zip(*examples, strict=True)
+    return form.kind(*columns)
+
+
+def rows_of(examples: Examples) -> Iterator[dict[str, Any]]:
+    """Each example for :func:`examples_of_rows`, as values that JSON has."""
+    names = _FORMATS[type(examples)].columns
+    for values in zip(*examples.columns(), strict=True):
+        plain = (value.tolist() if isinstance(value, np.ndarray) else value for value in values)
+        yield dict(zip(names, plain, strict=True))
+
+
+def read_csv(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
     """Examples of the type that the header tells; ``DataFormatError`` where there are none."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        kind = _kind_of(reader.fieldnames or (), str(path))
-        return _from_rows(path, kind, reader)
+        form = format_of(reader.fieldnames or (), str(path))
+        return _some(path, examples_of_rows(str(path), reader, form, image_size=image_size))
 
 
-def read_jsonl(path: Path) -> Rows:
+def read_jsonl(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
     """Examples of the type that the first row's keys tell; ``DataFormatError`` where there are none."""
     with path.open("rb") as file:
-        rows = _decoded(path, file)
-        first = next(rows, None)
-        if first is None:
-            raise _no_examples(path)
-        return _from_rows(path, _kind_of(first, f"{path} row 1"), itertools.chain([first], rows))
+        return _some(path, examples_of_rows(str(path), _decoded(path, file), image_size=image_size))
 
 
-def write_jsonl(path: Path, examples: Rows) -> None:
+def write_jsonl(path: Path, examples: Examples) -> None:
     """Write ``examples`` for :func:`read_jsonl`."""
-    names = _FORMATS[type(examples)].columns
-    rows = (dict(zip(names, row, strict=True)) for row in zip(*examples.columns(), strict=True))
-    path.write_bytes(msgspec.json.Encoder().encode_lines(rows))
+    path.write_bytes(msgspec.json.Encoder().encode_lines(rows_of(examples)))
 
 
-def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
+def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
     decoder, number = msgspec.json.Decoder(dict[str, object]), 0
     try:
         for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
@@ -80,26 +144,7 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
         raise DataFormatError(f"{path} row {number} is not a JSON object: {error}") from error
 
 
-def _kind_of(columns: Iterable[str], place: str) -> type[Rows]:
-    """What has these columns. A text beside others is labelled: one whose label is misnamed is not taken for plain."""
-    names = list(columns)
-    for kind in (TextExamples, TaggedExamples):
-        if {*_FORMATS[kind].columns} <= {*names}:
-            return kind
-    if names == ["text"]:
-        return PlainTexts
-    found = ", ".join(names) or "(none)"
-    raise DataFormatError(f"{place} has the columns {found}; it needs text, label, or tokens, tags, or text alone")
-
-
-def _from_rows(path: Path, kind: type[Rows], rows: Iterable[Mapping[str, object]]) -> Rows:
-    examples = [_example(f"{path} row {number}", _FORMATS[kind], row) for number, row in enumerate(rows, start=1)]
-    if not examples:
-        raise _no_examples(path)
-    return kind(*zip(*examples, strict=True))
-
-
-def _example(place: str, form: _Format, row: Mapping[str, object]) -> tuple[object, ...]:
+def _example(place: str, form: Format, row: Row) -> tuple[object, ...]:
     if not {*form.columns} <= row.keys():
         raise DataFormatError(f"{place} has the columns {', '.join(row)}; it needs {', '.join(form.columns)}")
     values = [row[column] for column in form.columns]
@@ -109,5 +154,52 @@ def _example(place: str, form: _Format, row: Mapping[str, object]) -> tuple[obje
     return example
 
 
-def _no_examples(path: Path) -> DataFormatError:
-    return DataFormatError(f"{path} has no examples; it needs at least one row")
+def _small(place: str, row: Row, size: int) -> tuple[Any, ...]:
+    image, label = _example(place, _IMAGES, row)
+    return small_image(image, size, place), label
+
+
+def _from_arrays(place: str, examples: Iterable[tuple[Any, ...]]) -> ArrayExamples:
+    arrays, labels = zip(*examples, strict=True)
+    for number, array in enumerate(arrays, start=1):
+        if array.shape != arrays[0].shape:
+            raise DataFormatError(f"{place} row {number} has the shape {array.shape}, row 1 has {arrays[0].shape}")
+    return array_examples(place, np.stack(arrays), np.array(labels))
+
+
+def _array_of_lists(values: object) -> NDArray[Any] | None:
+    """Numbers in lists of equal length: whole ones in three axes are pixels."""
+    try:
+        array = np.array(values if isinstance(values, list) else None, dtype=np.float64)
+    except (ValueError, TypeError):
+        return None
+    is_image = array.ndim == 3 and array.size and np.isin(array, np.arange(256)).all()
+    return array.astype(np.uint8 if is_image else np.float32) if array.ndim > 1 else None
+
+
+def _is_text(value: object) -> bool:
+    """Half a surrogate pair is no text: neither a file nor a tokenizer takes it."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
+def _label(value: object) -> object:
+    """A class's number is its name where there is no other; a CSV knows no difference."""
+    return str(value) if _is_class(value) else value
+
+
+def _is_class(value: object) -> bool:
+    return isinstance(value, str | int | np.integer) and not isinstance(value, bool)
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    """The strings in a sequence; none where it is no sequence or something in it is empty or no string."""
+    listed = values.tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(listed, list | tuple) or not all(value and _is_text(value) for value in listed):
+        return ()
+    return tuple(listed)
+
+
+def _some(path: Path, examples: Examples | None) -> Examples:
+    if examples is None:
+        raise DataFormatError(f"{path} has no examples; it needs at least one row")
+    return examples

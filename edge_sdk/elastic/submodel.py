@@ -90,7 +90,8 @@ class Architecture:
     ``heads`` are key-value heads, each with ``group_size`` query heads (1 in multi-head attention). ``head_size`` never
     changes with the width: it fixes the softmax scale 1/sqrt(head_size). ``positions`` is the longest input in tokens.
     ``layers`` counts those of all stacks; the first ``encoder_layers`` are the encoder of an encoder-decoder, 0
-    elsewhere.
+    elsewhere. ``input_shape`` is that of one image (channels, height, width) or window (steps, channels), empty for
+    texts, which may have any length.
     """
 
     family: str
@@ -106,6 +107,7 @@ class Architecture:
     encoder_layers: int = 0
     task: ModelTask = ModelTask.TEXT_CLASSIFICATION
     adapters: Adapters | None = None
+    input_shape: tuple[int, ...] = ()
 
     @property
     def adapter_rank(self) -> int:

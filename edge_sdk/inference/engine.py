@@ -71,15 +71,20 @@ class Engine:
     def predict_arrays(self, values: NDArray[np.float32] | NDArray[np.uint8]) -> list[Prediction]:
         """The likeliest label of each window or image, as :class:`edge_sdk.data.ArrayExamples` holds them.
 
-        Raises ``ModelFormatError`` as :meth:`predict`.
+        Raises ``ModelFormatError`` as :meth:`predict`, ``DataFormatError`` for values of another shape.
         """
-        batches = encode_examples(ArrayExamples(values, (0,) * len(values)), self._labels).batch_of
+        examples = ArrayExamples(values, (0,) * len(values))
+        batches = encode_examples(examples, self._labels, input_shape=self._input_shape).batch_of
         return [self._prediction(batches(np.array([index])).inputs) for index in range(len(values))]
 
     def measure(self, examples: Examples) -> Measurement:
         """Run each of ``examples``, of which there must be one, alone; tokenising is not timed."""
         encoded = encode_examples(
-            examples, self._labels, tokenizer_json=self._tokenizer_json, max_tokens=self._max_tokens
+            examples,
+            self._labels,
+            tokenizer_json=self._tokenizer_json,
+            max_tokens=self._max_tokens,
+            input_shape=self._input_shape,
         )
         right, counted, times_ms = 0, 0, []
         for index in range(len(encoded)):
@@ -100,6 +105,12 @@ class Engine:
             (given,) = self._session.get_inputs()
             shape = [size if isinstance(size, int) else 1 for size in given.shape]
             self._run({given.name: np.zeros(shape, dtype=np.float32)})
+
+    @property
+    def _input_shape(self) -> tuple[int, ...]:
+        """Of one image (channels, height, width) or window (steps, channels); empty for texts."""
+        given = self._session.get_inputs()[0].shape[1:]
+        return tuple(given) if self._encoder is None and all(isinstance(size, int) for size in given) else ()
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The logits (1, ..., labels) of one example."""

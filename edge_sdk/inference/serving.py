@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
 from edge_sdk.data import Examples
-from edge_sdk.errors import BlobCorruptError, ModelFormatError, RaffmError
+from edge_sdk.errors import BlobCorruptError, DataFormatError, ModelFormatError, RaffmError
 from edge_sdk.inference.engine import Engine, Prediction
 from edge_sdk.inference.slots import Slot, Slots
 from edge_sdk.protocol.messages import Part, ReleaseReport
 from edge_sdk.protocol.signing import ReleaseManifest
+
+_log = logging.getLogger(__name__)
 
 
 class Serving:
@@ -39,19 +42,25 @@ class Serving:
             raise ModelFormatError("no model yet: this device has not received a release; ask again later")
         return engine.predict(texts)
 
-    def install(self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: Examples) -> ReleaseReport:
+    def install(
+        self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: Examples | None
+    ) -> ReleaseReport:
         """Stage, load and measure on ``held_out``; switch only if all went well. Never raises: it reports.
 
+        What is wrong with the examples is logged and not reported, since it quotes them.
         A device without held-out examples tries the model on next to nothing instead, and reports no accuracy.
         """
         try:
             slot = self._slots.stage(manifest, files)
             engine = self._engine_of(slot)
             engine.try_out()
-            measured = engine.measure(held_out) if len(held_out) else None
+            measured = engine.measure(held_out) if held_out else None
             self._slots.switch()
+        except DataFormatError as error:
+            _log.warning("release %d cannot be measured: %s", manifest.release, error)
+            return _unhealthy(manifest, "the held-out examples do not fit this model")
         except RaffmError as error:
-            return ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=str(error)[:500])
+            return _unhealthy(manifest, str(error)[:500])
         with self._lock:
             self._engine, self._release = engine, manifest.release
         return ReleaseReport(
@@ -81,3 +90,7 @@ class Serving:
         tokenizer = slot.path(Part.TOKENIZER).read_bytes() if has_tokenizer else b""
         model = slot.path(Part.INFERENCE_MODEL)
         return Engine(model, tokenizer, manifest.labels, manifest.max_tokens, self._threads)
+
+
+def _unhealthy(manifest: ReleaseManifest, detail: str) -> ReleaseReport:
+    return ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=detail)

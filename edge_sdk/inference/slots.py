@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_sdk.disk import disk_errors
+from edge_sdk.disk import disk_errors, sync, write_durably
 from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.signing import ReleaseManifest
@@ -66,7 +66,7 @@ class Slots:
             folder.mkdir()
             for entry in manifest.manifest:
                 _place(files[entry.part], folder / entry.part.value)
-            _write_durably(folder / _MANIFEST, msgspec.json.encode(manifest))
+            write_durably(folder / _MANIFEST, msgspec.json.encode(manifest))
         except OSError as error:
             raise StorageError(f"release {manifest.release} cannot be stored in {folder} ({error})") from error
         return _load(folder)
@@ -79,7 +79,7 @@ class Slots:
         letter = self._other()
         slot = _load(self._folder / letter)
         try:
-            _write_durably(self._folder / "current", letter.encode())
+            write_durably(self._folder / "current", letter.encode())
         except OSError as error:
             raise StorageError(f"{self._folder / 'current'} cannot be written ({error}); free some space") from error
         return slot
@@ -125,20 +125,4 @@ def _place(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-    _sync(target)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    _sync(partial)
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target)

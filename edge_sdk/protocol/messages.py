@@ -56,9 +56,10 @@ class Verdict(str, Enum):
 
 
 class Failure(str, Enum):
-    """Why a device has no update for an offer that it accepted."""
+    """Why a device has no update for an offer that it accepted. ``EXAMPLES``: its own do not fit the task."""
 
     OUT_OF_MEMORY = "out-of-memory"
+    EXAMPLES = "examples"
     POLICY = "policy"
     DEADLINE = "deadline"
     TRAINING = "training"

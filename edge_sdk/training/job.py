@@ -11,6 +11,7 @@ import msgspec
 
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, Submodel
+from edge_sdk.errors import DataFormatError, RaffmError, StorageError, TrainingMemoryError
 from edge_sdk.protocol.messages import Count, Failure, Positive, Recipe, Seconds
 
 
@@ -80,3 +81,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 TrainingEvent = Progress | Finished | Failed
+
+
+def failure_of(error: RaffmError) -> Failure:
+    """What the coordinator is told of an error that ended a training run, or did not let it begin."""
+    kinds = {
+        TrainingMemoryError: Failure.OUT_OF_MEMORY,
+        StorageError: Failure.STORAGE,
+        DataFormatError: Failure.EXAMPLES,
+    }
+    return next((failure for kind, failure in kinds.items() if isinstance(error, kind)), Failure.TRAINING)

@@ -61,6 +61,7 @@ def examples_of(job: TrainingJob) -> EncodedExamples:
         max_tokens=job.recipe.max_tokens,
         pixel_mean=job.recipe.pixel_mean,
         pixel_std=job.recipe.pixel_std,
+        input_shape=job.architecture.input_shape,
     )
 
 

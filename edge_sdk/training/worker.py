@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import ConfigurationError, RaffmError, StorageError, TrainingError, TrainingMemoryError
-from edge_sdk.protocol.messages import Failure
-from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult
+from edge_sdk.errors import ConfigurationError, RaffmError, TrainingError
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult, failure_of
 from edge_sdk.training.memory import check_resident, lift_limit, limit_resident, memory_status, out_of_memory
 
 if TYPE_CHECKING:
@@ -99,9 +98,7 @@ def _as_ours(error: Exception, limit_bytes: int) -> RaffmError:
 
 
 def _fail(error: RaffmError) -> int:
-    kinds = {TrainingMemoryError: Failure.OUT_OF_MEMORY, StorageError: Failure.STORAGE}
-    failure = next((failure for kind, failure in kinds.items() if isinstance(error, kind)), Failure.TRAINING)
-    _emit(Failed(failure, str(error), memory_status().peak_bytes))
+    _emit(Failed(failure_of(error), str(error), memory_status().peak_bytes))
     return error.exit_code
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_sdk.data import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
-from edge_sdk.errors import ModelFormatError
+from edge_sdk.errors import DataFormatError, ModelFormatError
 from edge_sdk.inference.engine import Engine
 from tests.support import logistic_graph
 from tests.support.logistic_graph import LABELS, WORDS, tokenizer_json
@@ -77,7 +77,7 @@ def test_engine_measures_and_predicts_windows(tmp_path: Path) -> None:
     assert engine.measure(ArrayExamples(windows, (0, 1, 0))).accuracy == pytest.approx(2 / 3)
     with pytest.raises(ModelFormatError, match="not for texts"):
         engine.predict(["good"])
-    with pytest.raises(ModelFormatError, match="cannot be run"):
+    with pytest.raises(DataFormatError, match="windows of 5 x 2 .* a model of 4 x 2"):
         engine.predict_arrays(np.zeros((1, 5, 2), dtype=np.float32))
 
 

@@ -13,7 +13,6 @@ from edge_sdk.data import (
     TextExamples,
     read_examples,
     read_texts,
-    split_held_out,
     write_examples,
 )
 from edge_sdk.errors import DataFormatError
@@ -120,7 +119,7 @@ def test_arrays_from_a_wrong_file(tmp_path: Path, arrays: dict[str, np.ndarray],
         ("a.jsonl", b'{"text": ""}\n', "row 1 needs a text that is not empty"),
         ("a.jsonl", b'{"text": "a", "class": "b"}\n', "row 1 has the columns text, class; it needs text, label"),
         ("a.npz", b"", "save it with numpy.savez"),
-        ("a.txt", b"a", "not a .csv, .jsonl or .npz file"),
+        ("a.txt", b"a", "not a .csv, .jsonl, .parquet or .npz file"),
     ],
 )
 def test_examples_from_a_wrong_file(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
@@ -134,21 +133,3 @@ def test_examples_from_a_wrong_file(tmp_path: Path, name: str, content: bytes, c
 def test_examples_from_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="does not exist"):
         read_examples(tmp_path / "none.csv")
-
-
-def test_held_out_share_is_disjoint_complete_and_repeatable() -> None:
-    examples = TextExamples(tuple(map(str, range(101))), ("x",) * 101)
-    training, held_out = split_held_out(examples, 0.2, seed=5)
-    assert len(held_out) == 20
-    assert sorted(training.texts + held_out.texts) == sorted(examples.texts)
-    assert split_held_out(examples, 0.2, seed=5) == (training, held_out)
-    assert split_held_out(examples, 0.2, seed=6) != (training, held_out)
-    assert list(training.texts) == sorted(training.texts, key=int)
-
-
-def test_held_out_arrays_keep_their_labels() -> None:
-    values = np.arange(20, dtype=np.float32).reshape(20, 1, 1)
-    training, held_out = split_held_out(ArrayExamples(values, tuple(range(20))), 0.25, seed=5)
-    assert (len(training), len(held_out)) == (15, 5)
-    for part in (training, held_out):
-        assert part.values.ravel().tolist() == list(part.labels)

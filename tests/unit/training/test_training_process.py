@@ -104,7 +104,7 @@ def test_process_whose_update_the_disk_refuses_says_storage_and_leaves_no_half(t
 def test_process_with_wrong_data_says_which(tmp_path: Path) -> None:
     job = logistic_graph.training_job(tmp_path, labels=("negative", "neutral"))
     assert isinstance(event := run(job)[-1], Failed)
-    assert event.failure is Failure.TRAINING
+    assert event.failure is Failure.EXAMPLES
     assert "has the label 'positive'" in event.detail
 
 

@@ -1,0 +1,109 @@
+"""Pictures to small arrays, one by one: a device never holds more than one picture at its full size.
+
+Needs Pillow, the extra ``images``. A picture is cut to the wanted shape around its centre, then made smaller or larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.data.examples import ArrayExamples
+from edge_sdk.errors import ConfigurationError, DataFormatError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_SIZE = 224
+"""Pixels a side that most vision transformers were trained with (arXiv 2010.11929)."""
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_MODES = {1: "L", 3: "RGB"}
+IMAGE_CHANNELS = frozenset(_MODES)
+"""Of images that can be resized."""
+Pixels = NDArray[np.uint8]
+
+
+def read_image_folder(folder: Path, size: int = IMAGE_SIZE) -> ArrayExamples:
+    """The pictures ``folder/<label>/*.jpg`` and ``.png`` as uint8 (pictures, size, size, 3), in the order of names.
+
+    Raises ``DataFormatError`` where there are none or one cannot be read, ``ConfigurationError`` without Pillow.
+    """
+    files = image_files(folder)
+    if not files:
+        raise DataFormatError(f"{folder} has no pictures; it needs one folder a label, with .jpg or .png files inside")
+    values = np.empty((len(files), size, size, 3), dtype=np.uint8)
+    for index, file in enumerate(files):
+        values[index] = small_image(file, size, str(file))
+    return ArrayExamples(values, tuple(file.parent.name for file in files))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The pictures of every label, sorted."""
+    return sorted(file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
+
+
+def small_image(picture: object, size: int, place: str) -> Pixels:
+    """One picture as uint8 (size, size, 3): a file, a Pillow image, an array, or a mapping with ``bytes`` or ``path``.
+
+    Raises ``DataFormatError``, which names ``place``, where it is none of them or broken.
+    """
+    pillow = _pillow()
+    with _errors_of(pillow, place), _opened(pillow, picture, place) as image:
+        image.draft("RGB", (size, size))  # a JPEG is then decoded at the next larger of its own scales
+        return _fitted(pillow, pillow.ImageOps.exif_transpose(image), (3, size, size))
+
+
+def fit_images(images: Pixels, shape: Sequence[int]) -> Pixels:
+    """``images`` (batch, height, width, channels) as a model wants them: its shape is (channels, height, width)."""
+    pillow = _pillow()
+    arrays = (image[..., 0] if image.shape[-1] == 1 else image for image in images)
+    return np.stack([_fitted(pillow, pillow.Image.fromarray(array), shape) for array in arrays])
+
+
+def _fitted(pillow: ModuleType, image: Image, shape: Sequence[int]) -> Pixels:
+    channels, height, width = shape
+    fitted = pillow.ImageOps.fit(image.convert(_MODES[channels]), (width, height))
+    return np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _opened(pillow: ModuleType, picture: object, place: str) -> Image:
+    if isinstance(picture, Mapping):  # how Hugging Face's files keep a picture
+        picture = picture.get("bytes") or picture.get("path")
+    opened: Any = None
+    if isinstance(picture, pillow.Image.Image):
+        opened = picture.copy()
+    elif isinstance(picture, str | Path):
+        opened = pillow.Image.open(picture)
+    elif isinstance(picture, bytes):
+        opened = pillow.Image.open(BytesIO(picture))
+    elif isinstance(picture, np.ndarray) and picture.dtype == np.uint8:
+        opened = pillow.Image.fromarray(picture)
+    if opened is None:
+        raise DataFormatError(f"{place} has a picture of type {type(picture).__name__}; give a Pillow image or a file")
+    return opened  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _errors_of(pillow: ModuleType, place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, SyntaxError, pillow.Image.DecompressionBombError) as error:
+        raise DataFormatError(f"{place} has a picture that cannot be read ({error}); replace or remove it") from error
+
+
+def _pillow() -> ModuleType:
+    try:
+        import PIL.Image  # noqa: PLC0415 - only who has pictures needs it
+        import PIL.ImageOps  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "pictures need Pillow, which is not installed: pip install 'raffm-edge[images]'"
+        ) from error
+    return PIL

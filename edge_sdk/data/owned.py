@@ -1,0 +1,115 @@
+"""What an application hands in as its examples, and how to read it now and again later.
+
+a path                    CSV, JSONL, Parquet, .npz or a folder of pictures; read again once it has changed
+a table                   a pandas DataFrame, a Hugging Face Dataset, a pyarrow Table
+(x, y)                    numpy arrays of windows or of images, and their labels
+a type of examples        as :mod:`edge_sdk.data` has them
+an iterable               (text, label), (tokens, tags), (array, label), (picture, label), a text, or a row as a
+                          mapping; read from its beginning each time, so that it may grow
+an iterator, a generator  the same; what comes is kept, see :mod:`edge_sdk.data.store`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from edge_sdk.data.arrays import array_examples
+from edge_sdk.data.examples import Examples
+from edge_sdk.data.files import read_examples
+from edge_sdk.data.images import IMAGE_SIZE, image_files
+from edge_sdk.data.rows import Row, examples_of_rows
+from edge_sdk.data.tables import as_table, examples_of_table
+from edge_sdk.errors import DataFormatError
+
+Owned: TypeAlias = Any
+"""Whatever the table above names; a wider type than any that could be written without its libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How to read what an application owns.
+
+    ``read`` returns all there is now, ``None`` where there is nothing yet. ``version`` returns something that is equal
+    as long as ``read`` would return the same, or ``None`` where that cannot be told. ``coming`` yields what can be
+    had only once, each for :func:`one_example`.
+    """
+
+    read: Callable[[], Examples | None]
+    version: Callable[[], object] = lambda: None
+    coming: Iterator[object] | None = None
+
+
+def source_of(owned: Owned, image_size: int = IMAGE_SIZE) -> Source:
+    """A source for ``owned``; ``DataFormatError`` where it is nothing that the table above names.
+
+    >>> mail = [("cheap pills", "spam")]
+    >>> source = source_of(mail)
+    >>> mail.append(("see you at noon", "ham"))
+    >>> source.read()
+    TextExamples(texts=('cheap pills', 'see you at noon'), labels=('spam', 'ham'))
+    """
+    if isinstance(owned, Examples):
+        return Source(lambda: owned, lambda: 0)
+    if isinstance(owned, str | Path):
+        path = Path(owned)
+        return Source(lambda: read_examples(path, image_size), lambda: _changed(path))
+    place, table = f"the {type(owned).__name__}", as_table(owned)
+    if table is not None:
+        has_length = hasattr(owned, "__len__")
+        return Source(
+            lambda: examples_of_table(place, table, image_size=image_size),
+            lambda: len(owned) if has_length else None,
+        )
+    if isinstance(owned, tuple) and len(owned) == 2 and all(isinstance(part, np.ndarray) for part in owned):
+        return Source(lambda: array_examples("(x, y)", *owned), lambda: 0)
+    return _source_of_items(place, owned, image_size)
+
+
+def one_example(given: object, image_size: int = IMAGE_SIZE) -> Examples:
+    """An item of an iterable as examples, of which there is one; ``DataFormatError`` where it is none.
+
+    >>> one_example(("see you at noon", "ham"))
+    TextExamples(texts=('see you at noon',), labels=('ham',))
+    """
+    examples = examples_of_rows("the example", [_as_row(given)], image_size=image_size)
+    return cast("Examples", examples)  # there is a row, so it is not None
+
+
+def _source_of_items(place: str, owned: Owned, image_size: int) -> Source:
+    if isinstance(owned, Mapping | np.ndarray | bytes) or not isinstance(owned, Iterable):
+        raise DataFormatError(
+            f"{place} cannot be used as examples; give a path, a DataFrame, a Dataset (one split of it), "
+            "arrays (x, y), or something that yields (text, label)"
+        )
+    if isinstance(owned, Iterator):
+        return Source(lambda: None, lambda: 0, coming=owned)
+    return Source(lambda: examples_of_rows(place, map(_as_row, owned), image_size=image_size))
+
+
+def _as_row(given: object) -> Row:  # noqa: PLR0911  one return a kind
+    match given:
+        case str():
+            return {"text": given}
+        case Mapping():
+            return given
+        case list() | tuple() as tokens, list() | tuple() as tags:
+            return {"tokens": tokens, "tags": tags}
+        case np.ndarray() | list() as values, label:
+            return {"x": values, "y": label}
+        case picture, label if isinstance(picture, Path) or hasattr(picture, "convert"):
+            return {"image": picture, "label": label}
+        case text, label:
+            return {"text": text, "label": label}
+        case _:
+            return {type(given).__name__: given}
+
+
+def _changed(path: Path) -> object:
+    """Equal as long as a file, or all pictures in a folder, are the same."""
+    files = image_files(path) if path.is_dir() else [path]
+    return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())

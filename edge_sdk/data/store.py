@@ -1,0 +1,144 @@
+"""A device's examples as they grow: read anew, split for good, and what came one by one kept on disk.
+
+    learnt.jsonl         what :meth:`ExampleStore.learn` was told, and an iterator yielded; of an input the last counts
+    split.json           the exceptions of the split, see :mod:`.holdout`
+    examples.jsonl, npz  the training part, as the training process reads it
+
+Nothing here is ever sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.data.examples import Examples, joined
+from edge_sdk.data.files import write_examples
+from edge_sdk.data.holdout import Exceptions, decide, divide, example_keys
+from edge_sdk.data.images import IMAGE_SIZE
+from edge_sdk.data.log import ExampleLog
+from edge_sdk.data.owned import Owned, one_example, source_of
+from edge_sdk.disk import disk_errors, write_durably
+from edge_sdk.errors import DataFormatError, RaffmError, StorageError
+
+_log = logging.getLogger(__name__)
+
+
+class ExampleStore:
+    """What ``owned`` and :meth:`learn` give, in ``folder``; ``share`` of it, told by ``seed``, is held out.
+
+    Attributes:
+        training_file: what to train on, ``None`` while there is nothing.
+        held_out: what to judge models by, ``None`` while there is nothing.
+
+    Raises ``DataFormatError`` where ``owned`` cannot be used, ``StorageError`` where the disk refuses.
+    """
+
+    def __init__(self, owned: Owned, folder: Path, *, share: float, seed: int, image_size: int = IMAGE_SIZE) -> None:
+        self.training_file: Path | None = None
+        self.held_out: Examples | None = None
+        self._source = source_of(owned, image_size)
+        self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
+        self._learnt = ExampleLog(folder / "learnt.jsonl")
+        self._exceptions = _read_exceptions(folder / "split.json")
+        self._read_version: tuple[object, int] | None = None
+        self._first: Examples | None = None
+        self._stopping = threading.Event()
+        self._failure: RaffmError | None = None
+        self._forget_replaced()
+        self.refresh()
+
+    def start(self) -> None:
+        """Begin to take what an iterator yields, on a thread of its own."""
+        if self._source.coming is not None:
+            arguments = (self._source.coming,)
+            threading.Thread(target=self._drain, args=arguments, name="examples", daemon=True).start()
+
+    def stop(self) -> None:
+        """Take no more from an iterator than what it is about to yield; that is still kept."""
+        self._stopping.set()
+
+    def learn(self, given: object) -> None:
+        """Add an example, or replace the one of the same input; from any thread, and durable when this returns.
+
+        Raises ``DataFormatError`` where ``given`` is none, or of another kind than those that are there.
+        """
+        example = one_example(given, self._image_size)
+        if self._first is not None:
+            joined(self._first, example)
+        self._learnt.append(example)
+        self._first = self._first or example
+
+    def refresh(self) -> None:
+        """Read what is new. Raises what the constructor raises, and then leaves everything as it was."""
+        if self._failure is not None:
+            raise self._failure
+        version = (self._source.version(), self._learnt.size_bytes)
+        if version == self._read_version and version[0] is not None:
+            return
+        examples = self._all()
+        if examples is not None:
+            self._split(examples)
+        self._read_version = version
+
+    def _all(self) -> Examples | None:
+        owned, learnt = self._source.read(), self._learnt.read()
+        if learnt is None:
+            return owned
+        learnt = _latest(learnt, self._seed)
+        if owned is None:
+            return learnt
+        replaced = {*example_keys(learnt, self._seed)}
+        kept = [place for place, key in enumerate(example_keys(owned, self._seed)) if key not in replaced]
+        try:
+            return joined(owned.take(kept), learnt)
+        except DataFormatError as error:
+            file = self._folder / "learnt.jsonl"
+            raise DataFormatError(f"{file} was learnt from other examples ({error}); move it away") from error
+
+    def _split(self, examples: Examples) -> None:
+        is_held_out, exceptions = decide(example_keys(examples, self._seed), self._share, self._exceptions)
+        if exceptions != self._exceptions:
+            file = self._folder / "split.json"
+            with disk_errors(file):
+                write_durably(file, msgspec.json.encode(exceptions))
+            self._exceptions = exceptions
+        training, self.held_out = divide(examples, is_held_out)
+        self.training_file = write_examples(self._folder / "examples", training) if len(training) else None
+        self._first = examples.take([0])
+
+    def _forget_replaced(self) -> None:
+        """An iterator that begins anew after every start must not make the file grow for ever."""
+        learnt = self._learnt.read()
+        if learnt is not None and len(latest := _latest(learnt, self._seed)) < len(learnt):
+            self._learnt.replace(latest)
+
+    def _drain(self, coming: Iterator[object]) -> None:
+        for number, given in enumerate(coming, start=1):
+            try:
+                self.learn(given)
+            except DataFormatError:  # its words would put the example into the log
+                _log.warning("item %d of the examples is no example, or of another kind, and is left out", number)
+            except StorageError as error:
+                self._failure = error
+                return
+            if self._stopping.is_set():
+                return
+
+
+def _latest(examples: Examples, seed: int) -> Examples:
+    """The last example of each input, in order."""
+    places = {key: place for place, key in enumerate(example_keys(examples, seed))}
+    return examples.take(sorted(places.values()))
+
+
+def _read_exceptions(file: Path) -> Exceptions | None:
+    try:
+        with disk_errors(file):
+            return msgspec.json.decode(file.read_bytes(), type=Exceptions) if file.exists() else None
+    except msgspec.DecodeError as error:
+        raise StorageError(f"{file} cannot be read ({error}); remove it, and the split is decided anew") from error

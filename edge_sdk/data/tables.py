@@ -1,0 +1,134 @@
+"""Tables of other libraries, told by their shape so that none has to be installed: pandas, Hugging Face, pyarrow.
+
+Integers that stand for class names become the names where the table knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edge_sdk.data.examples import Examples
+from edge_sdk.data.images import IMAGE_SIZE
+from edge_sdk.data.rows import Row, examples_of_rows, format_of
+from edge_sdk.errors import ConfigurationError, DataFormatError
+
+_OTHER_NAMES = {"tags": "ner_tags"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is called what, ``rows`` with the given columns alone, and the classes of columns of integers."""
+
+    columns: tuple[str, ...]
+    rows: Callable[[Sequence[str]], Iterable[Row]]
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def as_table(owned: Any) -> Table | None:  # noqa: ANN401 - whatever an application has
+    """``owned`` as a table, ``None`` where it is none that is known."""
+    if hasattr(owned, "itertuples") and hasattr(owned, "columns"):  # pandas
+        return Table(tuple(map(str, owned.columns)), lambda columns: _pandas_rows(owned, columns))
+    if hasattr(owned, "select_columns") and owned.features is not None:  # Hugging Face
+        features = owned.features
+        classes = {name: _class_names(feature) for name, feature in features.items()}
+        return Table(tuple(features), lambda columns: owned.select_columns(columns).with_format(None), classes)
+    if hasattr(owned, "to_batches") and hasattr(owned, "column_names"):  # pyarrow
+        classes = _stored_classes(owned.schema.metadata)
+        return Table(
+            tuple(owned.column_names), lambda columns: _arrow_rows(owned.select(columns).to_batches()), classes
+        )
+    return None
+
+
+def examples_of_table(place: str, table: Table, *, image_size: int = IMAGE_SIZE) -> Examples | None:
+    """The examples in ``table``, ``None`` where it has no row; ``DataFormatError`` where its columns are others."""
+    found = {name: _column(name, table.columns) for name in (*table.columns, *_OTHER_NAMES)}
+    form = format_of(dict.fromkeys(name for name, column in found.items() if column in table.columns), place)
+    chosen = {name: found[name] for name in form.columns}
+    rows = (
+        {name: _named(row[column], table.classes.get(column)) for name, column in chosen.items()}
+        for row in table.rows([*chosen.values()])
+    )
+    return examples_of_rows(place, rows, form, image_size=image_size)
+
+
+def read_parquet(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
+    """The examples in a Parquet file, a part of it at a time.
+
+    Raises ``DataFormatError`` where there are none, ``ConfigurationError`` without pyarrow.
+    """
+    try:
+        from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415 - only who has such files needs it
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{path} needs pyarrow, which is not installed: pip install 'raffm-edge[parquet]'"
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            classes = _stored_classes(schema.metadata)
+            table = Table(tuple(schema.names), lambda names: _arrow_rows(file.iter_batches(columns=names)), classes)
+            examples = examples_of_table(str(path), table, image_size=image_size)
+    except ArrowInvalid as error:
+        raise DataFormatError(f"{path} cannot be read as Parquet ({error}); write it again") from error
+    if examples is None:
+        raise DataFormatError(f"{path} has no examples; it needs at least one row")
+    return examples
+
+
+def _column(name: str, columns: Sequence[str]) -> str:
+    return name if name in columns else _OTHER_NAMES.get(name, name)
+
+
+def _pandas_rows(frame: Any, columns: Sequence[str]) -> Iterator[Row]:  # noqa: ANN401
+    for values in zip(*(frame[column].tolist() for column in columns), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _arrow_rows(batches: Iterable[Any]) -> Iterator[Row]:
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _class_names(feature: Any) -> Sequence[str]:  # noqa: ANN401
+    """Of a ClassLabel, or of a list of them; none of anything else."""
+    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ()
+
+
+class _Feature(msgspec.Struct, frozen=True):
+    names: tuple[str, ...] = ()
+    feature: _Feature | None = None
+
+
+class _Info(msgspec.Struct, frozen=True):
+    features: dict[str, _Feature] = msgspec.field(default_factory=dict)
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    info: _Info = _Info()
+
+
+def _stored_classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:
+    """The class names that Hugging Face keeps in the metadata of its Arrow and Parquet files."""
+    with suppress(msgspec.DecodeError):  # another library's idea of that key
+        stored = msgspec.json.decode((metadata or {}).get(b"huggingface", b"{}"), type=_Stored)
+        return {name: _class_names(feature) for name, feature in stored.info.features.items()}
+    return {}
+
+
+def _named(value: object, classes: Sequence[str] | None) -> object:
+    """A class's name for its number, ``None`` for a number that is no class's: unlabelled rows are often -1."""
+    if not classes:
+        return value
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_named(entry, classes) for entry in value]
+    if isinstance(value, int | np.integer):
+        return classes[int(value)] if 0 <= value < len(classes) else None
+    return value
