@@ -35,7 +35,7 @@ def as_table(owned: Any) -> Table | None:  # noqa: ANN401 - whatever an applicat
     """``owned`` as a table, ``None`` where it is none that is known."""
     if hasattr(owned, "itertuples") and hasattr(owned, "columns"):  # pandas
         return Table(tuple(map(str, owned.columns)), lambda columns: _pandas_rows(owned, columns))
-    if hasattr(owned, "select_columns") and owned.features is not None:  # Hugging Face
+    if hasattr(owned, "select_columns") and isinstance(getattr(owned, "features", None), Mapping):  # Hugging Face
         features = owned.features
         classes = {name: _class_names(feature) for name, feature in features.items()}
         return Table(tuple(features), lambda columns: owned.select_columns(columns).with_format(None), classes)

@@ -77,7 +77,7 @@ def test_engine_measures_and_predicts_windows(tmp_path: Path) -> None:
     assert engine.measure(ArrayExamples(windows, (0, 1, 0))).accuracy == pytest.approx(2 / 3)
     with pytest.raises(ModelFormatError, match="not for texts"):
         engine.predict(["good"])
-    with pytest.raises(DataFormatError, match="windows of 5 x 2 .* a model of 4 x 2"):
+    with pytest.raises(DataFormatError, match=r"windows of 5 x 2 .* a model of 4 x 2"):
         engine.predict_arrays(np.zeros((1, 5, 2), dtype=np.float32))
 
 

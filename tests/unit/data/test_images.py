@@ -1,0 +1,107 @@
+"""Pictures become small arrays, one by one, and fit a model's size when they are encoded."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_sdk.data import ArrayExamples, read_examples
+from edge_sdk.data.batches import encode_examples
+from edge_sdk.data.images import small_image
+from edge_sdk.data.owned import source_of
+from edge_sdk.errors import DataFormatError
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One wide and one high picture a label: the middle is coloured, the rest is black."""
+    for label, colour in (("cat", RED), ("dog", BLUE)):
+        (tmp_path / label).mkdir()
+        for name, size in (("a.png", (90, 30)), ("b.jpg", (30, 90)), ("notes.txt", None)):
+            if size is None:
+                (tmp_path / label / name).write_text("no picture")
+                continue
+            picture = Image.new("RGB", size)
+            picture.paste(colour, ((size[0] - 30) // 2, (size[1] - 30) // 2, (size[0] + 30) // 2, (size[1] + 30) // 2))
+            picture.save(tmp_path / label / name, quality=95)
+    return tmp_path
+
+
+def test_folder_of_pictures_is_cut_to_the_middle_and_made_small(folder: Path) -> None:
+    found = read_examples(folder, 10)
+    assert isinstance(found, ArrayExamples)
+    assert (found.values.dtype, found.values.shape) == (np.uint8, (4, 10, 10, 3))
+    assert found.labels == ("cat", "cat", "dog", "dog")
+    for image, colour in zip(found.values, (RED, RED, BLUE, BLUE), strict=True):
+        assert np.abs(image.astype(int) - colour).max() < 40  # JPEG is not exact
+    assert read_examples(folder).values.shape == (4, 224, 224, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_larger_images_are_made_to_fit_the_model(folder: Path, channels: int, height: int, width: int) -> None:
+    examples = read_examples(folder, 16)
+    shape = (channels, height, width)
+    data = encode_examples(examples, ("cat", "dog"), input_shape=shape)
+    pixels = data.batch_of(np.arange(4)).inputs["pixel_values"]
+    assert (pixels.shape, pixels.dtype) == ((4, *shape), np.float32)
+    assert pixels[0, 0].mean() > 0.3 if channels == 3 else pixels[0].mean() < 0
+
+
+def test_images_of_one_channel_keep_to_it() -> None:
+    gray = ArrayExamples(np.full((1, 8, 8, 1), 255, dtype=np.uint8), ("cat",))
+    data = encode_examples(gray, ("cat", "dog"), input_shape=(1, 4, 4))
+    np.testing.assert_allclose(data.batch_of(np.array([0])).inputs["pixel_values"], np.ones((1, 1, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "complaint"),
+    [
+        (3, (3, 16, 16), "images of 3 x 8 x 8 .* smaller than the model's 3 x 16 x 16; keep larger ones: image_size"),
+        (2, (2, 4, 4), "images of 2 x 8 x 8 .* do not fit the model's 2 x 4 x 4"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_with_both_sizes(
+    channels: int, shape: tuple[int, int, int], complaint: str
+) -> None:
+    images = ArrayExamples(np.zeros((1, 8, 8, channels), dtype=np.uint8), ("cat",))
+    with pytest.raises(DataFormatError, match=complaint):
+        encode_examples(images, ("cat",), input_shape=shape)
+
+
+def test_only_one_picture_is_held_at_its_full_size(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 256, (800, 800, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "cat" / f"{number}.bmp")
+    small_image(tmp_path / "cat" / "0.bmp", 8, "")  # Pillow's own modules
+    tracemalloc.start()
+    try:
+        read_examples(tmp_path, 8)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * 800 * 800 * 3
+
+
+def test_folder_that_changes_has_another_version(folder: Path) -> None:
+    source = source_of(folder, 4)
+    before = source.version()
+    Image.new("RGB", (5, 5)).save(folder / "cat" / "c.png")
+    assert source.version() != before
+    assert len(source.read()) == 5
+
+
+def test_folders_that_hold_no_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="has no pictures; it needs one folder a label"):
+        read_examples(tmp_path)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    with pytest.raises(DataFormatError, match=r"a\.jpg has a picture that cannot be read"):
+        read_examples(tmp_path)

@@ -1,0 +1,223 @@
+"""A device's examples while they grow: learnt, drained, read anew, and the same after a restart or a torn write."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_sdk.data import ArrayExamples, Examples, TaggedExamples, TextExamples, read_examples
+from edge_sdk.data.owned import Owned
+from edge_sdk.data.store import ExampleStore
+from edge_sdk.errors import DataFormatError, StorageError
+
+MAIL = [(f"mail {number}", "spam" if number % 2 else "ham") for number in range(40)]
+
+
+def store_of(owned: Owned, folder: Path, share: float = 0.2) -> ExampleStore:
+    return ExampleStore(owned, folder, share=share, seed=1)
+
+
+def pairs(examples: Examples | None) -> dict[str, str]:
+    if examples is None:
+        return {}
+    assert isinstance(examples, TextExamples)
+    return dict(zip(examples.texts, examples.labels, strict=True))
+
+
+def trained_on(store: ExampleStore) -> dict[str, str]:
+    return {} if store.training_file is None else pairs(read_examples(store.training_file))
+
+
+def everything(store: ExampleStore) -> dict[str, str]:
+    store.refresh()
+    return trained_on(store) | pairs(store.held_out)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_list_that_grows_is_read_anew_and_splits_the_same(tmp_path: Path) -> None:
+    mail = MAIL[:3]
+    store, held_out = store_of(mail, tmp_path), dict[str, str]()
+    for number in range(3, 40):
+        mail.append(MAIL[number])
+        assert everything(store) == dict(mail)
+        assert held_out.items() <= pairs(store.held_out).items()
+        held_out = pairs(store.held_out)
+    again = store_of(list(reversed(mail)), tmp_path)
+    assert pairs(again.held_out) == held_out
+
+
+def test_nothing_yet_is_no_error(tmp_path: Path) -> None:
+    mail: list[tuple[str, str]] = []
+    store = store_of(mail, tmp_path)
+    assert (store.training_file, store.held_out) == (None, None)
+    mail.append(MAIL[0])
+    assert everything(store) == dict(mail)
+
+
+def test_learnt_example_is_kept_and_a_correction_replaces(tmp_path: Path) -> None:
+    store = store_of(MAIL, tmp_path)
+    held_out = next(iter(pairs(store.held_out)))
+    for text in ("new", "mail 3", held_out):
+        store.learn((text, "corrected"))
+    store.learn(("new", "corrected twice"))
+    again = store_of(MAIL, tmp_path)
+    for each in (store, again):
+        assert everything(each) == dict(MAIL) | {"mail 3": "corrected", held_out: "corrected", "new": "corrected twice"}
+        assert pairs(each.held_out)[held_out] == "corrected"
+        assert held_out not in trained_on(each)
+
+
+def test_learning_alone_needs_no_other_examples(tmp_path: Path) -> None:
+    store = store_of((), tmp_path)
+    store.learn((("New", "York"), ("PLACE", "PLACE")))
+    store.refresh()
+    assert store.training_file is not None
+    assert read_examples(store.training_file) == TaggedExamples((("New", "York"),), (("PLACE", "PLACE"),))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_arrays_are_learnt_exactly(tmp_path: Path, dtype: type[np.generic]) -> None:
+    shape = (6, 4, 3) if dtype is np.float32 else (6, 4, 4, 3)
+    values = (np.random.default_rng(0).random(shape) * 255).astype(dtype)
+    store = store_of((), tmp_path, share=0.0)
+    for number, value in enumerate(values):
+        store.learn((value, f"class {number}"))
+    store.refresh()
+    assert store.training_file is not None
+    found = read_examples(store.training_file)
+    assert isinstance(found, ArrayExamples)
+    np.testing.assert_array_equal(found.values, values)
+    assert (found.values.dtype, found.labels[5]) == (dtype, "class 5")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (("a", 0.5), "the example row 1 needs a text and a label"),
+        ("a text alone", "PlainTexts cannot be added to TextExamples"),
+        ((np.zeros((4, 3)), "x"), "ArrayExamples cannot be added to TextExamples"),
+    ],
+)
+def test_what_is_no_example_of_the_kind_is_not_learnt(tmp_path: Path, given: object, complaint: str) -> None:
+    store = store_of(MAIL, tmp_path)
+    with pytest.raises(DataFormatError, match=complaint):
+        store.learn(given)
+    assert everything(store) == dict(MAIL)
+
+
+def test_window_of_another_shape_is_not_learnt(tmp_path: Path) -> None:
+    store = store_of((np.zeros((4, 8, 2)), np.array(["x"] * 4)), tmp_path)
+    with pytest.raises(DataFormatError, match=r"float32 \(9, 2\) cannot be added to float32 \(8, 2\)"):
+        store.learn((np.zeros((9, 2)), "x"))
+    with pytest.raises(DataFormatError, match="labels are names here and numbers there"):
+        store.learn((np.zeros((8, 2)), 1))
+
+
+def test_half_written_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
+    store = store_of((), tmp_path)
+    store.learn(MAIL[0])
+    with (tmp_path / "learnt.jsonl").open("ab") as file:
+        file.write(b'{"text": "torn')
+    again = store_of((), tmp_path)
+    again.learn(MAIL[1])
+    assert everything(again) == dict(MAIL[:2])
+
+
+def test_iterator_is_drained_as_it_yields_and_kept_for_a_restart(tmp_path: Path) -> None:
+    more = threading.Event()
+
+    def mail() -> Iterator[object]:
+        yield from MAIL[:5]
+        more.wait(5)
+        yield MAIL[5]
+
+    store = store_of(mail(), tmp_path)
+    assert store.training_file is None
+    store.start()
+    eventually(lambda: everything(store) == dict(MAIL[:5]))
+    more.set()
+    eventually(lambda: everything(store) == dict(MAIL[:6]))
+    store.stop()
+    assert everything(store_of(iter(()), tmp_path)) == dict(MAIL[:6])
+
+
+def test_iterator_that_begins_anew_after_each_start_takes_no_more_disk(tmp_path: Path) -> None:
+    sizes = []
+    for _ in range(4):
+        store = store_of(iter(MAIL), tmp_path)
+        store.start()
+        eventually(lambda store=store: everything(store) == dict(MAIL) and not _is_draining())
+        sizes.append((tmp_path / "learnt.jsonl").stat().st_size)
+    assert sizes[-1] <= 2 * sizes[0]
+
+
+def test_item_that_is_no_example_is_left_out_without_its_words_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(iter([MAIL[0], ("secret words", None), MAIL[1]]), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        store.start()
+        eventually(lambda: everything(store) == dict(MAIL[:2]))
+    assert "item 2 of the examples" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_disk_that_refuses_while_draining_is_told_at_the_next_refresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(iter(MAIL), tmp_path)
+
+    def refuse(_: object) -> None:
+        raise StorageError("the disk refuses")
+
+    monkeypatch.setattr(store, "learn", refuse)
+    store.start()
+    eventually(lambda: not _is_draining())
+    with pytest.raises(StorageError, match="the disk refuses"):
+        store.refresh()
+
+
+def test_file_is_read_again_only_once_it_has_changed(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\na,x\nb,y\n")
+    store = store_of(data, tmp_path)
+    written = store.training_file
+    assert written is not None
+    written.unlink()
+    store.refresh()
+    assert not written.exists()
+    data.write_text("text,label\na,x\nb,y\nc,z\n")
+    assert everything(store) == {"a": "x", "b": "y", "c": "z"}
+    data.write_text("text,label\nd\n")
+    with pytest.raises(DataFormatError, match="row 1 needs"):
+        store.refresh()
+    assert trained_on(store) | pairs(store.held_out) == {"a": "x", "b": "y", "c": "z"}
+
+
+def test_what_was_learnt_from_other_examples_is_named(tmp_path: Path) -> None:
+    store_of((), tmp_path).learn("a text alone")
+    with pytest.raises(DataFormatError, match=r"learnt\.jsonl was learnt from other examples .* move it away"):
+        store_of(MAIL, tmp_path)
+
+
+def test_damaged_split_is_not_decided_anew_silently(tmp_path: Path) -> None:
+    store_of(MAIL[:2], tmp_path)
+    (tmp_path / "split.json").write_bytes(b"{")
+    with pytest.raises(StorageError, match=r"split\.json cannot be read"):
+        store_of(MAIL[:2], tmp_path)
+
+
+def _is_draining() -> bool:
+    return any(thread.name == "examples" for thread in threading.enumerate())
