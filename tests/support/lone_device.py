@@ -1,0 +1,190 @@
+"""One agent on a broker in memory, with a coordinator that follows a script: one offer, one receipt, one release.
+
+The agent, its training process, the codec, the blob exchange and the outbox are the real ones; every payload is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_sdk.config import AgentConfig
+from edge_sdk.data.owned import Owned
+from edge_sdk.elastic.submodel import TrainablePart
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    BlobGone,
+    Chunk,
+    ChunkRequest,
+    CoordinatorMessage,
+    DeviceMessage,
+    Hello,
+    Offer,
+    Part,
+    Ready,
+    Receipt,
+    Release,
+    UpdateReady,
+    Verdict,
+    decode_from_device,
+    encode,
+)
+from edge_sdk.protocol.signing import ReleaseManifest, Role, sign
+from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters
+from edge_sdk.supervisor import Supervisor
+from edge_sdk.transport.base import Incoming
+from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.exchange import BlobExchange, Fetched
+from edge_sdk.transport.memory import MemoryHub, MemoryTransport
+from tests.support import logistic_graph
+from tests.support.logistic_graph import LABELS, inference_model, parameters, tokenizer_json
+
+DEVICE, TASK = "lone", "task"
+_PATIENCE_S = 60.0
+
+
+class RecordingHub(MemoryHub):
+    """A broker that keeps what passes through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.payloads: list[bytes] = []
+
+    def route(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        self.payloads.append(payload)
+        super().route(topic, payload, retain=retain)
+
+
+class LoneDevice:
+    """An agent with ``examples`` in ``folder``; it runs while the context is open.
+
+    ``said`` is everything that it said, decoded. ``releases_first`` sends the release before any training.
+    """
+
+    def __init__(
+        self, folder: Path, examples: Owned, *, labels: tuple[str, ...] = LABELS, releases_first: bool = False
+    ) -> None:
+        self.said: list[DeviceMessage] = []
+        self.hub = RecordingHub()
+        self._labels, self._releases_first = labels, releases_first
+        self._blobs = BlobFolder(folder / "coordinator")
+        self._key = Ed25519PrivateKey.generate()
+        (folder / "release.pub").write_text(self._key.public_key().public_bytes_raw().hex())
+        self.offer = self._make_offer(folder)
+        self.release = self._make_release()
+        self.state_dir = folder / "device"
+        config = AgentConfig(
+            device=DEVICE,
+            broker="",
+            state_dir=self.state_dir,
+            release_key=folder / "release.pub",
+            held_out_share=0.3,
+            ready_interval_s=0.2,
+        )
+        self.supervisor = Supervisor(config, examples, make_transport=self._transport)
+        self._link = MemoryTransport(self.hub, coordinator_filters("default"))
+        self._exchange = BlobExchange(self._blobs, lambda _, message: self.send(message))
+        self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
+
+    def __enter__(self) -> LoneDevice:  # noqa: PYI034 - Self needs Python 3.11
+        self._link.connect()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.supervisor.stop()
+        self._thread.join(_PATIENCE_S)
+        self._exchange.close()
+        assert not self._thread.is_alive()
+
+    def run_until(self, holds: Callable[[], object], patience_s: float = _PATIENCE_S) -> None:
+        """Play the coordinator until ``holds()``."""
+        deadline_s = time.monotonic() + patience_s
+        while not holds():
+            assert time.monotonic() < deadline_s, self.said
+            delivery = self._link.receive(0.05)
+            if isinstance(delivery, Incoming):
+                self._answer(decode_from_device(delivery.payload))
+
+    def run_for(self, seconds: float) -> None:
+        """Play the coordinator for a while."""
+        end_s = time.monotonic() + seconds
+        self.run_until(lambda: time.monotonic() >= end_s)
+
+    def heard(self, kind: type[DeviceMessage]) -> list[DeviceMessage]:
+        """All messages of this kind so far."""
+        return [message for message in self.said if isinstance(message, kind)]
+
+    def send(self, message: CoordinatorMessage) -> None:
+        """To the device."""
+        is_chunk = isinstance(message, Chunk)
+        channel = Channel.CHUNK_DOWN if is_chunk else Channel.DOWN
+        self._link.publish(str(Topic("default", DEVICE, channel)), encode(message))
+
+    def _answer(self, message: DeviceMessage) -> None:
+        self.said.append(message)
+        match message:
+            case ChunkRequest() | Chunk() | BlobGone():
+                outcomes = self._exchange.handle(DEVICE, message, time.monotonic())
+                if any(isinstance(outcome, Fetched) for outcome in outcomes):
+                    self._settle()
+            case Hello() if self._releases_first:
+                self.send(self.release)
+            case Ready() if not self.heard(UpdateReady):
+                self.send(self.offer)
+            case UpdateReady(update=update):
+                self._exchange.fetch(DEVICE, update.digest, update.size_bytes, time.monotonic())
+
+    def _settle(self) -> None:
+        """The update has come whole."""
+        update = self.heard(UpdateReady)[-1]
+        assert isinstance(update, UpdateReady)
+        self.send(Receipt(update_id=update.update_id, verdict=Verdict.ACCEPTED))
+        self.send(self.release)
+
+    def _make_offer(self, folder: Path) -> Offer:
+        (folder / "job").mkdir()
+        job = logistic_graph.training_job(folder / "job")
+        parts = {
+            Part.WEIGHTS: job.weights,
+            Part.FROZEN: job.frozen,
+            Part.TRAINING_GRAPH: job.graph,
+            Part.TOKENIZER: job.tokenizer,
+        }
+        return Offer(
+            task=TASK,
+            round=1,
+            base_version="a" * 64,
+            architecture=job.architecture,
+            submodel=job.submodel,
+            part=TrainablePart.NO_EMBEDDINGS,
+            labels=self._labels,
+            recipe=job.recipe,
+            deadline_s=60.0,
+            predicted_memory_bytes=1,
+            manifest=tuple(self._entry(part, Path(path).read_bytes()) for part, path in parts.items()),
+        )
+
+    def _make_release(self) -> Release:
+        model = inference_model(parameters(1)).SerializeToString()
+        manifest = ReleaseManifest(
+            release=1,
+            fleet="default",
+            device=DEVICE,
+            task=TASK,
+            submodel=self.offer.submodel,
+            labels=self._labels,
+            max_tokens=16,
+            manifest=(self._entry(Part.INFERENCE_MODEL, model), self._entry(Part.TOKENIZER, tokenizer_json())),
+        )
+        return Release(envelope=sign(self._key, Role.RELEASE, manifest))
+
+    def _entry(self, part: Part, data: bytes) -> BlobEntry:
+        return BlobEntry(part=part, digest=self._blobs.put_bytes(data), size_bytes=len(data))
+
+    def _transport(self, config: AgentConfig, _: int) -> MemoryTransport:
+        return MemoryTransport(self.hub, device_filters(config.fleet, config.device))
