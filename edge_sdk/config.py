@@ -52,7 +52,6 @@ class AgentConfig:
     ready_interval_s: float = 10.0
     resend_first_s: float = 2.0
     resend_most_s: float = 60.0
-    stop_grace_s: float = 2.0
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")

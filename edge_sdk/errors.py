@@ -20,13 +20,16 @@
     ├── TrainingMemoryError               7   training needed more memory than its limit
     ├── TrainingError                     7   training failed for another reason
     ├── DeadlineError                     8   what was waited for did not come in time
-    └── UnfitDeviceError                  9   an agent cannot run here
+    ├── UnfitDeviceError                  9   an agent cannot run here
+    └── ServiceManagerError              10   no systemd runs here, or it refuses
 
 Each message is one line: what is wrong, the value, what to do. A command ends with the class's ``exit_code``.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -143,3 +146,16 @@ class DeadlineError(RaffmError):
     """What was waited for did not happen in time."""
 
     exit_code = 8
+
+
+class ServiceManagerError(RaffmError):
+    """There is no systemd to run a service, or it refuses."""
+
+    exit_code = 10
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a message about a word that is not ``known``: the nearest of them, else all, or ``otherwise``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {close[0]}?" if close else otherwise or f"known are {', '.join(names)}"

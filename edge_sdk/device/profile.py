@@ -8,7 +8,6 @@ what each field means.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import re
 import sys
 from importlib.resources import files
@@ -17,7 +16,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edge_sdk.errors import ConfigurationError, UnknownProfileError
+from edge_sdk.errors import ConfigurationError, UnknownProfileError, did_you_mean
 from edge_sdk.protocol.messages import Name, Positive
 
 if sys.version_info >= (3, 11):
@@ -98,8 +97,7 @@ def load_profile(name_or_path: str) -> DeviceProfile:
         return _parse(name_or_path, path.read_bytes())
     names = profile_names()
     if name_or_path not in names:
-        close = difflib.get_close_matches(name_or_path, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else "list them with: edge-agent profile --list"
+        hint = did_you_mean(name_or_path, names, otherwise="list them with: edge-agent profile --list")
         raise UnknownProfileError(f"device profile {name_or_path!r} is unknown; {hint}")
     return _parse(name_or_path, files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes())
 

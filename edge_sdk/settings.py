@@ -1,0 +1,206 @@
+"""An agent's settings from a file, from the environment and from a command's options, each stronger than the last.
+
+    device = "pi-5"                                 # agent.toml
+    RAFFM_EDGE_POLICY_CHARGING_ONLY=true            # the environment: a field of [policy]
+    edge-agent run --config agent.toml --seed 7     # an option
+
+The keys are the fields of :class:`edge_sdk.config.AgentConfig`, with ``data`` (the file of examples) beside them and
+``password_file`` in the place of the password: no secret stands in a file of settings. The fields of its policy stand
+under ``[policy]``. A field that is added to either is a key from then on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from edge_sdk.config import AgentConfig, default_state_dir
+from edge_sdk.errors import ConfigurationError, did_you_mean
+from edge_sdk.settings_help import ABOUT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENVIRONMENT_PREFIX = "RAFFM_EDGE_"
+CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
+_LISTS = {tuple, list, set, frozenset}
+_Values = dict[str, Any]  # by key; a field of the policy has the key policy.<field>
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """An agent, and the file of its examples."""
+
+    config: AgentConfig
+    data: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a file of settings: its type, what holds where it is not given, and what it means.
+
+    ``default`` is ``MISSING`` for a key that has to be given.
+    """
+
+    type: Any
+    default: Any
+    about: str = ""
+
+
+@cache
+def keys() -> dict[str, Key]:
+    """Every key, those that have to be given first, those of the policy last."""
+    found = {"data": Key(Path, MISSING), **_keys_of(AgentConfig), "password_file": Key(Path | None, None)}
+    del found["password"]
+    found["state_dir"] = Key(Path | None, None)
+    rank = {name: ("." in name, key.default is not MISSING) for name, key in found.items()}
+    named = {name: Key(key.type, key.default, ABOUT.get(name, "")) for name, key in found.items()}
+    return dict(sorted(named.items(), key=lambda item: rank[item[0]]))
+
+
+def load_settings(file: Path | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
+    """Settings from all three places; an option that is ``None`` was not given.
+
+    A relative path in the file counts from the file's folder. Raises ``ConfigurationError``, naming the key.
+    """
+    given = {} if file is None else read_file(file)
+    given |= from_environment(environment)
+    given |= {key: value for key, value in options.items() if value is not None}
+    for name, key in keys().items():
+        if key.default is MISSING and name not in given:
+            raise ConfigurationError(
+                f"{name} is not given: use --{name}, {_variable(name)}, or {name} = … in a file for --config"
+            )
+    return _settings(given)
+
+
+def read_file(path: Path) -> _Values:
+    """The values in a TOML file, by key. Raises ``ConfigurationError``."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); `edge-agent config` shows one") from error
+    values = dict(_flat(table))
+    _refuse_unknown(values, str(path))
+    return {name: _typed(value, name, f"{path}: {name}", path.parent) for name, value in values.items()}
+
+
+def from_environment(environment: Mapping[str, str]) -> _Values:
+    """The values in ``RAFFM_EDGE_…``, by key; lists have commas, and an empty one is not given.
+
+    Raises ``ConfigurationError``, also for a variable of that prefix that is no key.
+    """
+    known = {_variable(name): name for name in keys()}
+    given = {name: text for name, text in environment.items() if name.startswith(ENVIRONMENT_PREFIX) and text}
+    given.pop(CONFIG_VARIABLE, None)
+    for variable in given:
+        if variable not in known:
+            raise ConfigurationError(f"{variable} in the environment is unknown; {did_you_mean(variable, known)}")
+    return {known[name]: _typed(_listed(text, known[name]), known[name], name) for name, text in given.items()}
+
+
+def example_file() -> str:
+    """A file of settings with every key, each with what it means; all are comments, and show what holds without."""
+    lines = ["# Settings of edge-agent. The first three have to be given; the others show what holds without them."]
+    for name, key in keys().items():
+        table, _, short = name.rpartition(".")
+        lines += ["", f"[{table}]"] if table and f"[{table}]" not in lines else [""]
+        lines += [f"# {key.about}"] if key.about else []
+        lines += [f"#{short} = {_as_toml(key.default)}".rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def read_secret(path: Path) -> str:
+    """What is in a password file, without the white space around it. Raises ``ConfigurationError``."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"password file {path} cannot be read: {error.strerror}") from error
+
+
+def _keys_of(kind: Any, prefix: str = "") -> dict[str, Key]:  # noqa: ANN401 - any dataclass
+    hints = get_type_hints(kind, include_extras=True)
+    found: dict[str, Key] = {}
+    for each in fields(kind):
+        if is_dataclass(hints[each.name]):
+            found |= _keys_of(hints[each.name], f"{prefix}{each.name}.")
+        else:
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            found[prefix + each.name] = Key(hints[each.name], default)
+    return found
+
+
+def _settings(values: _Values) -> Settings:
+    data, secret = values.pop("data"), values.pop("password_file", None)
+    policy = {name.removeprefix("policy."): values.pop(name) for name in list(values) if name.startswith("policy.")}
+    policy_type = get_type_hints(AgentConfig)["policy"]
+    values["state_dir"] = values.get("state_dir") or default_state_dir(values["device"])
+    password = None if secret is None else read_secret(secret)
+    return Settings(AgentConfig(**values, policy=policy_type(**policy), password=password), data)
+
+
+def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict) and name in _tables():
+            yield from ((f"{name}.{short}", inner) for short, inner in value.items())
+        else:
+            yield name, value
+
+
+def _tables() -> set[str]:
+    return {name.partition(".")[0] for name in keys() if "." in name}
+
+
+def _refuse_unknown(values: _Values, source: str) -> None:
+    known = {*keys(), *_tables()}
+    for name, value in values.items():
+        if name in _tables():
+            raise ConfigurationError(f"{source}: {name} = {value!r} is wrong: it is a table, [{name}]")
+        if name == "password":
+            raise ConfigurationError(f"{source}: password may not stand in it; write it to a file: password_file = …")
+        if name not in known:
+            raise ConfigurationError(f"{source}: {name} is unknown; {did_you_mean(name, known)}")
+
+
+def _typed(value: object, name: str, source: str, folder: Path | None = None) -> Any:  # noqa: ANN401 - the key's type
+    """``value`` as the key's type; text from the environment (``folder`` is ``None``) may stand for a number."""
+    if name == "profile" and folder is not None and str(value).endswith(".toml"):
+        value = str(folder / str(value))
+    try:
+        return msgspec.convert(value, keys()[name].type, strict=folder is not None, dec_hook=_path_in(folder or Path()))
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{source} = {value!r} is wrong: {error}") from error
+
+
+def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a type that it does not know
+    def path(kind: type, value: Any) -> Path:  # noqa: ANN401
+        if kind is not Path or not isinstance(value, str):
+            raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+        return folder / Path(value).expanduser()
+
+    return path
+
+
+def _listed(text: str, name: str) -> str | list[str]:
+    kind = keys()[name].type
+    is_list = any(get_origin(part) in _LISTS for part in (kind, *get_args(kind)))
+    return [part.strip() for part in text.split(",")] if is_list else text
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.replace(".", "_").upper()
+
+
+def _as_toml(value: object) -> str:
+    """A default as TOML writes it, which for texts, numbers and lists is as JSON does; ``None`` is nothing in TOML."""
+    return "" if value is None or value is MISSING else msgspec.json.encode(value).decode()

@@ -1,0 +1,28 @@
+"""What each setting of an agent means: said once, for the options of the command and for a file of settings.
+
+Apart from :mod:`edge_sdk.settings`, so that ``--help`` loads nothing for it.
+"""
+
+ABOUT = {
+    "device": "This device's name in the fleet: a-z, 0-9 and '-'.",
+    "broker": "mqtt://host:port, or mqtts://host:port for TLS.",
+    "data": "CSV, JSONL or .npz file of examples; it never leaves the device.",
+    "fleet": "The fleet's name.",
+    "profile": "A name from device_profiles/ or a TOML file; default: measure.",
+    "state_dir": "Where state lives; default: the platform's own folder.",
+    "release_key": "The coordinator's release.pub; none: no releases.",
+    "user": "User name for the broker.",
+    "password_file": "File that holds the password for the broker.",
+    "ca_file": "Certificate authorities for TLS, instead of the system's.",
+    "allow_plaintext": "Allow mqtt:// to another machine.",
+    "runtime": "What trains, onnx or torch; torch has to be installed.",
+    "seed": "Of the held-out split and of the batches.",
+    "held_out_share": "Share of the examples that is never trained on and measures each released model.",
+    "ready_interval_s": "How often the device asks for work, in seconds.",
+    "resend_first_s": "First pause before an update that nobody acknowledged is sent again, in seconds.",
+    "resend_most_s": "Longest such pause, in seconds.",
+    "policy.charging_only": "Train on a charger only.",
+    "policy.battery_floor_share": "Below this share of the battery the device does not train.",
+    "policy.min_disk_free_bytes": "With less free on the disk the device does not train.",
+    "policy.max_temperature_c": "Above this temperature the device does not train, in degrees Celsius.",
+}
