@@ -1,13 +1,14 @@
 """`edge-agent`: the agent as a command.
 
 Exit codes: 0 done, 2 a wrong option or profile, 3 a data file that cannot be used, 4 no broker there, 5 a broken
-contract, 6 the disk refuses, 9 doctor finds that the agent cannot run; see :mod:`edge_sdk.errors`. Ctrl-C ends an agent
-politely, with 0.
+contract, 6 the disk refuses, 9 doctor finds that the agent cannot run, 10 no systemd for a service; see
+:mod:`edge_sdk.errors`. Ctrl-C ends an agent politely, with 0.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -17,95 +18,98 @@ import typer
 
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import RaffmError
+from edge_sdk.service.cli import app as service_app
+from edge_sdk.settings_help import ABOUT
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(service_app, name="service")
 
-Device = Annotated[str, typer.Option(help="This device's name in the fleet: a-z, 0-9 and '-'.")]
-Broker = Annotated[str, typer.Option(help="mqtt://host:port, or mqtts://host:port for TLS.")]
-Profile = Annotated[str | None, typer.Option(help="A name from device_profiles/ or a TOML file; default: measure.")]
-StateDir = Annotated[Path | None, typer.Option(help="Where state lives; default: the platform's own folder.")]
-User = Annotated[str | None, typer.Option(help="User name for the broker.")]
-PasswordFile = Annotated[Path | None, typer.Option(help="File that holds the password for the broker.")]
-CaFile = Annotated[Path | None, typer.Option(help="Certificate authorities for TLS, instead of the system's.")]
-AllowPlaintext = Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RAFFM_EDGE_CONFIG", help="TOML file of settings, as `edge-agent config` prints it; options win over it."
+    ),
+]
+Device = Annotated[str, typer.Option(help=ABOUT["device"])]
+Profile = Annotated[str | None, typer.Option(help=ABOUT["profile"])]
+StateDir = Annotated[Path | None, typer.Option(help=ABOUT["state_dir"])]
+Broker = Annotated[str | None, typer.Option(help=ABOUT["broker"])]
+User = Annotated[str | None, typer.Option(help=ABOUT["user"])]
+PasswordFile = Annotated[Path | None, typer.Option(help=ABOUT["password_file"])]
+AllowPlaintext = Annotated[bool | None, typer.Option(help=ABOUT["allow_plaintext"])]
+CaFile = Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def _policy(words: str, metavar: str | None = None) -> Any:  # noqa: ANN401 - what typer.Option returns
-    """An option whose value :func:`edge_sdk.device.policy.read_policy` reads."""
-    return typer.Option(help=words, metavar=metavar, rich_help_panel="What the owner allows", show_default=False)
+def _rule(name: str, flag: str = "", metavar: str | None = None) -> Any:  # noqa: ANN401 - what typer.Option returns
+    """An option for a field of the policy, its value read with the other settings; without ``flag`` a switch."""
+    switch = name.replace("_", "-")
+    words = ABOUT[f"policy.{name}"]
+    panel = "What the owner allows"
+    return typer.Option(flag or f"--{switch}/--no-{switch}", help=words, metavar=metavar, rich_help_panel=panel)
 
 
 @app.command()
 def run(
-    device: Device,
-    broker: Broker,
-    data: Annotated[
-        Path, typer.Option(help="CSV, JSONL, Parquet or .npz file, or folder of pictures; it never leaves the device.")
-    ],
-    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
+    config: Config = None,
+    device: Annotated[str | None, typer.Option(help=ABOUT["device"])] = None,
+    broker: Broker = None,
+    data: Annotated[Path | None, typer.Option(help=ABOUT["data"])] = None,
+    fleet: Annotated[str | None, typer.Option(help=ABOUT["fleet"])] = None,
     profile: Profile = None,
     state_dir: StateDir = None,
-    release_key: Annotated[Path | None, typer.Option(help="The coordinator's release.pub; none: no releases.")] = None,
+    release_key: Annotated[Path | None, typer.Option(help=ABOUT["release_key"])] = None,
     user: User = None,
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
-    allow_plaintext: AllowPlaintext = False,
-    runtime: Annotated[Runtime, typer.Option(help="What trains; torch has to be installed.")] = Runtime.ONNX,
-    cache_mib: Annotated[int, typer.Option(help="Most disk for blobs, MiB; the running model is beside it.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Of the held-out split and of the batches.")] = 0,
-    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side that pictures are kept with.")] = 224,
-    charging_only: Annotated[bool | None, _policy("Work on the charger only.")] = None,
-    battery_floor: Annotated[str | None, _policy("Least share of the battery, as 0.3; default 0.2.", "SHARE")] = None,
-    idle_only: Annotated[bool | None, _policy("Work while others use at most a quarter of the processor.")] = None,
-    quiet_hours: Annotated[str | None, _policy("Local time in which to do nothing.", "22:00-07:00,…")] = None,
-    unmetered_only: Annotated[bool | None, _policy("Work on links that are known to be unmetered only.")] = None,
-    max_temperature: Annotated[str | None, _policy("Ceiling in °C; default 85.", "C")] = None,
-    daily_energy_wh: Annotated[str | None, _policy("Energy a day for training.", "WH")] = None,
-    training_watts: Annotated[str | None, _policy("What the device draws while it trains.", "W")] = None,
-    daily_mib: Annotated[str | None, _policy("Traffic a day, both ways together.", "MIB")] = None,
+    allow_plaintext: AllowPlaintext = None,
+    runtime: Annotated[Runtime | None, typer.Option(help=ABOUT["runtime"])] = None,
+    cache_mib: Annotated[int | None, typer.Option(help=ABOUT["cache_bytes"], min=1)] = None,
+    image_size: Annotated[int | None, typer.Option(help=ABOUT["image_size"])] = None,
+    seed: Annotated[int | None, typer.Option(help=ABOUT["seed"])] = None,
+    policy_charging_only: Annotated[bool | None, _rule("charging_only")] = None,
+    policy_battery_floor_share: Annotated[str | None, _rule("battery_floor_share", "--battery-floor", "SHARE")] = None,
+    policy_idle_only: Annotated[bool | None, _rule("idle_only")] = None,
+    policy_quiet_hours: Annotated[str | None, _rule("quiet_hours", "--quiet-hours", "22:00-07:00,…")] = None,
+    policy_unmetered_only: Annotated[bool | None, _rule("unmetered_only")] = None,
+    policy_max_temperature_c: Annotated[str | None, _rule("max_temperature_c", "--max-temperature", "C")] = None,
+    policy_daily_energy_wh: Annotated[str | None, _rule("daily_energy_wh", "--daily-energy-wh", "WH")] = None,
+    policy_training_watts: Annotated[str | None, _rule("training_watts", "--training-watts", "W")] = None,
+    policy_daily_mib: Annotated[str | None, _rule("daily_mib", "--daily-mib", "MIB")] = None,
 ) -> None:
-    """Train what the coordinator offers and serve what it releases, until interrupted."""
-    from edge_sdk.config import AgentConfig, default_state_dir
-    from edge_sdk.device.policy import read_policy
+    """Train what the coordinator offers and serve what it releases, until interrupted.
+
+    Every option may stand in a file (--config) or in the environment (RAFFM_EDGE_DEVICE, …) instead; an option wins
+    over the environment, and that over the file.
+    """
+    options = {name.replace("policy_", "policy."): value for name, value in locals().items() if name != "config"}
+    if (most_mib := options.pop("cache_mib")) is not None:
+        options["cache_bytes"] = most_mib << 20
+    from edge_sdk.service.notify import Notifier
+    from edge_sdk.settings import load_settings
     from edge_sdk.supervisor import Supervisor
 
-    policy = read_policy(
-        {
-            "charging_only": charging_only,
-            "battery_floor_share": battery_floor,
-            "idle_only": idle_only,
-            "quiet_hours": quiet_hours,
-            "unmetered_only": unmetered_only,
-            "max_temperature_c": max_temperature,
-            "daily_energy_wh": daily_energy_wh,
-            "training_watts": training_watts,
-            "daily_mib": daily_mib,
-        }
-    )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("edge_sdk").setLevel(logging.INFO)
-    config = AgentConfig(
-        device=device,
-        broker=broker,
-        fleet=fleet,
-        profile=profile,
-        state_dir=state_dir or default_state_dir(device),
-        release_key=release_key,
-        user=user,
-        password=None if password_file is None else _secret(password_file),
-        ca_file=ca_file,
-        allow_plaintext=allow_plaintext,
-        policy=policy,
-        runtime=runtime,
-        cache_bytes=cache_mib << 20,
-        seed=seed,
-        image_size=image_size,
-    )
-    supervisor = Supervisor(config, data)
+    settings = load_settings(config, os.environ, options)
+    notifier = Notifier.of(os.environ)
+    supervisor = Supervisor(settings.config, settings.data, on_tick=notifier.tick)
+
+    def stop(*_: object) -> None:
+        notifier.stopping()
+        supervisor.stop()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: supervisor.stop())
+        signal.signal(number, stop)
     supervisor.run()
+
+
+@app.command("config")
+def show_config() -> None:
+    """Print a file of settings for --config, with what every key means."""
+    from edge_sdk.settings import example_file
+
+    typer.echo(example_file(), nl=False)
 
 
 @app.command("profile")
@@ -142,7 +146,7 @@ def doctor(
     user: User = None,
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
-    allow_plaintext: AllowPlaintext = False,
+    allow_plaintext: AllowPlaintext = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether an agent can run here, what is missing, and what to do. Ends with 9 where it cannot."""
@@ -152,6 +156,7 @@ def doctor(
     from edge_sdk.device.doctor import Patient, examine, require_fit, show
     from edge_sdk.device.doctor import as_json as to_json
     from edge_sdk.device.system import System
+    from edge_sdk.security.secrets import read_secret
 
     patient = Patient(
         System(),
@@ -159,9 +164,9 @@ def doctor(
         profile=profile,
         broker=broker,
         user=user,
-        password=None if password_file is None else _secret(password_file),
+        password=None if password_file is None else read_secret(password_file),
         ca_file=ca_file,
-        allow_plaintext=allow_plaintext,
+        allow_plaintext=bool(allow_plaintext),
     )
     findings = examine(patient, CHECKS)
     if as_json:
@@ -204,15 +209,6 @@ def _list_profiles(as_json: bool) -> None:
         typer.echo(msgspec.json.format(msgspec.json.encode(profiles)).decode())
     else:
         Console().print(table_of_profiles(profiles))
-
-
-def _secret(path: Path) -> str:
-    from edge_sdk.errors import ConfigurationError
-
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"password file {path} cannot be read: {error.strerror}") from error
 
 
 def main() -> None:

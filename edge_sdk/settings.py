@@ -22,6 +22,7 @@ import msgspec
 
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.errors import ConfigurationError, did_you_mean
+from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings_help import ABOUT
 
 if sys.version_info >= (3, 11):
@@ -67,13 +68,13 @@ def keys() -> dict[str, Key]:
 
 
 def load_settings(file: Path | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
-    """Settings from all three places; an option that is ``None`` was not given.
+    """Settings from all three places; an option that is ``None`` was not given, and text is read as its key's type.
 
     A relative path in the file counts from the file's folder. Raises ``ConfigurationError``, naming the key.
     """
     given = {} if file is None else read_file(file)
     given |= from_environment(environment)
-    given |= {key: value for key, value in options.items() if value is not None}
+    given |= {name: _of_option(value, name) for name, value in options.items() if value is not None}
     for name, key in keys().items():
         if key.default is MISSING and name not in given:
             raise ConfigurationError(
@@ -118,14 +119,6 @@ def example_file() -> str:
         lines += [f"# {key.about}"] if key.about else []
         lines += [f"#{short} = {_as_toml(key.default)}".rstrip()]
     return "\n".join(lines) + "\n"
-
-
-def read_secret(path: Path) -> str:
-    """What is in a password file, without the white space around it. Raises ``ConfigurationError``."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"password file {path} cannot be read: {error.strerror}") from error
 
 
 def _keys_of(kind: Any, prefix: str = "") -> dict[str, Key]:  # noqa: ANN401 - any dataclass
@@ -180,6 +173,11 @@ def _typed(value: object, name: str, source: str, folder: Path | None = None) ->
         return msgspec.convert(value, keys()[name].type, strict=folder is not None, dec_hook=_path_in(folder or Path()))
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{source} = {value!r} is wrong: {error}") from error
+
+
+def _of_option(value: object, name: str) -> Any:  # noqa: ANN401 - the key's type
+    short = name.rpartition(".")[2]
+    return _typed(_listed(value, name), name, short) if isinstance(value, str) else value
 
 
 def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a type that it does not know

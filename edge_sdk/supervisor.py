@@ -99,9 +99,11 @@ class TrainingSaid:
 
 
 class Supervisor:
-    """One agent at work. ``on_model`` is called with each release's report once it runs, on the loop's thread.
+    """One agent at work.
 
     ``examples`` are what :mod:`edge_sdk.data.owned` names; while there are none the agent asks for no work.
+    On the loop's thread, ``on_model`` is called with each release's report once it runs, and ``on_tick`` with the
+    status, every half second, for as long as the loop turns.
     ``make_transport(config, session)`` makes the link; ``session`` goes into its last will.
 
     Raises the named errors of a profile, key, state folder or disk that cannot be used.
@@ -114,9 +116,10 @@ class Supervisor:
         *,
         make_transport: Callable[[AgentConfig, int], Transport] = mqtt_transport,
         on_model: Callable[[ReleaseReport], None] | None = None,
+        on_tick: Callable[[AgentStatus], None] | None = None,
     ) -> None:
         self._config = config
-        self._on_model = on_model
+        self._on_model, self._on_tick = on_model, on_tick
         self._release_key = None if config.release_key is None else load_public_key(config.release_key)
         self._cache = BlobCache(
             config.state_dir / "blobs", config.cache_bytes, keep_free_bytes=config.policy.min_disk_free_bytes
@@ -257,6 +260,8 @@ class Supervisor:
         self._settle(self._exchange.tick(now_s))
         self._publish_due(now_s)
         self._advance(agent.Tick())
+        if self._on_tick is not None:
+            self._on_tick(self._status)
 
     def _keep_to_policy(self) -> None:
         """Do what the owner's policy orders, where it is time to look."""

@@ -10,13 +10,10 @@ or promise is at stake the rule asks for proof, and then the unknown forbids. Ea
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import time
 from functools import lru_cache
-
-import msgspec
 
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Snapshot
@@ -24,7 +21,8 @@ from edge_sdk.protocol.messages import Snapshot
 MIB = 1 << 20
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
     """What the owner allows; ``None`` is no limit. Raises ``ConfigurationError`` where a value cannot be right.
 
     ``quiet_hours`` are windows of local time, ``"22:00-07:00"``, in which nothing is done. ``idle_only`` works while
@@ -76,25 +74,6 @@ class QuietHours:
         """Whether a minute of the day lies inside."""
         inside = (minute >= self.start, minute < self.stop)
         return all(inside) if self.start < self.stop else any(inside)
-
-
-def read_policy(values: Mapping[str, object]) -> Policy:
-    """A policy from what a person wrote: a command's options, or a table of a file. ``None`` is left out.
-
-    Names are those of :class:`Policy`; numbers may be text; quiet hours one text with commas, or a list.
-    Raises ``ConfigurationError`` that names the value.
-    """
-    given = {name: value for name, value in values.items() if value is not None}
-    for name in given.keys() - set(Policy.__struct_fields__):
-        close = difflib.get_close_matches(name, Policy.__struct_fields__, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(Policy.__struct_fields__)}"
-        raise ConfigurationError(f"policy {name!r} is unknown; {hint}")
-    hours = given.get("quiet_hours")
-    if isinstance(hours, str):
-        given["quiet_hours"] = [window.strip() for window in hours.split(",")]
-    for name, value in given.items():
-        _convert(name, value)
-    return msgspec.convert(given, Policy, strict=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +218,6 @@ def _check(name: str, value: float | None, at_most: float = float("inf")) -> Non
     if value is not None and not 0 <= value <= at_most:  # neither holds of nan
         limit = "not be negative" if at_most == float("inf") else f"be from 0 to {at_most:g}"
         raise ConfigurationError(f"policy {name} {value} must {limit}")
-
-
-def _convert(name: str, value: object) -> None:
-    """Check the type of one field alone, so that the error can name it and the value."""
-    field = next(field for field in msgspec.structs.fields(Policy) if field.name == name)
-    try:
-        msgspec.convert(value, field.type, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"policy {name} {value!r} cannot be read: {error}") from error
 
 
 def _minute(text: str) -> int:

@@ -130,3 +130,23 @@ def test_state_folder_that_cannot_be_made(data: Path, tmp_path: Path) -> None:
 def test_release_key_missing(data: Path, tmp_path: Path) -> None:
     done = typed("edge_sdk.cli", *agent(data, tmp_path / "s", "--release-key", tmp_path / "no.pub"))
     check(done, 2, "no.pub", "copy it from the coordinator")
+
+
+def test_unknown_key_in_a_file_of_settings(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text("brocker = 1\n")
+    done = typed("edge_sdk.cli", "run", "--config", tmp_path / "agent.toml")
+    check(done, 2, "agent.toml: brocker is unknown; did you mean broker?")
+
+
+def test_agent_told_nothing() -> None:
+    check(typed("edge_sdk.cli", "run"), 2, "data is not given: use --data, RAFFM_EDGE_DATA, or data = … in a file")
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here")
+@pytest.mark.parametrize("command", ["install", "start", "stop", "status", "logs", "uninstall"])
+def test_service_without_systemd(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    check(
+        typed("edge_sdk.cli", "service", command, "--user"), 9, "systemd does not run here", "edge-agent run --config"
+    )
+    assert not any(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -15,10 +17,10 @@ from edge_sdk.device.policy import (
     may_begin,
     may_train,
     may_transfer,
-    read_policy,
 )
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Snapshot
+from edge_sdk.settings import load_settings
 
 UNKNOWN = Snapshot(
     memory_total_bytes=512 * MIB,
@@ -139,10 +141,14 @@ def test_first_broken_rule_is_the_one_that_is_named() -> None:
 # -- what people write
 
 
-def test_policy_is_read_from_text_as_from_a_file() -> None:
-    typed = {"battery_floor_share": "0.3", "quiet_hours": "22:00-07:00, 12:00-13:00", "daily_mib": None}
-    tabled = {"battery_floor_share": 0.3, "quiet_hours": ["22:00-07:00", "12:00-13:00"], "idle_only": False}
-    assert read_policy(typed) == read_policy(tabled)
+def read_policy(values: dict[str, str]) -> Policy:
+    agent = {"device": "pi-5", "broker": "mqtt://127.0.0.1", "data": Path("texts.csv")}
+    options = {f"policy.{name}": value for name, value in values.items()}
+    return load_settings(None, {}, {**agent, **options}).config.policy
+
+
+def test_policy_is_read_from_options() -> None:
+    typed = {"battery_floor_share": "0.3", "quiet_hours": "22:00-07:00, 12:00-13:00"}
     assert read_policy(typed) == Policy(battery_floor_share=0.3, quiet_hours=("22:00-07:00", "12:00-13:00"))
     assert read_policy({}) == Policy()
 
@@ -150,22 +156,18 @@ def test_policy_is_read_from_text_as_from_a_file() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"battery_floor_share": "much"}, r"policy battery_floor_share 'much' cannot be read"),
-        ({"battery_floor_share": 1.5}, r"policy battery_floor_share 1\.5 must be from 0 to 1"),
-        ({"battery_floor_share": "nan"}, r"policy battery_floor_share nan must be from 0 to 1"),
-        ({"daily_mib": -1}, r"policy daily_mib -1\.0 must not be negative"),
-        ({"daily_energy_wh": "-0.5"}, r"policy daily_energy_wh -0\.5 must not be negative"),
-        ({"charging_only": 7}, r"policy charging_only 7 cannot be read"),
+        ({"battery_floor_share": "much"}, r"battery_floor_share = 'much' is wrong: Expected `float`"),
+        ({"battery_floor_share": "1.5"}, r"battery_floor_share 1\.5 must be from 0 to 1"),
+        ({"battery_floor_share": "nan"}, r"battery_floor_share nan must be from 0 to 1"),
+        ({"daily_mib": "-1"}, r"daily_mib -1\.0 must not be negative"),
+        ({"daily_energy_wh": "-0.5"}, r"daily_energy_wh -0\.5 must not be negative"),
         ({"quiet_hours": "22-7"}, r"quiet_hours '22-7' are not of the form 22:00-07:00"),
         ({"quiet_hours": "25:00-07:00"}, r"'25:00-07:00' are not of the form"),
         ({"quiet_hours": "22:00-07:00,"}, r"quiet_hours '' are not of the form"),
-        ({"quiet_hours": ["07:00-07:00"]}, r"'07:00-07:00' are no time at all"),
-        ({"quiet_hours": [7]}, r"policy quiet_hours \[7\] cannot be read"),
-        ({"battery_flor": 0.3}, r"policy 'battery_flor' is unknown; did you mean battery_floor_share\?"),
-        ({"zzz": 0.3}, r"policy 'zzz' is unknown; known are charging_only, "),
+        ({"quiet_hours": "07:00-07:00"}, r"'07:00-07:00' are no time at all"),
     ],
 )
-def test_value_that_cannot_be_is_refused_by_name_and_value(values: dict[str, object], named: str) -> None:
+def test_value_that_cannot_be_is_refused_by_name_and_value(values: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         read_policy(values)
 

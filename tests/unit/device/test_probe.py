@@ -44,7 +44,7 @@ def test_limits_of_the_profile_hold_on_a_larger_machine(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_memory(monkeypatch, total=128 * GIB, available=96 * GIB)
-    monkeypatch.setattr(probe, "_cores", lambda: 16)
+    monkeypatch.setattr(probe, "usable_cores", lambda _: 16)
     profile = load_profile(name)
     snapshot = look(tmp_path, profile)
     assert snapshot.memory_total_bytes == profile.memory_total_mib * MIB

@@ -16,6 +16,7 @@ from edge_sdk.cli import app
 from edge_sdk.device import machine as machine_module
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
+from edge_sdk.device.processor import Speed
 from edge_sdk.device.profile import (
     MIB,
     BatteryFigures,
@@ -155,7 +156,7 @@ def test_32_bit_system_is_said_to_have_no_wheel(profile: DeviceProfile) -> None:
 def test_machine_with_the_profile_reports_no_more_than_its_limits(
     profile: DeviceProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_module, "measure_gflops", lambda: 1.0)
+    monkeypatch.setattr(machine_module, "measure_speed", lambda _: Speed(1.0, None))
     machine = Machine(profile.name, Policy(), tmp_path)
     snapshot = machine.snapshot()
     assert machine.name == profile.name
@@ -163,7 +164,7 @@ def test_machine_with_the_profile_reports_no_more_than_its_limits(
     assert snapshot.training_memory_bytes <= profile.limits.training_memory_mib * MIB
     assert snapshot.inference_memory_bytes <= profile.limits.inference_memory_mib * MIB
     assert snapshot.threads <= profile.limits.threads
-    assert machine.battery_wh == (profile.battery.capacity_wh if profile.battery else None)
+    assert machine.numbers().get("battery_wh") == (profile.battery.capacity_wh if profile.battery else None)
 
 
 def test_note_of_a_profile_is_shown_with_it(tmp_path: Path) -> None:

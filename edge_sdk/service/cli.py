@@ -1,0 +1,107 @@
+"""`edge-agent service`: the agent under systemd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edge_sdk.service.install import Places
+    from edge_sdk.service.systemd import Systemd
+
+app = typer.Typer(no_args_is_help=True, help="Run the agent as a systemd service of this machine, or of your own.")
+
+Own = Annotated[
+    bool | None,
+    typer.Option("--user/--system", help="Your own service or the machine's; default: the machine's for root."),
+]
+
+
+@app.command()
+def install(
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings for the service to run with.")] = None,
+    own: Own = None,
+    memory_max_mib: Annotated[int | None, typer.Option(help="Memory limit; default: from the profile.", min=64)] = None,
+    cpu_percent: Annotated[
+        int | None, typer.Option(help="100 for each core; default: from the profile.", min=1)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the unit and change nothing.")] = False,
+) -> None:
+    """Write the unit and have it started at every boot; a first file of settings too, where there is none."""
+    from edge_sdk.service.install import install, unit_for
+    from edge_sdk.service.unit import unit_text
+
+    places = _places(own)
+    unit = unit_for(config or places.config, own=places.own, memory_mib=memory_max_mib, cpu=cpu_percent)
+    if dry_run:
+        typer.echo(unit_text(unit), nl=False)
+        return
+    configured = install(unit, places, _systemd(own))
+    typer.echo(f"installed {places.unit}; it starts at boot")
+    typer.echo(f"settings: {unit.config}" + ("" if configured else ", an example: fill in what has to be given"))
+    typer.echo("next: edge-agent service start")
+    if places.own:
+        typer.echo("without `loginctl enable-linger` it ends when you log out")
+
+
+@app.command()
+def start(own: Own = None) -> None:
+    """Start the service; done once the agent is connected to its broker."""
+    from edge_sdk.service.unit import UNIT
+
+    _systemd(own).control("start", UNIT)
+
+
+@app.command()
+def stop(own: Own = None) -> None:
+    """Stop the service until it is started or the machine boots."""
+    from edge_sdk.service.unit import UNIT
+
+    _systemd(own).control("stop", UNIT)
+
+
+@app.command()
+def status(own: Own = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show whether the service runs, and what the agent says that it is doing."""
+    import msgspec
+
+    state = _systemd(own).state()
+    if as_json:
+        typer.echo(msgspec.json.encode(state).decode())
+        return
+    for name, value in state.items():
+        typer.echo(f"{name:14} {value}")
+
+
+@app.command()
+def logs(
+    own: Own = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what comes.")] = False,
+) -> None:
+    """Print what the agent has logged."""
+    raise typer.Exit(_systemd(own).logs(lines=lines, follow=follow))
+
+
+@app.command()
+def uninstall(own: Own = None) -> None:
+    """Stop the service and remove its unit; settings and state stay."""
+    from edge_sdk.service.install import uninstall
+
+    places = _places(own)
+    uninstall(places, _systemd(own))
+    typer.echo(f"removed {places.unit}; {places.config} and the state stay")
+
+
+def _places(own: bool | None) -> Places:
+    from edge_sdk.service.install import Places, is_root
+
+    return Places(own=not is_root() if own is None else own)
+
+
+def _systemd(own: bool | None) -> Systemd:
+    from edge_sdk.service.systemd import Systemd
+
+    return Systemd(own=_places(own).own)

@@ -1,0 +1,57 @@
+"""systemctl and journalctl, for the machine's own manager or for a user's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from edge_sdk.errors import ServiceManagerError
+from edge_sdk.service.unit import UNIT
+
+BOOTED = Path("/run/systemd/system")  # sd_booted(3)
+_SHOWN = (
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "StatusText",
+    "MainPID",
+    "NRestarts",
+    "MemoryCurrent",
+)
+
+
+class Systemd:
+    """The manager of the machine, or with ``own`` that of the user who asks.
+
+    Raises ``ServiceManagerError`` where this machine was not booted with systemd; ``booted`` is the folder that tells.
+    """
+
+    def __init__(self, *, own: bool, booted: Path = BOOTED) -> None:
+        if not booted.is_dir() or shutil.which("systemctl") is None:
+            raise ServiceManagerError(
+                f"systemd does not run here ({booted} is missing): start `edge-agent run --config …` some other way"
+            )
+        self._scope = ("--user",) if own else ()
+
+    def control(self, *words: str) -> str:
+        """What `systemctl` prints. ``ServiceManagerError``, with its reason, where it refuses."""
+        done = subprocess.run(["systemctl", *self._scope, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = done.stderr.strip().replace("\n", " ") or f"exit status {done.returncode}"
+            raise ServiceManagerError(f"systemctl {' '.join(words)} failed: {reason}")
+        return done.stdout
+
+    def state(self) -> dict[str, str]:
+        """How the service is, by systemd's names, see systemctl(1) show."""
+        return dict(
+            line.split("=", 1)
+            for line in self.control("show", UNIT, f"--property={','.join(_SHOWN)}").split("\n")
+            if line
+        )
+
+    def logs(self, *, lines: int, follow: bool) -> int:
+        """Let `journalctl` print the service's last ``lines``, and with ``follow`` what comes; its exit status."""
+        words = ["journalctl", *self._scope, "--unit", UNIT, "--lines", str(lines), *(["--follow"] if follow else [])]
+        return subprocess.run(words, check=False).returncode

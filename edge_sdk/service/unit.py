@@ -1,0 +1,130 @@
+"""The text of the agent's systemd unit; pure. What each directive does: systemd.service(5), systemd.exec(5).
+
+The agent's work is not the device's own: it gets what is left (``Nice=``), never more than its limits, and may write
+only to its state folder. A training process that the kernel ends for its memory is an outcome, not a failure of the
+service (``OOMPolicy=continue``); a wrong setting does not get right by trying again (``RestartPreventExitStatus=2``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "raffm-edge"
+UNIT = f"{NAME}.service"
+USER = NAME
+_Directives = Iterable[tuple[str, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One unit. ``command`` is what starts `edge-agent`, ``config`` the file of settings that it runs with.
+
+    ``own`` makes it a unit of the ordinary user who installs it. ``reads_home`` lets the machine's unit read /home and
+    /root, where the command lies there. ``cpu_percent`` counts 100 for each core.
+    """
+
+    command: tuple[str, ...]
+    config: Path
+    own: bool = False
+    reads_home: bool = False
+    memory_max_mib: int | None = None
+    cpu_percent: int | None = None
+
+
+def unit_text(unit: Unit) -> str:
+    """The unit as systemd reads it."""
+    confinement = () if unit.own else (*_account(unit), *_MACHINE)  # an ordinary user's manager has no mounts to give
+    service = (*_running(unit), *_limits(unit), *confinement, *_EVERYWHERE)
+    sections = {"Unit": _order(unit), "Service": service, "Install": _wanted(unit)}
+    return "\n".join(f"[{name}]\n{_lines(directives)}" for name, directives in sections.items())
+
+
+def sysusers_text() -> str:
+    """The service's own user as sysusers.d(5) wants it."""
+    return f'u {USER} - "raffm-edge agent" /var/lib/{NAME} /usr/sbin/nologin\n'
+
+
+def tmpfiles_text() -> str:
+    """The folders and the file of settings with their owners, as tmpfiles.d(5) wants it: secrets are not for all."""
+    lines = (
+        f"d /etc/{NAME} 0750 root {USER}",
+        f"z /etc/{NAME}/agent.toml 0640 root {USER}",
+        f"d /var/lib/{NAME} 0700 {USER} {USER}",
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _order(unit: Unit) -> _Directives:
+    yield "Description", "raffm-edge agent: trains and runs the part of a model that fits this device"
+    if not unit.own:  # a user's manager has no network target; there the restarts wait for it
+        yield from (("Wants", "network-online.target"), ("After", "network-online.target"))
+    yield "StartLimitIntervalSec", 0
+
+
+def _running(unit: Unit) -> _Directives:
+    yield "Type", "notify"
+    yield "ExecStart", " ".join(map(_word, (*unit.command, "run", "--config", str(unit.config))))
+    yield from (("Restart", "on-failure"), ("RestartSec", 15), ("RestartPreventExitStatus", 2))
+    yield from (("TimeoutStartSec", 120), ("WatchdogSec", 120), ("TimeoutStopSec", 30), ("KillMode", "mixed"))
+    yield from (("OOMPolicy", "continue"), ("Nice", 10))
+
+
+def _limits(unit: Unit) -> _Directives:
+    if unit.memory_max_mib is not None:
+        yield "MemoryMax", f"{unit.memory_max_mib}M"
+    if unit.cpu_percent is not None:
+        yield "CPUQuota", f"{unit.cpu_percent}%"
+
+
+def _account(unit: Unit) -> _Directives:
+    yield from (("User", USER), ("Group", USER), ("StateDirectory", NAME), ("StateDirectoryMode", "0700"))
+    yield from (("WorkingDirectory", f"%S/{NAME}"), ("Environment", f"RAFFM_EDGE_STATE_DIR=%S/{NAME}"))
+    yield "ProtectHome", "read-only" if unit.reads_home else "yes"
+
+
+def _wanted(unit: Unit) -> _Directives:
+    yield "WantedBy", "default.target" if unit.own else "multi-user.target"
+
+
+# psutil reads /proc/meminfo and /sys, glibc's resolver asks the kernel for addresses over netlink, and onnxruntime pins
+# its threads and a training process limits its memory (@resources, which @system-service contains)
+_EVERYWHERE = (
+    ("UMask", "0077"),
+    ("NoNewPrivileges", "yes"),
+    ("LockPersonality", "yes"),
+    ("MemoryDenyWriteExecute", "yes"),
+    ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6 AF_NETLINK"),
+    ("RestrictNamespaces", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("SystemCallArchitectures", "native"),
+    ("SystemCallFilter", "@system-service"),
+    ("SystemCallErrorNumber", "EPERM"),
+)
+_MACHINE = (
+    ("ProtectSystem", "strict"),
+    ("PrivateTmp", "yes"),
+    ("PrivateDevices", "yes"),
+    ("ProtectClock", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("ProtectProc", "invisible"),
+    ("RemoveIPC", "yes"),
+    ("CapabilityBoundingSet", ""),
+    ("AmbientCapabilities", ""),
+)
+
+
+def _lines(directives: _Directives) -> str:
+    return "".join(f"{name}={value}\n" for name, value in directives)
+
+
+def _word(text: str) -> str:
+    """One word of a command line, so that systemd expands nothing in it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if set(text) & set(" \t'\"\\;") else escaped
