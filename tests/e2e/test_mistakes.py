@@ -86,6 +86,11 @@ def test_unknown_architecture(data: Path, tmp_path: Path) -> None:
     check(typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data)), 2, "'mamba'", "bert")
 
 
+def test_adapters_without_the_part_that_trains_them(data: Path, tmp_path: Path) -> None:
+    done = typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data), "--adapters", "dora")
+    check(done, 2, "--adapters dora with --part no-embeddings", "--part adapters")
+
+
 def test_model_folder_missing(data: Path, tmp_path: Path) -> None:
     check(typed("coordinator.cli", *task(tmp_path / "s", tmp_path / "none", data)), 3, "none", "does not exist")
 

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, ViTConfig
 
 from edge_sdk.elastic.cost import CostModel
-from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask, Role
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Architecture, ModelTask, Role
 from edge_sdk.modules.adapters import inject_adapters
 from edge_sdk.modules.building import auto_class, parameter_name
 
@@ -35,12 +35,23 @@ _MODELS: dict[str, tuple[PreTrainedConfig, Architecture]] = {
         Architecture("gpt2", 6, 8, 32, 1024, 256, 4000, 256, 0, task=ModelTask.TEXT_GENERATION),
     ),
 }
-_ADAPTERS = {"": None, "lora": Adapters(rank=8), "lora-all": Adapters(rank=16, targets=tuple(Role))}
+_ADAPTERS = {
+    "": None,
+    "lora": Adapters(rank=8),
+    "lora-all": Adapters(rank=16, targets=tuple(Role)),
+    "dora": Adapters.of(AdapterMethod.DORA, 8),
+    "dora-rows": Adapters(rank=16, targets=(Role.Q, Role.K, Role.V, Role.UP), method=AdapterMethod.DORA),
+    "ia3": Adapters.of(AdapterMethod.IA3, 0),
+    "ia3-all": Adapters(targets=tuple(Role), method=AdapterMethod.IA3),
+}
 
 
 @functools.cache
 def cost_model(name: str) -> CostModel:
-    """Of ``minilm``, ``vit``, ``llama`` or ``gpt2``; with ``-lora`` on q and v, with ``-lora-all`` on all modules."""
+    """Of ``minilm``, ``vit``, ``llama`` or ``gpt2``, with adapters where they usually are.
+
+    With ``-all`` they are on all modules, with ``-rows`` on those whose outputs are elastic.
+    """
     family, _, adapters = name.partition("-")
     config, architecture = _MODELS[family]
     architecture = replace(architecture, adapters=_ADAPTERS[adapters])

@@ -11,6 +11,7 @@ import functools
 import random
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,23 @@ from coordinator.models.foundation import Foundation, load_foundation
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import MIB, ONNX, TORCH
 from edge_sdk.elastic.slicing import shapes_of, slices_of
-from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask, Role, Submodel, TrainablePart, full, uniform
+from edge_sdk.elastic.submodel import (
+    AdapterMethod,
+    Adapters,
+    Architecture,
+    ModelTask,
+    Role,
+    Submodel,
+    TrainablePart,
+    full,
+    uniform,
+)
 from tests.support.costed_models import cost_model
 from tests.support.tiny_models import ALL_FAMILIES, LABELS, TASKS, save_tiny_model
 
 ALL, REST, HEAD = TrainablePart.ALL, TrainablePart.NO_EMBEDDINGS, TrainablePart.HEAD
 ADAPTERS = Adapters(rank=4, targets=tuple(Role))
+WITHOUT_GRAPH = [method for method in AdapterMethod if not method.has_graph]
 RUNTIMES = {"onnx": ONNX, "torch": TORCH}
 Row = dict[str, str]
 
@@ -57,13 +69,19 @@ def random_submodel(architecture: Architecture, drawn: random.Random) -> Submode
         by_stack = [drawn.randint(1, architecture.heads) for _ in architecture.stacks]
         heads = [by_stack[layer >= architecture.encoder_layers] for layer in layers]
     ffn = tuple(drawn.randint(1, architecture.ffn) for _ in layers)
-    rank = drawn.randint(1, architecture.adapter_rank) if architecture.adapters else 0
+    rank = drawn.randint(1, architecture.adapter_rank) if architecture.adapter_rank else 0
     first = drawn.randrange(architecture.heads), drawn.randrange(architecture.ffn)
     return Submodel(layers, tuple(heads), ffn, rank, *first)
 
 
-@pytest.mark.parametrize("adapters", [None, ADAPTERS], ids=["plain", "lora"])
-@pytest.mark.parametrize("family", ALL_FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "adapters"),
+    [
+        *((family, adapters) for family in ALL_FAMILIES for adapters in (None, ADAPTERS)),
+        *((family, replace(ADAPTERS, method=method)) for family in ("gpt2", "llama") for method in WITHOUT_GRAPH),
+    ],
+    ids=lambda value: value.method.value if isinstance(value, Adapters) else value,
+)
 def test_counts_are_those_of_the_slices(family: str, adapters: Adapters | None) -> None:
     foundation = tiny(family, adapters)
     architecture, shapes = foundation.architecture, {name: v.shape for name, v in foundation.parameters.items()}

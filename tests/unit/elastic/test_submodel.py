@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from edge_sdk.elastic.submodel import Adapters, Submodel, full, uniform
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, Submodel, full, uniform
 from edge_sdk.errors import ConfigurationError
 from tests.support.bert import MINILM, TINY
 
@@ -31,6 +31,22 @@ def test_uniform_submodel_has_at_least_one_neuron() -> None:
 
 def test_uniform_submodel_keeps_the_rank_of_adapters() -> None:
     assert uniform(ADAPTED, 1).adapter_rank == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "targets"),
+    [
+        (AdapterMethod.LORA, 6, (Role.Q, Role.V)),
+        (AdapterMethod.DORA, 6, (Role.Q, Role.V)),
+        (AdapterMethod.IA3, 0, (Role.K, Role.V, Role.DOWN)),
+    ],
+)
+def test_adapters_of_a_method_have_its_targets_and_a_rank_where_it_has_one(
+    method: AdapterMethod, rank: int, targets: tuple[Role, ...]
+) -> None:
+    adapted = replace(TINY, adapters=Adapters.of(method, 6))
+    assert adapted.adapters.targets == targets
+    assert full(adapted).adapter_rank == rank
 
 
 def test_submodels_of_the_ladder_rise_in_width() -> None:
