@@ -32,7 +32,7 @@ def torch_job(
 ) -> TrainingJob:
     """Two layers of a tiny BERT, whose texts are labelled by their first word."""
     tiny = load_foundation(save_tiny_model(folder / "model", "bert"), LABELS, seed=0, adapters=adapters)
-    submodel = Submodel((0, 2), (3, 2), (40, 25), 3 if adapters else 0)
+    submodel = Submodel((0, 2), (3, 2), (40, 25), min(3, tiny.architecture.adapter_rank))
     shapes = {name: values.shape for name, values in tiny.parameters.items()}
     parameters = extract(tiny.parameters, slices_of(submodel, tiny.architecture, tiny.family, shapes))
     job = logistic_graph.training_job(folder, architecture=tiny.architecture, submodel=submodel, labels=LABELS)
