@@ -389,16 +389,7 @@ class Supervisor:
             self._publish(Ready(snapshot=snapshot))
 
     def _has_examples(self) -> bool:
-        if self._examples.training_file is None:
-            self._refresh_examples()
-        return self._examples.training_file is not None
-
-    def _refresh_examples(self) -> None:
-        """A file that somebody is writing, or rows gone bad, cost what is new in them, never what was there before."""
-        try:
-            self._examples.refresh()
-        except DataFormatError as error:
-            _log.warning("the examples stay as they were: %s", error)
+        return (self._examples.training_file or self._examples.newest()) is not None
 
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:
         entries = tuple(entries)
@@ -419,8 +410,8 @@ class Supervisor:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
         self._make_room(())
         self._cache.use(entry.digest for entry in offer.manifest)
-        self._refresh_examples()
-        if self._examples.training_file is None:
+        examples = self._examples.newest()
+        if examples is None:
             raise DataFormatError("there are no examples to train on; hand in some")
         snapshot = self._machine.snapshot()
         paths = {entry.part: str(self._cache.path_of(entry.digest)) for entry in offer.manifest}
@@ -431,7 +422,7 @@ class Supervisor:
             config=paths.get(Part.CONFIG, ""),
             tokenizer=paths.get(Part.TOKENIZER, ""),
             runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
-            examples=str(self._examples.training_file),
+            examples=str(examples),
             update=str(self._config.state_dir / "update.safetensors"),
             labels=offer.labels,
             recipe=offer.recipe,

@@ -85,6 +85,17 @@ class ExampleStore:
             self._split(examples)
         self._read_version = version
 
+    def newest(self) -> Path | None:
+        """What to train on now, ``None`` where there is nothing.
+
+        A file that somebody is writing, or rows gone bad, cost what is new in them, never what was there before.
+        """
+        try:
+            self.refresh()
+        except DataFormatError as error:
+            _log.warning("the examples stay as they were: %s", error)
+        return self.training_file
+
     def _all(self) -> Examples | None:
         owned, learnt = self._source.read(), self._learnt.read()
         if learnt is None:

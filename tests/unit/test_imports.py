@@ -30,7 +30,7 @@ def test_package_loads_nothing_before_a_name_is_used() -> None:
 
 
 def test_agent_without_a_model_loads_neither_onnxruntime_nor_torch() -> None:
-    late = {"onnxruntime", "tokenizers", "cryptography", "torch", "transformers"}
+    late = {"onnxruntime", "tokenizers", "cryptography", "torch", "transformers", "PIL", "pyarrow", "pandas"}
     assert not loaded_by("from edge_sdk import Agent") & late
 
 
