@@ -16,7 +16,7 @@ from edge_sdk.protocol.messages import Failure, Verdict
 from tests.support.broker import Broker
 from tests.support.small_fleet import LABELS, SmallFleet, forbidding, need_mib
 
-EAGER = ("--learning-rate", "1e-3", "--epochs", "6", "--max-steps", "18")
+EAGER = ("--learning-rate", "4e-4", "--epochs", "6", "--max-steps", "18")
 FORBIDDEN_ON_A_DEVICE = ("torch", "transformers", "onnx", "optimum", "sqlalchemy", "coordinator")
 
 
