@@ -153,6 +153,25 @@ def test_resume_asks_again_at_once(network: Callable[..., BlobNetwork]) -> None:
     assert [type(outcome) for outcome in net.outcomes] == [Fetched]
 
 
+def test_held_exchange_asks_serves_and_gives_up_nothing_until_it_resumes(network: Callable[..., BlobNetwork]) -> None:
+    net = network()
+    data = bytes_of(6, 40 * MAX_CHUNK_BYTES)
+    net.on_sent = lambda *_: setattr(net.peers["here"], "held", net.chunk_bytes_sent("there") >= len(data) // 2)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    net.run(until_s=2 * GIVE_UP_S)
+    half = net.chunk_bytes_sent("there")
+    assert len(data) // 2 <= half < len(data)
+    assert net.outcomes == []
+    net.on_sent = lambda *_: None
+    net.peers["here"].held, net.peers["there"].held = False, True
+    net.peers["here"].resume(net.now_s)
+    net.run(until_s=net.now_s + 20)
+    assert net.chunk_bytes_sent("there") == half, "the other side is held now"
+    net.peers["there"].held = False
+    net.run()
+    assert [type(outcome) for outcome in net.outcomes] == [Fetched]
+
+
 # -- a bad peer
 
 

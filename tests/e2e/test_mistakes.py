@@ -81,6 +81,19 @@ def test_unknown_profile_names_the_closest(data: Path, tmp_path: Path) -> None:
     check(done, 2, "raspbery-pi-5-8gb", "did you mean raspberry-pi-5-8gb?")
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--battery-floor", "30"), "battery_floor_share 30.0 must be from 0 to 1"),
+        (("--battery-floor", "much"), "battery_floor_share 'much' cannot be read"),
+        (("--quiet-hours", "22-7"), "'22-7' are not of the form 22:00-07:00"),
+        (("--daily-mib", "-5"), "daily_mib -5.0 must not be negative"),
+    ],
+)
+def test_policy_that_cannot_be(data: Path, tmp_path: Path, words: tuple[str, str], named: str) -> None:
+    check(typed("edge_sdk.cli", *agent(data, tmp_path / "s", *words)), 2, named)
+
+
 def test_unknown_architecture(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     check(typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data)), 2, "'mamba'", "bert")

@@ -112,6 +112,12 @@ snapshots = st.builds(
     battery_share=st.none() | shares,
     temperature_c=st.none() | finite,
     runtime=st.sampled_from(Runtime),
+    accelerator=st.none() | texts,
+    providers=st.none() | st.lists(texts, max_size=32).map(tuple),
+    throttled=st.none() | st.booleans(),
+    others_cpu_share=st.none() | shares,
+    metered=st.none() | st.booleans(),
+    link_bytes_per_s=st.none() | seconds,
 )
 reports = st.builds(
     TrainingReport,
@@ -194,6 +200,14 @@ def test_device_message_is_read_back(message: DeviceMessage) -> None:
 @given(coordinator_messages)
 def test_coordinator_message_is_read_back(message: CoordinatorMessage) -> None:
     assert decode_from_coordinator(encode(message)) == message
+
+
+def test_snapshot_from_before_it_told_of_accelerators_and_links_is_read() -> None:
+    sizes = ("memory_total_bytes", "memory_available_bytes", "training_memory_bytes", "inference_memory_bytes")
+    old = {"type": "ready", "snapshot": dict.fromkeys((*sizes, "threads"), 1)}
+    message = decode_from_device(msgspec.msgpack.encode(old))
+    assert isinstance(message, Ready)
+    assert (message.snapshot.accelerator, message.snapshot.providers, message.snapshot.metered) == (None, None, None)
 
 
 def test_every_message_type_is_tried() -> None:

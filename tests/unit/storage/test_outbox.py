@@ -141,6 +141,16 @@ def test_number_is_kept_over_a_restart(path: Path) -> None:
     second.close()
 
 
+def test_numbers_set_together_are_kept_over_a_restart(path: Path) -> None:
+    first = open_outbox(path)
+    first.set_numbers({"day_bytes": 7.0, "battery_wh": 1.5})
+    first.set_numbers({"day_bytes": 8.0})
+    first.close()
+    second = open_outbox(path)
+    assert (second.number("day_bytes"), second.number("battery_wh")) == (8.0, 1.5)
+    second.close()
+
+
 def test_full_disk_says_so_and_keeps_what_was_there(outbox: Outbox, path: Path) -> None:
     outbox.put("kept", b"small")
     pages = outbox._run("PRAGMA page_count")[0][0]
