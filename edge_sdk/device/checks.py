@@ -87,7 +87,12 @@ def speed(patient: Patient) -> Iterator[Finding]:
     yield Finding("speed", Mark.WARNING if slow else Mark.OK, f"{what}, {measured.gflops:.1f} GFLOP/s", advice)
     if is_throttled(patient.system, measured.clock_share):
         advice = "use the supply that the board asks for, and cool it"
-        yield Finding("throttling", Mark.WARNING, "heat or a weak supply holds the processor back", advice)
+        yield Finding(
+            "throttling",
+            Mark.WARNING,
+            "the processor runs below its clock: heat, a weak supply or a power mode",
+            advice,
+        )
 
 
 def accelerator(patient: Patient) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from edge_sdk.device.system import System
 
 _GEMM_SIZE = 512
 _GEMM_S = 0.2
-_THROTTLED_BELOW = 0.8  # of the highest clock, under load
+_THROTTLED_BELOW = 0.7  # of the clock that it can hold, under load
 _PI_HELD_BACK = 0b1111  # undervoltage, frequency capped, throttled, soft temperature limit: now, not since boot
 _LEAST_INTERVAL_S = 0.1
 
@@ -57,16 +57,21 @@ def measure_speed(system: System) -> Speed:
 
 
 def clock_share(system: System) -> float | None:
-    """The fastest core's clock over its highest, by cpufreq. An idle core clocks down: this tells only under load."""
-    folders = system.matching("sys/devices/system/cpu/cpu[0-9]*/cpufreq")
-    pairs = (
-        (system.number(f"{folder}/scaling_cur_freq"), system.number(f"{folder}/cpuinfo_max_freq")) for folder in folders
-    )
-    return max((now / most for now, most in pairs if now is not None and most), default=None)
+    """The fastest core's clock over the one that it can hold, by cpufreq: its base frequency where told, else its most.
+
+    An idle core clocks down: this tells only under load.
+    """
+    shares = []
+    for folder in system.matching("sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
+        now = system.number(f"{folder}/scaling_cur_freq")
+        held = system.number(f"{folder}/base_frequency") or system.number(f"{folder}/cpuinfo_max_freq")
+        if now is not None and held:
+            shares.append(now / held)
+    return max(shares, default=None)
 
 
 def is_throttled(system: System, clock_share_under_load: float | None) -> bool | None:
-    """Whether heat or a weak supply holds the processor back: a Raspberry Pi's firmware says it, else the clock."""
+    """Whether heat, a weak supply or a power mode holds it back: a Raspberry Pi's firmware says it, else the clock."""
     flags = _pi_flags(system)
     if flags is not None:
         return bool(flags & _PI_HELD_BACK)

@@ -91,7 +91,7 @@ class Snapshot(_Value, frozen=True):
 
     ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces. ``runtime`` is
     what it wants to train on; ``providers`` are onnxruntime's, the preferred first. ``gflops`` are of a float32 matrix
-    product on the processor; ``throttled`` says that heat or a weak supply holds it back, ``others_cpu_share`` what
+    product on the processor; ``throttled`` says that heat, supply or mode holds it back, ``others_cpu_share`` what
     others take of all its cores. ``link_bytes_per_s`` is how fast blobs came from the coordinator so far.
     """
 

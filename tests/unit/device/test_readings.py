@@ -135,11 +135,19 @@ def test_firmware_tool_tells_where_sysfs_does_not(tmp_path: Path) -> None:
     assert is_throttled(System(tmp_path), clock_share_under_load=1.0) is True
 
 
-@pytest.mark.parametrize(("share", "throttled"), [(0.79, True), (0.8, False), (1.0, False), (None, None)])
+@pytest.mark.parametrize(("share", "throttled"), [(0.69, True), (0.7, False), (1.0, False), (None, None)])
 def test_without_firmware_the_clock_under_load_tells(
     tmp_path: Path, share: float | None, throttled: bool | None
 ) -> None:
     assert is_throttled(System(tmp_path), share) is throttled
+
+
+def test_clock_is_held_against_the_base_frequency_not_against_a_short_boost(tmp_path: Path) -> None:
+    folder = "sys/devices/system/cpu/cpu0/cpufreq"
+    clocks = {"scaling_cur_freq": "2900000", "cpuinfo_max_freq": "4800000"}
+    laptop = machine(tmp_path, {f"{folder}/{name}": text for name, text in clocks.items()})
+    assert is_throttled(laptop, clock_share(laptop)) is True
+    assert clock_share(machine(tmp_path, {f"{folder}/base_frequency": "2800000"})) == pytest.approx(2.9 / 2.8)
 
 
 def test_hottest_plausible_sensor_counts(tmp_path: Path) -> None:
