@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test pytest test-long bench lint clean mosquitto
+.PHONY: demo test pytest test-long test-all bench lint clean mosquitto
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
@@ -22,6 +22,10 @@ pytest:
 # every family's training graph, half a minute each, and the main job on mosquitto too
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+
+# the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
+test-all: mosquitto
+	$(PYTHON) -m tests.every_python $(PYTHONS)
 
 bench: $(VENV)/.demo $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks all

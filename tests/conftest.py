@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.support.base_tests import BEYOND, is_base
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
-from tests.support.small_fleet import SmallFleet, save_small_model
+
+if TYPE_CHECKING:
+    from tests.support.small_fleet import SmallFleet
 
 # where CI decides what lands, the same code gets the same examples; by hand every run looks elsewhere
 settings.register_profile("ci", derandomize=True)
@@ -19,9 +24,37 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--base", action="store_true", help="the SDK's own tests, where only it and its base are installed"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--base"):
+        there = sorted(name for name in BEYOND if find_spec(name) is not None)
+        if there:
+            raise pytest.UsageError(f"--base is for an installation without {', '.join(there)}: use make test-all")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--base``, leave out what imports more than the base installation."""
+    return True if config.getoption("--base") and not is_base(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--base"):
+        beyond = [item for item in items if item.get_closest_marker("beyond_base")]
+        config.hook.pytest_deselected(items=beyond)
+        items[:] = [item for item in items if item not in beyond]
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT with a tokenizer, in a folder."""
+    from tests.support.small_fleet import save_small_model
+
     return save_small_model(tmp_path_factory.mktemp("small-model"))
 
 
@@ -50,6 +83,8 @@ def fleet(
     embedded_broker: Broker, tmp_path: Path, small_model: Path, template_cache: dict[str, str]
 ) -> Iterator[SmallFleet]:
     """Processes around the embedded broker."""
+    from tests.support.small_fleet import SmallFleet
+
     with SmallFleet(tmp_path, small_model, str(embedded_broker.address), template_cache) as running:
         yield running
 

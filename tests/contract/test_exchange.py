@@ -305,7 +305,12 @@ def test_full_disk_fails_the_transfer_with_its_reason(
 BROKERS = {"iotcore": iotcore_broker, "mosquitto": mosquitto_broker}
 
 
-@pytest.fixture(params=["iotcore", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
+@pytest.fixture(
+    params=[
+        pytest.param("iotcore", marks=pytest.mark.beyond_base),
+        pytest.param("mosquitto", marks=pytest.mark.mosquitto),
+    ]
+)
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     with BROKERS[request.param]() as running:
         yield running

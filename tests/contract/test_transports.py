@@ -62,7 +62,13 @@ class MqttWire:
         transport._client.socket().shutdown(socket.SHUT_RDWR)
 
 
-@pytest.fixture(params=["memory", "iotcore", pytest.param("mosquitto", marks=pytest.mark.mosquitto)])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("iotcore", marks=pytest.mark.beyond_base),
+        pytest.param("mosquitto", marks=pytest.mark.mosquitto),
+    ]
+)
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     if request.param == "memory":
         yield MemoryWire()
@@ -233,7 +239,10 @@ def test_connect_to_silent_listener_gives_up() -> None:
 
 @pytest.mark.parametrize(
     ("run_broker", "most"),
-    [(iotcore_broker, 100), pytest.param(mosquitto_broker, 10, marks=pytest.mark.mosquitto)],
+    [
+        pytest.param(iotcore_broker, 100, marks=pytest.mark.beyond_base),
+        pytest.param(mosquitto_broker, 10, marks=pytest.mark.mosquitto),
+    ],
     ids=["iotcore, its own limit", "mosquitto, our Receive Maximum"],
 )
 def test_unread_messages_wait_at_the_broker(
@@ -252,6 +261,7 @@ def test_unread_messages_wait_at_the_broker(
         assert [int(until(slow, Incoming).payload) for _ in range(400)] == list(range(400))
 
 
+@pytest.mark.beyond_base
 def test_frozen_broker_blocks_neither_publish_nor_close() -> None:
     with iotcore_broker() as broker:
         device = MqttTransport(broker.address, "device", ())

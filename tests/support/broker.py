@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from coordinator.broker import EmbeddedBroker
 from edge_sdk.transport.mqtt import BrokerAddress
+
+if TYPE_CHECKING:
+    from coordinator.broker import EmbeddedBroker
 
 _START_TIMEOUT_S = 10.0
 
@@ -43,7 +45,7 @@ class Iotcore:
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
-        self._broker = EmbeddedBroker(state_dir)
+        self._broker = _embedded(state_dir)
         self.address = self._broker.address
 
     @property
@@ -55,7 +57,7 @@ class Iotcore:
         self._broker.close()
 
     def restart(self) -> None:
-        self._broker = EmbeddedBroker(self._state_dir, self.address.port)
+        self._broker = _embedded(self._state_dir, self.address.port)
 
 
 class Mosquitto:
@@ -132,6 +134,12 @@ def peak_memory_bytes(process_id: int) -> int:
     status = Path(f"/proc/{process_id}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def _embedded(state_dir: Path, port: int | None = None) -> EmbeddedBroker:
+    from coordinator.broker import EmbeddedBroker
+
+    return EmbeddedBroker(state_dir) if port is None else EmbeddedBroker(state_dir, port)
 
 
 def _password_file(folder: Path, users: dict[str, str]) -> Path:

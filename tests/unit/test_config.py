@@ -55,6 +55,7 @@ def test_each_device_has_a_state_folder_of_its_own() -> None:
 
 
 def test_torch_runtime_without_torch_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_sdk.config.find_spec", lambda _: object())
     assert dataclasses.replace(CONFIG, runtime=Runtime.TORCH).runtime is Runtime.TORCH
     monkeypatch.setattr("edge_sdk.config.find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'raffm-edge\[torch\]'"):

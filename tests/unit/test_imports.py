@@ -34,6 +34,7 @@ def test_agent_without_a_model_loads_neither_onnxruntime_nor_torch() -> None:
     assert not loaded_by("from edge_sdk import Agent") & late
 
 
+@pytest.mark.beyond_base  # the torch runtime is a part of the SDK too
 def test_sdk_imports_with_the_coordinator_deleted() -> None:
     sources = Path(edge_sdk.__file__).parent.rglob("*.py")
     root = Path(edge_sdk.__file__).parents[1]
