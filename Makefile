@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test pytest test-long test-all bench lint clean mosquitto
+.PHONY: demo test pytest test-long test-all deb bench lint clean mosquitto
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
@@ -26,6 +26,11 @@ test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
 test-all: mosquitto
 	$(PYTHON) -m tests.every_python $(PYTHONS)
+
+# a package for boards with this machine's Debian and architecture; .venv builds it, the system's Python is in it
+deb: | $(BIN)/python
+	$(PIP) install $(PINNED) -e .
+	$(BIN)/python -m edge_sdk.service.debian.build
 
 bench: $(VENV)/.demo $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks all

@@ -1,8 +1,8 @@
 """The SDK's own tests on every Python that is here: `make test-all`.
 
-Each Python from 3.10 to 3.13, on PATH or under ~/.pyenv, gets a virtual environment in build/: the base installation and
-tools of testing, pinned, of a copy of this tree without ``coordinator/``. Words name the versions that are wanted; all
-that are found otherwise. Exit code 1 where a test fails, 2 where a version that is named is not here.
+Each Python from 3.10 to 3.13, on PATH or under ~/.pyenv, gets a virtual environment in build/: the base installation
+and tools of testing, pinned, of a copy of this tree without ``coordinator/``. Words name the versions that are wanted,
+otherwise all that are found. Exit code 1 where a test fails, 2 where a version that is named is not here.
 """
 
 from __future__ import annotations
