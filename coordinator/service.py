@@ -193,12 +193,12 @@ class Service:
                 self._register(device, message)
             case ChunkRequest() | Chunk() | BlobGone():
                 self._settle(self._exchange.handle(device, message, time.monotonic()))
-            case Ready(snapshot=snapshot):
+            case Ready(snapshot=snapshot, tasks=tasks):
                 with self._store.transaction() as tx:
                     known = tx.devices.get(device)
                     tx.devices.seen(device, time.time(), snapshot)
                 if known is not None and self._conductor is not None:
-                    self._conductor.device_ready(device, snapshot)
+                    self._conductor.device_ready(device, snapshot, tasks)
             case UpdateReady():
                 self._update_ready(device, message)
             case Declined(task=task):

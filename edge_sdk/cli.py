@@ -181,6 +181,7 @@ def predict(
     text: Annotated[list[str], typer.Argument(help="One or more texts.")],
     device: Device,
     state_dir: StateDir = None,
+    task: Annotated[str | None, typer.Option(help="The task, where the device has several.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask the model that this device runs, without a coordinator."""
@@ -188,8 +189,9 @@ def predict(
 
     from edge_sdk.config import default_state_dir
     from edge_sdk.inference.serving import Serving
+    from edge_sdk.tasks import folder_of
 
-    predictions = Serving((state_dir or default_state_dir(device)) / "slots", threads=1).predict(text)
+    predictions = Serving(folder_of(state_dir or default_state_dir(device), task) / "slots", threads=1).predict(text)
     for asked, answer in zip(text, predictions, strict=True):
         line = {"text": asked, "label": answer.label, "probability": round(answer.probability, 4)}
         typer.echo(

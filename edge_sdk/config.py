@@ -45,6 +45,8 @@ class AgentConfig:
     allow_plaintext: bool = False
     policy: Policy = field(default_factory=Policy)
     runtime: Runtime = Runtime.ONNX
+    mixed_precision: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
     held_out_share: float = 0.1
     cache_bytes: int = 1 << 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.data.owned import Owned
-from edge_sdk.errors import DeadlineError, RaffmError
+from edge_sdk.errors import ConfigurationError, DeadlineError, RaffmError
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.protocol.messages import ReleaseReport
 from edge_sdk.supervisor import AgentStatus, Supervisor
@@ -24,15 +25,17 @@ _STOP_S = 10.0
 
 
 class Agent:
-    """A device agent on a thread of its own.
+    """A device agent on a thread of its own, started by :meth:`start`, ``with`` or ``async with``.
 
     Args:
         device: this device's name in the fleet: 1 to 64 of a-z, 0-9 and '-'.
         broker: ``mqtt://host:port`` or ``mqtts://host:port``.
         examples: what the device owns: a path, a DataFrame, a Dataset, arrays (x, y), or anything that yields (text,
-            label) pairs, now or later; see :mod:`edge_sdk.data.owned`. They never leave the device.
+            label) pairs, now or later; see :mod:`edge_sdk.data.owned`. For several tasks, a mapping of their names to
+            such. They never leave the device.
         state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
-        on_model: called, on the agent's thread, each time a released model begins to answer.
+        on_model: called, on the agent's thread, each time a released model begins to answer. A coroutine function
+            runs on the loop that entered ``async with``.
         settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``release_key``.
 
     Raises ``ConfigurationError`` or ``DataFormatError`` where an argument cannot be used.
@@ -45,13 +48,15 @@ class Agent:
         examples: Owned = (),
         *,
         state_dir: Path | None = None,
-        on_model: Callable[[ReleaseReport], None] | None = None,
+        on_model: Callable[[ReleaseReport], object] | None = None,
         **settings: Any,  # noqa: ANN401 - AgentConfig types and checks them
     ) -> None:
         self.config = AgentConfig(
             device=device, broker=broker, state_dir=state_dir or default_state_dir(device), **settings
         )
-        self._supervisor = Supervisor(self.config, examples, on_model=on_model)
+        self._on_model = on_model
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._supervisor = Supervisor(self.config, examples, on_model=self._tell)
         self._thread = threading.Thread(target=self._run, name=f"agent-{device}", daemon=True)
         self._failure: RaffmError | None = None
 
@@ -66,20 +71,31 @@ class Agent:
         """Begin to work in the background; once. :attr:`status` tells how it goes."""
         self._thread.start()
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The newest model's answers, also offline. Raises ``ModelFormatError`` before the first release."""
-        return self._supervisor.predict(texts)
+    def predict(self, texts: Sequence[str], *, task: str | None = None) -> list[Prediction]:
+        """The newest model's answers, also offline and from any thread. ``task`` is needed where there are several.
 
-    def learn(self, given: str | Sequence[str] | NDArray[Any], label: str | int | Sequence[str] | None = None) -> None:
+        Raises ``ModelFormatError`` before the task's first release, ``ConfigurationError`` for an unknown task.
+        """
+        return self._supervisor.tasks.chosen(task).serving.predict(texts)
+
+    def learn(
+        self,
+        given: str | Sequence[str] | NDArray[Any],
+        label: str | int | Sequence[str] | None = None,
+        *,
+        task: str | None = None,
+    ) -> None:
         """Add an example, or correct the label of one that is there: the user knows better than the model.
 
         ``given`` is a text, words with their tags as ``label``, a window or an image; a text alone where text is
         generated. It is on the disk when this returns, is trained on from the next round on, and may be called from any
         thread, before :meth:`start` too. A label has to be one of the task's: else the device declines every offer, and
         says in its log which example it is.
-        Raises ``DataFormatError`` where it is no example of the kind that is there, ``StorageError`` from the disk.
+        Raises ``DataFormatError`` where it is no example of the kind that is there, ``StorageError`` from the disk,
+        ``ConfigurationError`` for an unknown task.
         """
-        self._supervisor.learn(given if label is None else (given, label))
+        example = given if label is None else (given, label)
+        self._supervisor.tasks.chosen(task).examples.learn(example)
 
     def stop(self) -> None:
         """End within seconds; whatever was not acknowledged is sent after the next start."""
@@ -97,6 +113,25 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def _tell(self, report: ReleaseReport) -> None:
+        made = None if self._on_model is None else self._on_model(report)
+        if not asyncio.iscoroutine(made):
+            return
+        if self._loop is None:
+            made.close()
+            raise ConfigurationError("on_model is a coroutine function: enter the agent with `async with`")
+        asyncio.run_coroutine_threadsafe(made, self._loop)
 
     def _run(self) -> None:
         try:

@@ -16,6 +16,8 @@ ABOUT = {
     "ca_file": "Certificate authorities for TLS, instead of the system's.",
     "allow_plaintext": "Allow mqtt:// to another machine.",
     "runtime": "What trains, onnx or torch; torch has to be installed.",
+    "mixed_precision": "On torch, multiply in bfloat16, or in float16 where a GPU has no bfloat16.",
+    "gradient_checkpointing": "On torch, keep fewer activations and compute them again.",
     "seed": "Of the held-out split and of the batches.",
     "held_out_share": "Share of the examples that is never trained on and measures each released model.",
     "ready_interval_s": "How often the device asks for work, in seconds.",

@@ -19,10 +19,8 @@ from edge_sdk import __version__, agent
 from edge_sdk.agent import AgentState, Phase
 from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
-from edge_sdk.data.store import ExampleStore
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Denied
-from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import (
     DataFormatError,
     DiskFullError,
@@ -31,42 +29,33 @@ from edge_sdk.errors import (
     StorageError,
     UntrustedError,
 )
-from edge_sdk.inference.engine import Prediction
-from edge_sdk.inference.serving import Serving
-from edge_sdk.link import mqtt_transport
+from edge_sdk.link import Uplink, mqtt_transport
 from edge_sdk.protocol.messages import (
     BlobEntry,
     BlobGone,
     Chunk,
     ChunkRequest,
-    DeviceMessage,
     Failure,
     Hello,
     Offer,
     Offline,
     Part,
-    Ready,
-    Receipt,
     Refused,
     ReleaseReport,
-    TrainingReport,
-    UpdateReady,
     Wait,
     decode_from_coordinator,
-    decode_from_device,
-    encode,
-    update_id,
 )
 from edge_sdk.protocol.signing import ReleaseManifest
-from edge_sdk.protocol.topics import Channel, Topic
 from edge_sdk.security.trust import check_release, load_public_key
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
-from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult, failure_of
+from edge_sdk.tasks import OwnTasks
+from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingResult, failure_of
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport
-from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Fetched, Outcome
+from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
 from edge_sdk.transport.exchange import Failed as NotFetched
+from edge_sdk.work import Updates, job_of
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
@@ -129,6 +118,7 @@ class Supervisor:
             first_pause_s=config.resend_first_s,
             longest_pause_s=config.resend_most_s,
         )
+        self._updates = Updates(config, self._outbox, self._cache)
         self._machine = Machine(
             config.profile,
             config.policy,
@@ -136,25 +126,19 @@ class Supervisor:
             kept=self._outbox.number,
             runtime=config.runtime,
         )
-        self._serving = Serving(config.state_dir / "slots", threads=1)
-        self._exchange = BlobExchange(self._cache, self._send_blob_message)
+        self._tasks = OwnTasks(examples, config)
         self._session = int(self._outbox.number("session") or 0) + 1
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
-        self._examples = ExampleStore(
-            examples,
-            config.state_dir,
-            share=config.held_out_share,
-            seed=config.seed,
-            image_size=config.image_size,
-        )
-        self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._last_answered())
+        self._uplink = Uplink(config, self._transport, self._count_sent)
+        self._exchange = BlobExchange(self._cache, lambda _, message: self._uplink.publish(message))
+        self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
         self._last_report: ReleaseReport | None = None
         self._installer = ThreadPoolExecutor(1, thread_name_prefix="install")
         self._stopping = threading.Event()
-        self._status = AgentStatus(release=self._serving.release)
+        self._status = AgentStatus(release=self._tasks.release)
         self._obstacle = ""
         self._ticked_s = self._kept_s = time.monotonic()
 
@@ -163,24 +147,21 @@ class Supervisor:
         """What the agent is doing now."""
         return self._status
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The running model's answers, from any thread, also offline. ``ModelFormatError`` before the first release."""
-        return self._serving.predict(texts)
-
-    def learn(self, given: object) -> None:
-        """Add or correct an example, from any thread, see :meth:`edge_sdk.data.store.ExampleStore.learn`."""
-        self._examples.learn(given)
+    @property
+    def tasks(self) -> OwnTasks:
+        """What the device has for each of its tasks; examples and models may be used from any thread."""
+        return self._tasks
 
     def run(self) -> None:
         """Connect and work until :meth:`stop`. ``BrokerUnreachableError`` where nobody answers at first."""
         try:
             self._transport.connect()
-            self._examples.start()
+            self._tasks.start()
             while not self._stopping.is_set():
                 self._survive_a_full_disk(self._handle, self._transport.receive(_TICK_S))
                 self._survive_a_full_disk(self._keep_to_policy)
                 self._survive_a_full_disk(self._tick)
-            self._publish(Offline(device=self._config.device, session=self._session), retain=True)
+            self._uplink.publish(Offline(device=self._config.device, session=self._session))
         finally:
             self._close()
 
@@ -192,7 +173,7 @@ class Supervisor:
         if self._training is not None:
             self._training.stop()
         self._keep_numbers()
-        self._examples.stop()
+        self._tasks.stop()
         self._installer.shutdown(wait=True, cancel_futures=True)
         self._exchange.close()
         self._transport.close()
@@ -273,12 +254,11 @@ class Supervisor:
                 self._end_work(orders.end_work)
 
     def _end_work(self, denial: Denied) -> None:
-        """The offer is declined: what training did is lost, what was fetched stays."""
+        """What was fetched stays, and training goes on from its checkpoint where that is allowed in time."""
         _log.info("stopping: %s", denial.reason)
-        self._stop_training()
         for digest in self._state.missing - self._state.release_missing:
             self._exchange.cancel(digest)
-        self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
+        self._advance(agent.Forbidden(denial.reason))
 
     def _hold_blobs(self, denial: Denied | None) -> None:
         """Let no blob move, or let them move again. Messages go on."""
@@ -302,7 +282,7 @@ class Supervisor:
                 self._status = replace(self._status, step=step, steps=steps, loss=loss)
             case Finished(result):
                 try:
-                    self._advance(self._store_update(offer, result))
+                    self._store_update(offer, result)
                 except StorageError as error:
                     self._could_not(event, error)
             case Failed(failure, detail, peak_memory_bytes):
@@ -313,9 +293,9 @@ class Supervisor:
 
     def _release_tried(self, tried: agent.ReleaseTried) -> None:
         self._last_report = tried.report
-        self._status = replace(self._status, release=self._serving.release)
+        self._status = replace(self._status, release=self._tasks.release)
         if tried.report.healthy:
-            self._survive_a_full_disk(self._outbox.set_number, "release", tried.report.release)
+            self._survive_a_full_disk(self._outbox.set_number, f"release of {tried.report.task}", tried.report.release)
             if self._on_model is not None:
                 self._on_model(tried.report)
         self._advance(tried)
@@ -352,7 +332,7 @@ class Supervisor:
     def _perform(self, effect: agent.Effect) -> None:  # noqa: C901 - one line an effect
         match effect:
             case agent.Publish(message):
-                self._publish(message)
+                self._uplink.publish(message)
             case agent.SayHello():
                 hello = Hello(
                     device=self._config.device,
@@ -360,7 +340,7 @@ class Supervisor:
                     profile=self._machine.name,
                     agent_version=__version__,
                 )
-                self._publish(hello, retain=True)
+                self._uplink.publish(hello)
             case agent.SayReady():
                 self._say_ready()
             case agent.ResendOutbox():
@@ -373,7 +353,7 @@ class Supervisor:
             case agent.StopTraining():
                 self._stop_training()
             case agent.Settle(receipt):
-                self._settle_update(receipt)
+                self._updates.settle(receipt)
             case agent.CheckRelease(envelope):
                 self._check_release(envelope)
             case agent.Install(manifest):
@@ -383,13 +363,11 @@ class Supervisor:
         self._cache.shrink(self._pinned())
         snapshot = self._machine.snapshot()
         denial = self._machine.denial(snapshot)
-        waiting_for = "" if denial is None else denial.reason
-        self._status = replace(self._status, waiting_for=waiting_for if self._has_examples() else "examples")
-        if not self._status.waiting_for:
-            self._publish(Ready(snapshot=snapshot))
-
-    def _has_examples(self) -> bool:
-        return (self._examples.training_file or self._examples.newest()) is not None
+        able = self._tasks.ready()
+        waiting_for = "examples" if able is None else "" if denial is None else denial.reason
+        self._status = replace(self._status, waiting_for=waiting_for)
+        if denial is None and able is not None:
+            self._advance(agent.Permitted(snapshot, able))
 
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:
         entries = tuple(entries)
@@ -410,29 +388,11 @@ class Supervisor:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
         self._make_room(())
         self._cache.use(entry.digest for entry in offer.manifest)
-        examples = self._examples.newest()
+        own = self._tasks.of(offer.task)
+        examples = None if own is None else own.examples.newest()
         if examples is None:
-            raise DataFormatError("there are no examples to train on; hand in some")
-        snapshot = self._machine.snapshot()
-        paths = {entry.part: str(self._cache.path_of(entry.digest)) for entry in offer.manifest}
-        job = TrainingJob(
-            weights=paths[Part.WEIGHTS],
-            frozen=paths[Part.FROZEN],
-            graph=paths.get(Part.TRAINING_GRAPH, ""),
-            config=paths.get(Part.CONFIG, ""),
-            tokenizer=paths.get(Part.TOKENIZER, ""),
-            runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
-            examples=str(examples),
-            update=str(self._config.state_dir / "update.safetensors"),
-            labels=offer.labels,
-            recipe=offer.recipe,
-            seed=self._config.seed * 1_000_003 + offer.round,
-            threads=snapshot.threads,
-            memory_limit_bytes=max(1, snapshot.training_memory_bytes),
-            architecture=offer.architecture,
-            submodel=offer.submodel,
-            nested=offer.nested,
-        )
+            raise DataFormatError(f"there are no examples of {offer.task} to train on; hand in some")
+        job = job_of(offer, self._cache, self._machine.snapshot(), self._config, examples)
         transport = self._transport
         self._training = TrainingProcess(job, lambda event: transport.inject(TrainingSaid(offer, event)))
 
@@ -441,82 +401,52 @@ class Supervisor:
             self._training.stop()
             self._training = None
 
-    def _store_update(self, offer: Offer, result: TrainingResult) -> agent.UpdateStored:
-        """The update as a blob, then its message in the outbox: after that no crash can lose it."""
-        path = self._config.state_dir / "update.safetensors"
-        entry = BlobEntry(
-            part=Part.WEIGHTS, size_bytes=path.stat().st_size, digest=self._cache.put_file(path, move=True)
-        )
-        report = TrainingReport(
-            samples=result.samples,
-            steps=result.steps,
-            loss_first=result.loss_first,
-            loss_last=result.loss_last,
-            seconds=result.seconds,
-            peak_memory_bytes=result.peak_memory_bytes,
+    def _store_update(self, offer: Offer, result: TrainingResult) -> None:
+        message = self._updates.store(
+            offer,
+            result,
             downloaded_bytes=self._exchange.received_bytes[_COORDINATOR] - self._downloaded_before,
-            uploaded_bytes=entry.size_bytes,
             battery_share=self._machine.snapshot().battery_share,
         )
-        identity = update_id(self._config.device, offer.task, offer.round, offer.base_version, entry.digest)
-        message = UpdateReady(
-            update_id=identity,
-            task=offer.task,
-            round=offer.round,
-            base_version=offer.base_version,
-            update=entry,
-            report=report,
-        )
-        self._outbox.put(identity, encode(message))
         self._cache.shrink(self._pinned())
-        return agent.UpdateStored(message)
-
-    def _settle_update(self, receipt: Receipt) -> None:
-        for update in self._pending_updates():
-            if update.update_id == receipt.update_id:
-                _log.info("round %d of %s: %s %s", update.round, update.task, receipt.verdict.value, receipt.reason)
-                self._cache.delete(update.update.digest)
-        self._outbox.resolve(receipt.update_id)
+        self._advance(agent.UpdateStored(message))
 
     def _check_release(self, envelope: bytes) -> None:
-        installed = int(self._outbox.number("release") or 0)
         names = {"fleet": self._config.fleet, "device": self._config.device}
         try:
-            manifest = check_release(envelope, self._release_key, installed=installed, **names)
+            manifest = check_release(envelope, self._release_key, installed=self._installed, **names)
         except UntrustedError as error:
             _log.warning("%s", error)
             return
         if self._last_report is not None and self._last_report.release == manifest.release:
-            self._publish(self._last_report)
+            self._uplink.publish(self._last_report)
         else:
             self._advance(agent.ReleaseTrusted(manifest, self._present(manifest.manifest)))
+
+    def _installed(self, task: str) -> int:
+        return int(self._outbox.number(f"release of {task}") or 0)
 
     def _install(self, manifest: ReleaseManifest) -> None:
         """Beside the loop: loading and measuring a model takes seconds, and the link must live meanwhile."""
         files = {entry.part: self._cache.path_of(entry.digest) for entry in manifest.manifest}
-        future = self._installer.submit(self._serving.install, manifest, files, self._examples.held_out)
+        own = self._tasks.of(manifest.task)
+        if own is None:
+            detail = f"this device takes no part in {manifest.task}"
+            report = ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=detail)
+            self._advance(agent.ReleaseTried(report))
+            return
+        future = self._installer.submit(own.serving.install, manifest, files, own.examples.held_out)
         future.add_done_callback(lambda done: self._transport.inject(agent.ReleaseTried(done.result())))
 
     # -- the wire
 
-    def _publish(self, message: DeviceMessage, *, retain: bool = False) -> None:
-        if isinstance(message, Hello | Offline):
-            channel = Channel.STATE
-        else:
-            channel = Channel.CHUNK_UP if isinstance(message, Chunk) else Channel.UP
-        self._transmit(channel, encode(message), retain=retain)
-
-    def _send_blob_message(self, _: str, message: BlobMessage) -> None:
-        self._publish(message)
-
     def _publish_due(self, now_s: float) -> None:
         for _, payload in self._outbox.due(now_s):
-            self._transmit(Channel.UP, payload)
+            self._uplink.resend(payload)
 
-    def _transmit(self, channel: Channel, payload: bytes, *, retain: bool = False) -> None:
-        self._transport.publish(str(Topic(self._config.fleet, self._config.device, channel)), payload, retain=retain)
+    def _count_sent(self, size_bytes: int) -> None:
         if self._status.connected:
-            self._machine.transferred(len(payload))
+            self._machine.transferred(size_bytes)
 
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
@@ -540,17 +470,9 @@ class Supervisor:
     def _present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
         return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
 
-    def _pending_updates(self) -> list[UpdateReady]:
-        messages = (decode_from_device(payload) for _, payload in self._outbox.pending())
-        return [message for message in messages if isinstance(message, UpdateReady)]
-
-    def _last_answered(self) -> tuple[str, int] | None:
-        pending = self._pending_updates()
-        return (pending[-1].task, pending[-1].round) if pending else None
-
     def _pinned(self) -> set[str]:
         """What the current offer, unsettled updates and a coming release need. The running model lies in its slot."""
-        entries = (*agent.needed(self._state), *(update.update for update in self._pending_updates()))
+        entries = (*agent.needed(self._state), *(update.update for update in self._updates.pending()))
         return {entry.digest for entry in entries}
 
     def _make_room(self, coming: Sequence[BlobEntry]) -> None:

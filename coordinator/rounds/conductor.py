@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -145,8 +145,11 @@ class Conductor:
 
     # -- what devices say
 
-    def device_ready(self, device: str, snapshot: Snapshot) -> None:
-        """A device asks for work: its open offer again, its release again, or to wait."""
+    def device_ready(self, device: str, snapshot: Snapshot, tasks: Sequence[str] = ()) -> None:
+        """A device asks for work in one of ``tasks``, or any: its open offer again, its release again, or to wait."""
+        if tasks and self.config.name not in tasks:
+            self._wait(device, f"{self.config.name} is trained now, which this device has no examples of")
+            return
         if self.stage is Stage.RELEASING and self._desk.send(device):
             return
         if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
@@ -159,9 +162,10 @@ class Conductor:
             if offered is not None:
                 self._send_offer(offered, snapshot.runtime)
                 return
-        self._resources.send(
-            device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=self.stage.value)
-        )
+        self._wait(device, self.stage.value)
+
+    def _wait(self, device: str, reason: str) -> None:
+        self._resources.send(device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=reason))
 
     def _leave_out(self, device: str, runtime: Runtime) -> None:
         """Tell a device, and once the log, that what it trains on cannot train this task."""
@@ -171,7 +175,7 @@ class Conductor:
             _log.warning("%s is left out: %s", device, reason)
         self._left_out.add(device)
         self._candidates.pop(device, None)
-        self._resources.send(device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=reason))
+        self._wait(device, reason)
 
     def device_declined(self, device: str, declined: Declined) -> None:
         """A device gives its offer up; one that ran out of memory gets a smaller submodel from now on."""

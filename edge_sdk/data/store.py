@@ -85,6 +85,10 @@ class ExampleStore:
             self._split(examples)
         self._read_version = version
 
+    def has_any(self) -> bool:
+        """Whether there is anything to train on."""
+        return (self.training_file or self.newest()) is not None
+
     def newest(self) -> Path | None:
         """What to train on now, ``None`` where there is nothing.
 

@@ -183,9 +183,13 @@ class Offline(_Message, frozen=True, tag="offline"):
 
 
 class Ready(_Message, frozen=True, tag="ready"):
-    """A request for a matching submodel: the device's own policy allows it to work now."""
+    """A request for a matching submodel: the device's own policy allows it to work now.
+
+    ``tasks`` are those that it has examples for; none are named where it takes any.
+    """
 
     snapshot: Snapshot
+    tasks: Annotated[tuple[Name, ...], msgspec.Meta(max_length=32)] = ()
 
 
 class Declined(_Message, frozen=True, tag="declined"):

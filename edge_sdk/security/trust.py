@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_sdk.errors import ConfigurationError, UntrustedError
@@ -26,11 +27,12 @@ def load_public_key(path: Path) -> bytes:
 
 
 def check_release(
-    envelope: bytes, trusted: bytes | None, *, fleet: str, device: str, installed: int
+    envelope: bytes, trusted: bytes | None, *, fleet: str, device: str, installed: Callable[[str], int]
 ) -> ReleaseManifest:
     """The manifest in ``envelope``, where the key ``trusted`` signed it for this device and it is not older.
 
-    The number that is installed already passes: a report that was lost is asked for by sending the release again.
+    ``installed`` tells which release of a task runs, or ran; 0 for none. The same number passes: a report
+    that was lost is asked for by sending the release again.
     Raises ``UntrustedError`` with the reason.
     """
     if trusted is None:
@@ -40,6 +42,7 @@ def check_release(
         raise UntrustedError(
             f"release {manifest.release} is for {manifest.fleet}/{manifest.device}, not {fleet}/{device}"
         )
-    if manifest.release < installed:
-        raise UntrustedError(f"release {manifest.release} is older than {installed}, which runs")
+    newest = installed(manifest.task)
+    if manifest.release < newest:
+        raise UntrustedError(f"release {manifest.release} of {manifest.task} is older than {newest}, which runs")
     return manifest

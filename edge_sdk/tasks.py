@@ -1,0 +1,86 @@
+"""The tasks that a device takes part in: for each one its examples, and the model that it runs.
+
+<state>/examples.jsonl, slots/ …              of the one task, whatever its name, of a device that has one
+<state>/tasks/<task>/examples.jsonl, slots/   of each of several
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_sdk.config import AgentConfig
+from edge_sdk.data.owned import Owned
+from edge_sdk.data.store import ExampleStore
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import ConfigurationError, did_you_mean
+from edge_sdk.inference.serving import Serving
+from edge_sdk.protocol.topics import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTask:
+    """What a device has for one task."""
+
+    examples: ExampleStore
+    serving: Serving
+
+
+def folder_of(state_dir: Path, task: str | None) -> Path:
+    """Where a task's examples and models lie; ``None`` is that of a device that has one."""
+    return state_dir if task is None else state_dir / "tasks" / check_name(task, "task")
+
+
+class OwnTasks:
+    """``owned`` is what a task learns from, whatever the task's name, or a mapping of such by the names of tasks.
+
+    Raises ``ConfigurationError`` for a bad name, ``DataFormatError`` where examples cannot be used.
+    """
+
+    def __init__(self, owned: Owned, config: AgentConfig) -> None:
+        by_name = dict(owned) if isinstance(owned, Mapping) else {None: owned}
+        self._tasks = {
+            name: _own_task(part, folder_of(config.state_dir, name), config) for name, part in by_name.items()
+        }
+
+    def of(self, name: str) -> OwnTask | None:
+        """What there is for the coordinator's task ``name``; ``None`` where this device takes no part in it."""
+        return self._tasks.get(name) or self._tasks.get(None)
+
+    def chosen(self, name: str | None) -> OwnTask:
+        """The task that an application names; it need not where there is one. Raises ``ConfigurationError``."""
+        if name is None and len(self._tasks) == 1:
+            return next(iter(self._tasks.values()))
+        found = self.of(name) if name is not None else None
+        if found is None:
+            known = [task for task in self._tasks if task is not None]
+            raise ConfigurationError(f"this agent has no task {name!r}; {did_you_mean(str(name), known)}")
+        return found
+
+    def ready(self) -> tuple[str, ...] | None:
+        """The names of the tasks that there are examples for, none where any name will do; ``None``: no examples."""
+        able = [name for name, task in self._tasks.items() if task.examples.has_any()]
+        return tuple(name for name in able if name is not None) if able else None
+
+    @property
+    def release(self) -> int:
+        """The newest release that runs; 0 before the first."""
+        return max(task.serving.release for task in self._tasks.values())
+
+    def start(self) -> None:
+        """Begin to take what iterators yield."""
+        for task in self._tasks.values():
+            task.examples.start()
+
+    def stop(self) -> None:
+        """Take no more of it."""
+        for task in self._tasks.values():
+            task.examples.stop()
+
+
+def _own_task(owned: Owned, folder: Path, config: AgentConfig) -> OwnTask:
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    examples = ExampleStore(owned, folder, share=config.held_out_share, seed=config.seed, image_size=config.image_size)
+    return OwnTask(examples, Serving(folder / "slots", threads=1))

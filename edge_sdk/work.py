@@ -1,0 +1,110 @@
+"""What an offer becomes on a device: a job for the training process, then an update that no crash can lose."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from edge_sdk.config import AgentConfig
+from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    Offer,
+    Part,
+    Receipt,
+    Snapshot,
+    TrainingReport,
+    UpdateReady,
+    decode_from_device,
+    encode,
+    update_id,
+)
+from edge_sdk.storage.cache import BlobCache
+from edge_sdk.storage.outbox import Outbox
+from edge_sdk.training.job import TrainingJob, TrainingResult
+
+_log = logging.getLogger(__name__)
+
+
+def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConfig, examples: Path) -> TrainingJob:
+    """The job of ``offer``, whose blobs are in ``cache``, within what ``snapshot`` says can be spared."""
+    paths = {entry.part: str(cache.path_of(entry.digest)) for entry in offer.manifest}
+    return TrainingJob(
+        weights=paths[Part.WEIGHTS],
+        frozen=paths[Part.FROZEN],
+        graph=paths.get(Part.TRAINING_GRAPH, ""),
+        config=paths.get(Part.CONFIG, ""),
+        tokenizer=paths.get(Part.TOKENIZER, ""),
+        runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
+        examples=str(examples),
+        update=str(_update_file(config)),
+        checkpoint=str(config.state_dir / "checkpoint.safetensors"),
+        labels=offer.labels,
+        recipe=offer.recipe,
+        seed=config.seed * 1_000_003 + offer.round,
+        threads=snapshot.threads,
+        memory_limit_bytes=max(1, snapshot.training_memory_bytes),
+        architecture=offer.architecture,
+        submodel=offer.submodel,
+        nested=offer.nested,
+        mixed_precision=config.mixed_precision,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+
+
+class Updates:
+    """The updates of one device that have no receipt yet: blobs in ``cache``, messages in ``outbox``."""
+
+    def __init__(self, config: AgentConfig, outbox: Outbox, cache: BlobCache) -> None:
+        self._config, self._outbox, self._cache = config, outbox, cache
+
+    def store(
+        self, offer: Offer, result: TrainingResult, *, downloaded_bytes: int, battery_share: float | None
+    ) -> UpdateReady:
+        """Take the update from where its process left it, as a blob, then put its message into the outbox."""
+        path = _update_file(self._config)
+        size_bytes = path.stat().st_size
+        entry = BlobEntry(part=Part.WEIGHTS, size_bytes=size_bytes, digest=self._cache.put_file(path, move=True))
+        report = TrainingReport(
+            samples=result.samples,
+            steps=result.steps,
+            loss_first=result.loss_first,
+            loss_last=result.loss_last,
+            seconds=result.seconds,
+            peak_memory_bytes=result.peak_memory_bytes,
+            downloaded_bytes=downloaded_bytes,
+            uploaded_bytes=size_bytes,
+            battery_share=battery_share,
+        )
+        message = UpdateReady(
+            update_id=update_id(self._config.device, offer.task, offer.round, offer.base_version, entry.digest),
+            task=offer.task,
+            round=offer.round,
+            base_version=offer.base_version,
+            update=entry,
+            report=report,
+        )
+        self._outbox.put(message.update_id, encode(message))
+        return message
+
+    def pending(self) -> list[UpdateReady]:
+        """The oldest first."""
+        messages = (decode_from_device(payload) for _, payload in self._outbox.pending())
+        return [message for message in messages if isinstance(message, UpdateReady)]
+
+    def last_answered(self) -> tuple[str, int] | None:
+        """Task and round of the newest one."""
+        pending = self.pending()
+        return (pending[-1].task, pending[-1].round) if pending else None
+
+    def settle(self, receipt: Receipt) -> None:
+        """The update has its receipt: nothing of it is kept."""
+        for update in self.pending():
+            if update.update_id == receipt.update_id:
+                _log.info("round %d of %s: %s %s", update.round, update.task, receipt.verdict.value, receipt.reason)
+                self._cache.delete(update.update.digest)
+        self._outbox.resolve(receipt.update_id)
+
+
+def _update_file(config: AgentConfig) -> Path:
+    return config.state_dir / "update.safetensors"
