@@ -34,6 +34,7 @@ from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.motion_task import RECIPE, motion_task, windows
 from tests.support.tiny_models import LABELS
 
+pytestmark = pytest.mark.xdist_group("sensor-transformer-time-series-classification")  # whose templates these are
 METHODS = [AdapterMethod.DORA, AdapterMethod.IA3]
 
 

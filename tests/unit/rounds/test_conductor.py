@@ -18,6 +18,7 @@ from edge_sdk.protocol.messages import CoordinatorMessage, Offer, Part, Snapshot
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.motion_task import motion_task
 
+pytestmark = pytest.mark.xdist_group("sensor-transformer-time-series-classification")  # whose templates these are
 REASON = "task motion cannot be trained on onnx; run the agent with --runtime torch"
 Sent = list[tuple[str, CoordinatorMessage]]
 
