@@ -20,7 +20,7 @@ def test_agent_without_examples_serves_and_asks_for_work_once_there_are_some(tmp
     with LoneDevice(tmp_path, mail, releases_first=True) as device:
         device.run_until(lambda: device.heard(ReleaseReport))
         device.run_for(0.5)
-        assert device.supervisor.status.waiting_for == "examples"
+        device.run_until(lambda: device.supervisor.status.waiting_for == "examples")
         assert device.supervisor.predict(["good film"])[0].label
         assert not device.heard(Ready)
         (report,) = device.heard(ReleaseReport)
@@ -37,7 +37,7 @@ def test_agent_without_examples_declines_an_offer_that_comes_all_the_same(tmp_pa
         device.send(device.offer)
         device.run_until(lambda: device.heard(Declined))
         assert [declined.failure for declined in device.heard(Declined)] == [Failure.EXAMPLES]
-        assert device.supervisor.status.waiting_for == "examples"
+        device.run_until(lambda: device.supervisor.status.waiting_for == "examples")
 
 
 def test_training_takes_what_was_learnt_before_it_began(tmp_path: Path) -> None:
