@@ -53,8 +53,17 @@ class Prediction:
 
 def training_peak_bytes(subject: Subject, training: Training) -> int:
     """Of a training process that takes four steps; its files stay in the subject's folder."""
+    events: list[TrainingEvent] = []
+    TrainingProcess(training_job(subject, training, _STEPS), events.append).wait()
+    last = events[-1]
+    assert isinstance(last, Finished), last
+    return last.result.peak_memory_bytes
+
+
+def training_job(subject: Subject, training: Training, steps: int) -> TrainingJob:
+    """For a training process that takes ``steps``; its files stay in the subject's folder."""
     foundation = subject.foundation
-    job = TrainingJob(
+    return TrainingJob(
         **_training_files(subject, training),
         update=str(subject.folder / "update"),
         runtime=training.runtime,
@@ -62,9 +71,9 @@ def training_peak_bytes(subject: Subject, training: Training) -> int:
         recipe=Recipe(
             learning_rate=1e-4,
             batch_size=training.batch_size,
-            epochs=_STEPS,
+            epochs=steps,
             max_tokens=training.max_tokens,
-            max_steps=_STEPS,
+            max_steps=steps,
         ),
         seed=0,
         threads=1,
@@ -73,11 +82,6 @@ def training_peak_bytes(subject: Subject, training: Training) -> int:
         submodel=training.submodel,
         nested=training.nested,
     )
-    events: list[TrainingEvent] = []
-    TrainingProcess(job, events.append).wait()
-    last = events[-1]
-    assert isinstance(last, Finished), last
-    return last.result.peak_memory_bytes
 
 
 def prediction_peak_bytes(subject: Subject, prediction: Prediction) -> int:
