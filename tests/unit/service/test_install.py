@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from edge_sdk.errors import ConfigurationError, ServiceManagerError
 from edge_sdk.service import install as module
+from edge_sdk.service.cli import app
 from edge_sdk.service.install import Places, install, uninstall, unit_for
 from edge_sdk.service.systemd import Systemd
 from edge_sdk.service.unit import UNIT, Unit
@@ -170,3 +172,13 @@ def test_tool_that_fails_is_named(machine: Machine) -> None:
     (machine.root / "etc/passwd").mkdir()
     with pytest.raises(ServiceManagerError, match=r"systemd-sysusers .* failed: "):
         module._make_account(machine.root)
+
+
+@pytest.mark.parametrize("scope", ["--user", "--system"])
+def test_dry_run_prints_the_unit_and_changes_nothing(machine: Machine, tmp_path: Path, scope: str) -> None:
+    words = ["install", scope, "--dry-run", "--config", str(tmp_path / "agent.toml"), "--memory-max-mib", "300"]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, machine.told(), (tmp_path / "agent.toml").exists()) == (0, [], False)
+    assert done.output.startswith("[Unit]\n")
+    assert "MemoryMax=300M\n" in done.output
+    assert ("User=raffm-edge\n" in done.output) == (scope == "--system")
