@@ -49,14 +49,14 @@ def agent(root: Path, *words: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_agent_runs_from_the_package(unpacked: Path) -> None:
     assert "service" in agent(unpacked, "--help")
     assert '"profile": "raspberry-pi-4-2gb"' in agent(unpacked, "profile", "--profile", "raspberry-pi-4-2gb", "--json")
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_package_holds_what_systemd_needs_and_no_trace_of_where_it_was_built(unpacked: Path) -> None:
     unit = (unpacked / "lib/systemd/system/raffm-edge.service").read_text()
     assert "ExecStart=/opt/raffm-edge/bin/edge-agent run --config /etc/raffm-edge/agent.toml\n" in unit
