@@ -304,12 +304,14 @@ class Supervisor:
 
     def _advance(self, event: agent.Event) -> None:
         self._state, effects = agent.step(self._state, event, time.monotonic())
-        offer = self._state.offer
+        offer, is_training = self._state.offer, self._state.phase is Phase.TRAINING
         self._status = replace(
             self._status,
             phase=self._state.phase,
             task=None if offer is None else offer.task,
             round=None if offer is None else offer.round,
+            step=self._status.step if is_training else None,
+            steps=self._status.steps if is_training else None,
         )
         for effect in effects:
             self._try(effect)

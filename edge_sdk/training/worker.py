@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from edge_sdk.training.runtime import TrainingRuntime
 
 _NICENESS = 10
-_NO_MEMORY = ("failed to map segment", "annot allocate memory")  # what the dynamic loader says
+# what the dynamic loader says
+_NO_MEMORY = ("failed to map segment", "cannot map zero-fill pages", "annot allocate memory")
 
 
 def main() -> int:

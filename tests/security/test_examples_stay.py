@@ -55,7 +55,7 @@ def test_whole_round_publishes_nothing_of_the_examples(tmp_path: Path) -> None:
     canaries = [canary() for _ in range(30)]
     examples, corrected = mail(canaries[:-1]), canaries[-1]
     with LoneDevice(tmp_path, examples) as device:
-        device.supervisor.learn((f"good {corrected}", "positive"))
+        device.supervisor.tasks.chosen(None).examples.learn((f"good {corrected}", "positive"))
         device.run_until(lambda: device.heard(ReleaseReport))
         for file in device.state_dir.glob("*.jsonl"):  # a coordinator gone bad asks for the files themselves
             device.send(ChunkRequest(digest=digest_of(file.read_bytes()), ranges=((0, 100),)))

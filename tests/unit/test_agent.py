@@ -13,10 +13,12 @@ from edge_sdk.protocol.messages import (
     Failure,
     Offer,
     Part,
+    Ready,
     Receipt,
     Recipe,
     Release,
     ReleaseReport,
+    Snapshot,
     TrainingReport,
     UpdateReady,
     Verdict,
@@ -188,7 +190,63 @@ def test_wait_postpones_the_next_request() -> None:
 
 def test_tick_while_training_asks_for_nothing() -> None:
     training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
-    assert step(training, agent.Tick(), 1e6) == (training, ())
+    assert step(training, agent.Tick(), 100.0 + an_offer().deadline_s - 1) == (training, ())
+
+
+@pytest.mark.parametrize("present", [frozenset({GRAPH.digest, WEIGHTS.digest}), frozenset()])
+def test_offer_ends_at_its_deadline(present: frozenset[str]) -> None:
+    working, _ = advance(IDLE, agent.Received(an_offer(), present))
+    state, effects = step(working, agent.Tick(), 100.0 + an_offer().deadline_s)
+    assert (state.phase, state.offer) == (Phase.IDLE, None)
+    stop, said = effects
+    assert stop == agent.StopTraining()
+    assert isinstance(said, agent.Publish)
+    assert isinstance(said.message, Declined)
+    assert said.message.failure is Failure.DEADLINE
+
+
+SNAPSHOT = Snapshot(
+    memory_total_bytes=1, memory_available_bytes=1, training_memory_bytes=1, inference_memory_bytes=1, threads=1
+)
+
+
+def forbidden_while_training() -> AgentState:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, (stop, said) = advance(training, agent.Forbidden("too hot"))
+    assert stop == agent.StopTraining()
+    assert isinstance(said, agent.Publish)
+    assert isinstance(said.message, Declined)
+    assert (said.message.failure, said.message.detail) == (Failure.POLICY, "too hot")
+    assert (state.phase, state.offer) == (Phase.IDLE, None)
+    return state
+
+
+def test_training_that_was_forbidden_goes_on_once_it_is_permitted() -> None:
+    paused = forbidden_while_training()
+    assert set(agent.needed(paused)) == {WEIGHTS, GRAPH}, "its blobs must not leave the cache"
+    state, effects = advance(paused, agent.Permitted(SNAPSHOT))
+    assert effects == (agent.Train(an_offer()),)
+    assert (state.phase, state.offer, state.paused) == (Phase.TRAINING, an_offer(), None)
+
+
+def test_training_that_was_forbidden_is_over_with_its_round() -> None:
+    paused = forbidden_while_training()
+    state, effects = step(paused, agent.Permitted(SNAPSHOT, ("t",)), 100.0 + an_offer().deadline_s)
+    assert effects == (agent.Publish(Ready(snapshot=SNAPSHOT, tasks=("t",))),)
+    assert (state.phase, state.paused) == (Phase.IDLE, None)
+
+
+def test_training_that_was_forbidden_gives_way_to_a_new_offer() -> None:
+    state, _ = advance(
+        forbidden_while_training(), agent.Received(an_offer(2), frozenset({GRAPH.digest, WEIGHTS.digest}))
+    )
+    assert (state.offer, state.paused) == (an_offer(2), None)
+
+
+def test_fetching_that_was_forbidden_is_not_taken_up_again() -> None:
+    fetching, _ = advance(IDLE, agent.Received(an_offer()))
+    state, _ = advance(fetching, agent.Forbidden("metered"))
+    assert (state.phase, state.paused) == (Phase.IDLE, None)
 
 
 def test_release_is_checked_before_anything_of_it_is_fetched() -> None:

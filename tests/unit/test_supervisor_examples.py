@@ -21,7 +21,7 @@ def test_agent_without_examples_serves_and_asks_for_work_once_there_are_some(tmp
         device.run_until(lambda: device.heard(ReleaseReport))
         device.run_for(0.5)
         device.run_until(lambda: device.supervisor.status.waiting_for == "examples")
-        assert device.supervisor.predict(["good film"])[0].label
+        assert device.supervisor.tasks.chosen(None).serving.predict(["good film"])[0].label
         assert not device.heard(Ready)
         (report,) = device.heard(ReleaseReport)
         assert isinstance(report, ReleaseReport)
@@ -42,7 +42,7 @@ def test_agent_without_examples_declines_an_offer_that_comes_all_the_same(tmp_pa
 
 def test_training_takes_what_was_learnt_before_it_began(tmp_path: Path) -> None:
     with LoneDevice(tmp_path, MAIL) as device:
-        device.supervisor.learn(("the very first film", "negative"))
+        device.supervisor.tasks.chosen(None).examples.learn(("the very first film", "negative"))
         device.run_until(lambda: device.heard(ReleaseReport))
         (report,) = device.heard(ReleaseReport)
         update = device.heard(UpdateReady)[-1]

@@ -97,7 +97,7 @@ def test_process_whose_update_the_disk_refuses_says_storage_and_leaves_no_half(t
     Path(job.update).mkdir()
     assert isinstance(event := run(job)[-1], Failed)
     assert event.failure is Failure.STORAGE
-    assert "cannot be written" in event.detail
+    assert "cannot be read or written" in event.detail
     assert not list(tmp_path.rglob("*.partial"))
 
 
