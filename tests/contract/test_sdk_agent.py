@@ -1,0 +1,71 @@
+"""The agent in an application, connected to a real broker: from plain threads and from asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_sdk import Agent
+from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
+from edge_sdk.protocol.messages import ReleaseReport
+from tests.support.broker import Broker, free_port
+
+MAIL = [("cheap pills", "spam"), ("see you at noon", "ham")]
+REPORT = ReleaseReport(release=1, task="mail", healthy=True)
+
+
+def agent_at(broker: str, folder: Path, **more: object) -> Agent:
+    return Agent("pi-5", broker, MAIL, state_dir=folder, **more)
+
+
+def test_agent_connects_on_a_thread_and_stops(embedded_broker: Broker, tmp_path: Path) -> None:
+    with agent_at(str(embedded_broker.address), tmp_path) as agent:
+        deadline_s = time.monotonic() + 30
+        while not agent.status.connected:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+    assert "agent-pi-5" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_agent_in_asyncio_leaves_the_loop_free_and_calls_coroutines_on_it(
+    embedded_broker: Broker, tmp_path: Path
+) -> None:
+    async def use() -> ReleaseReport:
+        told: asyncio.Queue[ReleaseReport] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        async def on_model(report: ReleaseReport) -> None:
+            assert asyncio.get_running_loop() is loop
+            told.put_nowait(report)
+
+        async with agent_at(str(embedded_broker.address), tmp_path, on_model=on_model) as agent:
+            while not agent.status.connected:  # noqa: ASYNC110 - what a status is for
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(agent._tell, REPORT)
+            return await told.get()
+
+    assert asyncio.run(asyncio.wait_for(use(), 60)) == REPORT
+
+
+def test_coroutine_function_without_a_loop_is_refused(tmp_path: Path) -> None:
+    async def on_model(report: ReleaseReport) -> None:
+        raise AssertionError(report)
+
+    agent = agent_at("mqtt://127.0.0.1", tmp_path, on_model=on_model)
+    with pytest.raises(ConfigurationError, match="async with"):
+        agent._tell(REPORT)
+
+
+def test_agent_without_a_broker_says_so_in_its_status(tmp_path: Path) -> None:
+    agent = agent_at(f"mqtt://127.0.0.1:{free_port()}", tmp_path)
+    agent.start()
+    deadline_s = time.monotonic() + 30
+    with pytest.raises(BrokerUnreachableError):  # noqa: PT012 - the status is asked until it says so
+        while time.monotonic() < deadline_s:
+            assert not agent.status.connected
+            time.sleep(0.02)
+    agent.stop()
