@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edge_sdk.training.runtime import TrainingRuntime
 
 _NICENESS = 10
+_LEAST_BYTES = 60 << 20  # of interpreter and libraries; with less, some versions of OpenBLAS ask for memory for ever
 # what the dynamic loader says
 _NO_MEMORY = ("failed to map segment", "cannot map zero-fill pages", "annot allocate memory")
 
@@ -39,6 +40,8 @@ def main() -> int:
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=TrainingJob)
     os.nice(_NICENESS)
     try:
+        if job.memory_limit_bytes < _LEAST_BYTES:
+            raise out_of_memory(job.memory_limit_bytes, f"the libraries alone take {_LEAST_BYTES}")
         limit_resident(job.memory_limit_bytes)
         _emit(Finished(_train(job)))
     except (RaffmError, MemoryError, ImportError, SystemError, OSError) as error:

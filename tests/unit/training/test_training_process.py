@@ -71,7 +71,7 @@ def test_process_of_the_same_job_gives_the_same_bytes(tmp_path: Path) -> None:
     assert Path(job.update).read_bytes() == first
 
 
-@pytest.mark.parametrize("limit_mib", [1, 20, 50, 55, 60])
+@pytest.mark.parametrize("limit_mib", [1, 50, 62])
 def test_process_with_too_little_memory_ends_as_out_of_memory(tmp_path: Path, limit_mib: int) -> None:
     job = logistic_graph.training_job(tmp_path, memory_limit_bytes=limit_mib * MIB)
     assert isinstance(event := run(job)[-1], Failed)
