@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Participation, Salience
+from coordinator.config import DEFAULT_RECIPE, STATE_DIR_VARIABLE, CoordinatorConfig, Participation, Salience
+from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 from edge_sdk.errors import RaffmError
 
@@ -33,7 +34,9 @@ app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
 
-StateDir = Annotated[Path, typer.Option(help="Folder of the store, the blobs and the release key.")]
+StateDir = Annotated[
+    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -109,12 +112,15 @@ def inspect_model(
 @model_app.command("new")
 def new_model(
     folder: Annotated[Path, typer.Argument(help="Folder to write, as Hugging Face does.")],
-    data: Annotated[Path, typer.Argument(help=".npz of windows (x: examples, steps, channels) or square images.")],
+    data: Annotated[
+        Path, typer.Argument(help=".npz of windows (x: examples, steps, channels) or square images, or label/*.png.")
+    ],
     patch: Annotated[int, typer.Option(min=1, help="Steps of a window, or pixels a side, that make one token.")] = 8,
     layers: Annotated[int, typer.Option(min=1)] = 3,
     heads: Annotated[int, typer.Option(min=1)] = 8,
     hidden: Annotated[int, typer.Option(min=1)] = 64,
     ffn: Annotated[int, typer.Option(min=1)] = 256,
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side, where the data is a folder.")] = IMAGE_SIZE,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
     """A small transformer with random weights that fits your data, for sensors and images without a pretrained one."""
@@ -122,7 +128,7 @@ def new_model(
     from edge_sdk.data import ArrayExamples, read_examples
     from edge_sdk.errors import DataFormatError
 
-    examples = read_examples(data)
+    examples = read_examples(data, image_size)
     if not isinstance(examples, ArrayExamples):
         raise DataFormatError(f"{data} holds texts, for which a pretrained model does better; name its folder instead")
     write_model_for(folder, examples, FreshSizes(layers, heads, hidden, ffn), patch=patch, seed=seed)

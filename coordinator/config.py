@@ -35,6 +35,8 @@ class Salience(str, Enum):
     RANDOM = "random"
 
 
+STATE_DIR_VARIABLE = "RAFFM_COORDINATOR_STATE_DIR"
+"""Of the environment; names the state folder of every command that is given none."""
 DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32)
 
 

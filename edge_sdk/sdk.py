@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.data.owned import Owned
 from edge_sdk.errors import ConfigurationError, DeadlineError, RaffmError
-from edge_sdk.inference.engine import Prediction
+from edge_sdk.inference.engine import Given, Prediction
 from edge_sdk.protocol.messages import ReleaseReport
 from edge_sdk.supervisor import AgentStatus, Supervisor
 
@@ -71,12 +71,14 @@ class Agent:
         """Begin to work in the background; once. :attr:`status` tells how it goes."""
         self._thread.start()
 
-    def predict(self, texts: Sequence[str], *, task: str | None = None) -> list[Prediction]:
+    def predict(self, given: Given, *, task: str | None = None) -> list[Prediction]:
         """The newest model's answers, also offline and from any thread. ``task`` is needed where there are several.
 
-        Raises ``ModelFormatError`` before the task's first release, ``ConfigurationError`` for an unknown task.
+        ``given`` are texts, or one array: windows (n, steps, channels) or images (n, height, width, channels).
+        Raises ``ModelFormatError`` before the task's first release, ``DataFormatError`` for an array of another shape,
+        ``ConfigurationError`` for an unknown task.
         """
-        return self._supervisor.tasks.chosen(task).serving.predict(texts)
+        return self._supervisor.tasks.chosen(task).serving.predict(given)
 
     def learn(
         self,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +19,10 @@ from coordinator.demo.collecting import device_rows, task_outcome
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
 from coordinator.demo.inputs import MODEL_NAME, MODEL_PACKAGE, deal, packaged_model, texts_of, write_examples
 from coordinator.demo.outcome import Outcome
-from coordinator.demo.processes import Processes
 from coordinator.demo.report import summary, write_report
 from coordinator.demo.view import show
 from coordinator.demo.watching import Watcher
+from coordinator.processes import Interrupted, Processes, interruptible
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
@@ -36,10 +34,6 @@ RECIPE = msgspec.structs.replace(DEFAULT_RECIPE, max_steps=6)
 """A device sees about a hundred of its texts in a round, so that all of it takes minutes."""
 
 _POLL_S = 0.5
-
-
-class Interrupted(SystemExit):
-    """Ctrl-C, or a polite request to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,7 @@ def run_demo(options: DemoOptions) -> None:
         options.report.parent.mkdir(parents=True, exist_ok=True)  # not after minutes of work
         store = _prepare(options, console)
     try:
-        with _interruptible():
+        with interruptible():
             _run_processes(options, store, console)
     except Interrupted:
         again = f"coordinator demo --resume --state-dir {options.state_dir}"
@@ -172,18 +166,3 @@ def _progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave through the contexts, which end every process; the same again changes nothing."""
-
-    def leave(*_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(130)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)

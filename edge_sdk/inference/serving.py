@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
+
 from edge_sdk.data import Examples
 from edge_sdk.errors import BlobCorruptError, DataFormatError, ModelFormatError, RaffmError
-from edge_sdk.inference.engine import Engine, Prediction
+from edge_sdk.inference.engine import Engine, Given, Prediction
 from edge_sdk.inference.slots import Slot, Slots
 from edge_sdk.protocol.messages import Part, ReleaseReport
 from edge_sdk.protocol.signing import ReleaseManifest
@@ -34,13 +36,13 @@ class Serving:
         """The number of the release that runs; 0 before the first."""
         return self._release
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The likeliest label of each text. ``ModelFormatError`` before the first release has arrived."""
+    def predict(self, given: Given) -> list[Prediction]:
+        """The likeliest label of each. ``ModelFormatError`` before the first release has arrived."""
         with self._lock:
             engine = self._engine
         if engine is None:
             raise ModelFormatError("no model yet: this device has not received a release; ask again later")
-        return engine.predict(texts)
+        return engine.predict_arrays(given) if isinstance(given, np.ndarray) else engine.predict(given)
 
     def install(
         self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: Examples | None

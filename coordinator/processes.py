@@ -1,4 +1,4 @@
-"""The demo's processes: started together, watched, and ended together, whatever happens."""
+"""Processes of this installation: started together, watched, and ended together, whatever happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,7 +23,11 @@ GRACE_S = 3.0
 
 
 class ProcessDiedError(RaffmError):
-    """A process of the demo ended although it was still needed."""
+    """A process ended although it was still needed."""
+
+
+class Interrupted(SystemExit):
+    """Ctrl-C, or a polite request to end."""
 
 
 class Processes:
@@ -56,8 +61,8 @@ class Processes:
         """Raise ``ProcessDiedError`` with the last line that it said where a process has ended with an error."""
         for name, process in self._running.items():
             if process.poll():
-                lines = self.log_of(name).read_text(errors="replace").strip().splitlines() or ["(it said nothing)"]
-                raise ProcessDiedError(f"{name} ended with exit code {process.returncode}: {lines[-1][:300]}")
+                said = last_line(self.log_of(name))
+                raise ProcessDiedError(f"{name} ended with exit code {process.returncode}: {said}")
 
     def ended(self, name: str) -> bool:
         """Whether the process has ended by itself."""
@@ -84,7 +89,33 @@ class Processes:
         self.stop()
 
 
+def last_line(log: Path) -> str:
+    """Of what a process said."""
+    lines = log.read_text(errors="replace").strip().splitlines() or ["(it said nothing)"]
+    return lines[-1][:300]
+
+
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """To the whole session where it still runs, so that nothing a process started outlives it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave through the contexts, which end every process; the same again changes nothing.
+
+    Of the main thread only, as Python has it.
+    """
+
+    def leave(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(130)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
