@@ -165,6 +165,6 @@ def test_agent_told_nothing() -> None:
 def test_service_without_systemd(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     check(
-        typed("edge_sdk.cli", "service", command, "--user"), 9, "systemd does not run here", "edge-agent run --config"
+        typed("edge_sdk.cli", "service", command, "--user"), 10, "systemd does not run here", "edge-agent run --config"
     )
     assert not any(tmp_path.iterdir())

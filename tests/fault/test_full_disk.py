@@ -80,6 +80,7 @@ def test_agent_whose_disk_fills_up_gives_its_offer_up_and_takes_the_next(fleet: 
 
 
 @pytest.mark.usefixtures("small_disk")
+@pytest.mark.long
 def test_agent_makes_room_of_stale_blobs_and_declines_what_its_limit_cannot_hold(fleet: SmallFleet) -> None:
     fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--no-release")
     fleet.serve()

@@ -173,7 +173,7 @@ def test_recipes_differ_in_what_they_train(tiny: Foundation, tiny_templates: Tem
     """
     found = {}
     for name, options in RECIPES.items():
-        recipe = msgspec.structs.replace(PLAIN, **options)
+        recipe = msgspec.structs.replace(PLAIN, max_steps=10, **options)
         job = job_of(tiny, tiny_templates, tmp_path, part_of(tiny), recipe)
         nested = nested_in(job) if name in NESTED else ()
         found[name] = outcome_of(msgspec.structs.replace(job, nested=nested), Runtime.TORCH).losses
