@@ -38,7 +38,7 @@ others = [article for article in zip(articles.texts, articles.labels, strict=Tru
 random.Random(0).shuffle(others)
 
 with tempfile.TemporaryDirectory() as folder:
-    for name, chosen in {"few": others[:64], "test": others[64:264]}.items():
+    for name, chosen in {"few": others[:64], "test": others[64:128]}.items():
         texts, labels = zip(*chosen, strict=True)
         write_examples(Path(folder, name), TextExamples(texts, labels))
 
@@ -46,7 +46,7 @@ with tempfile.TemporaryDirectory() as folder:
         phone = Agent(
             "phone",
             server.broker,
-            others[300:400],
+            others[200:260],
             state_dir=Path(folder, "phone"),
             profile="android-mid-range",
             release_key=server.release_key,

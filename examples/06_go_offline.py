@@ -35,8 +35,8 @@ def answer(watch: Agent) -> None:
 
 
 with tempfile.TemporaryDirectory() as folder:
-    model, few = Path(folder, "model"), write_examples(Path(folder, "few"), motion.of(25, 26))
-    test = write_examples(Path(folder, "test"), motion.of(27, 28))
+    model, few = Path(folder, "model"), write_examples(Path(folder, "few"), motion.of(25))
+    test = write_examples(Path(folder, "test"), motion.of(27))
     data = ("--model", model, "--calibration", few, "--test", test, "--learning-rate", "2e-3")
     with local_coordinator(Path(folder, "fleet")) as server:
         server.command("model", "new", model, few)
@@ -46,7 +46,7 @@ with tempfile.TemporaryDirectory() as folder:
         server.wait_for("monday")
         print("monday's round is over, the watch has a model")
         answer(watch)
-        server.command("task", "create", "tuesday", *data, "--rounds", "2", "--epochs", "20")
+        server.command("task", "create", "tuesday", *data, "--rounds", "2", "--epochs", "8")
         while watch.status.phase != "training":
             time.sleep(0.05)
 

@@ -34,11 +34,13 @@ def release_graph(
     """A file that runs by itself: the model's inputs -> ``logits``, with the weights inside.
 
     ``parameters`` are the full model's; the submodel is cut out. With ``quantise``, weights and embeddings are int8,
-    with one scale per channel, and activations are quantised as they come: about a quarter of the size.
+    with one scale per channel, and activations are quantised as they come: about a quarter of the size. The input says
+    the shape of a window or image, to which a device brings its own.
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
     part = graph_parameters(templates, submodel, parameters)
-    model = _fold(_with_weights(inference_graph(templates, submodel), part))
+    whole = _with_weights(inference_graph(templates, submodel), part)
+    model = _fold(_with_input_shape(whole, templates.architecture.input_shape))
     return _quantised(model) if quantise else model.SerializeToString()
 
 
@@ -49,6 +51,13 @@ def _with_weights(model: onnx.ModelProto, parameters: Mapping[str, Array]) -> on
     model.graph.initializer.extend(weights)
     del model.graph.input[:]
     model.graph.input.extend(value for value in inputs if value.name not in parameters)
+    return model
+
+
+def _with_input_shape(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """One example's ``shape``, empty for texts, whose number of tokens stays free; so does the batch."""
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], shape, strict=False):
+        dim.dim_value = size
     return model
 
 

@@ -40,6 +40,13 @@ def test_release_computes_what_the_submodel_computes(
     assert np.abs(released_logits(data, tiny_batches[0]) - expected).max() <= 1e-5
 
 
+def test_release_says_the_shape_of_a_window_or_an_image(tiny: Foundation, tiny_templates: Templates) -> None:
+    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, quantise=True)
+    dims = onnx.load_from_string(data).graph.input[0].type.tensor_type.shape.dim[1:]
+    sizes = tuple(dim.dim_value for dim in dims if dim.HasField("dim_value"))
+    assert sizes == tiny.architecture.input_shape
+
+
 def test_quantised_release_stays_close(tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch]) -> None:
     data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, quantise=True)
     expected = next(Evaluator(tiny_templates, tiny_batches[:1], threads=1).logits(half_of(tiny), tiny.parameters))
