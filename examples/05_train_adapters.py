@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from coordinator.demo.inputs import deal, packaged_model, packaged_texts
 from coordinator.local import local_coordinator
+from coordinator.models.foundation import quiet_transformers
 from edge_sdk import Agent
 from edge_sdk.data import write_examples
 
@@ -51,7 +52,8 @@ with tempfile.TemporaryDirectory() as folder:
     for file in sorted(Path(folder, "adapters").iterdir()):
         print(f"{file.name}: {file.stat().st_size / 1e3:.0f} kB")
     labels = sorted({*dealt.test.labels})
-    base = AutoModelForSequenceClassification.from_pretrained(packaged_model(), num_labels=len(labels))
+    with quiet_transformers():  # it would report at length that the head is new
+        base = AutoModelForSequenceClassification.from_pretrained(packaged_model(), num_labels=len(labels))
     adapted = PeftModel.from_pretrained(base, Path(folder, "adapters"))
     tokens = AutoTokenizer.from_pretrained(packaged_model())(
         "The striker scored twice in the final", return_tensors="pt"
