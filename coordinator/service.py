@@ -220,6 +220,8 @@ class Service:
             if isinstance(message, Hello):
                 is_new = tx.devices.hello(device, message.profile, message.session, time.time())
                 _log.info("%s says hello (%s)", device, message.profile if is_new else "an earlier session")
+                if is_new and message.snapshot is not None:
+                    tx.devices.seen(device, time.time(), message.snapshot)
             elif tx.devices.offline(device, message.session):
                 _log.info("%s is offline", device)
 

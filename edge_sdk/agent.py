@@ -4,8 +4,8 @@
       ▲                 │                           │
       └──── Declined ◀──┴─── failure, deadline ◀────┘
 
-Training that the owner's policy ends is declined too, so that nobody waits for it, and goes on from its checkpoint when
-it is allowed again before the offer's deadline: an update that still comes in time counts.
+Training that the owner's policy ends is declined too, so that nobody waits for it. Where work is allowed again while
+the round is still open, the device gets the same offer again, and goes on from its checkpoint.
 
 :func:`step` takes a state and an event and returns the next state and the effects to perform; it does no I/O, reads no
 clock and cannot fail. :mod:`edge_sdk.supervisor` performs the effects. A release is fetched beside all this, since
@@ -24,11 +24,9 @@ from edge_sdk.protocol.messages import (
     DeviceMessage,
     Failure,
     Offer,
-    Ready,
     Receipt,
     Release,
     ReleaseReport,
-    Snapshot,
     UpdateReady,
     Wait,
 )
@@ -48,14 +46,13 @@ class AgentState:
     """All that decides what happens next.
 
     ``answered`` is the last (task, round) whose update lies in the outbox or is settled: an offer for it is stale.
-    ``offer_due_s`` is when the round ends without this device, also that of an offer that is ``paused``.
-    ``ready_due_s`` is when to ask for work again. Times are on the supervisor's monotonic clock.
+    ``offer_due_s`` is when the round ends without this device, ``ready_due_s`` when to ask for work again. Times are on
+    the supervisor's monotonic clock.
     """
 
     ready_interval_s: float
     phase: Phase = Phase.IDLE
     offer: Offer | None = None
-    paused: Offer | None = None
     offer_due_s: float = 0.0
     missing: frozenset[str] = frozenset()
     answered: tuple[str, int] | None = None
@@ -121,21 +118,6 @@ class TrainingFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Forbidden:
-    """The owner's policy ends the work under way."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Permitted:
-    """The owner's policy allows work: what can be spared for it, and for which tasks there are examples."""
-
-    snapshot: Snapshot
-    tasks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ReleaseTried:
     """The released model was put into its slot and measured, or could not be."""
 
@@ -155,8 +137,6 @@ Event = (
     | BlobFailed
     | UpdateStored
     | TrainingFailed
-    | Forbidden
-    | Permitted
     | ReleaseTried
     | Tick
 )
@@ -179,7 +159,7 @@ class SayHello:
 
 @dataclass(frozen=True, slots=True)
 class SayReady:
-    """Measure; comes back as :class:`Permitted` where the device's own policy allows work."""
+    """Measure; where the device's own policy allows work, ask for some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +211,7 @@ Effect = Publish | SayHello | SayReady | ResendOutbox | Fetch | Train | StopTrai
 Next = tuple[AgentState, tuple[Effect, ...]]
 
 
-def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: C901, PLR0911  one return an event
+def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR0911  one return an event
     """The next state, and what to do. ``now_s`` is a monotonic clock's reading in seconds."""
     match event:
         case Connected():
@@ -249,20 +229,15 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: C901, 
             return _idle(replace(state, answered=answered), now_s + state.ready_interval_s), (ResendOutbox(),)
         case TrainingFailed():
             return _give_up(state, event, now_s)
-        case Forbidden(reason):
-            return _pause(state, reason, now_s)
-        case Permitted(snapshot, tasks):
-            return _permitted(state, Ready(snapshot=snapshot, tasks=tasks), now_s)
         case ReleaseTried(report):
-            return replace(state, release=None, release_missing=frozenset()), (Publish(report),)
+            return _tried(state, report), (Publish(report),)
         case Tick():
             return _tick(state, now_s)
 
 
 def needed(state: AgentState) -> tuple[BlobEntry, ...]:
-    """The blobs that an offer, current or paused, and a coming release are made of."""
-    sources = (state.offer, state.paused, state.release)
-    return tuple(entry for source in sources if source is not None for entry in source.manifest)
+    """The blobs that the current offer and a coming release are made of."""
+    return tuple(entry for source in (state.offer, state.release) if source is not None for entry in source.manifest)
 
 
 def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[str], now_s: float) -> Next:
@@ -289,7 +264,7 @@ def _consider(state: AgentState, offer: Offer, present: frozenset[str], now_s: f
     stop: tuple[Effect, ...] = (StopTraining(),) if state.phase is Phase.TRAINING else ()
     lacking = tuple(entry for entry in offer.manifest if entry.digest not in present)
     missing = frozenset(entry.digest for entry in lacking)
-    state = replace(state, paused=None, offer_due_s=now_s + offer.deadline_s)
+    state = replace(state, offer_due_s=now_s + offer.deadline_s)
     if not missing:
         return replace(state, phase=Phase.TRAINING, offer=offer, missing=missing), (*stop, Train(offer))
     return replace(state, phase=Phase.FETCHING, offer=offer, missing=missing), (*stop, Fetch(lacking))
@@ -349,19 +324,11 @@ def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
     return _idle(state, now_s + pause_s), (Publish(declined),)
 
 
-def _pause(state: AgentState, reason: str, now_s: float) -> Next:
-    """Stop and say so. What was trained so far is kept for a while; what was fetched stays in the cache anyway."""
-    paused = state.offer if state.phase is Phase.TRAINING else None
-    state, effects = _give_up(state, TrainingFailed(Failure.POLICY, reason), now_s)
-    return replace(state, paused=paused), (StopTraining(), *effects)
-
-
-def _permitted(state: AgentState, ready: Ready, now_s: float) -> Next:
-    """Go on with what was paused, where its round may still be open; else ask for work."""
-    paused, state = state.paused, replace(state, paused=None)
-    if paused is None or state.phase is not Phase.IDLE or now_s >= state.offer_due_s:
-        return state, (Publish(ready),)
-    return replace(state, phase=Phase.TRAINING, offer=paused), (Train(paused),)
+def _tried(state: AgentState, report: ReleaseReport) -> AgentState:
+    """The release that was tried is done with; one that came meanwhile, of another task, is not."""
+    if state.release is None or state.release.release != report.release:
+        return state
+    return replace(state, release=None, release_missing=frozenset())
 
 
 def _tick(state: AgentState, now_s: float) -> Next:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from edge_sdk import __version__, agent
 from edge_sdk.agent import AgentState, Phase
@@ -39,9 +40,10 @@ from edge_sdk.protocol.messages import (
     Hello,
     Offer,
     Offline,
-    Part,
+    Ready,
     Refused,
     ReleaseReport,
+    Snapshot,
     Wait,
     decode_from_coordinator,
 )
@@ -54,8 +56,7 @@ from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, Tra
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
-from edge_sdk.transport.exchange import Failed as NotFetched
-from edge_sdk.work import Updates, job_of
+from edge_sdk.work import Stock, Updates, job_of
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
@@ -132,6 +133,7 @@ class Supervisor:
         self._transport = make_transport(config, self._session)
         self._uplink = Uplink(config, self._transport, self._count_sent)
         self._exchange = BlobExchange(self._cache, lambda _, message: self._uplink.publish(message))
+        self._stock = Stock(self._cache, self._exchange, self._updates)
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
@@ -183,7 +185,7 @@ class Supervisor:
         try:
             action(*arguments)
         except DiskFullError as error:
-            self._clear_cache(error)
+            self._stock.clear(self._pinned(), error)
 
     # -- what happens
 
@@ -220,7 +222,7 @@ class Supervisor:
             _log.warning("the coordinator refuses: %s", message.reason)
         if isinstance(message, Wait | Offer):
             self._heard_of_work(message.reason if isinstance(message, Wait) else "")
-        present = self._present(message.manifest) if isinstance(message, Offer) else frozenset()
+        present = self._stock.present(message.manifest) if isinstance(message, Offer) else frozenset()
         self._advance(agent.Received(message, present))
 
     def _heard_of_work(self, obstacle: str) -> None:
@@ -254,11 +256,13 @@ class Supervisor:
                 self._end_work(orders.end_work)
 
     def _end_work(self, denial: Denied) -> None:
-        """What was fetched stays, and training goes on from its checkpoint where that is allowed in time."""
+        """What was fetched stays, and so does a checkpoint, unless it is what leaves too little of the disk."""
         _log.info("stopping: %s", denial.reason)
-        for digest in self._state.missing - self._state.release_missing:
-            self._exchange.cancel(digest)
-        self._advance(agent.Forbidden(denial.reason))
+        self._stop_training()
+        self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
+        self._stock.end_transfers_but(self._pinned())
+        if self._machine.lacks_disk():
+            self._updates.forget_checkpoint()
 
     def _hold_blobs(self, denial: Denied | None) -> None:
         """Let no blob move, or let them move again. Messages go on."""
@@ -288,14 +292,16 @@ class Supervisor:
             case Failed(failure, detail, peak_memory_bytes):
                 _log.warning("training failed: %s %s", failure.value, detail)
                 if failure is Failure.STORAGE:
-                    self._clear_cache(detail)
+                    self._stock.clear(self._pinned(), detail)
                 self._advance(agent.TrainingFailed(failure, detail, peak_memory_bytes))
 
     def _release_tried(self, tried: agent.ReleaseTried) -> None:
         self._last_report = tried.report
         self._status = replace(self._status, release=self._tasks.release)
         if tried.report.healthy:
-            self._survive_a_full_disk(self._outbox.set_number, f"release of {tried.report.task}", tried.report.release)
+            self._survive_a_full_disk(
+                self._outbox.set_number, _release_key(self._tasks, tried.report.task), tried.report.release
+            )
             if self._on_model is not None:
                 self._on_model(tried.report)
         self._advance(tried)
@@ -303,7 +309,10 @@ class Supervisor:
     # -- what is done about it
 
     def _advance(self, event: agent.Event) -> None:
+        before = self._state.offer
         self._state, effects = agent.step(self._state, event, time.monotonic())
+        if self._state.offer is not before:
+            self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
         offer, is_training = self._state.offer, self._state.phase is Phase.TRAINING
         self._status = replace(
             self._status,
@@ -326,7 +335,7 @@ class Supervisor:
         """A disk that is full or a bad blob costs this offer or release, never the agent."""
         _log.error("%s failed: %s", type(effect).__name__, error)
         if isinstance(error, DiskFullError):
-            self._clear_cache(error)
+            self._stock.clear(self._pinned(), error)
         if isinstance(effect, agent.Train | Finished) and self._state.phase is not Phase.IDLE:
             failure = failure_of(error)
             self._advance(agent.TrainingFailed(failure, str(error)))
@@ -341,6 +350,7 @@ class Supervisor:
                     session=self._session,
                     profile=self._machine.name,
                     agent_version=__version__,
+                    snapshot=self._snapshot(),
                 )
                 self._uplink.publish(hello)
             case agent.SayReady():
@@ -354,6 +364,7 @@ class Supervisor:
                 self._train(offer)
             case agent.StopTraining():
                 self._stop_training()
+                self._stock.end_transfers_but(self._pinned())
             case agent.Settle(receipt):
                 self._updates.settle(receipt)
             case agent.CheckRelease(envelope):
@@ -363,32 +374,39 @@ class Supervisor:
 
     def _say_ready(self) -> None:
         self._cache.shrink(self._pinned())
-        snapshot = self._machine.snapshot()
+        snapshot = self._snapshot()
         denial = self._machine.denial(snapshot)
         able = self._tasks.ready()
         waiting_for = "examples" if able is None else "" if denial is None else denial.reason
         self._status = replace(self._status, waiting_for=waiting_for)
         if denial is None and able is not None:
-            self._advance(agent.Permitted(snapshot, able))
+            self._uplink.publish(Ready(snapshot=snapshot, tasks=able))
+
+    def _snapshot(self) -> Snapshot:
+        """What can be spared now; each task's model stays loaded, so they share what inference may take."""
+        snapshot = self._machine.snapshot()
+        share = snapshot.inference_memory_bytes // len(self._tasks)
+        return msgspec.structs.replace(snapshot, inference_memory_bytes=share)
 
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:
         entries = tuple(entries)
         _log.info("fetching %d blobs, %.1f MiB", len(entries), sum(entry.size_bytes for entry in entries) / 2**20)
         try:
-            self._make_room(entries)
+            self._stock.make_room(agent.needed(self._state), entries)
         except StorageError as error:
-            self._settle(NotFetched(_COORDINATOR, entry.digest, str(error), Failure.STORAGE) for entry in entries)
+            if isinstance(error, DiskFullError):
+                self._stock.clear(self._pinned(), error)
+            for entry in entries:
+                self._advance(agent.BlobFailed(entry.digest, str(error), Failure.STORAGE))
             return
-        self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
         if not self._exchange.unfinished:
             self._machine.link_speed.begin(time.monotonic())
         for entry in entries:
-            outcomes = self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())
-            self._settle(outcomes)
+            self._settle(self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic()))
 
     def _train(self, offer: Offer) -> None:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
-        self._make_room(())
+        self._stock.make_room(agent.needed(self._state))
         self._cache.use(entry.digest for entry in offer.manifest)
         own = self._tasks.of(offer.task)
         examples = None if own is None else own.examples.newest()
@@ -420,23 +438,26 @@ class Supervisor:
         except UntrustedError as error:
             _log.warning("%s", error)
             return
-        if self._last_report is not None and self._last_report.release == manifest.release:
+        if self._tasks.of(manifest.task) is None:
+            detail = f"this device takes no part in {manifest.task}"
+            self._uplink.publish(
+                ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=detail)
+            )
+        elif self._last_report is not None and self._last_report.release == manifest.release:
             self._uplink.publish(self._last_report)
         else:
-            self._advance(agent.ReleaseTrusted(manifest, self._present(manifest.manifest)))
+            self._advance(agent.ReleaseTrusted(manifest, self._stock.present(manifest.manifest)))
 
     def _installed(self, task: str) -> int:
-        return int(self._outbox.number(f"release of {task}") or 0)
+        """The newest release that ever ran in the task's slot."""
+        own = self._tasks.of(task)
+        kept = int(self._outbox.number(_release_key(self._tasks, task)) or 0)
+        return max(kept, own.serving.release if own is not None else 0)
 
     def _install(self, manifest: ReleaseManifest) -> None:
         """Beside the loop: loading and measuring a model takes seconds, and the link must live meanwhile."""
         files = {entry.part: self._cache.path_of(entry.digest) for entry in manifest.manifest}
-        own = self._tasks.of(manifest.task)
-        if own is None:
-            detail = f"this device takes no part in {manifest.task}"
-            report = ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=detail)
-            self._advance(agent.ReleaseTried(report))
-            return
+        own = self._tasks.chosen(manifest.task)
         future = self._installer.submit(own.serving.install, manifest, files, own.examples.held_out)
         future.add_done_callback(lambda done: self._transport.inject(agent.ReleaseTried(done.result())))
 
@@ -456,7 +477,7 @@ class Supervisor:
                 self._advance(agent.BlobFetched(outcome.digest))
             else:
                 if outcome.failure is Failure.STORAGE:
-                    self._clear_cache(outcome.reason)
+                    self._stock.clear(self._pinned(), outcome.reason)
                 self._advance(agent.BlobFailed(outcome.digest, outcome.reason, outcome.failure))
 
     # -- what is kept
@@ -469,31 +490,11 @@ class Supervisor:
         except StorageError as error:
             _log.warning("battery and budgets are not kept: %s", error)
 
-    def _present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
-        return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
-
     def _pinned(self) -> set[str]:
-        """What the current offer, unsettled updates and a coming release need. The running model lies in its slot."""
-        entries = (*agent.needed(self._state), *(update.update for update in self._updates.pending()))
-        return {entry.digest for entry in entries}
+        return self._stock.pinned(agent.needed(self._state))
 
-    def _make_room(self, coming: Sequence[BlobEntry]) -> None:
-        """Also for the update that the current offer will end in, which is no larger than the weights it starts from.
 
-        Raises ``CacheFullError`` or ``DiskFullError``.
-        """
-        pinned = self._pinned()
-        self._end_transfers_but(pinned)
-        update_bytes = sum(entry.size_bytes for entry in agent.needed(self._state) if entry.part is Part.WEIGHTS)
-        self._cache.make_room(coming, pinned, reserve_bytes=update_bytes)
-
-    def _clear_cache(self, reason: object) -> None:
-        """The disk is full: give back all that may go."""
-        pinned = self._pinned()
-        self._end_transfers_but(pinned)
-        freed_bytes = self._cache.shrink(pinned, limit_bytes=0)
-        _log.warning("gave %.1f MiB of the cache back: %s", freed_bytes / 2**20, reason)
-
-    def _end_transfers_but(self, digests: AbstractSet[str]) -> None:
-        for digest in {*self._exchange.unfinished} - digests:
-            self._exchange.cancel(digest)
+def _release_key(tasks: OwnTasks, task: str) -> str:
+    """Under what the newest release of a task's slot is kept."""
+    own = tasks.own_name(task)
+    return "release" if own is None else f"release of {own}"

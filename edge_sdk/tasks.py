@@ -48,6 +48,13 @@ class OwnTasks:
         """What there is for the coordinator's task ``name``; ``None`` where this device takes no part in it."""
         return self._tasks.get(name) or self._tasks.get(None)
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def own_name(self, name: str) -> str | None:
+        """Under what name the coordinator's task ``name`` is known here; ``None`` where any name will do."""
+        return name if name in self._tasks else None
+
     def chosen(self, name: str | None) -> OwnTask:
         """The task that an application names; it need not where there is one. Raises ``ConfigurationError``."""
         if name is None and len(self._tasks) == 1:

@@ -1,11 +1,14 @@
-"""What an offer becomes on a device: a job for the training process, then an update that no crash can lose."""
+"""What an offer becomes on a device: blobs, a job for the training process, then an update that no crash can lose."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from edge_sdk.config import AgentConfig
+from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import (
     BlobEntry,
@@ -22,6 +25,7 @@ from edge_sdk.protocol.messages import (
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.training.job import TrainingJob, TrainingResult
+from edge_sdk.transport.exchange import BlobExchange
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConf
         runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
         examples=str(examples),
         update=str(_update_file(config)),
-        checkpoint=str(config.state_dir / "checkpoint.safetensors"),
+        checkpoint=str(_checkpoint_file(config)),
         labels=offer.labels,
         recipe=offer.recipe,
         seed=config.seed * 1_000_003 + offer.round,
@@ -85,7 +89,13 @@ class Updates:
             report=report,
         )
         self._outbox.put(message.update_id, encode(message))
+        self.forget_checkpoint()
         return message
+
+    def forget_checkpoint(self) -> None:
+        """Training would begin anew. Raises ``StorageError``."""
+        with disk_errors(_checkpoint_file(self._config)):
+            _checkpoint_file(self._config).unlink(missing_ok=True)
 
     def pending(self) -> list[UpdateReady]:
         """The oldest first."""
@@ -106,5 +116,48 @@ class Updates:
         self._outbox.resolve(receipt.update_id)
 
 
+class Stock:
+    """The blobs on a device: what is there, what is coming, and what has to stay.
+
+    To stay are those that the work under way ``needs`` and those of ``updates``. The running model lies in its slot.
+    """
+
+    def __init__(self, cache: BlobCache, exchange: BlobExchange, updates: Updates) -> None:
+        self._cache, self._exchange, self._updates = cache, exchange, updates
+
+    def present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
+        """The digests of those that are here, whole."""
+        return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
+
+    def pinned(self, needs: Iterable[BlobEntry]) -> set[str]:
+        """The digests of what has to stay."""
+        return {entry.digest for entry in (*needs, *(update.update for update in self._updates.pending()))}
+
+    def make_room(self, needs: Sequence[BlobEntry], coming: Sequence[BlobEntry] = ()) -> None:
+        """Also for the update that the work will end in, which is no larger than the weights it starts from.
+
+        Raises ``CacheFullError`` or ``DiskFullError``.
+        """
+        pinned = self.pinned(needs)
+        self.end_transfers_but(pinned)
+        update_bytes = sum(entry.size_bytes for entry in needs if entry.part is Part.WEIGHTS)
+        self._cache.make_room(coming, pinned, reserve_bytes=update_bytes)
+
+    def clear(self, pinned: AbstractSet[str], reason: object) -> None:
+        """The disk is full: give back all that may go."""
+        self.end_transfers_but(pinned)
+        freed_bytes = self._cache.shrink(pinned, limit_bytes=0)
+        _log.warning("gave %.1f MiB of the cache back: %s", freed_bytes / 2**20, reason)
+
+    def end_transfers_but(self, digests: AbstractSet[str]) -> None:
+        """What nobody waits for any more does not come."""
+        for digest in {*self._exchange.unfinished} - digests:
+            self._exchange.cancel(digest)
+
+
 def _update_file(config: AgentConfig) -> Path:
     return config.state_dir / "update.safetensors"
+
+
+def _checkpoint_file(config: AgentConfig) -> Path:
+    return config.state_dir / "checkpoint.safetensors"

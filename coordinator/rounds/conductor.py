@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,7 +30,17 @@ from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan
 from coordinator.planning.space import rolled, spread
 from coordinator.resources import Resources
 from coordinator.rounds.intake import Intake
-from coordinator.rounds.machine import DeviceFailed, DeviceLost, Event, RoundState, Tick, UpdateAccepted, step
+from coordinator.rounds.machine import (
+    DeviceFailed,
+    DeviceLost,
+    DevicePaused,
+    Event,
+    Offered,
+    RoundState,
+    Tick,
+    UpdateAccepted,
+    step,
+)
 from coordinator.rounds.recovery import load_round
 from coordinator.store.database import Transaction
 from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
@@ -119,7 +130,8 @@ class Conductor:
             self._round = load_round(tx, name)
             rounds = tx.rounds.all(name)
         closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
-        abandoned = len(rounds) - len(closed) - (self._round is not None)
+        ended = [known for known in rounds if known.phase is not Phase.COLLECTING]
+        abandoned = sum(1 for _ in takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended)))
         self._gathering_since_s = time.time()
         if self._round is not None:
             self.stage = Stage.COLLECTING
@@ -147,17 +159,20 @@ class Conductor:
 
     def device_ready(self, device: str, snapshot: Snapshot, tasks: Sequence[str] = ()) -> None:
         """A device asks for work in one of ``tasks``, or any: its open offer again, its release again, or to wait."""
-        if tasks and self.config.name not in tasks:
-            self._wait(device, f"{self.config.name} is trained now, which this device has no examples of")
-            return
         if self.stage is Stage.RELEASING and self._desk.send(device):
+            return
+        if tasks and self.config.name not in tasks:
+            self._candidates.pop(device, None)
+            self._wait(device, f"{self.config.name} is trained now, which this device has no examples of")
             return
         if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
             self._leave_out(device, snapshot.runtime)
             return
         self._candidates[device] = Candidate(time.time(), snapshot)
-        if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
-            with self._resources.store.reading() as tx:
+        if self._round is not None and self._round.offers.get(device) in {Outcome.OFFERED, Outcome.PAUSED}:
+            with self._resources.store.transaction() as tx:
+                tx.offers.reopened(self.config.name, self._round.number, device)
+                self._advance(tx, Offered(device))
                 offered = tx.offers.get(self.config.name, self._round.number, device)
             if offered is not None:
                 self._send_offer(offered, snapshot.runtime)
@@ -186,16 +201,18 @@ class Conductor:
             if self._round.offers.get(device) is Outcome.OFFERED and declined.failure is Failure.OUT_OF_MEMORY:
                 known = tx.devices.get(device)
                 tx.devices.set_memory_factor(device, shrunk(known.memory_factor if known else 1.0))
+            is_paused = declined.failure is Failure.POLICY
             tx.offers.failed(
                 self.config.name,
                 declined.round,
                 device,
                 time.time(),
+                outcome=Outcome.PAUSED if is_paused else Outcome.FAILED,
                 failure=declined.failure,
                 detail=declined.detail,
                 peak_memory_bytes=declined.peak_memory_bytes,
             )
-            self._advance(tx, DeviceFailed(device))
+            self._advance(tx, DevicePaused(device) if is_paused else DeviceFailed(device))
         self._close_if_decided()
 
     def update_ready(self, device: str, update: UpdateReady) -> None:

@@ -34,8 +34,10 @@ class RoundState:
 
     @property
     def is_answered(self) -> bool:
-        """Whether somebody was asked and nobody is waited for."""
-        return bool(self.offers) and Outcome.OFFERED not in self.offers.values()
+        """Whether somebody was asked and nobody is waited for: those that pause only while the quorum needs them."""
+        outcomes = {*self.offers.values()}
+        is_needed = Outcome.PAUSED in outcomes and self.updates < self.quorum
+        return bool(outcomes) and Outcome.OFFERED not in outcomes and not is_needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,13 @@ class DeviceFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicePaused:
+    """A device's owner does not let it work now; it may go on while the round collects."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceLost:
     """A device has been offline for too long."""
 
@@ -73,7 +82,13 @@ class Tick:
     now_s: float
 
 
-Event = Offered | UpdateAccepted | DeviceFailed | DeviceLost | Tick
+Event = Offered | UpdateAccepted | DeviceFailed | DevicePaused | DeviceLost | Tick
+_OUTCOMES = {
+    UpdateAccepted: Outcome.UPDATED,
+    DeviceFailed: Outcome.FAILED,
+    DevicePaused: Outcome.PAUSED,
+    DeviceLost: Outcome.FAILED,
+}
 
 
 def step(state: RoundState, event: Event) -> RoundState:
@@ -92,12 +107,13 @@ def _verdict(state: RoundState) -> Phase:
     return Phase.CLOSED if state.updates >= state.quorum else Phase.ABANDONED
 
 
-def _noted(state: RoundState, event: Offered | UpdateAccepted | DeviceFailed | DeviceLost) -> RoundState:
+def _noted(state: RoundState, event: Offered | UpdateAccepted | DeviceFailed | DevicePaused | DeviceLost) -> RoundState:
     known = state.offers.get(event.device)
+    outcome: Outcome
     if isinstance(event, Offered):
-        outcome = known or Outcome.OFFERED
+        outcome = Outcome.OFFERED if known is None or known is Outcome.PAUSED else known
     elif known is None or known is Outcome.UPDATED:
         return state
     else:
-        outcome = Outcome.UPDATED if isinstance(event, UpdateAccepted) else Outcome.FAILED
+        outcome = _OUTCOMES[type(event)]
     return replace(state, offers={**state.offers, event.device: outcome})

@@ -36,6 +36,7 @@ class Offers(Repository[OfferRecord]):
         device: str,
         now_s: float,
         *,
+        outcome: Outcome = Outcome.FAILED,
         failure: Failure | None = None,
         detail: str = "",
         peak_memory_bytes: int | None = None,
@@ -46,12 +47,18 @@ class Offers(Repository[OfferRecord]):
             return
         self._update(
             {"task": task, "round": number, "device": device},
-            outcome=Outcome.FAILED,
+            outcome=outcome,
             failure=failure,
             detail=detail,
             peak_memory_bytes=peak_memory_bytes,
             answered_s=now_s,
         )
+
+    def reopened(self, task: str, number: int, device: str) -> None:
+        """A device that paused is asked again; any other offer stays as it is."""
+        known = self.get(task, number, device)
+        if known is not None and known.outcome is Outcome.PAUSED:
+            self._update({"task": task, "round": number, "device": device}, outcome=Outcome.OFFERED, answered_s=None)
 
     def get(self, task: str, number: int, device: str) -> OfferRecord | None:
         """One offer, ``None`` where the device was not asked in this round."""

@@ -23,9 +23,10 @@ class Phase(str, Enum):
 
 
 class Outcome(str, Enum):
-    """What became of an offer: no answer yet, an accepted update, or none."""
+    """What became of an offer: no answer yet, put off by the device's owner, an accepted update, or none."""
 
     OFFERED = "offered"
+    PAUSED = "paused"
     UPDATED = "updated"
     FAILED = "failed"
 

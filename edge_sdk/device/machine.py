@@ -130,6 +130,11 @@ class Machine:
         """Why the owner's policy forbids to ask for work now, or ``None``."""
         return may_begin(self.policy, self._moment(snapshot))
 
+    def lacks_disk(self) -> bool:
+        """Whether less is free than the policy asks for."""
+        free_bytes = self.snapshot(brief=True).disk_free_bytes
+        return free_bytes is not None and free_bytes < self.policy.min_disk_free_bytes
+
     def orders(self, now_s: float, *, fetching: bool, training: bool) -> Orders | None:
         """What the policy orders where it is time to look, by a monotonic clock; see :mod:`edge_sdk.device.watch`."""
         if not self._watch.is_due(now_s):

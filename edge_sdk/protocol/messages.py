@@ -166,12 +166,16 @@ class TrainingReport(_Value, frozen=True):
 
 
 class Hello(_Message, frozen=True, tag="hello"):
-    """Birth: who this is. Retained. ``session`` rises with every start, since a will can overtake a rebirth."""
+    """Birth: who this is. Retained. ``session`` rises with every start, since a will can overtake a rebirth.
+
+    ``snapshot`` is what it could spare then: enough to send it a model, also where it will never ask for work.
+    """
 
     device: Name
     session: Count
     profile: Name
     agent_version: Text
+    snapshot: Snapshot | None = None
     versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=16)] = (VERSION,)
 
 

@@ -1,7 +1,7 @@
 """What a training run needs to go on after its process has ended: written from time to time, whole or not at all.
 
 A checkpoint is a tensor file: what the runtime remembers, how far the run has come, and the digest of the job, so that
-it is never taken for another one's. It is gone once the update is written.
+it is never taken for another one's, which removes it. A disk that refuses costs the checkpoint, not the training.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import mmap
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.disk import disk_errors
-from edge_sdk.errors import TensorTableError
+from edge_sdk.errors import StorageError, TensorTableError
 from edge_sdk.protocol.tensors import read_tensors
 from edge_sdk.training.files import write_whole
 from edge_sdk.training.job import TrainingJob
@@ -60,12 +61,15 @@ class Checkpoint:
         return self._path is not None and time.monotonic() - self._saved_s >= self._interval_s
 
     def save(self, state: Mapping[str, NDArray[Any]], trained: Trained) -> None:
-        """Replace what was saved before. Raises ``DiskFullError`` or ``StorageError``."""
+        """Replace what was saved before; where the disk refuses, there is none."""
         if self._path is None:
             return
         counts = np.array([trained.steps, round(1000 * trained.seconds)], dtype=np.int64)
         losses = np.array([trained.loss_first, trained.loss_last], dtype=np.float32)
-        write_whole(self._path, {_IDENTITY: self._identity, _COUNTS: counts, _LOSSES: losses, **state})
+        try:
+            write_whole(self._path, {_IDENTITY: self._identity, _COUNTS: counts, _LOSSES: losses, **state})
+        except StorageError:
+            self._remove()
         self._saved_s = time.monotonic()
 
     def load(self) -> tuple[Trained, Iterator[tuple[str, NDArray[Any]]]] | None:
@@ -82,15 +86,15 @@ class Checkpoint:
         except (ValueError, TensorTableError):  # empty or cut short by a loss of power
             return None
         if not np.array_equal(tensors.pop(_IDENTITY, _NOBODY), self._identity):
+            self._remove()
             return None
         (steps, milliseconds), (first, last) = tensors.pop(_COUNTS), tensors.pop(_LOSSES)
         trained = Trained(int(steps), float(first), float(last), int(milliseconds) / 1000)
         return trained, _one_by_one(tensors, pages)
 
-    def remove(self) -> None:
-        """Nothing is left to go on with."""
+    def _remove(self) -> None:
         if self._path is not None:
-            with disk_errors(self._path):
+            with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
 

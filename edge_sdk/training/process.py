@@ -81,6 +81,7 @@ class TrainingProcess:
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_S)
+                self._reader.join(_GRACE_S)  # it removes the job file, whose name the next process uses again
                 return
 
     def _read(self) -> None:

@@ -74,8 +74,9 @@ def train(
 ) -> TrainingResult:
     """Train as the job's recipe says and write the update; ``on_step`` follows each step and may raise to stop.
 
-    Goes on from ``checkpoint``, by default the job's, and leaves none behind. Raises ``TrainingError`` where the loss
-    is not finite, ``DiskFullError`` or ``StorageError`` where the update or a checkpoint cannot be written.
+    Goes on from ``checkpoint``, by default the job's, which is left to whoever takes the update. Raises
+    ``TrainingError`` where the loss is not finite, ``DiskFullError`` or ``StorageError`` where the update cannot be
+    written.
     """
     checkpoint = checkpoint or Checkpoint(job)
     trained = _resumed(runtime, checkpoint)
@@ -87,7 +88,6 @@ def train(
             checkpoint.save(runtime.state(), trained)
         on_step(Progress(step=trained.steps, steps=steps_of(job.recipe, len(examples)), loss=loss))
     write_whole(Path(job.update), runtime.finish())
-    checkpoint.remove()
     return TrainingResult(
         samples=len(examples),
         steps=trained.steps,

@@ -95,7 +95,7 @@ class TorchRuntime:
             if f"{kind}:" == _WEIGHT:
                 weight.data.copy_(kept)
             else:
-                self._optimizer.state[weight][kind] = kept.to(self._device if kept.dim() else "cpu")
+                self._optimizer.state[weight][kind] = kept.to(self._device)
 
     def finish(self) -> Mapping[str, Array]:
         """Trained values less first values; ``TrainingError`` where one is not finite."""

@@ -13,12 +13,10 @@ from edge_sdk.protocol.messages import (
     Failure,
     Offer,
     Part,
-    Ready,
     Receipt,
     Recipe,
     Release,
     ReleaseReport,
-    Snapshot,
     TrainingReport,
     UpdateReady,
     Verdict,
@@ -205,48 +203,24 @@ def test_offer_ends_at_its_deadline(present: frozenset[str]) -> None:
     assert said.message.failure is Failure.DEADLINE
 
 
-SNAPSHOT = Snapshot(
-    memory_total_bytes=1, memory_available_bytes=1, training_memory_bytes=1, inference_memory_bytes=1, threads=1
-)
-
-
-def forbidden_while_training() -> AgentState:
-    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
-    state, (stop, said) = advance(training, agent.Forbidden("too hot"))
-    assert stop == agent.StopTraining()
+def test_training_that_was_given_up_is_taken_up_again_when_it_is_offered_again() -> None:
+    present = frozenset({GRAPH.digest, WEIGHTS.digest})
+    training, _ = advance(IDLE, agent.Received(an_offer(), present))
+    state, (said,) = advance(training, agent.TrainingFailed(Failure.POLICY, "too hot"))
     assert isinstance(said, agent.Publish)
     assert isinstance(said.message, Declined)
     assert (said.message.failure, said.message.detail) == (Failure.POLICY, "too hot")
-    assert (state.phase, state.offer) == (Phase.IDLE, None)
-    return state
+    state, effects = advance(state, agent.Received(an_offer(), present))
+    assert (state.phase, effects) == (Phase.TRAINING, (agent.Train(an_offer()),))
 
 
-def test_training_that_was_forbidden_goes_on_once_it_is_permitted() -> None:
-    paused = forbidden_while_training()
-    assert set(agent.needed(paused)) == {WEIGHTS, GRAPH}, "its blobs must not leave the cache"
-    state, effects = advance(paused, agent.Permitted(SNAPSHOT))
-    assert effects == (agent.Train(an_offer()),)
-    assert (state.phase, state.offer, state.paused) == (Phase.TRAINING, an_offer(), None)
-
-
-def test_training_that_was_forbidden_is_over_with_its_round() -> None:
-    paused = forbidden_while_training()
-    state, effects = step(paused, agent.Permitted(SNAPSHOT, ("t",)), 100.0 + an_offer().deadline_s)
-    assert effects == (agent.Publish(Ready(snapshot=SNAPSHOT, tasks=("t",))),)
-    assert (state.phase, state.paused) == (Phase.IDLE, None)
-
-
-def test_training_that_was_forbidden_gives_way_to_a_new_offer() -> None:
-    state, _ = advance(
-        forbidden_while_training(), agent.Received(an_offer(2), frozenset({GRAPH.digest, WEIGHTS.digest}))
-    )
-    assert (state.offer, state.paused) == (an_offer(2), None)
-
-
-def test_fetching_that_was_forbidden_is_not_taken_up_again() -> None:
-    fetching, _ = advance(IDLE, agent.Received(an_offer()))
-    state, _ = advance(fetching, agent.Forbidden("metered"))
-    assert (state.phase, state.paused) == (Phase.IDLE, None)
+def test_release_that_was_tried_leaves_a_later_one_alone() -> None:
+    first, second = a_release(1), a_release(2)
+    installing, _ = advance(IDLE, agent.ReleaseTrusted(first, frozenset({MODEL.digest})))
+    fetching, _ = advance(installing, agent.ReleaseTrusted(second))
+    tried = ReleaseReport(release=1, task="t", healthy=True)
+    state, _ = advance(fetching, agent.ReleaseTried(tried))
+    assert advance(state, agent.BlobFetched(MODEL.digest))[1] == (agent.Install(second),)
 
 
 def test_release_is_checked_before_anything_of_it_is_fetched() -> None:

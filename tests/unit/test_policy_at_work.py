@@ -72,7 +72,7 @@ class OneOffer(threading.Thread):
                     time.sleep(self.pause_s)
                     self._exchange.handle("device", message, time.monotonic())
                     continue
-                if isinstance(message, Ready) and not self.of(Ready):
+                if isinstance(message, Ready):
                     self._say(self._offer)
                 self.heard.append(message)
 

@@ -51,6 +51,13 @@ def test_release_of_a_task_that_the_agent_has_not_is_refused(tmp_path: Path) -> 
     assert (report.healthy, report.detail) == (False, f"this device takes no part in {TASK}")
 
 
+def test_release_of_an_earlier_task_does_not_come_back_to_a_device_of_one_task(tmp_path: Path) -> None:
+    with LoneDevice(tmp_path, MAIL) as device:
+        device.run_until(lambda: device.heard(ReleaseReport))
+        device.supervisor._outbox.set_number("release", 9)
+        assert device.supervisor._installed("any other task") == 9
+
+
 def test_task_has_to_be_named_where_there_are_several(tmp_path: Path) -> None:
     tasks = OwnTasks({"news": MAIL, "notes": MAIL}, AgentConfig(device="d", broker="", state_dir=tmp_path))
     with pytest.raises(ConfigurationError, match="no task None; known are news, notes"):

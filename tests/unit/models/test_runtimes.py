@@ -151,7 +151,6 @@ def test_run_that_goes_on_from_its_checkpoint_gives_the_same_update(
     update = read_tensors(Path(job.update).read_bytes())
     for key, delta in whole.update.items():
         np.testing.assert_array_equal(update[key], delta, err_msg=key)
-    assert not Path(job.checkpoint).exists()
 
 
 @pytest.mark.parametrize("part", [TrainablePart.ALL, TrainablePart.HEAD])

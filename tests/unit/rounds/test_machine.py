@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.rounds.machine import DeviceFailed, DeviceLost, Event, Offered, RoundState, Tick, UpdateAccepted, step
+from coordinator.rounds.machine import (
+    DeviceFailed,
+    DeviceLost,
+    DevicePaused,
+    Event,
+    Offered,
+    RoundState,
+    Tick,
+    UpdateAccepted,
+    step,
+)
 from coordinator.store.states import Outcome, Phase
 
 DEADLINE_S = 600.0
@@ -39,6 +49,23 @@ def test_deadline_decides_by_the_quorum(updates: int, phase: Phase) -> None:
     state = after(*map(UpdateAccepted, "ab"[:updates]), state=asked("a", "b", "c"))
     assert after(Tick(DEADLINE_S - 0.001), state=state).phase is Phase.COLLECTING
     assert after(Tick(DEADLINE_S), state=state).phase is phase
+
+
+def test_device_that_pauses_is_not_waited_for_where_the_quorum_is_there() -> None:
+    events = [DevicePaused("a"), UpdateAccepted("b"), UpdateAccepted("c")]
+    assert after(*events, state=asked("a", "b", "c")).phase is Phase.CLOSED
+
+
+def test_device_that_pauses_is_waited_for_where_the_quorum_needs_it() -> None:
+    state = after(DevicePaused("a"), UpdateAccepted("b"), state=asked("a", "b"))
+    assert state.phase is Phase.COLLECTING
+    assert after(Tick(DEADLINE_S), state=state).phase is Phase.ABANDONED
+    assert after(Offered("a"), UpdateAccepted("a"), state=state).phase is Phase.CLOSED
+
+
+def test_device_that_pauses_may_be_asked_again() -> None:
+    state = after(DevicePaused("a"), Offered("a"), state=asked("a", "b"))
+    assert state.offers["a"] is Outcome.OFFERED
 
 
 def test_round_without_offers_waits_for_its_deadline() -> None:

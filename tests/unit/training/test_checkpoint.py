@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import read_tensors
 from edge_sdk.training.checkpoint import Checkpoint, Trained
@@ -86,13 +85,21 @@ def test_job_without_a_file_has_no_checkpoint(tmp_path: Path) -> None:
     checkpoint.hurry()
     assert not checkpoint.is_due
     assert checkpoint.load() is None
-    checkpoint.remove()
 
 
-def test_checkpoint_to_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+def test_disk_that_refuses_a_checkpoint_costs_no_more_than_that(tmp_path: Path) -> None:
     job = logistic_graph.training_job(tmp_path, checkpoint=str(tmp_path / "none" / "checkpoint"))
-    with pytest.raises(StorageError):
-        Checkpoint(job).save(STATE, TRAINED)
+    checkpoint = Checkpoint(job)
+    checkpoint.save(STATE, TRAINED)
+    assert checkpoint.load() is None
+    assert not checkpoint.is_due
+
+
+def test_checkpoint_of_another_job_gives_its_room_back(tmp_path: Path) -> None:
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    Checkpoint(msgspec.structs.replace(job, seed=99)).load()
+    assert not Path(job.checkpoint).exists()
 
 
 def test_process_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
