@@ -1,7 +1,7 @@
 """A device's examples as they grow: read anew, split for good, and what came one by one kept on disk.
 
     learnt.jsonl         what :meth:`ExampleStore.learn` was told, and an iterator yielded; of an input the last counts
-    split.json           the exceptions of the split, see :mod:`.holdout`
+    split.json           what the split has to remember, see :mod:`.holdout`
     examples.jsonl, npz  the training part, as the training process reads it
 
 Nothing here is ever sent.
@@ -18,14 +18,15 @@ import msgspec
 
 from edge_sdk.data.examples import Examples, joined
 from edge_sdk.data.files import write_examples
-from edge_sdk.data.holdout import Exceptions, decide, divide, example_keys
+from edge_sdk.data.holdout import Past, decide, divide, example_keys
 from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.owned import Owned, one_example, source_of
 from edge_sdk.disk import disk_errors, write_durably
-from edge_sdk.errors import DataFormatError, RaffmError, StorageError
+from edge_sdk.errors import DataFormatError, StorageError
 
 _log = logging.getLogger(__name__)
+_RETRY_S = 30.0  # until the disk is asked again
 
 
 class ExampleStore:
@@ -44,11 +45,10 @@ class ExampleStore:
         self._source = source_of(owned, image_size)
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
-        self._exceptions = _read_exceptions(folder / "split.json")
+        self._past = _read_past(folder / "split.json")
         self._read_version: tuple[object, int] | None = None
         self._first: Examples | None = None
         self._stopping = threading.Event()
-        self._failure: RaffmError | None = None
         self._forget_replaced()
         self.refresh()
 
@@ -75,8 +75,6 @@ class ExampleStore:
 
     def refresh(self) -> None:
         """Read what is new. Raises what the constructor raises, and then leaves everything as it was."""
-        if self._failure is not None:
-            raise self._failure
         version = (self._source.version(), self._learnt.size_bytes)
         if version == self._read_version and version[0] is not None:
             return
@@ -116,12 +114,12 @@ class ExampleStore:
             raise DataFormatError(f"{file} was learnt from other examples ({error}); move it away") from error
 
     def _split(self, examples: Examples) -> None:
-        is_held_out, exceptions = decide(example_keys(examples, self._seed), self._share, self._exceptions)
-        if exceptions != self._exceptions:
+        is_held_out, past = decide(example_keys(examples, self._seed), self._share, self._past)
+        if past != self._past:
             file = self._folder / "split.json"
             with disk_errors(file):
-                write_durably(file, msgspec.json.encode(exceptions))
-            self._exceptions = exceptions
+                write_durably(file, msgspec.json.encode(past))
+            self._past = past
         training, self.held_out = divide(examples, is_held_out)
         self.training_file = write_examples(self._folder / "examples", training) if len(training) else None
         self._first = examples.take([0])
@@ -133,16 +131,31 @@ class ExampleStore:
             self._learnt.replace(latest)
 
     def _drain(self, coming: Iterator[object]) -> None:
-        for number, given in enumerate(coming, start=1):
+        for number, given in enumerate(_until_it_fails(coming), start=1):
+            self._keep(number, given)
+            if self._stopping.is_set():
+                return
+
+    def _keep(self, number: int, given: object) -> None:
+        """Learn ``given``; where the disk refuses, again after a pause, until it takes it or :meth:`stop` is called."""
+        while True:
             try:
                 self.learn(given)
             except DataFormatError:  # its words would put the example into the log
                 _log.warning("item %d of the examples is no example, or of another kind, and is left out", number)
             except StorageError as error:
-                self._failure = error
-                return
-            if self._stopping.is_set():
-                return
+                _log.warning("item %d of the examples waits for the disk: %s", number, error)
+                if not self._stopping.wait(_RETRY_S):
+                    continue
+            return
+
+
+def _until_it_fails(coming: Iterator[object]) -> Iterator[object]:
+    """What ``coming`` yields; the log names the type of what it raises, whose words may be an example's."""
+    try:
+        yield from coming
+    except Exception as error:  # noqa: BLE001 - an application's own iterator may raise anything
+        _log.error("the iterator of examples ended with %s; no more are taken from it", type(error).__name__)
 
 
 def _latest(examples: Examples, seed: int) -> Examples:
@@ -151,9 +164,9 @@ def _latest(examples: Examples, seed: int) -> Examples:
     return examples.take(sorted(places.values()))
 
 
-def _read_exceptions(file: Path) -> Exceptions | None:
+def _read_past(file: Path) -> Past | None:
     try:
         with disk_errors(file):
-            return msgspec.json.decode(file.read_bytes(), type=Exceptions) if file.exists() else None
+            return msgspec.json.decode(file.read_bytes(), type=Past) if file.exists() else None
     except msgspec.DecodeError as error:
         raise StorageError(f"{file} cannot be read ({error}); remove it, and the split is decided anew") from error

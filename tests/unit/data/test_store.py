@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +87,16 @@ def test_learning_alone_needs_no_other_examples(tmp_path: Path) -> None:
     store.refresh()
     assert store.training_file is not None
     assert read_examples(store.training_file) == TaggedExamples((("New", "York"),), (("PLACE", "PLACE"),))
+
+
+def test_first_that_was_learnt_and_trained_on_is_never_held_out(tmp_path: Path) -> None:
+    for seed in range(8):
+        store = ExampleStore((), tmp_path / str(seed), share=0.2, seed=seed)
+        for number, given in enumerate(MAIL[:12]):
+            store.learn(given)
+            store.refresh()
+            assert MAIL[0][0] in trained_on(store)
+            assert bool(pairs(store.held_out)) == (number > 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
@@ -174,8 +186,30 @@ def test_item_that_is_no_example_is_left_out_without_its_words_in_the_log(
     assert "secret" not in caplog.text
 
 
-def test_disk_that_refuses_while_draining_is_told_at_the_next_refresh(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_item_waits_for_a_disk_that_is_full_and_what_was_there_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("edge_sdk.data.store._RETRY_S", 0.01)
+    full, sync = threading.Event(), os.fsync
+    full.set()
+
+    def fsync(descriptor: int) -> None:
+        if full.is_set() and threading.current_thread().name == "examples":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store_of((), tmp_path).learn(MAIL[0])
+    store = store_of(iter(MAIL[1:3]), tmp_path)
+    store.start()
+    eventually(lambda: caplog.text.count("item 1 of the examples waits for the disk: no space left") >= 2)
+    assert everything(store) == dict(MAIL[:1])
+    full.clear()
+    eventually(lambda: everything(store) == dict(MAIL[:3]))
+
+
+def test_item_that_waits_for_the_disk_is_given_up_at_the_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = store_of(iter(MAIL), tmp_path)
 
@@ -184,9 +218,25 @@ def test_disk_that_refuses_while_draining_is_told_at_the_next_refresh(
 
     monkeypatch.setattr(store, "learn", refuse)
     store.start()
+    eventually(lambda: "item 1 of the examples waits for the disk: the disk refuses" in caplog.text)
+    store.stop()
     eventually(lambda: not _is_draining())
-    with pytest.raises(StorageError, match="the disk refuses"):
-        store.refresh()
+    assert "item 2" not in caplog.text
+
+
+def test_iterator_that_raises_is_named_without_its_words_and_what_it_gave_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mail() -> Iterator[object]:
+        yield MAIL[0]
+        raise KeyError("secret words")
+
+    store = store_of(mail(), tmp_path)
+    store.start()
+    eventually(lambda: not _is_draining())
+    assert "the iterator of examples ended with KeyError; no more are taken from it" in caplog.text
+    assert "secret" not in caplog.text
+    assert everything(store) == dict(MAIL[:1])
 
 
 def test_file_is_read_again_only_once_it_has_changed(tmp_path: Path) -> None:
