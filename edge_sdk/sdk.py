@@ -31,8 +31,8 @@ class Agent:
         device: this device's name in the fleet: 1 to 64 of a-z, 0-9 and '-'.
         broker: ``mqtt://host:port`` or ``mqtts://host:port``.
         examples: what the device owns: a path, a DataFrame, a Dataset, arrays (x, y), or anything that yields (text,
-            label) pairs, now or later; see :mod:`edge_sdk.data.owned`. For several tasks, a mapping of their names to
-            such. They never leave the device.
+            label) pairs, now or later; see :mod:`edge_sdk.data.owned`. For several tasks, a dict of 1 to 32, by their
+            names. They never leave the device.
         state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
         on_model: called, on the agent's thread, each time a released model begins to answer. A coroutine function
             runs on the loop that entered ``async with``.

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from edge_sdk.data.store import ExampleStore
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import ConfigurationError, did_you_mean
 from edge_sdk.inference.serving import Serving
+from edge_sdk.protocol.messages import MAX_TASKS
 from edge_sdk.protocol.topics import check_name
 
 
@@ -33,13 +33,16 @@ def folder_of(state_dir: Path, task: str | None) -> Path:
 
 
 class OwnTasks:
-    """``owned`` is what a task learns from, whatever the task's name, or a mapping of such by the names of tasks.
+    """``owned`` is what a task learns from, whatever the task's name, or a plain dict of such by the names of tasks.
 
-    Raises ``ConfigurationError`` for a bad name, ``DataFormatError`` where examples cannot be used.
+    Raises ``ConfigurationError`` for a bad name and for no or too many tasks, ``DataFormatError`` where examples cannot
+    be used: another mapping, as a dataset of several splits is, names no tasks.
     """
 
     def __init__(self, owned: Owned, config: AgentConfig) -> None:
-        by_name = dict(owned) if isinstance(owned, Mapping) else {None: owned}
+        by_name = owned if type(owned) is dict else {None: owned}
+        if not 1 <= len(by_name) <= MAX_TASKS:
+            raise ConfigurationError(f"examples has {len(by_name)} tasks; name 1 to {MAX_TASKS}, or give no dict")
         self._tasks = {
             name: _own_task(part, folder_of(config.state_dir, name), config) for name, part in by_name.items()
         }

@@ -3,7 +3,8 @@
 An example's key is a hash of its input (its text, words, window or image, not its label) with the device's seed, spread
 evenly over 0..1; it is held out where the key lies below the share. So growth, another order or a corrected label moves
 nothing from one part to the other, and two examples with the same input are never in different parts. A device with few
-examples needs exceptions, so that neither part is empty: they are decided once and then kept, see :class:`Exceptions`.
+examples needs exceptions, so that neither part is empty: they are decided once and then kept, see :class:`Past`. What
+was ever trained on is kept too, since a model that has seen it cannot be judged by it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ _KEY_BITS = 53  # what a float holds exactly
 _E = TypeVar("_E", bound=Columns)
 
 
-class Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keys that are held out, or trained on, although the share alone says otherwise."""
+class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was decided: keys held out although the share alone says otherwise, and all that were ever trained on."""
 
     held_out: tuple[float, ...] = ()
     training: tuple[float, ...] = ()
@@ -59,22 +60,23 @@ def example_keys(examples: Columns, seed: int) -> Keys:
     return np.array([_as_share(digest) for digest in digests], dtype=np.float64)
 
 
-def decide(keys: Keys, share: float, known: Exceptions | None) -> tuple[NDArray[np.bool_], Exceptions]:
+def decide(keys: Keys, share: float, known: Past | None) -> tuple[NDArray[np.bool_], Past]:
     """Which examples (examples,) are held out, and what has to be remembered of it.
 
     ``known`` is what an earlier call returned, ``None`` at first. Where all examples would be held out, one is trained
-    on, but only at first: later it might have judged a model before.
+    on, but only at first: later it might have judged a model before. Where none would be, one is that was never
+    trained on; where there is no such one, none is.
     """
-    past = known or Exceptions()
-    is_held_out = (keys < share) | np.isin(keys, past.held_out)
-    is_held_out &= ~np.isin(keys, past.training)
+    past = known or Past()
+    is_held_out = ((keys < share) | np.isin(keys, past.held_out)) & ~np.isin(keys, past.training)
     if known is None and is_held_out.any() and is_held_out.all():
-        past = msgspec.structs.replace(past, training=(float(keys.max()),))
         is_held_out = keys != keys.max()
-    if share and not is_held_out.any() and len(np.unique(keys)) > 1:
-        past = msgspec.structs.replace(past, held_out=(*past.held_out, float(keys.min())))
-        is_held_out = keys == keys.min()
-    return is_held_out, past
+    untrained = np.setdiff1d(keys, past.training)
+    if share and not is_held_out.any() and len(untrained) and len(np.unique(keys)) > 1:
+        past = msgspec.structs.replace(past, held_out=(*past.held_out, float(untrained[0])))
+        is_held_out = keys == untrained[0]
+    training = np.union1d(past.training, keys[~is_held_out])
+    return is_held_out, msgspec.structs.replace(past, training=tuple(training.tolist()))
 
 
 def _bytes_of(given: object) -> bytes:

@@ -21,6 +21,8 @@ from edge_sdk.protocol.topics import VERSION
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 128 * 1024
 MAX_BLOB_BYTES = 16 * 1024**3
+MAX_TASKS = 32
+"""That one device takes part in."""
 _CHUNK_OVERHEAD_BYTES = 1024
 
 _M = TypeVar("_M")
@@ -193,7 +195,7 @@ class Ready(_Message, frozen=True, tag="ready"):
     """
 
     snapshot: Snapshot
-    tasks: Annotated[tuple[Name, ...], msgspec.Meta(max_length=32)] = ()
+    tasks: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_TASKS)] = ()
 
 
 class Declined(_Message, frozen=True, tag="declined"):

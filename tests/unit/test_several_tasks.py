@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from edge_sdk.config import AgentConfig
-from edge_sdk.errors import ConfigurationError, ModelFormatError
-from edge_sdk.protocol.messages import Declined, Failure, Ready, ReleaseReport
+from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError
+from edge_sdk.protocol.messages import (
+    MAX_TASKS,
+    Declined,
+    Failure,
+    Ready,
+    ReleaseReport,
+    Snapshot,
+    decode_from_device,
+    encode,
+)
 from edge_sdk.tasks import OwnTasks
 from tests.support.logistic_graph import examples
 from tests.support.lone_device import TASK, LoneDevice
 
 SOME = examples(20, seed=1)
 MAIL = list(zip(SOME.texts, SOME.labels, strict=True))
+SNAPSHOT = Snapshot(
+    memory_total_bytes=1, memory_available_bytes=1, training_memory_bytes=1, inference_memory_bytes=1, threads=1
+)
+
+
+def config_in(state_dir: Path) -> AgentConfig:
+    return AgentConfig(device="d", broker="", state_dir=state_dir)
 
 
 def test_agent_asks_for_the_tasks_that_it_has_examples_for_and_serves_each(tmp_path: Path) -> None:
@@ -59,7 +76,7 @@ def test_release_of_an_earlier_task_does_not_come_back_to_a_device_of_one_task(t
 
 
 def test_task_has_to_be_named_where_there_are_several(tmp_path: Path) -> None:
-    tasks = OwnTasks({"news": MAIL, "notes": MAIL}, AgentConfig(device="d", broker="", state_dir=tmp_path))
+    tasks = OwnTasks({"news": MAIL, "notes": MAIL}, config_in(tmp_path))
     with pytest.raises(ConfigurationError, match="no task None; known are news, notes"):
         tasks.chosen(None)
     with pytest.raises(ConfigurationError, match="no task 'new'; did you mean news"):
@@ -67,7 +84,7 @@ def test_task_has_to_be_named_where_there_are_several(tmp_path: Path) -> None:
 
 
 def test_one_task_may_go_by_any_name(tmp_path: Path) -> None:
-    tasks = OwnTasks(MAIL, AgentConfig(device="d", broker="", state_dir=tmp_path))
+    tasks = OwnTasks(MAIL, config_in(tmp_path))
     assert tasks.ready() == ()
     assert tasks.of("whatever") is tasks.chosen(None)
 
@@ -75,4 +92,24 @@ def test_one_task_may_go_by_any_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../up", "Upper", ""])
 def test_name_of_a_task_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="task"):
-        OwnTasks({name: MAIL}, AgentConfig(device="d", broker="", state_dir=tmp_path))
+        OwnTasks({name: MAIL}, config_in(tmp_path))
+
+
+@pytest.mark.parametrize("count", [0, MAX_TASKS + 1])
+def test_no_task_and_more_than_a_message_can_name_are_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"examples has {count} tasks; name 1 to 32"):
+        OwnTasks({f"task-{number}": () for number in range(count)}, config_in(tmp_path))
+
+
+def test_most_tasks_that_are_taken_can_be_asked_for(tmp_path: Path) -> None:
+    names = tuple(f"{number:064}" for number in range(MAX_TASKS))
+    able = OwnTasks(dict.fromkeys(names, MAIL[:1]), config_in(tmp_path)).ready()
+    ready = Ready(snapshot=SNAPSHOT, tasks=able or ())
+    assert decode_from_device(encode(ready)) == ready
+    assert ready.tasks == names
+
+
+def test_splits_of_a_dataset_are_not_taken_for_tasks(tmp_path: Path) -> None:
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"]}))
+    with pytest.raises(DataFormatError, match=r"the DatasetDict cannot be used as examples; .* \(one split of it\)"):
+        OwnTasks(splits, config_in(tmp_path))

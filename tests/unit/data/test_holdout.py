@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_sdk.data import ArrayExamples, TextExamples, split_held_out
-from edge_sdk.data.holdout import Exceptions, decide, example_keys
+from edge_sdk.data.holdout import Past, decide, example_keys
 
 
 def texts(count: int) -> TextExamples:
@@ -60,23 +60,42 @@ def test_same_input_is_on_one_side_whatever_its_label() -> None:
     share=st.sampled_from([0.0, 0.1, 0.5, 0.95]),
     seed=st.integers(0, 1000),
 )
-def test_held_out_once_is_never_trained_on_whatever_comes_and_goes(
+def test_no_example_is_ever_both_trained_on_and_held_out_whatever_comes_and_goes(
     steps: list[list[int]], share: float, seed: int
 ) -> None:
     """Each step is what a source holds then: examples are added, vanish, return and change their order."""
-    known: Exceptions | None = None
+    known: Past | None = None
     judged: set[str] = set()
+    trained: set[str] = set()
     for step in filter(None, steps):
         examples = TextExamples(tuple(map(str, step)), ("x",) * len(step))
         is_held_out, known = decide(example_keys(examples, seed), share, known)
         held_out = {text for text, held in zip(examples.texts, is_held_out, strict=True) if held}
-        assert not judged & ({*examples.texts} - held_out)
-        assert held_out or not share or len({*step}) == 1
+        could_judge = {*examples.texts} - trained
         judged |= held_out
+        trained |= {*examples.texts} - held_out
+        assert not judged & trained
+        assert held_out or not could_judge or not share or len({*step}) == 1
+
+
+def test_what_was_trained_on_alone_is_not_held_out_once_there_is_a_second() -> None:
+    for seed in range(20):
+        first, both = example_keys(texts(1), seed), example_keys(texts(2), seed)
+        _, known = decide(first, 0.1, None)
+        is_held_out, _ = decide(both, 0.1, known)
+        assert is_held_out.tolist() == [False, True]
+
+
+def test_share_that_is_raised_holds_out_nothing_that_was_trained_on() -> None:
+    keys = example_keys(texts(200), 1)
+    before, known = decide(keys[:100], 0.1, None)
+    after, _ = decide(keys, 0.6, known)
+    assert after[:100].tolist() == before.tolist()
+    assert after[100:].mean() > 0.4
 
 
 def test_growth_moves_nothing() -> None:
-    known: Exceptions | None = None
+    known: Past | None = None
     where: dict[str, bool] = {}
     numbers = list(range(300))
     random.Random(7).shuffle(numbers)
