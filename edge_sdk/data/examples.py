@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.data.mapped import folder_of, mapped
 from edge_sdk.errors import DataFormatError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class Columns:
         return [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
 
     def take(self, indices: Iterable[int]) -> Self:
-        """The examples at ``indices``, in that order."""
+        """The examples at ``indices``, in that order; what was on disk is so again."""
         chosen = list(indices)
         return type(self)(*(_entries(column, chosen) for column in self.columns()))
 
@@ -114,14 +116,18 @@ def pixel_values(
 
 
 def _entries(column: _Column, chosen: list[int]) -> _Column:
-    return column[chosen] if isinstance(column, np.ndarray) else tuple(column[index] for index in chosen)
+    if not isinstance(column, np.ndarray):
+        return tuple(column[index] for index in chosen)
+    folder = folder_of(column)
+    return column[chosen] if folder is None or not chosen else mapped((column[index] for index in chosen), folder)
 
 
 def _joined_columns(first: _Column, second: _Column) -> _Column:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
             raise DataFormatError(f"{_shape_of(second)} cannot be added to {_shape_of(first)}; give the same shape")
-        return np.concatenate((first, second))
+        folder = folder_of(first)
+        return np.concatenate((first, second)) if folder is None else mapped(itertools.chain(first, second), folder)
     together = (*first, *second)
     if len({*map(type, together)}) > 1:
         raise DataFormatError("labels are names here and numbers there; give names everywhere")

@@ -23,16 +23,19 @@ _READERS: dict[str, Callable[[Path, int], Examples]] = {
 _KINDS = ".csv, .jsonl, .parquet or .npz file, or a folder of pictures"
 
 
-def read_examples(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
+def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
     """Read a CSV, JSONL, Parquet or .npz file, or a folder of pictures, as the table in :mod:`edge_sdk.data` says.
 
     CSV and JSONL are UTF-8. In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y``
-    strings or integers. Pictures become squares of ``image_size`` pixels a side.
+    strings or integers. Pictures become squares of ``image_size`` pixels a side; those of a
+    folder are kept on the disk of ``scratch``, where it is given, and not in memory.
     Raises ``DataFormatError`` where the file is missing, is of another kind, lacks a column, has a row that is not an
     example (named by its number, the first being 1, a CSV's header not counted), or has no row at all, and
     ``ConfigurationError`` where a library that it needs is not installed.
     """
     try:
+        if path.is_dir():
+            return read_image_folder(path, image_size, scratch)
         return _reader_of(path)(path, image_size)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} does not exist; name a {_KINDS} of examples") from error
@@ -63,8 +66,6 @@ def write_examples(path: Path, examples: Examples) -> Path:
 
 
 def _reader_of(path: Path) -> Callable[[Path, int], Examples]:
-    if path.is_dir():
-        return read_image_folder
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFormatError(f"{path} is not a {_KINDS}; convert it to one of them")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data.examples import ArrayExamples
+from edge_sdk.data.mapped import mapped
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
 if TYPE_CHECKING:
@@ -30,17 +31,17 @@ IMAGE_CHANNELS = frozenset(_MODES)
 Pixels = NDArray[np.uint8]
 
 
-def read_image_folder(folder: Path, size: int = IMAGE_SIZE) -> ArrayExamples:
+def read_image_folder(folder: Path, size: int = IMAGE_SIZE, scratch: Path | None = None) -> ArrayExamples:
     """The pictures ``folder/<label>/*.jpg`` and ``.png`` as uint8 (pictures, size, size, 3), in the order of names.
 
+    With ``scratch``, a folder, they are kept on its disk and not in memory.
     Raises ``DataFormatError`` where there are none or one cannot be read, ``ConfigurationError`` without Pillow.
     """
     files = image_files(folder)
     if not files:
         raise DataFormatError(f"{folder} has no pictures; it needs one folder a label, with .jpg or .png files inside")
-    values = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    for index, file in enumerate(files):
-        values[index] = small_image(file, size, str(file))
+    pictures = (small_image(file, size, str(file)) for file in files)
+    values = np.stack([*pictures]) if scratch is None else mapped(pictures, scratch)
     return ArrayExamples(values, tuple(file.parent.name for file in files))
 
 

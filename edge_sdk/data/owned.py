@@ -44,8 +44,10 @@ class Source:
     coming: Iterator[object] | None = None
 
 
-def source_of(owned: Owned, image_size: int = IMAGE_SIZE) -> Source:
+def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Source:
     """A source for ``owned``; ``DataFormatError`` where it is nothing that the table above names.
+
+    A folder of pictures is read to the disk of ``scratch``, where it is given, and not into memory.
 
     >>> mail = [("cheap pills", "spam")]
     >>> source = source_of(mail)
@@ -57,7 +59,7 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE) -> Source:
         return Source(lambda: owned, lambda: 0)
     if isinstance(owned, str | Path):
         path = Path(owned)
-        return Source(lambda: read_examples(path, image_size), lambda: _changed(path))
+        return Source(lambda: read_examples(path, image_size, scratch), lambda: _changed(path))
     place, table = f"the {type(owned).__name__}", as_table(owned)
     if table is not None:
         has_length = hasattr(owned, "__len__")

@@ -42,7 +42,7 @@ class ExampleStore:
     def __init__(self, owned: Owned, folder: Path, *, share: float, seed: int, image_size: int = IMAGE_SIZE) -> None:
         self.training_file: Path | None = None
         self.held_out: Examples | None = None
-        self._source = source_of(owned, image_size)
+        self._source = source_of(owned, image_size, scratch=folder)
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
         self._past = _read_past(folder / "split.json")

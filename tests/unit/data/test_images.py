@@ -11,9 +11,11 @@ from PIL import Image
 
 from edge_sdk.data import ArrayExamples, read_examples
 from edge_sdk.data.batches import encode_examples
+from edge_sdk.data.examples import joined
 from edge_sdk.data.images import small_image
 from edge_sdk.data.owned import source_of
-from edge_sdk.errors import DataFormatError
+from edge_sdk.data.store import ExampleStore
+from edge_sdk.errors import DataFormatError, StorageError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -88,6 +90,44 @@ def test_only_one_picture_is_held_at_its_full_size(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak_bytes < 2 * 800 * 800 * 3
+
+
+def test_agent_keeps_no_more_pictures_of_a_folder_in_memory_the_more_there_are(tmp_path: Path) -> None:
+    """200 pictures are 30 MB when small; numpy writes an array 16 MiB at a time."""
+    pictures, state = tmp_path / "pictures", tmp_path / "state"
+    state.mkdir()
+    for number in range(200):
+        file = pictures / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(file)
+    tracemalloc.start()
+    try:
+        store = ExampleStore(pictures, state, share=0.5, seed=1)
+        store.learn((Image.new("RGB", (4, 4), BLUE), "a"))
+        store.refresh()
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 22e6
+    assert store.training_file is not None
+    assert store.held_out is not None
+    training = read_examples(store.training_file)
+    assert len(training) + len(store.held_out) == 201
+    assert {file.name for file in state.iterdir()} == {"learnt.jsonl", "split.json", "examples.npz"}
+
+
+def test_pictures_on_disk_are_those_in_memory(folder: Path, tmp_path: Path) -> None:
+    in_memory, on_disk = read_examples(folder, 10), read_examples(folder, 10, tmp_path)
+    for examples in (on_disk, on_disk.take(range(4)), joined(on_disk.take([0]), in_memory.take([1, 2, 3]))):
+        np.testing.assert_array_equal(examples.values, in_memory.values)
+        assert examples.labels == in_memory.labels
+        assert isinstance(examples.values, np.memmap)
+    assert len(on_disk.take([])) == 0
+
+
+def test_disk_that_refuses_the_pictures_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere"):
+        read_examples(folder, 10, tmp_path / "nowhere")
 
 
 def test_folder_that_changes_has_another_version(folder: Path) -> None:
