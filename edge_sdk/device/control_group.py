@@ -28,15 +28,15 @@ class GroupMemory:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What one version calls its memory files, and the line of ``memory.stat`` that can be taken back at once."""
+    """What one version calls its memory files, and the lines of ``memory.stat`` that it can take back."""
 
     limit: str
     used: str
-    reclaimable: str
+    reclaimable: tuple[str, ...]
 
 
-_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _Names("memory.max", "memory.current", "inactive_file")
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+_V2 = _Names("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def group_memory(system: System) -> GroupMemory | None:
@@ -64,11 +64,11 @@ def group_cores(system: System) -> int | None:
 
 
 def _used_bytes(system: System, group: str, names: _Names) -> int | None:
-    """In use, less the file cache that the kernel takes back first, as it does in the machine's available memory."""
+    """In use, less the file cache, which the kernel takes back: MemAvailable of the machine counts both lists too."""
     used = system.number(f"{group}/{names.used}")
     lines = (line.split() for line in (system.text(f"{group}/memory.stat") or "").splitlines())
-    cache = next((whole(words[1]) for words in lines if len(words) == 2 and words[0] == names.reclaimable), None)
-    return None if used is None else max(0, used - (cache or 0))
+    cache = sum(whole(words[1]) or 0 for words in lines if len(words) == 2 and words[0] in names.reclaimable)
+    return None if used is None else max(0, used - cache)
 
 
 def _groups(system: System, controller: str) -> Iterator[str]:

@@ -65,18 +65,19 @@ def write_tool(root: Path, name: str, script: str) -> None:
 
 
 def group_v2(root: Path, path: str, *, limit: str, used: int, cache: int = 0, mount: str = "sys/fs/cgroup") -> None:
-    """A memory limit on a group of version 2."""
-    stat = f"anon {used - cache}\nfile {cache}\ninactive_file {cache}\n"
+    """A memory limit on a group of version 2; a third of its file cache is active."""
+    stat = f"anon {used - cache}\nfile {cache}\ninactive_file {cache - cache // 3}\nactive_file {cache // 3}\n"
     folder = f"{mount}{path}"
     write_tree(root, {f"{folder}/memory.max": f"{limit}\n", f"{folder}/memory.current": f"{used}\n"})
     write_tree(root, {f"{folder}/memory.stat": stat})
 
 
 def group_v1(root: Path, path: str, *, limit: int, used: int, cache: int = 0) -> None:
-    """A memory limit on a group of version 1."""
+    """A memory limit on a group of version 1; a third of its file cache is active."""
     folder = f"sys/fs/cgroup/memory{path}"
     write_tree(root, {f"{folder}/memory.limit_in_bytes": f"{limit}\n", f"{folder}/memory.usage_in_bytes": f"{used}\n"})
-    write_tree(root, {f"{folder}/memory.stat": f"cache {cache}\ntotal_inactive_file {cache}\n"})
+    lists = f"total_inactive_file {cache - cache // 3}\ntotal_active_file {cache // 3}\n"
+    write_tree(root, {f"{folder}/memory.stat": f"cache {cache}\n{lists}"})
 
 
 def modem(root: Path, said: str) -> Path:
