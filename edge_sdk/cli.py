@@ -189,9 +189,10 @@ def predict(
 
     from edge_sdk.config import default_state_dir
     from edge_sdk.inference.serving import Serving
-    from edge_sdk.tasks import folder_of
+    from edge_sdk.tasks import folder_with
 
-    predictions = Serving(folder_of(state_dir or default_state_dir(device), task) / "slots", threads=1).predict(text)
+    folder = folder_with(state_dir or default_state_dir(device), task)
+    predictions = Serving(folder / "slots", threads=1).predict(text)
     for asked, answer in zip(text, predictions, strict=True):
         line = {"text": asked, "label": answer.label, "probability": round(answer.probability, 4)}
         typer.echo(

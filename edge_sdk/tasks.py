@@ -32,6 +32,12 @@ def folder_of(state_dir: Path, task: str | None) -> Path:
     return state_dir if task is None else state_dir / "tasks" / check_name(task, "task")
 
 
+def folder_with(state_dir: Path, task: str | None) -> Path:
+    """Where a task's models lie by what is on the disk, by the rule of :meth:`OwnTasks.of`; nothing is made."""
+    own = folder_of(state_dir, task)
+    return own if own.is_dir() else state_dir
+
+
 class OwnTasks:
     """``owned`` is what a task learns from, whatever the task's name, or a plain dict of such by the names of tasks.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_sdk.disk import disk_errors, sync, write_durably
+from edge_sdk.disk import sync, write_durably
 from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.signing import ReleaseManifest
@@ -43,12 +43,13 @@ class Slot:
 
 
 class Slots:
-    """The slots in ``folder``, which one process at a time may use. Raises ``StorageError`` where the disk refuses."""
+    """The slots in ``folder``, made with the first release; one process at a time may stage and switch.
+
+    Raises ``StorageError`` where the disk refuses.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
 
     def current(self) -> Slot | None:
         """What to run, ``None`` before the first release; ``BlobCorruptError`` where its files do not hold."""
@@ -63,7 +64,7 @@ class Slots:
         folder = self._folder / self._other()
         try:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            folder.mkdir(parents=True)
             for entry in manifest.manifest:
                 _place(files[entry.part], folder / entry.part.value)
             write_durably(folder / _MANIFEST, msgspec.json.encode(manifest))

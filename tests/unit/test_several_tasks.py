@@ -6,7 +6,9 @@ from pathlib import Path
 
 import datasets
 import pytest
+from typer.testing import CliRunner
 
+from edge_sdk.cli import app
 from edge_sdk.config import AgentConfig
 from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError
 from edge_sdk.protocol.messages import (
@@ -19,7 +21,7 @@ from edge_sdk.protocol.messages import (
     decode_from_device,
     encode,
 )
-from edge_sdk.tasks import OwnTasks
+from edge_sdk.tasks import OwnTasks, folder_with
 from tests.support.logistic_graph import examples
 from tests.support.lone_device import TASK, LoneDevice
 
@@ -87,6 +89,21 @@ def test_one_task_may_go_by_any_name(tmp_path: Path) -> None:
     tasks = OwnTasks(MAIL, config_in(tmp_path))
     assert tasks.ready() == ()
     assert tasks.of("whatever") is tasks.chosen(None)
+
+
+def test_command_asks_the_model_of_the_one_task_by_any_name_and_of_several_by_theirs(tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    OwnTasks(MAIL, AgentConfig(device="d", broker="", state_dir=one))
+    OwnTasks({"news": MAIL, "notes": MAIL}, AgentConfig(device="d", broker="", state_dir=several))
+    assert folder_with(one, "whatever") == folder_with(one, None) == one
+    assert folder_with(several, "news") == several / "tasks" / "news"
+
+
+def test_asking_for_a_prediction_makes_no_folder(tmp_path: Path) -> None:
+    words = ["predict", "good film", "--device", "d", "--state-dir", str(tmp_path / "state"), "--task", "news"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ModelFormatError)
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("name", ["../up", "Upper", ""])
