@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from edge_sdk.device.system import System
@@ -9,6 +12,9 @@ from edge_sdk.device.system import System
 _ENOUGH_BYTES = 1 << 20
 _REMEMBERED_S = 60.0
 _UP_FLAG = 0x1
+_WAIT_S = 0.2
+_PATIENCE_S = 0.5
+_IDLE_EVERY_S = 10.0
 _DBUS_METERED = {"1": True, "2": False, "3": True, "4": False}
 
 
@@ -34,6 +40,35 @@ def default_interface(system: System) -> str | None:
     rows = (line.split() for line in (system.text("proc/net/route") or "").splitlines()[1:])
     defaults = (row for row in rows if len(row) > 7 and row[1] == row[7] == "00000000" and int(row[3], 16) & _UP_FLAG)
     return min(((int(row[6]), row[0]) for row in defaults), default=(0, None))[1]
+
+
+class LinkCost:
+    """:func:`is_metered` asked on a thread of its own: its tools may take seconds, and a look may not.
+
+    ``now_s`` is a monotonic clock.
+    """
+
+    def __init__(self, system: System, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._system, self._now_s = system, now_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="link")
+        self._asked_s = float("-inf")
+        self._asking: Future[bool | None] | None = None
+        self._answer: bool | None = None
+
+    def metered(self, *, working: bool) -> bool | None:
+        """The last answer; asks again at each call while ``working``, else every ten seconds.
+
+        Waits 0.2 s at most, but for the first answer. ``None`` where nobody says so, and where a question has been open
+        for half a second: the answer before it may hold no more.
+        """
+        wait_s = None if self._asked_s == float("-inf") else _WAIT_S
+        if self._asking is None and (working or self._now_s() - self._asked_s >= _IDLE_EVERY_S):
+            self._asked_s, self._asking = self._now_s(), self._thread.submit(is_metered, self._system)
+        if self._asking is not None:
+            wait([self._asking], wait_s)
+            if self._asking.done():
+                self._answer, self._asking = self._asking.result(), None
+        return None if self._asking is not None and self._now_s() - self._asked_s > _PATIENCE_S else self._answer
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import msgspec
 from edge_sdk.device.accelerator import accelerator_name, onnxruntime_providers
 from edge_sdk.device.battery import Battery, DrainingBattery, SystemBattery
 from edge_sdk.device.ledger import Clocks, Ledger
-from edge_sdk.device.link import LinkSpeed, is_metered
+from edge_sdk.device.link import LinkCost, LinkSpeed
 from edge_sdk.device.policy import Denied, Moment, Policy, may_begin
 from edge_sdk.device.probe import take_snapshot
 from edge_sdk.device.processor import OthersLoad, Speed, clock_share, is_throttled, measure_speed
@@ -22,6 +22,7 @@ from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import Snapshot
 
 THIS_MACHINE = "this-machine"
+_MESSAGE_BYTES = 1 << 14  # what is larger carries a part of a blob
 
 
 def _nothing_kept(_: str) -> None:
@@ -51,6 +52,8 @@ class Machine:
         self.link_speed = LinkSpeed()
         self._folder, self._runtime = folder, runtime
         self._system = system or System()
+        self._link_cost = LinkCost(self._system)
+        self._moved = False
         self._speed: Speed | None = None
         self._accelerator: str | None = None
         self._clock_share: float | None = None
@@ -99,14 +102,16 @@ class Machine:
         """Note that bytes came or went; the next :meth:`orders` are due once those of the day are used up."""
         before = self._ledger.spent.transferred_bytes
         self._ledger.spend(transferred_bytes=size_bytes)
+        self._moved = self._moved or size_bytes > _MESSAGE_BYTES
         if self.policy.daily_mib is not None and before < self.policy.daily_mib * MIB <= before + size_bytes:
             self._watch.hurry()
 
-    def snapshot(self, *, training: bool = False, brief: bool = False) -> Snapshot:
+    def snapshot(self, *, training: bool = False, brief: bool = False, working: bool = False) -> Snapshot:
         """What can be spared now. What does not change is measured once, at the first call.
 
         The clock tells something of throttling under load only: at that measurement, and while ``training``. A
-        ``brief`` one, for a look every second, leaves out what costs time to read and the policy does not ask for.
+        ``brief`` one, for a look every second, leaves out what costs time to read and the policy does not ask for; no
+        program is waited for longer than 0.2 s after the first. ``working`` asks anew what the link costs.
         """
         if self._speed is None:
             self._speed = measure_speed(self._system)
@@ -120,9 +125,9 @@ class Machine:
             runtime=self._runtime,
             accelerator=self._accelerator,
             providers=onnxruntime_providers(),
-            throttled=is_throttled(self._system, self._clock_share),
+            throttled=None if brief else is_throttled(self._system, self._clock_share),
             others_cpu_share=self._others.share() if self.policy.idle_only or not brief else None,
-            metered=is_metered(self._system) if self.policy.unmetered_only or not brief else None,
+            metered=self._link_cost.metered(working=working) if self.policy.unmetered_only or not brief else None,
             link_bytes_per_s=self.link_speed.bytes_per_s,
         )
 
@@ -139,7 +144,8 @@ class Machine:
         """What the policy orders where it is time to look, by a monotonic clock; see :mod:`edge_sdk.device.watch`."""
         if not self._watch.is_due(now_s):
             return None
-        moment = self._moment(self.snapshot(training=training, brief=True))
+        working, self._moved = fetching or training or self._moved, False
+        moment = self._moment(self.snapshot(training=training, brief=True, working=working))
         return self._watch.look(now_s, moment, fetching=fetching, training=training)
 
     def _moment(self, snapshot: Snapshot) -> Moment:

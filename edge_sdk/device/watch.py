@@ -2,7 +2,8 @@
 
 Pure: :mod:`edge_sdk.supervisor` brings the time and the moment, and does what is ordered. The promise is that nothing
 runs longer than ``STOP_WITHIN_S`` against the policy: a look at least every ``LOOK_EVERY_S``, half a second until the
-loop comes by, and two and a half in which a training process ends.
+loop comes by, the same once more where what the link costs is not answered within the 0.2 s that a look waits, and two
+and a half in which a training process ends.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from edge_sdk.device.policy import Denied, Moment, Policy, may_begin, may_train, may_transfer
 
 STOP_WITHIN_S = 5.0
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.6
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from edge_sdk.device.processor import measure_speed
 from edge_sdk.device.profile import MIB, BatteryFigures, DeviceProfile, load_profile, profile_names
 from edge_sdk.device.system import System
 from edge_sdk.protocol.messages import Snapshot
-from tests.support.boards import JETSON, RASPBERRY_PI, group_v2, modem, write_tree
+from tests.support.boards import JETSON, RASPBERRY_PI, group_v2, modem, write_tool, write_tree
 
 GIB = 1024 * MIB
 NONE = SystemBattery()
@@ -132,6 +132,16 @@ def test_brief_snapshot_reads_what_the_policy_asks_for(tmp_path: Path) -> None:
     assert brief[strict].metered is True
     assert brief[strict].others_cpu_share is not None
     assert brief[free].temperature_c == brief[strict].temperature_c == pytest.approx(61.816)
+
+
+def test_brief_snapshot_starts_no_tool_that_the_policy_does_not_ask_for(tmp_path: Path) -> None:
+    for name in ("nmcli", "busctl", "vcgencmd"):
+        write_tool(tmp_path, name, f"echo {name} >> {tmp_path}/started")
+    device = Machine(None, Policy(), tmp_path, system=System(tmp_path))
+    assert device.snapshot(brief=True).throttled is None
+    assert not (tmp_path / "started").exists()
+    device.snapshot()
+    assert (tmp_path / "started").read_text().split() == ["vcgencmd", "busctl"]
 
 
 def test_watts_are_the_owners_before_the_profiles_before_the_sensors(tmp_path: Path) -> None:

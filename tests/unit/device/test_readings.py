@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from edge_sdk.device import accelerator
 from edge_sdk.device.accelerator import accelerator_name, onnxruntime_providers
 from edge_sdk.device.control_group import GroupMemory, group_cores, group_memory
-from edge_sdk.device.link import LinkSpeed, default_interface, is_metered
+from edge_sdk.device.link import LinkCost, LinkSpeed, default_interface, is_metered
 from edge_sdk.device.processor import OthersLoad, clock_share, cpu_model, is_throttled, measure_speed, usable_cores
 from edge_sdk.device.sensors import draw_watts, temperature_c
 from edge_sdk.device.system import System
@@ -198,6 +199,48 @@ def test_metered_is_what_network_manager_says_of_the_default_route(
 def test_metered_is_asked_over_dbus_where_the_tool_is_missing(tmp_path: Path, said: str, metered: bool | None) -> None:
     write_tool(tmp_path, "busctl", f"echo {said}")
     assert is_metered(System(tmp_path)) is metered
+
+
+class Asking:
+    """A link's cost, asked of a stand-in for nmcli that notes each question; the clock is the test's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.now_s = root, 0.0
+        self.says("no")
+        self.cost = LinkCost(System(root), now_s=lambda: self.now_s)
+
+    def says(self, word: str, after_s: float = 0.0) -> None:
+        modem(self.root, word)
+        asked, line = self.root / "asked", f"GENERAL.METERED:{word}"
+        write_tool(self.root, "nmcli", f"echo >> {asked}; /bin/sleep {after_s}; echo {line}")
+
+    def asked(self) -> int:
+        return len((self.root / "asked").read_text().splitlines())
+
+    def metered(self, now_s: float, *, working: bool) -> bool | None:
+        self.now_s = now_s
+        return self.cost.metered(working=working)
+
+
+def test_what_the_link_costs_is_asked_every_ten_seconds_and_at_each_look_while_working(tmp_path: Path) -> None:
+    link = Asking(tmp_path)
+    assert [link.metered(second, working=False) for second in range(11)] == [False] * 11
+    assert link.asked() == 2
+    link.says("yes")
+    assert link.metered(11, working=False) is False
+    assert link.metered(11.6, working=True) is True
+
+
+def test_look_waits_little_for_what_the_link_costs_and_an_open_question_is_no_answer(tmp_path: Path) -> None:
+    link = Asking(tmp_path)
+    link.metered(0, working=True)
+    link.says("no", after_s=0.8)
+    began_s = time.monotonic()
+    assert link.metered(1, working=True) is False, "the answer before holds for half a second"
+    assert link.metered(1.6, working=True) is None
+    assert time.monotonic() - began_s < 0.75, "two looks of 0.2 s"
+    time.sleep(0.4)
+    assert link.metered(2.2, working=True) is False
 
 
 def test_link_speed_counts_only_the_time_of_waiting() -> None:
