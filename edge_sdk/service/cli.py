@@ -23,20 +23,24 @@ Own = Annotated[
 def install(
     config: Annotated[Path | None, typer.Option(help="TOML file of settings for the service to run with.")] = None,
     own: Own = None,
-    memory_max_mib: Annotated[int | None, typer.Option(help="Memory limit; default: from the profile.", min=64)] = None,
+    memory_max_mib: Annotated[
+        int | None, typer.Option(help="Memory limit; default: from the profile, at each start.", min=64)
+    ] = None,
     cpu_percent: Annotated[
-        int | None, typer.Option(help="100 for each core; default: from the profile.", min=1)
+        int | None, typer.Option(help="100 for each core; default: from the profile, at each start.", min=1)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the unit and change nothing.")] = False,
 ) -> None:
     """Write the unit and have it started at every boot; a first file of settings too, where there is none."""
+    from edge_sdk.service.following import drop_in_text
     from edge_sdk.service.install import install, unit_for
     from edge_sdk.service.unit import unit_text
 
     places = _places(own)
     unit = unit_for(config or places.config, own=places.own, memory_mib=memory_max_mib, cpu=cpu_percent)
     if dry_run:
-        typer.echo(unit_text(unit), nl=False)
+        text = unit_text(unit)
+        typer.echo(f"{text}\n# {places.drop_in}\n{drop_in_text(text)}", nl=False)
         return
     configured = install(unit, places, _systemd(own))
     typer.echo(f"installed {places.unit}; it starts at boot")
@@ -48,10 +52,14 @@ def install(
 
 @app.command()
 def start(own: Own = None) -> None:
-    """Start the service; done once the agent is connected to its broker."""
-    from edge_sdk.service.unit import UNIT
+    """Start the service with what its settings ask for now; done once the agent is connected to its broker."""
+    _control("start", own)
 
-    _systemd(own).control("start", UNIT)
+
+@app.command()
+def restart(own: Own = None) -> None:
+    """Stop the service where it runs, and start it with what its settings ask for now."""
+    _control("restart", own)
 
 
 @app.command()
@@ -93,6 +101,15 @@ def uninstall(own: Own = None) -> None:
     places = _places(own)
     uninstall(places, _systemd(own))
     typer.echo(f"removed {places.unit}; {places.config} and the state stay")
+
+
+def _control(verb: str, own: bool | None) -> None:
+    from edge_sdk.service.install import follow_settings
+    from edge_sdk.service.unit import UNIT
+
+    systemd = _systemd(own)
+    follow_settings(_places(own), systemd)
+    systemd.control(verb, UNIT)
 
 
 def _places(own: bool | None) -> Places:

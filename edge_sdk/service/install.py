@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_config_path
 
-from edge_sdk.device.profile import load_profile
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import ConfigurationError, ServiceManagerError
-from edge_sdk.service.limits import cpu_percent, memory_max_mib
+from edge_sdk.service.following import drop_in_text, lies_in_home
 from edge_sdk.service.systemd import Systemd
 from edge_sdk.service.unit import NAME, UNIT, Unit, sysusers_text, tmpfiles_text, unit_text
-from edge_sdk.settings import example_file, load_settings
-
-_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+from edge_sdk.settings import example_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +31,63 @@ class Places:
         return (user_config_path("systemd") / "user" if self.own else self.root / "etc/systemd/system") / UNIT
 
     @property
+    def drop_in(self) -> Path:
+        """What follows from the settings, beside the unit; also of a unit that a package brings."""
+        return self.unit.with_name(f"{UNIT}.d") / "settings.conf"
+
+    @property
+    def installed(self) -> Path | None:
+        """The unit that there is: that of :func:`install` before a package's."""
+        units = (self.unit, *(() if self.own else (self.root / "lib/systemd/system" / UNIT,)))
+        return next((unit for unit in units if unit.exists()), None)
+
+    @property
     def config(self) -> Path:
         """The settings that the service runs with, unless others are named."""
         return (user_config_path(NAME) if self.own else self.root / "etc" / NAME) / "agent.toml"
 
 
 def unit_for(config: Path, *, own: bool, memory_mib: int | None = None, cpu: int | None = None) -> Unit:
-    """The unit that runs this interpreter's agent; limits that are not given follow from the settings' profile.
+    """The unit that runs this interpreter's agent, with the limits that are given."""
+    return Unit(
+        command=(sys.executable, "-m", "edge_sdk.cli"),
+        config=config.absolute(),
+        own=own,
+        reads_home=lies_in_home(Path(sys.executable), config),
+        memory_max_mib=memory_mib,
+        cpu_percent=cpu,
+    )
 
-    Without settings or a profile in them there are none. Raises ``ConfigurationError`` where the settings are wrong.
+
+def follow_settings(places: Places, systemd: Systemd) -> None:
+    """Write what follows from the settings beside the unit that is installed, where one is; before each start.
+
+    Raises ``ConfigurationError``; ``StorageError``; ``ServiceManagerError``.
     """
-    command = (sys.executable, "-m", "edge_sdk.cli")
-    reads_home = any(home in _folders(Path(sys.executable)) for home in _HOMES)
-    unit = Unit(command=command, config=config.absolute(), own=own, reads_home=reads_home)
-    name = load_settings(config, {}, {}).config.profile if config.exists() else None
-    if name is not None:
-        profile = load_profile(name)
-        unit = replace(unit, memory_max_mib=memory_max_mib(profile), cpu_percent=cpu_percent(profile))
-    return replace(unit, memory_max_mib=memory_mib or unit.memory_max_mib, cpu_percent=cpu or unit.cpu_percent)
+    if places.installed is not None:
+        with disk_errors(places.installed):
+            unit = places.installed.read_text(encoding="utf-8")
+        _write(places.drop_in, drop_in_text(unit))
+        systemd.control("daemon-reload")
 
 
 def install(unit: Unit, places: Places, systemd: Systemd) -> bool:
     """Write and enable ``unit``; whether its settings were there, otherwise an example was written in their place.
 
-    Raises ``ConfigurationError`` for the machine's unit without being root, or where its user cannot reach the
-    interpreter; ``StorageError``; ``ServiceManagerError``.
+    Raises ``ConfigurationError`` for the machine's unit without being root, where its user cannot reach the
+    interpreter, or where settings are wrong; ``StorageError``; ``ServiceManagerError``.
     """
     if not unit.own:
         _check_reach(Path(unit.command[0]))
+    text = unit_text(unit)
+    drop_in = drop_in_text(text)
     configured = unit.config.exists()
     if not configured:
         _write(unit.config, example_file())
     if not unit.own:
         _make_account(places.root)
-    _write(places.unit, unit_text(unit))
+    _write(places.unit, text)
+    _write(places.drop_in, drop_in)
     systemd.control("daemon-reload")
     systemd.control("enable", UNIT)
     return configured
@@ -82,6 +102,7 @@ def uninstall(places: Places, systemd: Systemd) -> None:
     systemd.control("disable", "--now", UNIT)
     with disk_errors(places.unit):
         places.unit.unlink()
+        places.drop_in.unlink(missing_ok=True)
     systemd.control("daemon-reload")
 
 

@@ -7,9 +7,12 @@ service (``OOMPolicy=continue``); a wrong setting does not get right by trying a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge_sdk.errors import ConfigurationError
 
 NAME = "raffm-edge"
 UNIT = f"{NAME}.service"
@@ -22,7 +25,7 @@ class Unit:
     """One unit. ``command`` is what starts `edge-agent`, ``config`` the file of settings that it runs with.
 
     ``own`` makes it a unit of the ordinary user who installs it. ``reads_home`` lets the machine's unit read /home and
-    /root, where the command lies there. ``cpu_percent`` counts 100 for each core.
+    /root, where the command or the settings lie there. ``cpu_percent`` counts 100 for each core.
     """
 
     command: tuple[str, ...]
@@ -39,6 +42,15 @@ def unit_text(unit: Unit) -> str:
     service = (*_running(unit), *_limits(unit), *confinement, *_EVERYWHERE)
     sections = {"Unit": _order(unit), "Service": service, "Install": _wanted(unit)}
     return "\n".join(f"[{name}]\n{_lines(directives)}" for name, directives in sections.items())
+
+
+def config_of(unit: str) -> Path:
+    """The file of settings that a unit's text names. Raises ``ConfigurationError`` where it names none."""
+    started = next((line for line in unit.splitlines() if line.startswith("ExecStart=")), "")
+    _, option, rest = started.partition(" --config ")
+    if not option:
+        raise ConfigurationError(f"the unit has {started!r} without --config: run `edge-agent service install` again")
+    return Path(shlex.split(rest)[0].replace("%%", "%").replace("$$", "$"))
 
 
 def sysusers_text() -> str:

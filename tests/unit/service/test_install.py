@@ -20,7 +20,7 @@ from edge_sdk.service import install as module
 from edge_sdk.service.cli import app
 from edge_sdk.service.install import Places, install, uninstall, unit_for
 from edge_sdk.service.systemd import Systemd
-from edge_sdk.service.unit import UNIT, Unit
+from edge_sdk.service.unit import UNIT, Unit, unit_text
 
 SETTINGS = 'device = "pi"\nbroker = "mqtt://127.0.0.1"\ndata = "/d.csv"\nprofile = "raspberry-pi-zero-2-w"\n'
 installs = pytest.mark.skipif(
@@ -99,6 +99,7 @@ def test_uninstalled_service_leaves_settings(machine: Machine) -> None:
     assert machine.told()[-2:] == [f"disable --now {UNIT}", "daemon-reload"]
     assert not machine.wanted()
     assert not machine.places.unit.exists()
+    assert not machine.places.drop_in.exists()
     assert machine.places.config.exists()
 
 
@@ -117,27 +118,49 @@ def test_interpreter_that_the_service_cannot_reach_is_refused_before_anything_is
     assert machine.told() == []
 
 
-def test_unit_has_the_limits_of_the_settings_profile(tmp_path: Path) -> None:
-    file = tmp_path / "agent.toml"
-    file.write_text(SETTINGS)
-    unit = unit_for(file, own=False)
-    assert unit.command == (sys.executable, "-m", "edge_sdk.cli")
-    assert unit.memory_max_mib is not None
-    assert unit.cpu_percent is not None
-    given = unit_for(file, own=False, memory_mib=900, cpu=50)
+def test_unit_has_the_limits_that_are_given(tmp_path: Path) -> None:
+    given = unit_for(tmp_path / "agent.toml", own=False, memory_mib=900, cpu=50)
+    assert given.command == (sys.executable, "-m", "edge_sdk.cli")
     assert (given.memory_max_mib, given.cpu_percent) == (900, 50)
 
 
-def test_unit_without_settings_has_no_limits(tmp_path: Path) -> None:
-    unit = unit_for(tmp_path / "none.toml", own=True)
-    assert (unit.memory_max_mib, unit.cpu_percent) == (None, None)
+def test_start_brings_what_the_settings_ask_for_since_the_installation(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_sdk.service.cli._places", lambda _: machine.places)
+    monkeypatch.setattr("edge_sdk.service.cli._systemd", lambda _: machine.systemd())
+    packaged = machine.root / "lib/systemd/system" / UNIT
+    packaged.parent.mkdir(parents=True)
+    packaged.write_text(unit_text(machine.unit()))
+    machine.places.config.parent.mkdir()
+    machine.places.config.write_text(SETTINGS)
+    assert CliRunner().invoke(app, ["restart"]).exit_code == 0
+    assert machine.told() == ["daemon-reload", f"restart {UNIT}"]
+    assert "MemoryMax=" in machine.places.drop_in.read_text()
+    machine.places.config.write_text(SETTINGS.partition("profile")[0])
+    CliRunner().invoke(app, ["start"])
+    assert machine.told()[-1] == f"start {UNIT}"
+    assert "MemoryMax=" not in machine.places.drop_in.read_text()
 
 
-def test_wrong_settings_are_refused_before_the_service_is_installed(tmp_path: Path) -> None:
-    file = tmp_path / "agent.toml"
-    file.write_text(SETTINGS.replace("device", "devise"))
+@installs
+def test_service_is_installed_again_before_its_settings_are_filled_in(machine: Machine) -> None:
+    assert not install(machine.unit(), machine.places, machine.systemd())
+    assert install(machine.unit(), machine.places, machine.systemd())
+
+
+def test_wrong_settings_are_refused_before_the_service_is_installed(machine: Machine) -> None:
+    machine.places.config.parent.mkdir()
+    machine.places.config.write_text(SETTINGS.replace("device", "devise"))
     with pytest.raises(ConfigurationError, match="devise is unknown; did you mean device"):
-        unit_for(file, own=False)
+        install(machine.unit(), machine.places, machine.systemd())
+    assert not machine.places.unit.exists()
+
+
+def test_agent_with_settings_in_a_home_folder_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/raffm-edge/bin/python")
+    assert unit_for(Path("/home/me/agent.toml"), own=False).reads_home
+    assert not unit_for(Path("/etc/raffm-edge/agent.toml"), own=False).reads_home
 
 
 @pytest.mark.parametrize("home", ["/home", "/root"])

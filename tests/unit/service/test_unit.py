@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from edge_sdk.device.profile import load_profile
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.service.limits import AGENT_MIB, cpu_percent, memory_max_mib
-from edge_sdk.service.unit import UNIT, Unit, sysusers_text, tmpfiles_text, unit_text
+from edge_sdk.service.unit import UNIT, Unit, config_of, sysusers_text, tmpfiles_text, unit_text
 
 MACHINE = Unit(command=(sys.executable, "-m", "edge_sdk.cli"), config=Path("/etc/raffm-edge/agent.toml"))
 OWN = Unit(command=MACHINE.command, config=Path("/home/pi/agent.toml"), own=True)
@@ -92,6 +93,16 @@ def test_systemd_expands_nothing_in_a_path() -> None:
     assert directives(unit_text(odd))["ExecStart"] == (
         '"/opt/my agent/100%%" $$HOME run --config "/etc/a \\"b\\"/c.toml"'
     )
+
+
+@pytest.mark.parametrize("path", ["/etc/raffm-edge/agent.toml", '/etc/a "b"/c%d$.toml', "/back\\slash/it's;.toml"])
+def test_settings_that_a_unit_names_are_found_in_it(path: str) -> None:
+    assert config_of(unit_text(Unit(command=MACHINE.command, config=Path(path)))) == Path(path)
+
+
+def test_unit_that_names_no_settings_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="has 'ExecStart=/bin/agent' without --config"):
+        config_of("[Service]\nExecStart=/bin/agent\n")
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
