@@ -39,7 +39,7 @@ from edge_sdk.transport.base import Incoming
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import BlobExchange
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
-from tests.support.boards import MIB, modem, write_tree
+from tests.support.boards import MIB, modem, write_tool, write_tree
 from tests.support.logistic_graph import LABELS, examples, training_job
 
 ZONE = "sys/class/thermal/thermal_zone0/temp"
@@ -196,6 +196,16 @@ def test_fetching_ends_where_the_link_becomes_metered(tmp_path: Path) -> None:
         served = coordinator.served_bytes
         time.sleep(0.5)
         assert coordinator.served_bytes == served < 64 * MIB
+
+
+def test_fetching_ends_where_nobody_answers_any_more_what_the_link_costs(tmp_path: Path) -> None:
+    modem(tmp_path / "root", "no")
+    with at_work(tmp_path, Policy(unmetered_only=True), ballast_bytes=64 * MIB) as (_, coordinator):
+        coordinator.pause_s = 0.1
+        wait(lambda: coordinator.served_bytes > MIB)
+        write_tool(tmp_path / "root", "nmcli", "exec /bin/sleep 60")
+        assert wait(lambda: coordinator.of(Declined)) < STOP_WITHIN_S
+        assert "the system does not say" in declined(coordinator).detail
 
 
 def test_byte_budget_ends_fetching_and_holds_after_a_restart(tmp_path: Path) -> None:
