@@ -57,12 +57,16 @@ def write_examples(path: Path, examples: Examples) -> Path:
     How the agent hands its training part to the training process. Raises ``DiskFullError`` or ``StorageError``.
     """
     path = path.with_suffix(".npz" if isinstance(examples, ArrayExamples) else ".jsonl")
+    partial = path.with_name(f"partial-{path.name}")  # a full disk leaves what was there before
     with disk_errors(path):
-        if isinstance(examples, ArrayExamples):
-            write_npz(path, examples)
-        else:
-            write_jsonl(path, examples)
-    return path
+        try:
+            if isinstance(examples, ArrayExamples):
+                write_npz(partial, examples)
+            else:
+                write_jsonl(partial, examples)
+            return partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _reader_of(path: Path) -> Callable[[Path, int], Examples]:

@@ -90,11 +90,11 @@ class ExampleStore:
     def newest(self) -> Path | None:
         """What to train on now, ``None`` where there is nothing.
 
-        A file that somebody is writing, or rows gone bad, cost what is new in them, never what was there before.
+        A file that somebody is writing, rows gone bad, or a full disk cost what is new, never what was there before.
         """
         try:
             self.refresh()
-        except DataFormatError as error:
+        except (DataFormatError, StorageError) as error:
             _log.warning("the examples stay as they were: %s", error)
         return self.training_file
 

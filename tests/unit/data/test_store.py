@@ -208,6 +208,27 @@ def test_item_waits_for_a_disk_that_is_full_and_what_was_there_is_trained_on(
     eventually(lambda: everything(store) == dict(MAIL[:3]))
 
 
+def test_full_disk_costs_what_is_new_and_not_what_was_trained_on_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = MAIL[:20]
+    store = store_of(mail, tmp_path)
+    before = trained_on(store)
+    mail.extend(MAIL[20:])
+
+    def torn(path: Path, _: Examples) -> None:
+        path.write_bytes(b'{"text": "to')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr("edge_sdk.data.files.write_jsonl", torn)
+        assert store.newest() is not None
+        assert trained_on(store) == before
+        assert not list(tmp_path.glob("partial-*"))
+    assert store.newest() is not None
+    assert trained_on(store).keys() > before.keys()
+
+
 def test_item_that_waits_for_the_disk_is_given_up_at_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
