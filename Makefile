@@ -19,7 +19,7 @@ test: $(VENV)/.demo $(VENV)/.dev mosquitto
 pytest:
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
-# every family's training graph, half a minute each, and the main job on mosquitto too
+# what takes long: every family's training graph, more examples, kills and full disks, the main job on mosquitto
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 

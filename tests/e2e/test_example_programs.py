@@ -102,6 +102,7 @@ def test_adapters_are_saved_for_peft(run: Run) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_device_goes_offline_and_loses_nothing(run: Run) -> None:
     printed = run("06")
     releases = re.findall(r"answers from release (\d), (\d+)% right", printed)

@@ -59,6 +59,7 @@ def test_coordinator_on_a_full_disk_says_so_in_one_line(small_disk: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("small_disk")
+@pytest.mark.long
 def test_agent_whose_disk_fills_up_gives_its_offer_up_and_takes_the_next(fleet: SmallFleet) -> None:
     fleet.create_task("news", "--rounds", "2", "--min-devices", "2", "--no-release")
     fleet.serve()

@@ -94,6 +94,7 @@ def test_coordinator_killed_while_it_collects_goes_on(fleet: SmallFleet) -> None
     assert [known.number for known in fleet.read(lambda tx: tx.versions.all("news"))] == [0, 1, 2]
 
 
+@pytest.mark.long
 def test_training_process_killed_is_reported_and_the_next_round_goes_on(fleet: SmallFleet) -> None:
     fleet.create_task("news", "--rounds", "2", "--min-devices", "2", "--no-release")
     fleet.serve()

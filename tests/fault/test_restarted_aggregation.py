@@ -75,6 +75,7 @@ def recomputed_digest(fleet: SmallFleet, kept: Path, scratch: Path) -> str:
     return save_version(BlobFolder(scratch), 1, parameters, base.ordering, FAMILY, PART).digest
 
 
+@pytest.mark.long
 def test_coordinator_killed_between_two_updates_aggregates_both_as_if_it_had_not_been(fleet: SmallFleet) -> None:
     fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--no-release")
     kept = fleet.folder / "kept"
