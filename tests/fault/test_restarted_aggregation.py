@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from coordinator.aggregation.coverage import UpdateSource, aggregate
 from coordinator.config import TaskConfig
