@@ -78,6 +78,7 @@ def test_model_learns_from_corrections_and_answers_offline(run: Run) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_camera_folder_grows_while_a_model_learns_from_it(run: Run) -> None:
     printed = run("03")
     first, *_, last = shares("\n".join(re.findall(r"round \d: .*", printed)))
