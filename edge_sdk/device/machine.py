@@ -124,7 +124,7 @@ class Machine:
             gflops=self._speed.gflops,
             runtime=self._runtime,
             accelerator=self._accelerator,
-            providers=onnxruntime_providers(),
+            providers=None if self._accelerator is None else onnxruntime_providers(),  # half a second to ask
             throttled=None if brief else is_throttled(self._system, self._clock_share),
             others_cpu_share=self._others.share() if self.policy.idle_only or not brief else None,
             metered=self._link_cost.metered(working=working) if self.policy.unmetered_only or not brief else None,

@@ -92,9 +92,10 @@ class Snapshot(_Value, frozen=True):
     """What a device can spare now. ``None`` means that it could not be read; nothing here is a guess.
 
     ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces. ``runtime`` is
-    what it wants to train on; ``providers`` are onnxruntime's, the preferred first. ``gflops`` are of a float32 matrix
-    product on the processor; ``throttled`` says that heat, supply or mode holds it back, ``others_cpu_share`` what
-    others take of all its cores. ``link_bytes_per_s`` is how fast blobs came from the coordinator so far.
+    what it wants to train on; ``providers`` are onnxruntime's, the preferred first, where there is an ``accelerator``.
+    ``gflops`` are of a float32 matrix product on the processor; ``throttled`` says that heat, supply or mode holds it
+    back, ``others_cpu_share`` what others take of all its cores. ``link_bytes_per_s`` is how fast blobs came from the
+    coordinator so far.
     """
 
     memory_total_bytes: Count
