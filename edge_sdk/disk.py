@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from edge_sdk.errors import DiskFullError, StorageError
 
@@ -25,13 +26,28 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{where} cannot be read or written: {error.strerror}") from error
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``: after any crash it is the old file or the new one. Raises ``OSError``."""
+@contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` at the end: after any crash that is the old one or the new.
+
+    Where something raises, nothing is left of it: half a file is of no use, and holds what a full disk lacks.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    sync(partial)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+        sync(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     sync(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``, as :func:`durable_file` does. Raises ``OSError``."""
+    with durable_file(path) as file:
+        file.write(data)
 
 
 def sync(path: Path) -> None:

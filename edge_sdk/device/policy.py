@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from datetime import time
 from functools import lru_cache
 
+from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Snapshot
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MIB = 1 << 20
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Url = Annotated[str, msgspec.Meta(pattern=r"^https://[a-z0-9.-]+/\S+$")]
 Kind = Literal["board", "phone", "gateway", "mini-pc"]

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sdk.disk import disk_errors
+from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import CacheFullError, DiskFullError
 from edge_sdk.protocol.messages import BlobEntry
 from edge_sdk.transport.blob_folder import BlobFolder
-
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +113,16 @@ class BlobCache(BlobFolder):
             return self._keep_free_bytes - shutil.disk_usage(self.path).free
 
     def _check(self, need_bytes: int, lacking_bytes: int, disk_lacking_bytes: int) -> None:
-        need_mib = need_bytes / _MIB
+        need_mib = need_bytes / MIB
         if lacking_bytes:
             raise CacheFullError(
-                f"{need_mib:.1f} MiB do not fit into the cache of {self._limit_bytes / _MIB:.1f} MiB beside what is in"
+                f"{need_mib:.1f} MiB do not fit into the cache of {self._limit_bytes / MIB:.1f} MiB beside what is in"
                 " use: raise cache_bytes (--cache-mib)"
             )
         if disk_lacking_bytes:
             raise DiskFullError(
-                f"no space left for {self.path}: {need_mib:.1f} MiB are needed with {self._keep_free_bytes / _MIB:.0f}"
-                f" left free, {disk_lacking_bytes / _MIB:.1f} too many: free some, or raise the quota"
+                f"no space left for {self.path}: {need_mib:.1f} MiB are needed with {self._keep_free_bytes / MIB:.0f}"
+                f" left free, {disk_lacking_bytes / MIB:.1f} too many: free some, or raise the quota"
             )
 
     def _delete_all(self, blobs: Iterable[Held]) -> None:

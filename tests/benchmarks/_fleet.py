@@ -17,8 +17,8 @@ from coordinator.planning.budget import training_budget
 from coordinator.planning.planner import Planner, TaskCosts
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import read_examples, split_held_out, write_examples
-from edge_sdk.device.profile import MIB, DeviceProfile, load_profile
-from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.device.profile import DeviceProfile, load_profile
+from edge_sdk.elastic.runtimes import MIB, Runtime
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import Part, Snapshot
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob

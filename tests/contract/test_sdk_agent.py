@@ -22,6 +22,7 @@ def agent_at(broker: str, folder: Path, **more: object) -> Agent:
     return Agent("pi-5", broker, MAIL, state_dir=folder, **more)
 
 
+@pytest.mark.beyond_base
 def test_agent_connects_on_a_thread_and_stops(embedded_broker: Broker, tmp_path: Path) -> None:
     with agent_at(str(embedded_broker.address), tmp_path) as agent:
         deadline_s = time.monotonic() + 30
@@ -31,6 +32,7 @@ def test_agent_connects_on_a_thread_and_stops(embedded_broker: Broker, tmp_path:
     assert "agent-pi-5" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.beyond_base
 def test_agent_in_asyncio_leaves_the_loop_free_and_calls_coroutines_on_it(
     embedded_broker: Broker, tmp_path: Path
 ) -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from edge_sdk.device.policy import MIB, Moment, Policy, Spent, may_begin, may_train, may_transfer
+from edge_sdk.device.policy import Moment, Policy, Spent, may_begin, may_train, may_transfer
 from edge_sdk.device.watch import LOOK_EVERY_S, STOP_WITHIN_S, Watch
+from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.training.process import STOP_S
 

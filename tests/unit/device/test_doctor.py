@@ -205,6 +205,7 @@ def asked(broker: str, ca_file: Path | None = None) -> Finding:
     return finding
 
 
+@pytest.mark.beyond_base
 def test_broker_that_answers_is_fine(embedded_broker: Broker) -> None:
     assert asked(str(embedded_broker.address)) == Finding("broker", Mark.OK, f"{embedded_broker.address} answers")
 

@@ -18,7 +18,6 @@ from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
 from edge_sdk.device.processor import Speed
 from edge_sdk.device.profile import (
-    MIB,
     BatteryFigures,
     DeviceProfile,
     Limits,
@@ -28,6 +27,7 @@ from edge_sdk.device.profile import (
     profile_names,
     schema,
 )
+from edge_sdk.elastic.runtimes import MIB
 
 FOLDER = Path(__file__).parents[3] / "device_profiles"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
