@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,7 +69,12 @@ class Agent:
         return self._supervisor.status
 
     def start(self) -> None:
-        """Begin to work in the background; once. :attr:`status` tells how it goes."""
+        """Begin to work in the background; once. :attr:`status` tells how it goes.
+
+        Raises ``ConfigurationError`` where ``on_model`` is a coroutine function and there is no loop to run it on.
+        """
+        if inspect.iscoroutinefunction(self._on_model) and self._loop is None:
+            raise ConfigurationError("on_model is a coroutine function: enter the agent with `async with`")
         self._thread.start()
 
     def predict(self, given: Given, *, task: str | None = None) -> list[Prediction]:
@@ -128,12 +134,8 @@ class Agent:
 
     def _tell(self, report: ReleaseReport) -> None:
         made = None if self._on_model is None else self._on_model(report)
-        if not asyncio.iscoroutine(made):
-            return
-        if self._loop is None:
-            made.close()
-            raise ConfigurationError("on_model is a coroutine function: enter the agent with `async with`")
-        asyncio.run_coroutine_threadsafe(made, self._loop)
+        if asyncio.iscoroutine(made) and self._loop is not None:
+            asyncio.run_coroutine_threadsafe(made, self._loop)
 
     def _run(self) -> None:
         try:

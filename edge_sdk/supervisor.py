@@ -428,8 +428,8 @@ class Supervisor:
             downloaded_bytes=self._exchange.received_bytes[_COORDINATOR] - self._downloaded_before,
             battery_share=self._machine.snapshot().battery_share,
         )
-        self._cache.shrink(self._pinned())
         self._advance(agent.UpdateStored(message))
+        self._cache.shrink(self._pinned())
 
     def _check_release(self, envelope: bytes) -> None:
         names = {"fleet": self._config.fleet, "device": self._config.device}

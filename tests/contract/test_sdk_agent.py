@@ -59,7 +59,7 @@ def test_coroutine_function_without_a_loop_is_refused(tmp_path: Path) -> None:
 
     agent = agent_at("mqtt://127.0.0.1", tmp_path, on_model=on_model)
     with pytest.raises(ConfigurationError, match="async with"):
-        agent._tell(REPORT)
+        agent.start()
 
 
 def test_agent_without_a_broker_says_so_in_its_status(tmp_path: Path) -> None:
