@@ -38,7 +38,7 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
             return read_image_folder(path, image_size, scratch)
         return _reader_of(path)(path, image_size)
     except FileNotFoundError as error:
-        raise DataFormatError(f"{path} does not exist; name a {_KINDS} of examples") from error
+        raise DataFormatError(f"{path} does not exist; name a {_KINDS}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataFormatError(f"{path} cannot be read ({error}); save it as UTF-8") from error
 
