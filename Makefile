@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test pytest test-long test-all deb bench lint clean mosquitto
+.PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
@@ -22,6 +22,10 @@ pytest:
 # what takes long: every family's training graph, more examples, kills and full disks, the main job on mosquitto
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+
+# what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
+soak: $(VENV)/.demo $(VENV)/.dev mosquitto
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --soak --timeout 2700 -m "" tests/fault tests/security
 
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
 test-all: mosquitto

@@ -14,9 +14,12 @@ from hypothesis import settings
 
 from tests.support.base_tests import BEYOND, is_base
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
+from tests.support.proof import Table, proof
 
 if TYPE_CHECKING:
     from tests.support.small_fleet import SmallFleet
+
+__all__ = ["proof"]  # a fixture
 
 # where CI decides what lands, the same code gets the same examples; by hand every run looks elsewhere
 settings.register_profile("ci", derandomize=True)
@@ -28,9 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--base", action="store_true", help="the SDK's own tests, where only it and its base are installed"
     )
+    parser.addoption("--soak", action="store_true", help="faults in full numbers; writes tests/fault/RESULTS.md")
+    parser.addoption("--seed", type=int, help="replay the faults of an earlier run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Table(config))
     if config.getoption("--base"):
         there = sorted(name for name in BEYOND if find_spec(name) is not None)
         if there:

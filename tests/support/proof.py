@@ -1,0 +1,118 @@
+"""What is promised under faults, and how it is shown: a short form in every run, the full one in ``make soak``.
+
+A test asks for the fixture ``proof``, takes its numbers and its seed from it, and says at the end what it saw::
+
+    def test_coordinator_killed_anywhere(proof: Proof) -> None:
+        lost = sum(lost_in(seed) for seed in proof.seeds(short=5, full=100))
+        proof.show("R1", "updates lost in kills of the coordinator", lost, at_most=0)
+
+``--seed N`` replays a run; ``--soak`` takes the full numbers and writes what was shown into ``tests/fault/RESULTS.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psutil
+import pytest
+
+RESULTS = Path(__file__).parents[1] / "fault" / "RESULTS.md"
+_SEED = "RAFFM_TEST_SEED"
+_PROPERTY = "proof"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The extent of one test's faults, and where its figures go."""
+
+    is_full: bool
+    seed: int
+    shown: list[tuple[str, object]]
+
+    def count(self, short: int, full: int) -> int:
+        """How many, in this form of the run."""
+        return full if self.is_full else short
+
+    def seeds(self, short: int, full: int) -> range:
+        """One for each fault, from the run's own seed on."""
+        return range(self.seed, self.seed + self.count(short, full))
+
+    def show(self, promise: str, what: str, figure: float, *, at_most: float) -> None:
+        """Keep a figure for the table; fails where it is above what is promised."""
+        self.shown.append((_PROPERTY, (promise, what, round(figure, 3), at_most)))
+        assert figure <= at_most, f"{promise}: {what}: {figure}, promised at most {at_most}; --seed {self.seed} replays"
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Proof:
+    """How much to do, from which seed, and where to say what was seen."""
+    seed = int(os.environ[_SEED])
+    print(f"seed {seed}")
+    return Proof(request.config.getoption("--soak"), seed, request.node.user_properties)
+
+
+class Table:
+    """The plugin that chooses the run's seed and writes the table of a full run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: list[Sequence[object]] = []
+        self._began_s = time.monotonic()
+        chosen = config.getoption("--seed")
+        if chosen is not None:
+            os.environ[_SEED] = str(chosen)
+        else:  # workers inherit it; where CI decides what lands, it is always the same
+            os.environ.setdefault(_SEED, "0" if os.environ.get("CI") else str(random.randrange(1 << 16)))
+
+    def pytest_report_header(self) -> str:
+        """Shown at the top of every run."""
+        return f"faults from seed {os.environ[_SEED]} (--seed replays them)"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Gather what tests have shown; workers send it along."""
+        if report.when == "call":
+            rows = (value for key, value in report.user_properties if key == _PROPERTY)
+            self._rows += ((*row, report.duration) for row in rows if isinstance(row, Sequence))
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the table, once, where the whole is known."""
+        if self._config.getoption("--soak") and self._rows and "PYTEST_XDIST_WORKER" not in os.environ:
+            RESULTS.write_text(self._table(), encoding="utf-8")
+
+    def _table(self) -> str:
+        lines = [
+            f"| {promise} | {what} | {figure:g} | {bar:g} | {'yes' if figure <= bar else '**no**'} | {seconds:.0f} |"
+            for promise, what, figure, bar, seconds in sorted(self._rows, key=_order)
+        ]
+        return "\n".join((*self._head(), *lines, ""))
+
+    def _head(self) -> Iterator[str]:
+        minutes = (time.monotonic() - self._began_s) / 60
+        yield "# What was promised, and what was seen\n"
+        yield f"Written by `make soak` in {minutes:.0f} minutes on {datetime.now(timezone.utc):%Y-%m-%d}: {_machine()}."
+        yield f"Commit {_commit()}, seed {os.environ[_SEED]}; `pytest --soak --seed N` replays a run.\n"
+        yield "| promise | what | seen | at most | kept | seconds of its test |"
+        yield "|---|---|---:|---:|---|---:|"
+
+
+def _order(row: Sequence[object]) -> tuple[str, int, str]:
+    promise, what = str(row[0]), str(row[1])
+    return promise[:1], int(promise[1:] or 0), what
+
+
+def _commit() -> str:
+    said = subprocess.run(("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
+
+
+def _machine() -> str:
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return f"{psutil.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
