@@ -25,7 +25,8 @@ class AgentConfig:
     """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
 
     ``release_key`` is the file with the public key whose releases are trusted; without it every release is refused.
-    ``runtime`` is what trains. Pictures are kept as squares of ``image_size`` pixels a side, at least the model's.
+    ``runtime`` is what trains. ``providers`` are onnxruntime's to use before the processor, the first first; ``None``
+    is CUDA where it is there. Pictures are kept as squares of ``image_size`` pixels a side, at least the model's.
     ``held_out_share`` of the examples is never trained on and measures each released model.
     ``cache_bytes`` bounds what lies on the disk of models to train and updates on their way; the model that runs lies
     beside it. A round takes the submodel and, for its update, its trained part once more: 0.13 GiB for all of MiniLM.
@@ -45,6 +46,7 @@ class AgentConfig:
     allow_plaintext: bool = False
     policy: Policy = field(default_factory=Policy)
     runtime: Runtime = Runtime.ONNX
+    providers: tuple[str, ...] | None = None
     mixed_precision: bool = False
     gradient_checkpointing: bool = False
     seed: int = 0

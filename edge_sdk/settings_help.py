@@ -16,6 +16,7 @@ ABOUT = {
     "ca_file": "Certificate authorities for TLS, instead of the system's.",
     "allow_plaintext": "Allow mqtt:// to another machine.",
     "runtime": "What trains, onnx or torch; torch has to be installed.",
+    "providers": "Execution providers of onnxruntime to use, the first first; default: CUDA where it is; []: none.",
     "mixed_precision": "On torch, multiply in bfloat16, or in float16 where a GPU has no bfloat16.",
     "gradient_checkpointing": "On torch, keep fewer activations and compute them again.",
     "seed": "Of the held-out split and of the batches.",

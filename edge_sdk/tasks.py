@@ -99,4 +99,4 @@ def _own_task(owned: Owned, folder: Path, config: AgentConfig) -> OwnTask:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     examples = ExampleStore(owned, folder, share=config.held_out_share, seed=config.seed, image_size=config.image_size)
-    return OwnTask(examples, Serving(folder / "slots", threads=1))
+    return OwnTask(examples, Serving(folder / "slots", threads=1, providers=config.providers))

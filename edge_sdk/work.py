@@ -51,6 +51,7 @@ def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConf
         architecture=offer.architecture,
         submodel=offer.submodel,
         nested=offer.nested,
+        providers=config.providers,
         mixed_precision=config.mixed_precision,
         gradient_checkpointing=config.gradient_checkpointing,
     )

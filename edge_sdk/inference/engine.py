@@ -49,16 +49,24 @@ class Measurement:
 class Engine:
     """The model in ``model_path``; ``labels`` in the order of its logits; ``tokenizer_json`` is empty without texts.
 
+    ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
     Raises ``ModelFormatError`` where the model or the tokenizer cannot be loaded.
     """
 
     def __init__(
-        self, model_path: Path, tokenizer_json: bytes, labels: Sequence[str], max_tokens: int, threads: int = 1
+        self,
+        model_path: Path,
+        tokenizer_json: bytes,
+        labels: Sequence[str],
+        max_tokens: int,
+        threads: int = 1,
+        *,
+        providers: Sequence[str] | None = None,
     ) -> None:
         self._labels = tuple(labels)
         self._tokenizer_json, self._max_tokens = tokenizer_json, max_tokens
         self._encoder = TextEncoder(tokenizer_json, max_tokens) if tokenizer_json else None
-        self._session, self._failures = _load(model_path, threads)
+        self._session, self._failures = _load(model_path, threads, providers)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """The likeliest label of each text, run one by one: memory does not grow with their number.
@@ -144,18 +152,13 @@ def _hits(logits: NDArray[np.float64], targets: NDArray[Any]) -> tuple[int, int]
     return int(counts.sum()), int((counts & (logits.argmax(axis=-1) == wanted)).sum())
 
 
-def _load(model_path: Path, threads: int) -> tuple[ort.InferenceSession, tuple[type[Exception], ...]]:
+def _load(
+    model_path: Path, threads: int, providers: Sequence[str] | None
+) -> tuple[ort.InferenceSession, tuple[type[Exception], ...]]:
     """The model, and what it raises; an agent that has no model yet never loads onnxruntime."""
-    import onnxruntime as ort  # noqa: PLC0415
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # noqa: PLC0415
+    from edge_sdk.sessions import FAILURES, open_session, session_options  # noqa: PLC0415
 
-    failures = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # keeps a plan and its memory for every shape of batch
     try:
-        return ort.InferenceSession(str(model_path), options, ["CPUExecutionProvider"]), failures
-    except failures as error:
+        return open_session(str(model_path), session_options(threads), providers), FAILURES
+    except FAILURES as error:
         raise ModelFormatError(f"inference model {model_path} cannot be loaded: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -21,11 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 class Serving:
-    """Predictions from the current slot; :meth:`install` and :meth:`predict` may be called from different threads."""
+    """Predictions from the current slot; :meth:`install` and :meth:`predict` may be called from different threads.
 
-    def __init__(self, folder: Path, *, threads: int) -> None:
+    ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
+    """
+
+    def __init__(self, folder: Path, *, threads: int, providers: Sequence[str] | None = None) -> None:
         self._slots = Slots(folder)
-        self._threads = threads
+        self._threads, self._providers = threads, providers
         self._lock = Lock()
         self._engine: Engine | None = None
         self._release = 0
@@ -91,7 +94,7 @@ class Serving:
         has_tokenizer = any(entry.part is Part.TOKENIZER for entry in manifest.manifest)
         tokenizer = slot.path(Part.TOKENIZER).read_bytes() if has_tokenizer else b""
         model = slot.path(Part.INFERENCE_MODEL)
-        return Engine(model, tokenizer, manifest.labels, manifest.max_tokens, self._threads)
+        return Engine(model, tokenizer, manifest.labels, manifest.max_tokens, self._threads, providers=self._providers)
 
 
 def _unhealthy(manifest: ReleaseManifest, detail: str) -> ReleaseReport:

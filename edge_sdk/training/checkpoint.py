@@ -106,8 +106,9 @@ def _one_by_one(tensors: Mapping[str, NDArray[Any]], pages: mmap.mmap) -> Iterat
 
 def _identity_of(job: TrainingJob) -> NDArray[np.int64]:
     """A digest of all that a run follows from: blobs are named by their own, examples are read."""
-    where = {"update": "", "checkpoint": "", "examples": "", "threads": 1, "memory_limit_bytes": 1}
-    digest = hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(job, **where)))
+    where = {"update": "", "checkpoint": "", "examples": ""}
+    how = {"threads": 1, "memory_limit_bytes": 1, "providers": None}
+    digest = hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(job, **where, **how)))
     with disk_errors(Path(job.examples)), Path(job.examples).open("rb") as file:
         while data := file.read(1 << 20):
             digest.update(data)

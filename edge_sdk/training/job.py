@@ -22,7 +22,8 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     file for :func:`edge_sdk.data.read_examples`, all of which is trained on. Every step trains the prefixes ``nested``
     of ``submodel`` too, widest first, see :mod:`.nested`. ``memory_limit_bytes`` bounds the process's resident memory,
     see :mod:`edge_sdk.training.memory`. A run goes on from the file ``checkpoint``, if that is its own, and writes it
-    every ``checkpoint_interval_s``. ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
+    every ``checkpoint_interval_s``. ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
+    ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
     """
 
     weights: str
@@ -43,6 +44,7 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     nested: tuple[Submodel, ...] = ()
     checkpoint: str = ""
     checkpoint_interval_s: Seconds = 45.0
+    providers: tuple[str, ...] | None = None
     mixed_precision: bool = False
     gradient_checkpointing: bool = False
 
@@ -66,6 +68,13 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     loss: float
 
 
+class Noted(msgspec.Struct, frozen=True, tag="noted"):
+    """Something for the agent's log, by the logging level's number; training goes on."""
+
+    level: int
+    text: str
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The update lies where the job wanted it."""
 
@@ -80,7 +89,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     peak_memory_bytes: int | None = None
 
 
-TrainingEvent = Progress | Finished | Failed
+TrainingEvent = Progress | Noted | Finished | Failed
 
 
 def failure_of(error: RaffmError) -> Failure:

@@ -15,6 +15,8 @@ anew. With the frozen file mapped sparsely the process's peak is 296; torch, tra
 With adapters the frozen file holds all matrices, and every step touches them. To give their pages back too costs 750
 page faults a step, less than 2 % of its processor time; not to do so leaves 10 MiB more after 15 steps, and more each
 further step, since every batch looks up other rows of the embeddings. So there is one way for both.
+
+On a GPU all this stays as it is: each step copies parameters there and gradients back, and the optimizer runs here.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import ModelFormatError, TrainingError
 from edge_sdk.protocol.graphs import GRADIENT, INPUTS, LOGIT_OFFSET, LOGITS, LOSS, TARGETS
 from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.sessions import FAILURES, open_session, session_options
 from edge_sdk.training.flat import flat_copy, views_of, zeros
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.memory import out_of_memory
@@ -43,15 +45,6 @@ from edge_sdk.training.nested import has_teacher, nested_prefixes, taught_target
 from edge_sdk.training.optimizers import optimizer_of
 from edge_sdk.training.proximal import ProximalTerm
 
-_FAILURES = (
-    failures.Fail,
-    failures.InvalidArgument,
-    failures.InvalidGraph,
-    failures.InvalidProtobuf,
-    failures.NoSuchFile,
-    failures.NotImplemented,
-    failures.RuntimeException,
-)
 _STEPS, _WEIGHTS = "steps", "weights"  # of a checkpoint
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 _share = ort.OrtValue.ortvalue_from_numpy  # shares the array's memory on CPU
@@ -143,7 +136,7 @@ class OnnxRuntime:
         """The graph's outputs by name, in the session's memory."""
         try:
             values = self._session.run_with_ort_values(outputs, feeds)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _step_error(error, self._job.memory_limit_bytes) from error
         return dict(zip(outputs, values, strict=True))
 
@@ -168,16 +161,12 @@ class OnnxRuntime:
 
 def _load_session(job: TrainingJob) -> ort.InferenceSession:
     _register_arena()
-    options = ort.SessionOptions()
+    options = session_options(job.threads)
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = job.threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # keeps a plan and its memory for every shape of batch
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # runs weight gradients early, so activations go early
     try:
-        return ort.InferenceSession(job.graph, options, ["CPUExecutionProvider"])
-    except _FAILURES as error:
+        return open_session(job.graph, options, job.providers)
+    except FAILURES as error:
         if _is_out_of_memory(error):
             raise out_of_memory(job.memory_limit_bytes, "while loading the graph") from error
         raise ModelFormatError(f"training graph {job.graph} cannot be loaded: {_first_line(error)}") from error

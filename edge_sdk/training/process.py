@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -17,8 +18,9 @@ import msgspec
 
 from edge_sdk.disk import disk_errors
 from edge_sdk.protocol.messages import Failure
-from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
+from edge_sdk.training.job import Failed, Finished, Noted, TrainingEvent, TrainingJob
 
+_log = logging.getLogger(__name__)
 _GRACE_S = 2.0  # for a step and a checkpoint
 STOP_S = _GRACE_S + 0.5  # nobody outlives SIGKILL by more
 _DETAIL_BYTES = 400
@@ -97,7 +99,9 @@ class TrainingProcess:
         self._job_file.unlink(missing_ok=True)
 
     def _tell(self, event: TrainingEvent) -> None:
-        if not self._stopped:
+        if isinstance(event, Noted):
+            _log.log(event.level, "%s", event.text)
+        elif not self._stopped:
             self._on_event(event)
 
 

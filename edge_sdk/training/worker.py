@@ -11,6 +11,7 @@ after the step that it is at once it has: with a checkpoint, from which the same
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -22,7 +23,16 @@ import msgspec
 
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError, RaffmError, TrainingError
-from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingJob, TrainingResult, failure_of
+from edge_sdk.training.job import (
+    Failed,
+    Finished,
+    Noted,
+    Progress,
+    TrainingEvent,
+    TrainingJob,
+    TrainingResult,
+    failure_of,
+)
 from edge_sdk.training.memory import check_resident, lift_limit, limit_resident, memory_status, out_of_memory
 
 if TYPE_CHECKING:
@@ -39,6 +49,7 @@ def main() -> int:
     """Train the job that the first argument names; the exit status."""
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=TrainingJob)
     os.nice(_NICENESS)
+    logging.getLogger("edge_sdk").addHandler(_ToTheAgent())
     try:
         if job.memory_limit_bytes < _LEAST_BYTES:
             raise out_of_memory(job.memory_limit_bytes, f"the libraries alone take {_LEAST_BYTES}")
@@ -99,6 +110,13 @@ def _as_ours(error: Exception, limit_bytes: int) -> RaffmError:
     if starved or unmapped:
         return out_of_memory(limit_bytes, type(error).__name__)
     return TrainingError(f"training could not run: {error}")
+
+
+class _ToTheAgent(logging.Handler):
+    """What this process logs stands in the agent's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _emit(Noted(record.levelno, record.getMessage()))
 
 
 def _fail(error: RaffmError) -> int:
