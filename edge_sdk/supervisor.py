@@ -392,7 +392,7 @@ class Supervisor:
         entries = tuple(entries)
         _log.info("fetching %d blobs, %.1f MiB", len(entries), sum(entry.size_bytes for entry in entries) / 2**20)
         try:
-            self._stock.make_room(agent.needed(self._state), entries)
+            self._stock.make_room(self._state.offer, agent.needed(self._state), entries)
         except StorageError as error:
             if isinstance(error, DiskFullError):
                 self._stock.clear(self._pinned(), error)
@@ -406,7 +406,7 @@ class Supervisor:
 
     def _train(self, offer: Offer) -> None:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
-        self._stock.make_room(agent.needed(self._state))
+        self._stock.make_room(offer, agent.needed(self._state))
         self._cache.use(entry.digest for entry in offer.manifest)
         own = self._tasks.of(offer.task)
         examples = None if own is None else own.examples.newest()

@@ -93,6 +93,16 @@ class Updates:
         self.forget_checkpoint()
         return message
 
+    def room_for_checkpoints(self, offer: Offer) -> int:
+        """The bytes that training for ``offer`` takes on the disk besides its update, before that is written.
+
+        A checkpoint is the weights with the optimizer's moments, and is written beside the one before.
+        """
+        checkpoint = _weights_bytes(offer) * (1 + offer.recipe.optimizer.moments)
+        path = _checkpoint_file(self._config)
+        there = path.stat().st_size if path.exists() else 0
+        return max(0, 2 * checkpoint - _weights_bytes(offer) - there)
+
     def forget_checkpoint(self) -> None:
         """Training would begin anew. One that cannot be removed takes room and does no harm: no other job takes it."""
         with suppress(OSError):
@@ -134,15 +144,16 @@ class Stock:
         """The digests of what has to stay."""
         return {entry.digest for entry in (*needs, *(update.update for update in self._updates.pending()))}
 
-    def make_room(self, needs: Sequence[BlobEntry], coming: Sequence[BlobEntry] = ()) -> None:
-        """Also for the update that the work will end in, which is no larger than the weights it starts from.
+    def make_room(self, offer: Offer | None, needs: Sequence[BlobEntry], coming: Sequence[BlobEntry] = ()) -> None:
+        """Also for the update that ``offer`` will end in, no larger than the weights it starts from, and checkpoints.
 
         Raises ``CacheFullError`` or ``DiskFullError``.
         """
         pinned = self.pinned(needs)
         self.end_transfers_but(pinned)
-        update_bytes = sum(entry.size_bytes for entry in needs if entry.part is Part.WEIGHTS)
-        self._cache.make_room(coming, pinned, reserve_bytes=update_bytes)
+        update_bytes = 0 if offer is None else _weights_bytes(offer)
+        beside_bytes = 0 if offer is None else self._updates.room_for_checkpoints(offer)
+        self._cache.make_room(coming, pinned, reserve_bytes=update_bytes, beside_bytes=beside_bytes)
 
     def clear(self, pinned: AbstractSet[str], reason: object) -> None:
         """The disk is full: give back all that may go."""
@@ -154,6 +165,11 @@ class Stock:
         """What nobody waits for any more does not come."""
         for digest in {*self._exchange.unfinished} - digests:
             self._exchange.cancel(digest)
+
+
+def _weights_bytes(offer: Offer) -> int:
+    """Of what it trains: four a parameter."""
+    return sum(entry.size_bytes for entry in offer.manifest if entry.part is Part.WEIGHTS)
 
 
 def _update_file(config: AgentConfig) -> Path:

@@ -18,9 +18,7 @@ from coordinator.planning.space import Space, chain
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import COSTS, Runtime
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
-from edge_sdk.protocol.messages import Optimizer, Recipe
-
-_MOMENTS = {Optimizer.ADAMW: 2, Optimizer.SGD: 0, Optimizer.MOMENTUM: 1}
+from edge_sdk.protocol.messages import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class TaskCosts:
             max_tokens=self.recipe.max_tokens,
             nested=self._nested(submodel),
             runtime=COSTS[self.runtime],
-            moments=_MOMENTS[self.recipe.optimizer],
+            moments=self.recipe.optimizer.moments,
             is_summed=self.recipe.micro_batch_size is not None,
         )
 

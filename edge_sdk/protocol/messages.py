@@ -124,6 +124,11 @@ class Optimizer(str, Enum):
     SGD = "sgd"
     MOMENTUM = "momentum"
 
+    @property
+    def moments(self) -> int:
+        """How many values it keeps of each weight beside it."""
+        return {Optimizer.ADAMW: 2, Optimizer.SGD: 0, Optimizer.MOMENTUM: 1}[self]
+
 
 class Recipe(_Value, frozen=True):
     """How to train: the same for every device of a task, but for ``micro_batch_size``.

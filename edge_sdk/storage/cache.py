@@ -72,9 +72,17 @@ class BlobCache(BlobFolder):
             with disk_errors(path):
                 os.utime(path, ns=(self._used_ns, self._used_ns))
 
-    def make_room(self, coming: Iterable[BlobEntry], pinned: AbstractSet[str], *, reserve_bytes: int = 0) -> None:
+    def make_room(
+        self,
+        coming: Iterable[BlobEntry],
+        pinned: AbstractSet[str],
+        *,
+        reserve_bytes: int = 0,
+        beside_bytes: int = 0,
+    ) -> None:
         """Evict until the blobs that are ``coming``, and ``reserve_bytes`` more, fit within the limit and on the disk.
 
+        The disk has to hold ``beside_bytes`` of checkpoints as well, which are kept outside.
         Raises ``CacheFullError`` or ``DiskFullError`` where what is pinned leaves no room; then nothing is evicted.
         """
         coming = [entry for entry in coming if not self.has(entry.digest)]
@@ -83,11 +91,14 @@ class BlobCache(BlobFolder):
         begun_bytes = sum(blob.disk_bytes for blob in self.held() if blob.digest in digests)
         need_bytes = sum(entry.size_bytes for entry in coming) + reserve_bytes
         over_bytes = sum(blob.size_bytes for blob in others) + need_bytes - self._limit_bytes
-        short_bytes = need_bytes - begun_bytes + self._lacks_free_bytes()
+        short_bytes = need_bytes + beside_bytes - begun_bytes + self._lacks_free_bytes()
         chosen, lacking_bytes, disk_lacking_bytes = choose(
             others, pinned, size_bytes=over_bytes, disk_bytes=short_bytes
         )
-        self._check(need_bytes, lacking_bytes, disk_lacking_bytes)
+        if lacking_bytes:
+            raise self._limit_error(need_bytes)
+        if disk_lacking_bytes:
+            raise self._disk_error(need_bytes, beside_bytes, disk_lacking_bytes)
         self._delete_all(chosen)
 
     def shrink(self, pinned: AbstractSet[str], limit_bytes: int | None = None) -> int:
@@ -112,18 +123,20 @@ class BlobCache(BlobFolder):
         with disk_errors(self.path):
             return self._keep_free_bytes - shutil.disk_usage(self.path).free
 
-    def _check(self, need_bytes: int, lacking_bytes: int, disk_lacking_bytes: int) -> None:
-        need_mib = need_bytes / MIB
-        if lacking_bytes:
-            raise CacheFullError(
-                f"{need_mib:.1f} MiB do not fit into the cache of {self._limit_bytes / MIB:.1f} MiB beside what is in"
-                " use: raise cache_bytes (--cache-mib)"
-            )
-        if disk_lacking_bytes:
-            raise DiskFullError(
-                f"no space left for {self.path}: {need_mib:.1f} MiB are needed with {self._keep_free_bytes / MIB:.0f}"
-                f" left free, {disk_lacking_bytes / MIB:.1f} too many: free some, or raise the quota"
-            )
+    def _limit_error(self, need_bytes: int) -> CacheFullError:
+        return CacheFullError(
+            f"{need_bytes / MIB:.1f} MiB do not fit into the cache of {self._limit_bytes / MIB:.1f} MiB beside what is"
+            " in use: raise cache_bytes (--cache-mib)"
+        )
+
+    def _disk_error(self, need_bytes: int, beside_bytes: int, lacking_bytes: int) -> DiskFullError:
+        need_mib, beside_mib = (need_bytes + beside_bytes) / MIB, beside_bytes / MIB
+        beside = f" ({beside_mib:.1f} for checkpoints)" if beside_bytes else ""
+        return DiskFullError(
+            f"no space left for {self.path}: {need_mib:.1f} MiB{beside} are needed with"
+            f" {self._keep_free_bytes / MIB:.0f} left free, {lacking_bytes / MIB:.1f} too many: free some, or raise the"
+            " quota"
+        )
 
     def _delete_all(self, blobs: Iterable[Held]) -> None:
         for blob in blobs:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
 
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
-from edge_sdk.protocol.messages import Offer, Recipe
+from edge_sdk.protocol.messages import BlobEntry, Declined, Failure, Offer, Optimizer, Part, Recipe, UpdateReady
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
+from edge_sdk.training.checkpoint import Checkpoint, Trained
 from edge_sdk.training.job import TrainingResult
+from edge_sdk.training.onnx_runtime import OnnxRuntime
+from edge_sdk.training.runtime import examples_of, take_step
 from edge_sdk.work import Updates
+from tests.support import logistic_graph
+from tests.support.lone_device import LoneDevice
 
 OFFER = Offer(
     task="t",
@@ -28,13 +39,68 @@ OFFER = Offer(
 RESULT = TrainingResult(samples=1, steps=1, loss_first=1.0, loss_last=0.5, seconds=1.0, peak_memory_bytes=1)
 
 
-def test_update_is_stored_though_its_checkpoint_cannot_be_removed(tmp_path: Path) -> None:
+@pytest.fixture
+def updates(tmp_path: Path) -> Iterator[Updates]:
+    outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, longest_pause_s=1)
+    yield Updates(
+        AgentConfig(device="d", broker="", state_dir=tmp_path), outbox, BlobCache(tmp_path / "blobs", 1 << 20)
+    )
+    outbox.close()
+
+
+def test_update_is_stored_though_its_checkpoint_cannot_be_removed(updates: Updates, tmp_path: Path) -> None:
     (tmp_path / "update.safetensors").write_bytes(b"an update")
     (tmp_path / "checkpoint.safetensors" / "in the way").mkdir(parents=True)
-    outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, longest_pause_s=1)
-    cache = BlobCache(tmp_path / "blobs", 1 << 20, keep_free_bytes=0)
-    updates = Updates(AgentConfig(device="d", broker="", state_dir=tmp_path), outbox, cache)
     message = updates.store(OFFER, RESULT, downloaded_bytes=0, battery_share=None)
     assert updates.pending() == [message]
-    assert cache.has(message.update.digest)
-    outbox.close()
+    assert BlobCache(tmp_path / "blobs", 1 << 20).has(message.update.digest)
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [(Optimizer.ADAMW, 5), (Optimizer.MOMENTUM, 3), (Optimizer.SGD, 1)])
+def test_room_is_for_two_checkpoints_less_the_update_and_what_is_there(
+    updates: Updates, tmp_path: Path, optimizer: Optimizer, copies: int
+) -> None:
+    offer = msgspec.structs.replace(
+        OFFER,
+        recipe=msgspec.structs.replace(OFFER.recipe, optimizer=optimizer),
+        manifest=tuple(BlobEntry(part=part, digest="a" * 64, size_bytes=1000) for part in (Part.WEIGHTS, Part.FROZEN)),
+    )
+    assert updates.room_for_checkpoints(offer) == copies * 1000
+    (tmp_path / "checkpoint.safetensors").write_bytes(bytes(400))
+    assert updates.room_for_checkpoints(offer) == copies * 1000 - 400
+    (tmp_path / "checkpoint.safetensors").write_bytes(bytes(9000))
+    assert updates.room_for_checkpoints(offer) == 0
+
+
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_checkpoint_is_as_large_as_its_optimizer_says(tmp_path: Path, optimizer: Optimizer) -> None:
+    """But for its table, which is a few hundred bytes whatever the model."""
+    recipe = Recipe(learning_rate=0.01, batch_size=8, epochs=1, max_tokens=16, optimizer=optimizer)
+    job = logistic_graph.training_job(tmp_path, recipe=recipe, checkpoint=str(tmp_path / "checkpoint"))
+    runtime = OnnxRuntime(job, logistic_graph.parameters(1)["classifier.bias"] * 0)
+    take_step(runtime, next(examples_of(job).batches(8, 0, 0)), job)
+    Checkpoint(job).save(runtime.state(), Trained(steps=1))
+    arrays = [values for name, values in runtime.state().items() if name != "steps"]
+    weights = sum(logistic_graph.parameters(1)[name].nbytes for name in ("classifier.weight", "classifier.bias"))
+    assert sum(values.nbytes for values in arrays) == weights * (1 + optimizer.moments)
+    assert (tmp_path / "checkpoint").stat().st_size < weights * (1 + optimizer.moments) + 1000
+
+
+@pytest.mark.parametrize("lacking_bytes", [0, 1])
+def test_offer_whose_checkpoints_do_not_fit_on_the_disk_is_declined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking_bytes: int
+) -> None:
+    texts = logistic_graph.examples(20, seed=1)
+    with LoneDevice(tmp_path, list(zip(texts.texts, texts.labels, strict=True))) as device:
+        sizes = {entry.part: entry.size_bytes for entry in device.offer.manifest}
+        need_bytes = sum(sizes.values()) + 6 * sizes[Part.WEIGHTS]
+        free_bytes = device.supervisor._config.policy.min_disk_free_bytes + need_bytes - lacking_bytes
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+        device.run_until(lambda: device.heard(Declined) or device.heard(UpdateReady))
+    if lacking_bytes:
+        declined = device.heard(Declined)[0]
+        assert isinstance(declined, Declined)
+        assert declined.failure is Failure.STORAGE
+        assert "for checkpoints) are needed with 256 left free" in declined.detail
+    else:
+        assert not device.heard(Declined)

@@ -150,6 +150,14 @@ def test_disk_without_room_is_refused_in_one_line_and_nothing_is_evicted(
     assert cache.has(held)
 
 
+def test_room_for_checkpoints_is_asked_of_the_disk_alone(tmp_path: Path, free_bytes: dict[str, int]) -> None:
+    free_bytes["free"] = 6 << 20
+    cache = BlobCache(tmp_path / "blobs", 2 << 20, keep_free_bytes=2 << 20)
+    cache.make_room([coming(1 << 20)], NOTHING, reserve_bytes=1 << 20, beside_bytes=2 << 20)
+    with pytest.raises(DiskFullError, match=r"4\.5 MiB \(2\.5 for checkpoints\) are needed with 2 left free, 0\.5 too"):
+        cache.make_room([coming(1 << 20)], NOTHING, reserve_bytes=1 << 20, beside_bytes=5 << 19)
+
+
 def test_shrinking_gives_the_disk_what_it_has_to_have_free(tmp_path: Path, free_bytes: dict[str, int]) -> None:
     free_bytes["free"] = 1 << 20
     cache = BlobCache(tmp_path / "blobs", 1 << 30, keep_free_bytes=2 << 20)
