@@ -31,7 +31,8 @@ from edge_sdk.training.nested import has_teacher, nested_slices
 from edge_sdk.training.optimizers import MOMENTUM
 
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
-_WEIGHT = "weight:"  # of a checkpoint
+_WEIGHT, _SCALER = "weight", "scaler"  # of a checkpoint
+_SCALE_TYPES = {"scale": np.float32, "_growth_tracker": np.int64}  # of what a scaler remembers, what changes
 _Tensors = dict[str, torch.Tensor]
 
 
@@ -81,21 +82,24 @@ class TorchRuntime:
 
     def state(self) -> Mapping[str, NDArray[Any]]:
         """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
-        state = {f"{_WEIGHT}{name}": _array(values) for name, values in self._weights.items()}
+        state = {f"{_WEIGHT}:{name}": _array(values) for name, values in self._weights.items()}
         for name, values in self._weights.items():
             remembered = self._optimizer.state.get(values, {})
             state |= {f"{key}:{name}": _array(kept) for key, kept in remembered.items() if kept is not None}
-        return state
+        scaling = self._scaler.state_dict().items()  # empty where losses are not scaled
+        return state | {f"{_SCALER}:{k}": np.array([v], _SCALE_TYPES[k]) for k, v in scaling if k in _SCALE_TYPES}
 
     def restore(self, state: Iterable[tuple[str, NDArray[Any]]]) -> None:
         """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
         for key, values in state:
             kind, _, name = key.partition(":")
-            weight, kept = self._weights[name], torch.from_numpy(values.copy())
-            if f"{kind}:" == _WEIGHT:
-                weight.data.copy_(kept)
+            if kind == _SCALER:
+                self._scaler.load_state_dict({**self._scaler.state_dict(), name: values.item()})
+            elif kind == _WEIGHT:
+                self._weights[name].data.copy_(torch.from_numpy(values.copy()))
             else:
-                self._optimizer.state[weight][kind] = kept.to(self._device)
+                kept = torch.from_numpy(values.copy()).to(self._device)
+                self._optimizer.state[self._weights[name]][kind] = kept
 
     def finish(self) -> Mapping[str, Array]:
         """Trained values less first values; ``TrainingError`` where one is not finite."""

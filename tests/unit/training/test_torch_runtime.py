@@ -17,9 +17,10 @@ from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Submodel, Trainab
 from edge_sdk.errors import ConfigurationError, ModelFormatError, TensorTableError, TrainingError
 from edge_sdk.protocol.messages import Failure, Recipe
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
+from edge_sdk.training import torch_runtime
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
-from edge_sdk.training.runtime import examples_of, train
+from edge_sdk.training.runtime import examples_of, take_step, train
 from edge_sdk.training.torch_runtime import TorchRuntime, _recomputed
 from tests.support import logistic_graph
 from tests.support.tiny_models import LABELS, WORDS, save_tiny_model
@@ -87,6 +88,25 @@ def test_torch_runtime_in_mixed_precision_trains_nearly_the_same(tmp_path: Path)
     plain, mixed = (losses_of(msgspec.structs.replace(job, mixed_precision=on)) for on in (False, True))
     assert plain != mixed
     np.testing.assert_allclose(mixed[:8], plain[:8], rtol=0.01)
+
+
+def test_torch_runtime_goes_on_with_the_scale_of_its_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU without bfloat16, whose first scale is too large: it is halved until no gradient overflows."""
+    monkeypatch.setattr(torch_runtime, "_precision_on", lambda _: torch.float16)
+    job = torch_job(tmp_path, mixed_precision=True)
+    batches = list(examples_of(job).batches(8, 0, 0))
+    runtime = TorchRuntime(job, NO_OFFSET)
+    runtime._scaler.load_state_dict({**runtime._scaler.state_dict(), "scale": 2.0**100})
+    for batch in batches:
+        take_step(runtime, batch, job)
+    again = TorchRuntime(job, NO_OFFSET)
+    assert again._scaler.state_dict() != runtime._scaler.state_dict()
+    again.restore((name, np.array(values)) for name, values in runtime.state().items())
+    assert again._scaler.state_dict() == runtime._scaler.state_dict()
+    assert again._scaler.get_scale() == 2.0 ** (100 - len(batches))
+    for each in (runtime, again):
+        take_step(each, batches[0], job)
+    assert again._scaler.state_dict() == runtime._scaler.state_dict()
 
 
 def test_torch_runtime_refuses_to_recompute_a_model_that_cannot() -> None:
