@@ -224,10 +224,14 @@ def broker(
 
 @device_app.command("list")
 def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every device that has ever said hello."""
-    from coordinator.listing import device_rows, show
+    """Every device that has ever said hello, as it last said that it is; --json tells more."""
+    from coordinator.listing import device_rows, show, show_devices
 
-    show(device_rows(_store(state_dir), time.time()), as_json=as_json)
+    rows = device_rows(_store(state_dir), time.time())
+    if as_json:
+        show(rows, as_json=True)
+    else:
+        show_devices(rows)
 
 
 @round_app.command("list")

@@ -8,16 +8,37 @@ from collections.abc import Sequence
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import RoundRecord
+from edge_sdk.protocol.messages import Snapshot
 
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
+_SPARE = (
+    *("runtime", "training_memory_mib", "battery", "charging", "temperature_c", "throttled", "gflops", "accelerator"),
+    "link_kb_per_s",
+)
+_DEVICE_COLUMNS = (
+    ("device", "device", "{}"),
+    ("profile", "profile", "{}"),
+    ("online", "online", "{}"),
+    ("seen\ns ago", "last_seen_s_ago", "{}"),
+    ("runtime", "runtime", "{}"),
+    ("train\nMiB", "training_memory_mib", "{}"),
+    ("battery", "battery", "{:.0%}"),
+    ("°C", "temperature_c", "{:.0f}"),
+    ("slowed\ndown", "throttled", "{}"),
+    ("GFLOP\n/s", "gflops", "{:.1f}"),
+    ("link\nkB/s", "link_kb_per_s", "{:.0f}"),
+    ("release", "release", "{}"),
+)
+"""Heading, key of the row, and form."""
 
 
 def device_rows(store: Store, now_s: float) -> list[Row]:
-    """One row a device: what it is, what it can spare, what it runs."""
+    """One row a device: what it is, what it can spare and how it does, what it runs; ``None`` is what is unknown."""
     with store.reading() as tx:
         return [
             {
@@ -25,13 +46,24 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
                 "profile": known.profile,
                 "online": known.online,
                 "last_seen_s_ago": round(now_s - known.last_seen_s),
-                "training_memory_mib": known.snapshot.training_memory_bytes >> 20 if known.snapshot else None,
-                "battery": known.snapshot.battery_share if known.snapshot else None,
+                **_spare(known.snapshot),
                 "memory_factor": round(known.memory_factor, 2),
                 "release": latest.release if (latest := tx.releases.latest(known.id)) else None,
             }
             for known in tx.devices.all()
         ]
+
+
+def show_devices(rows: Sequence[Row]) -> None:
+    """Print what of ``rows`` fits into 100 columns; a profile's name gives way first."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for heading, name, _ in _DEVICE_COLUMNS:
+        is_name = name in {"device", "profile"}
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=name != "profile")
+    for row in rows:
+        cells = (_worded(row[name], form) for _, name, form in _DEVICE_COLUMNS)
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
+    Console().print(table if rows else "nothing yet")
 
 
 def round_rows(store: Store, task: str | None) -> list[Row]:
@@ -50,6 +82,34 @@ def show(rows: Sequence[Row], *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row.values()))
     Console().print(table)
+
+
+def _spare(snapshot: Snapshot | None) -> Row:
+    """What the device said of itself last, under the same names where it has not."""
+    if snapshot is None:
+        return dict.fromkeys(_SPARE)
+    values: tuple[Cell, ...] = (
+        snapshot.runtime.value,
+        snapshot.training_memory_bytes >> 20,
+        snapshot.battery_share,
+        snapshot.charging,
+        snapshot.temperature_c,
+        snapshot.throttled,
+        _rounded(snapshot.gflops),
+        snapshot.accelerator,
+        _rounded(snapshot.link_bytes_per_s, 1e3),
+    )
+    return dict(zip(_SPARE, values, strict=True))
+
+
+def _rounded(value: float | None, unit: float = 1.0) -> float | None:
+    return None if value is None else round(value / unit, 2)
+
+
+def _worded(value: Cell, form: str) -> str:
+    if value is None:
+        return "-"
+    return ("no", "yes")[value] if isinstance(value, bool) else form.format(value)
 
 
 def _round_row(tx: Transaction, known: RoundRecord) -> Row:
