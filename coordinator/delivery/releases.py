@@ -64,6 +64,7 @@ class ReleaseDesk:
         record = self._sent.get(device)
         if record is None or record.status is not ReleaseStatus.SENT:
             return False
+        recipe = self._run.config.recipe
         manifest = ReleaseManifest(
             release=record.release,
             fleet=self._resources.settings.fleet,
@@ -71,7 +72,9 @@ class ReleaseDesk:
             task=record.task,
             submodel=record.submodel,
             labels=self._run.foundation.labels,
-            max_tokens=self._run.config.recipe.max_tokens,
+            max_tokens=recipe.max_tokens,
+            pixel_mean=recipe.pixel_mean,
+            pixel_std=recipe.pixel_std,
             manifest=record.manifest,
         )
         self._resources.send(device, Release(envelope=sign(self._resources.key, Role.RELEASE, manifest)))

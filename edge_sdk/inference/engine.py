@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data import ArrayExamples, Examples
-from edge_sdk.data.batches import encode_examples
+from edge_sdk.data.batches import EncodedExamples, encode_examples
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ModelFormatError
 from edge_sdk.protocol.graphs import IGNORED, INPUTS, LOGITS
@@ -49,7 +49,8 @@ class Measurement:
 class Engine:
     """The model in ``model_path``; ``labels`` in the order of its logits; ``tokenizer_json`` is empty without texts.
 
-    ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
+    ``providers`` are those of :func:`edge_sdk.sessions.open_session`. ``pixel_mean`` and ``pixel_std`` have to be those
+    that the model was trained with.
     Raises ``ModelFormatError`` where the model or the tokenizer cannot be loaded.
     """
 
@@ -62,9 +63,12 @@ class Engine:
         threads: int = 1,
         *,
         providers: Sequence[str] | None = None,
+        pixel_mean: Sequence[float] = (0.5,),
+        pixel_std: Sequence[float] = (0.5,),
     ) -> None:
         self._labels = tuple(labels)
         self._tokenizer_json, self._max_tokens = tokenizer_json, max_tokens
+        self._pixel_mean, self._pixel_std = pixel_mean, pixel_std
         self._encoder = TextEncoder(tokenizer_json, max_tokens) if tokenizer_json else None
         self._session, self._failures = _load(model_path, threads, providers)
 
@@ -85,18 +89,12 @@ class Engine:
         Raises ``ModelFormatError`` as :meth:`predict`, ``DataFormatError`` for values of another shape.
         """
         examples = ArrayExamples(values, (0,) * len(values))
-        batches = encode_examples(examples, self._labels, input_shape=self._input_shape).batch_of
-        return [self._prediction(batches(np.array([index])).inputs) for index in range(len(values))]
+        encoded = self._encoded(examples)
+        return [self._prediction(encoded.batch_of(np.array([index])).inputs) for index in range(len(values))]
 
     def measure(self, examples: Examples) -> Measurement:
         """Run each of ``examples``, of which there must be one, alone; tokenising is not timed."""
-        encoded = encode_examples(
-            examples,
-            self._labels,
-            tokenizer_json=self._tokenizer_json,
-            max_tokens=self._max_tokens,
-            input_shape=self._input_shape,
-        )
+        encoded = self._encoded(examples)
         right, counted, times_ms = 0, 0, []
         for index in range(len(encoded)):
             batch = encoded.batch_of(np.array([index]))
@@ -116,6 +114,18 @@ class Engine:
             (given,) = self._session.get_inputs()
             shape = [size if isinstance(size, int) else 1 for size in given.shape]
             self._run({given.name: np.zeros(shape, dtype=np.float32)})
+
+    def _encoded(self, examples: Examples) -> EncodedExamples:
+        """As training encodes them."""
+        return encode_examples(
+            examples,
+            self._labels,
+            tokenizer_json=self._tokenizer_json,
+            max_tokens=self._max_tokens,
+            pixel_mean=self._pixel_mean,
+            pixel_std=self._pixel_std,
+            input_shape=self._input_shape,
+        )
 
     @property
     def _input_shape(self) -> tuple[int, ...]:

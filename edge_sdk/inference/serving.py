@@ -93,8 +93,16 @@ class Serving:
         manifest = slot.manifest
         has_tokenizer = any(entry.part is Part.TOKENIZER for entry in manifest.manifest)
         tokenizer = slot.path(Part.TOKENIZER).read_bytes() if has_tokenizer else b""
-        model = slot.path(Part.INFERENCE_MODEL)
-        return Engine(model, tokenizer, manifest.labels, manifest.max_tokens, self._threads, providers=self._providers)
+        return Engine(
+            slot.path(Part.INFERENCE_MODEL),
+            tokenizer,
+            manifest.labels,
+            manifest.max_tokens,
+            self._threads,
+            providers=self._providers,
+            pixel_mean=manifest.pixel_mean,
+            pixel_std=manifest.pixel_std,
+        )
 
 
 def _unhealthy(manifest: ReleaseManifest, detail: str) -> ReleaseReport:

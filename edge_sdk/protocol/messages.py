@@ -33,7 +33,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Scale = Annotated[float, msgspec.Meta(gt=0)]
+_Channels = msgspec.Meta(min_length=1, max_length=16)
+PixelMean = Annotated[tuple[float, ...], _Channels]
+PixelStd = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], _Channels]
 
 
 class Part(str, Enum):
@@ -152,8 +154,8 @@ class Recipe(_Value, frozen=True):
     calibrate_logits: bool = True
     distillation: Share = 1.0
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
-    pixel_mean: Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=16)] = (0.5,)
-    pixel_std: Annotated[tuple[Scale, ...], msgspec.Meta(min_length=1, max_length=16)] = (0.5,)
+    pixel_mean: PixelMean = (0.5,)
+    pixel_std: PixelStd = (0.5,)
 
 
 class TrainingReport(_Value, frozen=True):

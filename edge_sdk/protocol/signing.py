@@ -14,7 +14,7 @@ import msgspec
 
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UntrustedError
-from edge_sdk.protocol.messages import BlobEntry, Name, Positive, Text
+from edge_sdk.protocol.messages import BlobEntry, Name, PixelMean, PixelStd, Positive, Text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -40,6 +40,7 @@ class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """What a device may put into its inference slot.
 
     ``release`` rises: a device refuses one that is not newer than its own. ``device`` names the only device meant.
+    ``pixel_mean`` and ``pixel_std`` are those of the recipe that the model was trained with.
     """
 
     release: Positive
@@ -49,6 +50,8 @@ class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     submodel: Submodel
     labels: tuple[Text, ...]
     max_tokens: Positive
+    pixel_mean: PixelMean = (0.5,)
+    pixel_std: PixelStd = (0.5,)
     manifest: tuple[BlobEntry, ...]
 
 

@@ -10,8 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_sdk.data import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
+from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import DataFormatError, ModelFormatError
 from edge_sdk.inference.engine import Engine
+from edge_sdk.inference.serving import Serving
+from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.messages import BlobEntry, Part
+from edge_sdk.protocol.signing import ReleaseManifest
 from tests.support import logistic_graph
 from tests.support.logistic_graph import LABELS, WORDS, tokenizer_json
 
@@ -79,6 +84,37 @@ def test_engine_measures_and_predicts_windows(tmp_path: Path) -> None:
         engine.predict(["good"])
     with pytest.raises(DataFormatError, match=r"windows of 5 x 2 .* a model of 4 x 2"):
         engine.predict_arrays(np.zeros((1, 5, 2), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "label"),
+    [({}, "red"), ({"pixel_mean": (0.6, 0.1, 0.1)}, "green"), ({"pixel_std": (0.9, 0.9, 0.01)}, "blue")],
+)
+def test_released_model_sees_pixels_as_it_did_in_training(
+    tmp_path: Path, scaling: dict[str, tuple[float, ...]], label: str
+) -> None:
+    """The mean of each channel is the logit of a label; what is brightest depends on how pixels are scaled."""
+    mean = helper.make_node("ReduceMean", ["pixel_values", "constant"], ["logits"], keepdims=0)
+    model = model_of(mean, ("pixel_values", TensorProto.FLOAT, ["batch", 3, 2, 2]), np.array([2, 3]))
+    file = tmp_path / "released"
+    file.write_bytes(model)
+    manifest = ReleaseManifest(
+        release=1,
+        fleet="fleet",
+        device="device",
+        task="task",
+        submodel=Submodel((0,), (1,), (4,)),
+        labels=("red", "green", "blue"),
+        max_tokens=8,
+        manifest=(BlobEntry(part=Part.INFERENCE_MODEL, digest=digest_of(model), size_bytes=len(model)),),
+        **scaling,
+    )
+    image = np.full((1, 2, 2, 3), (150, 140, 129), dtype=np.uint8)
+    serving = Serving(tmp_path / "slots", threads=1)
+    report = serving.install(manifest, {Part.INFERENCE_MODEL: file}, ArrayExamples(image, (label,)))
+    assert (report.healthy, report.accuracy) == (True, 1.0), report
+    assert serving.predict(image)[0].label == label
+    assert Serving(tmp_path / "slots", threads=1).predict(image)[0].label == label
 
 
 @pytest.mark.parametrize(
