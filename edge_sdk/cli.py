@@ -178,26 +178,28 @@ def doctor(
 
 @app.command()
 def predict(
-    text: Annotated[list[str], typer.Argument(help="One or more texts.")],
+    given: Annotated[list[str], typer.Argument(help="Texts, files of pictures, or .npy and CSV files of windows.")],
     device: Device,
     state_dir: StateDir = None,
     task: Annotated[str | None, typer.Option(help="The task, where the device has several.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the model that this device runs, without a coordinator."""
+    """Ask the model that this device runs, without a coordinator.
+
+    A CSV of windows has a column a channel and a row a step, of one window after the other.
+    """
     import msgspec
 
     from edge_sdk.config import default_state_dir
+    from edge_sdk.inference.asking import ask
     from edge_sdk.inference.serving import Serving
     from edge_sdk.tasks import folder_with
 
     folder = folder_with(state_dir or default_state_dir(device), task)
-    predictions = Serving(folder / "slots", threads=1).predict(text)
-    for asked, answer in zip(text, predictions, strict=True):
-        line = {"text": asked, "label": answer.label, "probability": round(answer.probability, 4)}
-        typer.echo(
-            msgspec.json.encode(line).decode() if as_json else f"{answer.label}  {answer.probability:.1%}  {asked}"
-        )
+    for answer in ask(Serving(folder / "slots", threads=1), given):
+        label, probability = answer.prediction.label, answer.prediction.probability
+        line = {answer.kind: answer.asked, "label": label, "probability": round(probability, 4)}
+        typer.echo(msgspec.json.encode(line).decode() if as_json else f"{label}  {probability:.1%}  {answer.asked}")
 
 
 def _list_profiles(as_json: bool) -> None:

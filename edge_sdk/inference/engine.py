@@ -72,6 +72,13 @@ class Engine:
         self._encoder = TextEncoder(tokenizer_json, max_tokens) if tokenizer_json else None
         self._session, self._failures = _load(model_path, threads, providers)
 
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Of an image (channels, height, width) or window (steps, channels), ``None`` for any size; empty for texts."""
+        if self._encoder is not None:
+            return ()
+        return tuple(size if isinstance(size, int) else None for size in self._session.get_inputs()[0].shape[1:])
+
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """The likeliest label of each text, run one by one: memory does not grow with their number.
 
@@ -117,6 +124,7 @@ class Engine:
 
     def _encoded(self, examples: Examples) -> EncodedExamples:
         """As training encodes them."""
+        fixed = [size for size in self.input_shape if size is not None]
         return encode_examples(
             examples,
             self._labels,
@@ -124,14 +132,8 @@ class Engine:
             max_tokens=self._max_tokens,
             pixel_mean=self._pixel_mean,
             pixel_std=self._pixel_std,
-            input_shape=self._input_shape,
+            input_shape=tuple(fixed) if len(fixed) == len(self.input_shape) else (),
         )
-
-    @property
-    def _input_shape(self) -> tuple[int, ...]:
-        """Of one image (channels, height, width) or window (steps, channels); empty for texts."""
-        given = self._session.get_inputs()[0].shape[1:]
-        return tuple(given) if self._encoder is None and all(isinstance(size, int) for size in given) else ()
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The logits (1, ..., labels) of one example."""

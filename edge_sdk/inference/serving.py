@@ -41,11 +41,13 @@ class Serving:
 
     def predict(self, given: Given) -> list[Prediction]:
         """The likeliest label of each. ``ModelFormatError`` before the first release has arrived."""
-        with self._lock:
-            engine = self._engine
-        if engine is None:
-            raise ModelFormatError("no model yet: this device has not received a release; ask again later")
+        engine = self._running()
         return engine.predict_arrays(given) if isinstance(given, np.ndarray) else engine.predict(given)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """As the engine's. ``ModelFormatError`` before the first release has arrived."""
+        return self._running().input_shape
 
     def install(
         self, manifest: ReleaseManifest, files: Mapping[Part, Path], held_out: Examples | None
@@ -76,6 +78,13 @@ class Serving:
             accuracy=measured.accuracy if measured else None,
             latency_ms=measured.latency_ms if measured else None,
         )
+
+    def _running(self) -> Engine:
+        with self._lock:
+            engine = self._engine
+        if engine is None:
+            raise ModelFormatError("no model yet: this device has not received a release; ask again later")
+        return engine
 
     def _load_current(self) -> None:
         """After a restart; a damaged current slot falls back to the one before, and with neither to none."""

@@ -1,0 +1,102 @@
+"""What a command is asked about, read as the running model takes it: texts, pictures, or files of windows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.data.arrays import array_examples
+from edge_sdk.data.images import IMAGE_SIZE, small_image
+from edge_sdk.errors import DataFormatError
+from edge_sdk.inference.engine import Prediction
+from edge_sdk.inference.serving import Serving
+
+_WINDOW_AXES, _IMAGE_AXES = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was asked about, a ``text``, an ``image`` or a ``window``, and what the model says."""
+
+    kind: str
+    asked: str
+    prediction: Prediction
+
+
+def ask(serving: Serving, words: Sequence[str]) -> list[Answer]:
+    """The model's answer to each text, picture or window that ``words`` are, or are files of.
+
+    Windows are in .npy files, (steps, channels) or (n, steps, channels), or in CSV files with a column a channel and a
+    row a step, of one window after the other. Raises ``DataFormatError`` for what the model does not take,
+    ``ModelFormatError`` before the first release.
+    """
+    shape = serving.input_shape
+    if len(shape) == _IMAGE_AXES:
+        return _answers("image", words, serving.predict(np.stack([_picture(Path(word), shape) for word in words])))
+    if len(shape) == _WINDOW_AXES:
+        files = [(word, _windows(Path(word), shape)) for word in words]
+        names = [f"{word} {number}" for word, windows in files for number in range(1, len(windows) + 1)]
+        return _answers("window", names, [answer for _, windows in files for answer in serving.predict(windows)])
+    return _answers("text", words, serving.predict(words))
+
+
+def _answers(kind: str, names: Sequence[str], predictions: Sequence[Prediction]) -> list[Answer]:
+    return [Answer(kind, *both) for both in zip(names, predictions, strict=True)]
+
+
+def _picture(path: Path, shape: Sequence[int | None]) -> NDArray[np.uint8]:
+    """Read at the size that training's pictures have, or the model's where that is larger."""
+    _check_file(path, "pictures")
+    return small_image(path, max(IMAGE_SIZE, *(size or 0 for size in shape)), str(path))
+
+
+def _windows(path: Path, shape: Sequence[int | None]) -> NDArray[Any]:
+    """Windows (n, steps, channels) as :func:`edge_sdk.data.arrays.array_examples` takes them."""
+    _check_file(path, "windows: .npy or .csv files")
+    if path.suffix.lower() not in {".npy", ".csv"}:
+        raise DataFormatError(f"{path} is no .npy or .csv file; this device's model takes windows")
+    values = _rows(path, shape[0]) if path.suffix.lower() == ".csv" else _array(path)
+    values = values[None] if values.ndim == _WINDOW_AXES else values
+    return array_examples(str(path), values, np.zeros(len(values), dtype=np.int64)).values
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(path))
+    except (OSError, ValueError) as error:
+        raise DataFormatError(f"{path} cannot be read ({error}); save it with numpy.save") from error
+
+
+def _rows(path: Path, steps: int | None) -> NDArray[Any]:
+    """A header is passed over."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+        first = 1 if rows and _is_header(rows[0]) else 0
+        values = np.array(rows[first:], dtype=np.float32)
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataFormatError(f"{path} cannot be read ({error}); it needs numbers, a column a channel") from error
+    steps = steps or len(values)
+    if not len(values) or len(values) % steps:
+        raise DataFormatError(f"{path} has {len(values)} rows, which are no windows of the model's {steps} steps")
+    return values.reshape(-1, steps, values.shape[1])
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    """Whether a cell is no number."""
+    try:
+        _ = [float(cell) for cell in row]
+    except ValueError:
+        return True
+    return False
+
+
+def _check_file(path: Path, takes: str) -> None:
+    if not path.is_file():
+        raise DataFormatError(f"{str(path)!r} is no file; this device's model takes {takes}")
