@@ -9,6 +9,8 @@
 Columns are those of a CSV, JSONL, Parquet or .npz file, or of what :mod:`.owned` takes besides; they say by themselves
 which type it is. ``examples`` has the types, ``files`` reads and writes them, ``holdout`` splits them, ``store`` keeps
 those of a device while they grow.
+
+What is wrong with examples is said by file, row and kind, never in their own words: errors end up in logs.
 """
 
 from edge_sdk.data.examples import (

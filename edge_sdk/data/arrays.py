@@ -19,7 +19,7 @@ def read_npz(path: Path) -> ArrayExamples:
         with zipfile.ZipFile(path) as file:  # np.load would also take a file of another format
             names = {name.removesuffix(".npy") for name in file.namelist()}
         if not {"x", "y"} <= names:
-            raise DataFormatError(f"{path} has the arrays {', '.join(sorted(names)) or '(none)'}; it needs x, y")
+            raise DataFormatError(f"{path} lacks the array {', '.join(sorted({'x', 'y'} - names))}; it needs x, y")
         with np.load(path) as arrays:
             return array_examples(str(path), arrays["x"], arrays["y"])
     except (zipfile.BadZipFile, ValueError) as error:

@@ -84,22 +84,22 @@ def joined(first: _E, second: _E) -> _E:
 
 
 def label_indices(examples: TextExamples | ArrayExamples, labels: Sequence[str]) -> NDArray[np.int64]:
-    """The index in ``labels`` of each example's label; ``DataFormatError`` names one that is not among them."""
+    """The index in ``labels`` of each example's label; ``DataFormatError`` says which has none of them."""
     index: dict[str | int, int] = {place: place for place in range(len(labels))}
     index |= {label: place for place, label in enumerate(labels)}
     for row, label in enumerate(examples.labels, start=1):
         if label not in index:
-            raise _unknown_label(row, label, labels)
+            raise _unknown_label(row, labels)
     return np.array([index[label] for label in examples.labels], dtype=np.int64)
 
 
 def tag_indices(examples: TaggedExamples, labels: Sequence[str]) -> list[NDArray[np.int64]]:
-    """The index in ``labels`` of each word's tag; ``DataFormatError`` names one that is not among them."""
+    """The index in ``labels`` of each word's tag; ``DataFormatError`` says which has none of them."""
     index = {label: place for place, label in enumerate(labels)}
     for row, tags in enumerate(examples.tags, start=1):
         for tag in tags:
             if tag not in index:
-                raise _unknown_label(row, tag, labels)
+                raise _unknown_label(row, labels)
     return [np.array([index[tag] for tag in tags], dtype=np.int64) for tags in examples.tags]
 
 
@@ -138,5 +138,5 @@ def _shape_of(column: NDArray[np.generic]) -> str:
     return f"{column.dtype} {column.shape[1:]}"
 
 
-def _unknown_label(row: int, label: object, labels: Sequence[str]) -> DataFormatError:
-    return DataFormatError(f"example {row} has the label {label!r}; the task's labels are {', '.join(labels)}")
+def _unknown_label(row: int, labels: Sequence[str]) -> DataFormatError:
+    return DataFormatError(f"example {row} has another label than the task's, which are {', '.join(labels)}")

@@ -96,7 +96,8 @@ def _errors_of(pillow: ModuleType, place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, SyntaxError, pillow.Image.DecompressionBombError) as error:
-        raise DataFormatError(f"{place} has a picture that cannot be read ({error}); replace or remove it") from error
+        why = getattr(error, "strerror", None) or type(error).__name__  # its words may be what was taken for a path
+        raise DataFormatError(f"{place} has a picture that cannot be read ({why}); replace or remove it") from error
 
 
 def _pillow() -> ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ _TAGGED = Format(TaggedExamples, ("tokens", "tags"), _tagged, "lists of tokens a
 _PLAIN = Format(PlainTexts, ("text",), _plain, "a text that is not empty")
 _ARRAYS = Format(ArrayExamples, ("x", "y"), _array, "an array of numbers and a label")
 _IMAGES = Format(ArrayExamples, ("image", "label"), _picture, "a picture and a label")
+_KNOWN = {column for form in (_LABELLED, _TAGGED, _ARRAYS, _IMAGES) for column in form.columns}
 _FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _ARRAYS)}
 
 
@@ -76,7 +77,7 @@ def format_of(columns: Iterable[str], place: str) -> Format:
             return form
     if names == ["text"]:
         return _PLAIN
-    raise DataFormatError(f"{place} has the columns {', '.join(names) or '(none)'}; it needs {_NEEDED}")
+    raise DataFormatError(f"{place} has {_told(names)}; it needs {_NEEDED}")
 
 
 def examples_of_rows(
@@ -146,12 +147,26 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
 
 def _example(place: str, form: Format, row: Row) -> tuple[object, ...]:
     if not {*form.columns} <= row.keys():
-        raise DataFormatError(f"{place} has the columns {', '.join(row)}; it needs {', '.join(form.columns)}")
+        raise DataFormatError(f"{place} has {_told([*row])}; it needs {', '.join(form.columns)}")
     values = [row[column] for column in form.columns]
     example = form.example(*values)
     if example is None:
-        raise DataFormatError(f"{place} needs {form.needs}; it has {', '.join(repr(value)[:100] for value in values)}")
+        raise DataFormatError(f"{place} needs {form.needs}; it has {', '.join(map(_kind_of, values))}")
     return example
+
+
+def _told(columns: Sequence[object]) -> str:
+    """Names of columns, unless none is known: what stands in their place may be an example."""
+    if not columns or not _KNOWN.isdisjoint(columns):
+        return f"the columns {', '.join(map(str, columns)) or '(none)'}"
+    return "no column that is known"
+
+
+def _kind_of(value: object) -> str:
+    """What ``value`` is, without saying it."""
+    if value is None or (isinstance(value, str) and not value):
+        return "nothing"
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else type(value).__name__
 
 
 def _small(place: str, row: Row, size: int) -> tuple[Any, ...]:

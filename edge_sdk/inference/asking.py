@@ -81,7 +81,7 @@ def _rows(path: Path, steps: int | None) -> NDArray[Any]:
         first = 1 if rows and _is_header(rows[0]) else 0
         values = np.array(rows[first:], dtype=np.float32)
     except (OSError, ValueError, csv.Error) as error:
-        raise DataFormatError(f"{path} cannot be read ({error}); it needs numbers, a column a channel") from error
+        raise DataFormatError(f"{path} cannot be read as rows of numbers, a column a channel") from error
     steps = steps or len(values)
     if not len(values) or len(values) % steps:
         raise DataFormatError(f"{path} has {len(values)} rows, which are no windows of the model's {steps} steps")

@@ -54,7 +54,7 @@ class Serving:
     ) -> ReleaseReport:
         """Stage, load and measure on ``held_out``; switch only if all went well. Never raises: it reports.
 
-        What is wrong with the examples is logged and not reported, since it quotes them.
+        What is wrong with the examples is logged, and not reported.
         A device without held-out examples tries the model on next to nothing instead, and reports no accuracy.
         """
         try:
@@ -64,7 +64,7 @@ class Serving:
             measured = engine.measure(held_out) if held_out else None
             self._slots.switch()
         except DataFormatError as error:
-            _log.warning("release %d cannot be measured: %s", manifest.release, error)
+            _log.warning("release %d cannot be measured on what is held out: %s", manifest.release, error)
             return _unhealthy(manifest, "the held-out examples do not fit this model")
         except RaffmError as error:
             return _unhealthy(manifest, str(error)[:500])

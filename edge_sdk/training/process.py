@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ _GRACE_S = 2.0  # for a step and a checkpoint
 STOP_S = _GRACE_S + 0.5  # nobody outlives SIGKILL by more
 _DETAIL_BYTES = 400
 _NO_MEMORY = (b"bad_alloc", b"emory allocation", b"MemoryError")  # C++, Rust and OpenBLAS, Python
+_EXCEPTION = re.compile(r"([A-Za-z_][\w.]*): ")
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # each thread of a BLAS takes a stack and a buffer, and numpy's part needs none
     "OPENBLAS_NUM_THREADS": "1",
@@ -123,7 +125,8 @@ def _death(status: int, errors: bytes) -> Failed:
     starved = status in {-signal.SIGKILL, -signal.SIGSEGV} or any(sign in errors for sign in _NO_MEMORY)
     failure = Failure.OUT_OF_MEMORY if starved else Failure.TRAINING
     last_line = errors.strip().rpartition(b"\n")[2].decode(errors="replace")
-    return Failed(failure, f"the training process ended by {cause} {last_line}".strip())
+    exception = _EXCEPTION.match(last_line)  # whose words may be an example's
+    return Failed(failure, f"the training process ended by {cause} {exception[1] if exception else last_line}".strip())
 
 
 def _tail(file: IO[bytes]) -> bytes:

@@ -54,15 +54,18 @@ def examples_of(job: TrainingJob) -> EncodedExamples:
         raise DataFormatError(
             f"{job.examples} holds examples for {task_of(examples).value}; the task is {task.value}: give it others"
         )
-    return encode_examples(
-        examples,
-        job.labels,
-        tokenizer_json=Path(job.tokenizer).read_bytes() if job.tokenizer else b"",
-        max_tokens=job.recipe.max_tokens,
-        pixel_mean=job.recipe.pixel_mean,
-        pixel_std=job.recipe.pixel_std,
-        input_shape=job.architecture.input_shape,
-    )
+    try:
+        return encode_examples(
+            examples,
+            job.labels,
+            tokenizer_json=Path(job.tokenizer).read_bytes() if job.tokenizer else b"",
+            max_tokens=job.recipe.max_tokens,
+            pixel_mean=job.recipe.pixel_mean,
+            pixel_std=job.recipe.pixel_std,
+            input_shape=job.architecture.input_shape,
+        )
+    except DataFormatError as error:
+        raise DataFormatError(f"{job.examples}: {error}") from error
 
 
 def train(

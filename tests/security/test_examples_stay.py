@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_sdk.data.store import ExampleStore
+from edge_sdk.errors import DataFormatError
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import (
     BlobGone,
@@ -51,7 +53,15 @@ def known_ids(examples: list[tuple[str, str]]) -> list[list[int]]:
     return [row.tolist() for row in TextEncoder(tokenizer_json(), 12).encode([text for text, _ in examples])]
 
 
-def test_whole_round_publishes_nothing_of_the_examples(tmp_path: Path) -> None:
+def kept_beside(state_dir: Path) -> list[bytes]:
+    """What a device keeps that is no example: databases, and notes for its next start."""
+    kept = [file for file in state_dir.rglob("*") if file.is_file() and file.suffix not in {".jsonl", ".npz"}]
+    assert any(file.suffix == ".sqlite" for file in kept)
+    return [file.read_bytes() for file in kept]
+
+
+def test_whole_round_publishes_nothing_of_the_examples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     canaries = [canary() for _ in range(30)]
     examples, corrected = mail(canaries[:-1]), canaries[-1]
     with LoneDevice(tmp_path, examples) as device:
@@ -65,17 +75,18 @@ def test_whole_round_publishes_nothing_of_the_examples(tmp_path: Path) -> None:
     assert report.healthy
     assert report.samples + device.heard(UpdateReady)[-1].report.samples == len(canaries)
     assert not leaks(device.hub.payloads, canaries, known_ids(examples))
+    assert not leaks([caplog.text.encode(), *kept_beside(device.state_dir)], canaries)
     kept = b"".join(file.read_bytes() for file in device.state_dir.glob("*.jsonl"))
     assert corrected in json.loads(kept.splitlines()[-1])["text"]  # it was there to be leaked
 
 
 @pytest.mark.parametrize("releases_first", [False, True])
-def test_wrong_label_is_told_on_the_device_alone(
+def test_wrong_label_is_told_by_its_row_on_the_device_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, releases_first: bool
 ) -> None:
     label = canary()
     examples = [(f"good film {number}", label) for number in range(20)]
-    with caplog.at_level(logging.WARNING), LoneDevice(tmp_path, examples, releases_first=releases_first) as device:
+    with caplog.at_level(logging.DEBUG), LoneDevice(tmp_path, examples, releases_first=releases_first) as device:
         device.run_until(lambda: device.heard(ReleaseReport if releases_first else Declined))
     if releases_first:
         (report,) = device.heard(ReleaseReport)
@@ -83,8 +94,39 @@ def test_wrong_label_is_told_on_the_device_alone(
     else:
         declined = device.heard(Declined)[0]
         assert (declined.failure, declined.detail) == (Failure.EXAMPLES, "")
-    assert label in caplog.text
-    assert not leaks(device.hub.payloads, [label])
+    assert "example 1 has another label than the task's, which are negative, positive" in caplog.text
+    assert not leaks([caplog.text.encode(), *device.hub.payloads, *kept_beside(device.state_dir)], [label])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("no-header.csv", "{0},ham\n"),
+        ("no-label.csv", "text,label\n{0}\n"),
+        ("unknown.jsonl", '{{"{0}": "ham"}}\n'),
+        ("empty.jsonl", '{{"text": "{0}", "label": ""}}\n'),
+        ("later.jsonl", '{{"text": "a", "label": "b"}}\n{{"{0}": "ham"}}\n'),
+        ("tags.jsonl", '{{"tokens": ["{0}"], "tags": ["O", "O"]}}\n'),
+        ("broken.jsonl", '{{"text": "{0}\n'),
+        ("picture.jsonl", '{{"image": "{0}", "label": "x"}}\n'),
+        ("long-picture.jsonl", '{{"image": "{0}' + 300 * "x" + '", "label": "x"}}\n'),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_without_its_words(tmp_path: Path, name: str, content: str) -> None:
+    secret = f"kanarien-{secrets.token_hex(12)}"
+    path = tmp_path / name
+    path.write_text(content.format(secret))
+    with pytest.raises(DataFormatError, match=name) as refused:
+        ExampleStore(path, tmp_path / "state", share=0.1, seed=0)
+    assert secret not in str(refused.value)
+
+
+def test_what_is_wrong_with_a_lesson_is_told_without_its_words(tmp_path: Path) -> None:
+    store = ExampleStore([("good film", "positive")], tmp_path, share=0.1, seed=0)
+    for lesson in ((canary(), 0.5), (canary(), canary(), canary()), ([canary()], [])):
+        with pytest.raises(DataFormatError) as refused:
+            store.learn(lesson)
+        assert "kanarien" not in str(refused.value)
 
 
 def as_chunks(data: bytes) -> list[bytes]:

@@ -92,7 +92,7 @@ def test_what_is_owned_is_read(owned: Owned, expected: Examples | None) -> None:
         (np.zeros((2, 3, 4)), "the ndarray cannot be used as examples"),
         (5, "the int cannot be used as examples"),
         ([("a", "x"), ("b", 0.5)], "the list row 2 needs a text and a label"),
-        ([("a", "b", "c")], "the list row 1 has the columns tuple; it needs text, label"),
+        ([("a", "b", "c")], "the list row 1 has no column that is known; it needs text, label"),
         ([("half a pair \ud83d", "x")], "row 1 needs a text and a label"),
         ([(np.zeros((3, 2)), "x"), (np.zeros((4, 2)), "x")], r"row 2 has the shape \(4, 2\), row 1 has \(3, 2\)"),
         ((np.zeros((2, 5, 3)), np.zeros(3, int)), r"\(x, y\) has a y of int64 \(3,\)"),
@@ -110,7 +110,7 @@ def test_what_cannot_be_used_is_named_in_one_line(owned: Owned, complaint: str) 
 def test_unlabelled_row_of_a_dataset_does_not_get_the_last_class() -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": CLASSES})
     unlabelled = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=features)
-    with pytest.raises(DataFormatError, match="row 1 needs a text and a label, both strings; it has 'a', None"):
+    with pytest.raises(DataFormatError, match="row 1 needs a text and a label, both strings; it has str, nothing"):
         read(unlabelled)
 
 

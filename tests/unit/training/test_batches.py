@@ -177,12 +177,12 @@ def test_examples_for_another_task_are_refused(tmp_path: Path) -> None:
     assert len(examples_of(msgspec.structs.replace(job, architecture=architecture))) == 2
 
 
-def test_labels_not_of_the_task_are_named() -> None:
-    with pytest.raises(DataFormatError, match="example 2 has the label 'neutral'"):
+def test_example_whose_label_is_not_of_the_task_is_told_by_its_row() -> None:
+    with pytest.raises(DataFormatError, match=r"example 2 has another label than the task's, which are [a-z, ]+$"):
         label_indices(TextExamples(("a", "b"), ("positive", "neutral")), LABELS)
-    with pytest.raises(DataFormatError, match="example 1 has the label 2"):
+    with pytest.raises(DataFormatError, match="example 1 has another label"):
         label_indices(ArrayExamples(np.zeros((1, 1, 1), np.float32), (2,)), LABELS)
-    with pytest.raises(DataFormatError, match="example 1 has the label 'PERSON'"):
+    with pytest.raises(DataFormatError, match="example 1 has another label"):
         tag_indices(TaggedExamples((("a", "b"),), (("O", "PERSON"),)), TAGS)
 
 

@@ -84,7 +84,7 @@ WINDOWS = np.zeros((2, 5, 3), dtype=np.float32)
 @pytest.mark.parametrize(
     ("arrays", "complaint"),
     [
-        ({"x": WINDOWS}, "has the arrays x; it needs x, y"),
+        ({"x": WINDOWS}, "lacks the array y; it needs x, y"),
         ({"x": WINDOWS, "y": np.zeros(3, int)}, r"a y of int64 \(3,\); it needs 2 strings or integers"),
         ({"x": WINDOWS, "y": np.zeros(2)}, r"a y of float64 \(2,\)"),
         ({"x": WINDOWS * np.nan, "y": np.zeros(2, int)}, "needs finite floats"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import mmap
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_process_with_wrong_data_says_which(tmp_path: Path) -> None:
     job = logistic_graph.training_job(tmp_path, labels=("negative", "neutral"))
     assert isinstance(event := run(job)[-1], Failed)
     assert event.failure is Failure.EXAMPLES
-    assert "has the label 'positive'" in event.detail
+    assert re.match(f"{re.escape(job.examples)}: example [0-9]+ has another label than the task's", event.detail)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,11 @@ def test_process_that_aborts_is_out_of_memory_if_it_says_so(errors: bytes, failu
     assert failed.failure is failure
     assert "SIGABRT" in failed.detail
     assert errors.decode() in failed.detail
+
+
+def test_process_that_dies_of_an_exception_says_which_without_its_words() -> None:
+    failed = process_module._death(1, b'Traceback (most recent call last):\nKeyError: "a patient\'s name"\n')
+    assert failed.detail == "the training process ended by exit status 1 KeyError"
 
 
 def worker(job: TrainingJob, tmp_path: Path) -> subprocess.CompletedProcess[str]:
