@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from edge_sdk.protocol.messages import (
+    Announce,
     BlobEntry,
     CoordinatorMessage,
     Declined,
@@ -47,7 +48,7 @@ class AgentState:
 
     ``answered`` is the last (task, round) whose update lies in the outbox or is settled: an offer for it is stale.
     ``offer_due_s`` is when the round ends without this device, ``ready_due_s`` when to ask for work again. Times are on
-    the supervisor's monotonic clock.
+    the supervisor's monotonic clock. ``announced`` is the session of the coordinator that is there.
     """
 
     ready_interval_s: float
@@ -59,6 +60,7 @@ class AgentState:
     release: ReleaseManifest | None = None
     release_missing: frozenset[str] = frozenset()
     ready_due_s: float = 0.0
+    announced: int | None = None
 
 
 # -- what can happen
@@ -250,8 +252,16 @@ def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[
             return replace(state, ready_due_s=now_s + retry_after_s), ()
         case Release(envelope=envelope):
             return state, (CheckRelease(envelope),)
+        case Announce(session=session):
+            return _announced(state, session, now_s)
         case _:
             return state, ()
+
+
+def _announced(state: AgentState, session: int, now_s: float) -> Next:
+    """A coordinator that connects anew has lost what was on its way to it; the first is met by :class:`Connected`."""
+    known, state = state.announced, replace(state, announced=session)
+    return (state, ()) if known in {None, session} else _ask_now(state, now_s, ResendOutbox())
 
 
 def _consider(state: AgentState, offer: Offer, present: frozenset[str], now_s: float) -> Next:

@@ -32,6 +32,7 @@ from edge_sdk.errors import (
 )
 from edge_sdk.link import Uplink, mqtt_transport
 from edge_sdk.protocol.messages import (
+    Announce,
     BlobEntry,
     BlobGone,
     Chunk,
@@ -218,6 +219,8 @@ class Supervisor:
                 self._machine.link_speed.arrived(len(message.data), time.monotonic())
             self._settle(self._exchange.handle(_COORDINATOR, message, time.monotonic()))
             return
+        if isinstance(message, Announce) and self._state.announced not in {None, message.session}:
+            self._resume_transfers()
         if isinstance(message, Refused):
             _log.warning("the coordinator refuses: %s", message.reason)
         if isinstance(message, Wait | Offer):

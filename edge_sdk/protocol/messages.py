@@ -244,7 +244,10 @@ class ReleaseReport(_Message, frozen=True, tag="release-report"):
 
 
 class Announce(_Message, frozen=True, tag="announce"):
-    """Retained: the coordinator is (again) there; outboxes are worth sending now."""
+    """Retained: the coordinator is (again) there; outboxes are worth sending now.
+
+    ``session`` is another one whenever it connects, and says nothing else.
+    """
 
     session: Count
     versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=16)] = (VERSION,)

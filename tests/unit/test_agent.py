@@ -8,6 +8,7 @@ from edge_sdk import agent
 from edge_sdk.agent import AgentState, Phase, step
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
 from edge_sdk.protocol.messages import (
+    Announce,
     BlobEntry,
     Declined,
     Failure,
@@ -87,6 +88,15 @@ def test_connected_idle_says_hello_resends_and_asks_for_work() -> None:
     state, effects = advance(IDLE, agent.Connected())
     assert effects == (agent.SayHello(), agent.ResendOutbox(), agent.SayReady())
     assert state.ready_due_s == 110.0
+
+
+def test_coordinator_that_connects_anew_gets_what_it_may_have_missed() -> None:
+    here, back = (agent.Received(Announce(session=session)) for session in (7, 8))
+    state, effects = advance(IDLE, here, here)
+    assert not effects
+    assert advance(state, back)[1] == (agent.ResendOutbox(), agent.SayReady())
+    busy, _ = advance(state, agent.Received(an_offer()))
+    assert advance(busy, back)[1] == (agent.ResendOutbox(),)
 
 
 def test_offer_with_missing_blobs_fetches_only_those() -> None:
