@@ -30,6 +30,7 @@ from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
 WINDOW_CHUNKS = 8
 MAX_TRANSFERS = 2  # one fetches while another is verified; a coordinator has a place for each of many devices
 MAX_CHUNKS_PER_REQUEST = 64
+MAX_SILENT = 64  # transfers that hold files open and no place; with more, the longest silent is given up
 
 BlobMessage = ChunkRequest | Chunk | BlobGone
 Send = Callable[[str, BlobMessage], None]
@@ -124,12 +125,13 @@ class BlobExchange:
                 self._lose_peer(transfer.peer, transfer.digest, f"nothing came for {GIVE_UP_S:.0f} s")
             elif transfer.drop_late(now_s):
                 self._ask(transfer, now_s)
+        self._bound_silent()
         return self._settle(now_s)
 
-    def resume(self, now_s: float) -> None:
-        """The link is back, or blobs may move again: ask at once for everything that may have been lost."""
+    def resume(self, now_s: float, peer: str | None = None) -> None:
+        """The link is back, or ``peer``'s is, or blobs may move again: ask at once for all that may have been lost."""
         for transfer in self._transfers.values():
-            if transfer.partial is not None:
+            if transfer.partial is not None and peer in {None, transfer.peer}:
                 transfer.begin(now_s)
                 self._ask(transfer, now_s)
 
@@ -215,6 +217,12 @@ class BlobExchange:
             self._start(transfer, now_s)
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
+
+    def _bound_silent(self) -> None:
+        """Open files are few, and the silent may be a fleet; who is alive offers its blob again."""
+        silent = [t for t in self._transfers.values() if t.partial is not None and t.silences]
+        for transfer in sorted(silent, key=lambda t: t.heard_s)[: max(0, len(silent) - MAX_SILENT)]:
+            self._lose_peer(transfer.peer, transfer.digest, "nothing comes, and others wait")
 
     def _next_queued(self) -> Transfer | None:
         """The first transfer that waits, if there is a place; one that has gone silent holds none."""

@@ -28,6 +28,7 @@ from edge_sdk.protocol.messages import (
     encode,
 )
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters, parse
+from edge_sdk.transport import exchange
 from edge_sdk.transport.base import Incoming, LinkUp
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import MAX_CHUNKS_PER_REQUEST, BlobExchange, BlobMessage, Failed, Fetched, Outcome
@@ -251,6 +252,31 @@ def test_silent_peer_gives_its_place_to_others_and_fails_at_last(network: Callab
     assert sorted((type(o).__name__, o.peer) for o in net.outcomes[1:]) == [("Failed", "mute-1"), ("Failed", "mute-2")]
     assert GIVE_UP_S < net.now_s < GIVE_UP_S + 3
     assert len(net.requests("here")) < 25
+
+
+def test_no_more_than_so_many_silent_peers_hold_files_open(
+    network: Callable[..., BlobNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_SILENT", 3)
+    mute = [f"mute-{number}" for number in range(9)]
+    net = network(Link(), "here", *mute, "there")
+    for number, peer in enumerate((*mute, "there")):
+        net.peers[peer].handle = net.peers[peer].handle if peer == "there" else lambda *_: []  # type: ignore[method-assign]
+        data = bytes_of(number, 2 * MAX_CHUNK_BYTES)
+        net.fetch("here", peer, net.folders[peer].put_bytes(data), len(data))
+    net.run(until_s=60)
+    assert [o.peer for o in net.outcomes if isinstance(o, Fetched)] == ["there"]
+    assert len(net.peers["here"].unfinished) == 3
+    assert {o.peer for o in net.outcomes if isinstance(o, Failed)} < set(mute)
+
+
+def test_peer_whose_link_is_back_is_asked_again_at_once(network: Callable[..., BlobNetwork]) -> None:
+    net = network(Link(loss=1.0), "here", "a", "b")
+    for number, peer in enumerate("ab"):
+        net.fetch("here", peer, net.folders[peer].put_bytes(bytes_of(number, 9)), 9)
+    assert [to for _, to, _ in net.sent] == ["a", "b"]
+    net.peers["here"].resume(1.0, "b")
+    assert [to for _, to, _ in net.sent] == ["a", "b", "b"]
 
 
 def test_only_so_many_transfers_run_at_a_time_and_all_finish(network: Callable[..., BlobNetwork]) -> None:
