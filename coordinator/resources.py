@@ -24,7 +24,10 @@ class Submit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """``send(device, message)`` publishes; ``fetch(device, digest, size_bytes)`` pulls a blob from a device."""
+    """``send(device, message)`` publishes; ``fetch(device, digest, size_bytes)`` pulls a blob from a device.
+
+    ``cancel(digest)`` pulls it no longer.
+    """
 
     settings: CoordinatorConfig
     store: Store
@@ -32,6 +35,7 @@ class Resources:
     key: Ed25519PrivateKey
     send: Callable[[str, CoordinatorMessage], None]
     fetch: Callable[[str, str, int], None]
+    cancel: Callable[[str], None]
     submit: Submit
 
     @property

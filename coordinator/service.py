@@ -7,6 +7,7 @@ instant and be started again.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,7 +50,7 @@ from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
 from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
 
 _log = logging.getLogger(__name__)
-_TICK_S = 1.0
+_TICK_S = 0.5  # a round is decided at its deadline or so much later
 _MAX_TRANSFERS = 16  # the embedded broker's logs are sized for it
 
 
@@ -85,6 +86,7 @@ class Service:
         self._stopping = Event()
         self._conductor: Conductor | None = None
         self._tick_due_s = 0.0
+        self._gone_since_s: dict[str, float] = {}
         self._resources = Resources(
             settings=config,
             store=store,
@@ -92,6 +94,7 @@ class Service:
             key=release_key(config.state_dir),
             send=self._send,
             fetch=self._fetch,
+            cancel=self._exchange.cancel,
             submit=self._submit,
         )
 
@@ -120,7 +123,7 @@ class Service:
             case WorkDone():
                 self._go_on_after(delivery)
             case LinkUp():
-                announce = Announce(session=int(time.time()))
+                announce = Announce(session=secrets.randbits(48))
                 self._transport.publish(str(Topic(self._config.fleet)), encode(announce), retain=True)
                 self._exchange.resume(time.monotonic())
             case LinkDown(reason):
@@ -150,7 +153,7 @@ class Service:
         if self._conductor is None or self._conductor.stage is Stage.DONE:
             self._next_task()
         if self._conductor is not None:
-            self._conductor.tick(self._offline())
+            self._conductor.tick(self._absences(now_s))
 
     def _next_task(self) -> None:
         """An interrupted task first, then the oldest that waits."""
@@ -170,9 +173,12 @@ class Service:
             tasks = tx.tasks.all()
         return bool(tasks) and all(task.status in {TaskStatus.DONE, TaskStatus.FAILED} for task in tasks)
 
-    def _offline(self) -> dict[str, float]:
+    def _absences(self, now_s: float) -> dict[str, float]:
+        """For how long each device that is offline has been, as far as this process has seen."""
         with self._store.reading() as tx:
-            return {known.id: known.last_seen_s for known in tx.devices.all() if not known.online}
+            gone = [known.id for known in tx.devices.all() if not known.online]
+        self._gone_since_s = {device: self._gone_since_s.get(device, now_s) for device in gone}
+        return {device: now_s - since_s for device, since_s in self._gone_since_s.items()}
 
     # -- messages
 
@@ -216,6 +222,8 @@ class Service:
         if isinstance(message, Hello) and VERSION not in message.versions:
             self._send(device, Refused(reason=f"this coordinator speaks version {VERSION}, not {message.versions}"))
             return
+        if isinstance(message, Hello):
+            self._exchange.resume(time.monotonic(), device)  # what was on its way to or from it is lost
         with self._store.transaction() as tx:
             if isinstance(message, Hello):
                 is_new = tx.devices.hello(device, message.profile, message.session, time.time())

@@ -93,7 +93,7 @@ class ReleaseDesk:
         _log.info("%s: release %d is %s", device, report.release, "healthy" if report.healthy else report.detail)
 
     def is_settled(self, now_s: float) -> bool:
-        """Whether every device has reported, or the time for it is over."""
+        """Whether every device has reported, or the time for it is over, on the monotonic clock."""
         if self._deadline_s is None:
             return False
         waiting = [device for device, record in self._sent.items() if record.status is ReleaseStatus.SENT]
@@ -125,7 +125,7 @@ class ReleaseDesk:
 
     def _send_all(self, records: list[ReleaseRecord] | tuple[ReleaseRecord, ...]) -> None:
         self._sent = {record.device: record for record in records}
-        self._deadline_s = time.time() + self._resources.settings.release_deadline_s
+        self._deadline_s = time.monotonic() + self._resources.settings.release_deadline_s
         _log.info("release to %d devices", len(self._sent))
         for device in self._sent:
             self.send(device)

@@ -127,6 +127,8 @@ class Run:
     ) -> tuple[BlobEntry, ...]:
         """The blobs that a device needs to train ``submodel`` from ``version``; made once for all who get the same."""
         key = (version.digest, submodel, runtime)
+        if not all(self._blobs.has(entry.digest) for entry in self._manifests.get(key, ())):
+            del self._manifests[key]  # a round that changed nothing, or was abandoned, left the version as it was
         if key not in self._manifests:
             self._manifests = {old: made for old, made in self._manifests.items() if old[0] == version.digest}
             self._manifests[key] = self._pack(version, submodel, runtime)

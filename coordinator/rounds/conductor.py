@@ -70,14 +70,17 @@ class Stage(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A device that asked for work: when, and what it can spare."""
+    """A device that asked for work: when, on the steady clock, and what it can spare."""
 
     asked_s: float
     snapshot: Snapshot
 
 
 class Conductor:
-    """Drives one task. Every method is called from the service's loop; times are the wall clock's, in seconds."""
+    """Drives one task. Every method is called from the service's loop.
+
+    What is decided by time is decided by a steady clock; the wall's, which may jump, only dates what is recorded.
+    """
 
     def __init__(self, config: TaskConfig, resources: Resources) -> None:
         self.config = config
@@ -87,7 +90,7 @@ class Conductor:
         self._left_out: set[str] = set()
         self._round: RoundState | None = None
         self._gathering_since_s = 0.0
-        self._reminded_s = 0.0
+        self._reminded_s = -_REMIND_AFTER_S
 
     def start(self) -> None:
         """Prepare the run, or what an earlier start left of it."""
@@ -127,12 +130,12 @@ class Conductor:
         """The next stage follows from the store alone, which is what makes a restart harmless."""
         name = self.config.name
         with self._resources.store.reading() as tx:
-            self._round = load_round(tx, name)
+            self._round = load_round(tx, name, wall_s=time.time(), steady_s=time.monotonic())
             rounds = tx.rounds.all(name)
         closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
         ended = [known for known in rounds if known.phase is not Phase.COLLECTING]
         abandoned = sum(1 for _ in takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended)))
-        self._gathering_since_s = time.time()
+        self._gathering_since_s = time.monotonic()
         if self._round is not None:
             self.stage = Stage.COLLECTING
         elif closed and closed[-1] > self._version.number:
@@ -168,7 +171,7 @@ class Conductor:
         if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
             self._leave_out(device, snapshot.runtime)
             return
-        self._candidates[device] = Candidate(time.time(), snapshot)
+        self._candidates[device] = Candidate(time.monotonic(), snapshot)
         if self._round is not None and self._round.offers.get(device) in {Outcome.OFFERED, Outcome.PAUSED}:
             with self._resources.store.transaction() as tx:
                 tx.offers.reopened(self.config.name, self._round.number, device)
@@ -239,24 +242,24 @@ class Conductor:
 
     # -- rounds
 
-    def tick(self, offline: Mapping[str, float]) -> None:
-        """Time passes; ``offline`` maps each device that is gone to when it was last seen."""
-        now_s = time.time()
+    def tick(self, gone_s: Mapping[str, float]) -> None:
+        """Time passes; ``gone_s`` is for how long each device that is offline has been."""
+        now_s = time.monotonic()
         if self.stage is Stage.GATHERING:
             self._open_round(now_s)
         elif self._round is not None and self.stage is Stage.COLLECTING:
             with self._resources.store.transaction() as tx:
-                for device, seen_s in offline.items():
-                    if now_s - seen_s > self._resources.settings.lost_after_s:
-                        self._lose(tx, device, now_s)
+                for device, absence_s in gone_s.items():
+                    if absence_s > self._resources.settings.lost_after_s:
+                        self._lose(tx, device)
                 self._advance(tx, Tick(now_s))
             self._close_if_decided()
         elif self.stage is Stage.RELEASING and self._desk.is_settled(now_s):
             self._end(TaskStatus.DONE)
 
-    def _lose(self, tx: Transaction, device: str, now_s: float) -> None:
+    def _lose(self, tx: Transaction, device: str) -> None:
         if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
-            tx.offers.failed(self.config.name, self._round.number, device, now_s, detail="offline")
+            tx.offers.failed(self.config.name, self._round.number, device, time.time(), detail="offline")
             self._advance(tx, DeviceLost(device))
 
     def _open_round(self, now_s: float) -> None:
@@ -273,16 +276,17 @@ class Conductor:
                 self._remind(now_s, len(fresh), len(cohort))
             return
         with self._resources.store.transaction() as tx:
-            number = len(tx.rounds.all(self.config.name)) + 1
-            deadline_s = now_s + self.config.round_deadline_s
+            number, opened_s = len(tx.rounds.all(self.config.name)) + 1, time.time()
+            deadline_s = opened_s + self.config.round_deadline_s
             base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
-            tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, now_s, deadline_s))
+            tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, opened_s, deadline_s))
             offers = [
-                self._offer_record(device, number, plan, now_s) for device, plan in self._placed(cohort, number).items()
+                self._offer_record(device, number, plan, opened_s)
+                for device, plan in self._placed(cohort, number).items()
             ]
             for offer in offers:
                 tx.offers.add(offer)
-            self._round = load_round(tx, self.config.name)
+            self._round = load_round(tx, self.config.name, wall_s=opened_s, steady_s=now_s)
         self.stage = Stage.COLLECTING
         _log.info("round %d opens with %d devices", number, len(cohort))
         for offer in offers:
@@ -331,20 +335,20 @@ class Conductor:
             placed[device] = replace(plan, submodel=own)
         return placed
 
-    def _offer_record(self, device: str, number: int, plan: TrainingPlan, now_s: float) -> OfferRecord:
+    def _offer_record(self, device: str, number: int, plan: TrainingPlan, opened_s: float) -> OfferRecord:
         return OfferRecord(
             self.config.name,
             number,
             device,
             plan.submodel,
             plan.memory_bytes,
-            now_s,
+            opened_s,
             parameters=self._run.parameters(plan.submodel),
             micro_batch_size=plan.micro_batch_size,
         )
 
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
-        left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.time())
+        left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.monotonic())
         offer = Offer(
             task=record.task,
             round=record.round,
@@ -372,6 +376,9 @@ class Conductor:
     def _close_if_decided(self) -> None:
         if self._round is not None and self._round.phase is not Phase.COLLECTING:
             _log.info("round %d is %s", self._round.number, self._round.phase.value)
+            self._intake.stop()
+            if self._round.phase is Phase.ABANDONED:
+                self._forget_old_blobs()
             self._round = None
             self._go_on()
 
@@ -405,15 +412,14 @@ class Conductor:
         self._go_on()
 
     def _forget_old_blobs(self) -> None:
-        """Delete what no version, no release and no offer to come needs: the offers and updates of past rounds."""
+        """Delete what no task's newest version and no release needs: offers, updates, older versions, half a blob."""
         with self._resources.store.reading() as tx:
             tasks = [known.name for known in tx.tasks.all()]
             versions = [latest for task in tasks if (latest := tx.versions.latest(task)) is not None]
             releases = [release for task in tasks for release in tx.releases.of_task(task)]
         needed = {entry.digest for version in versions for entry in version.blobs}
         needed |= {entry.digest for release in releases for entry in release.manifest}
-        for digest in {*self._resources.blobs.digests()} - needed - {entry.digest for entry in self._run.tokenizer}:
-            self._resources.blobs.delete(digest)
+        self._resources.blobs.keep_only(needed | {entry.digest for entry in self._run.tokenizer})
 
     def _keep_version(self, version: ModelVersion, results: list[WidthResult]) -> None:
         with self._resources.store.transaction() as tx:

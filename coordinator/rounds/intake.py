@@ -48,6 +48,12 @@ class Intake:
             self._coming[device, update.update.digest] = update
             self._resources.fetch(device, update.update.digest, update.update.size_bytes)
 
+    def stop(self) -> None:
+        """The round is decided: what still comes of its updates is wanted no more."""
+        for _, digest in self._coming:
+            self._resources.cancel(digest)
+        self._coming.clear()
+
     def arrived(self, device: str, digest: str) -> UpdateReady | None:
         """The announcement that a fetched blob belongs to."""
         return self._coming.pop((device, digest), None)

@@ -1,13 +1,26 @@
-"""The open round of a task, rebuilt from the store: a restart reads the last state and continues."""
+"""The open round of a task, rebuilt from the store: a restart reads the last state and continues.
+
+While a coordinator runs, its deadlines are on a clock that nobody sets. The store has them on the wall's, which is all
+that two processes share. A wall clock that was set back meanwhile cannot prolong a round: what is left of it is never
+more than it had at first. One that was set forward ends it at once, as a coordinator that was away for so long does.
+"""
 
 from __future__ import annotations
 
+import logging
+
 from coordinator.rounds.machine import RoundState
 from coordinator.store.database import Transaction
+from coordinator.store.records import RoundRecord
+
+_log = logging.getLogger(__name__)
 
 
-def load_round(transaction: Transaction, task: str) -> RoundState | None:
-    """The round of ``task`` that is collecting, ``None`` where none is. Raises ``StorageError``."""
+def load_round(transaction: Transaction, task: str, *, wall_s: float, steady_s: float) -> RoundState | None:
+    """The round of ``task`` that is collecting, with its deadline on the steady clock; ``None`` where none is.
+
+    ``wall_s`` and ``steady_s`` are what the two clocks read now. Raises ``StorageError``.
+    """
     record = transaction.rounds.collecting(task)
     if record is None:
         return None
@@ -16,7 +29,17 @@ def load_round(transaction: Transaction, task: str) -> RoundState | None:
         number=record.number,
         base_version=record.base_version,
         quorum=record.quorum,
-        deadline_s=record.deadline_s,
+        deadline_s=steady_s + _left_s(record, wall_s),
         phase=record.phase,
         offers={offer.device: offer.outcome for offer in transaction.offers.of_round(task, record.number)},
     )
+
+
+def _left_s(record: RoundRecord, wall_s: float) -> float:
+    if wall_s < record.opened_s:
+        _log.warning(
+            "the clock was set back by at least %.0f s since round %d opened: its time is counted from now",
+            record.opened_s - wall_s,
+            record.number,
+        )
+    return min(max(0.0, record.deadline_s - wall_s), record.deadline_s - record.opened_s)

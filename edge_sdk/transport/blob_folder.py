@@ -19,6 +19,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -106,6 +107,14 @@ class BlobFolder:
         with disk_errors(path):
             for name in (path, *_partial_paths(path)):
                 name.unlink(missing_ok=True)
+
+    def keep_only(self, digests: AbstractSet[str]) -> None:
+        """Remove every other blob, and what was fetched so far of any other."""
+        with disk_errors(self.path):
+            for path in tuple(self.path.iterdir()):
+                digest = path.name.partition(".")[0]
+                if _DIGEST.fullmatch(digest) and digest not in digests:
+                    path.unlink(missing_ok=True)
 
     def _take_over(self, descriptor: int, source: Path) -> str:
         digest = _digest_of_file(descriptor)

@@ -47,6 +47,7 @@ def conductor(tmp_path: Path, sent: Sent, template_cache: dict[str, str], monkey
         key=Ed25519PrivateKey.generate(),
         send=lambda device, message: sent.append((device, message)),
         fetch=lambda *_: None,
+        cancel=lambda _: None,
         submit=lambda work, then: then(work()),
     )
     made = Conductor(config, resources)

@@ -11,6 +11,7 @@ from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Phase
 from edge_sdk.elastic.submodel import Submodel
 
+TEN_YEARS_S = 10 * 365 * 86400.0
 SUBMODEL = Submodel((0,), (1,), (1,))
 
 
@@ -42,7 +43,9 @@ def test_open_round_is_rebuilt_after_a_restart(address: str) -> None:
     store.close()
     again = Store(address)
     with again.reading() as tx:
-        assert load_round(tx, "news") == step(step(state, UpdateAccepted("a")), DeviceFailed("b"))
+        assert load_round(tx, "news", wall_s=101.0, steady_s=101.0) == step(
+            step(state, UpdateAccepted("a")), DeviceFailed("b")
+        )
     again.close()
 
 
@@ -51,6 +54,23 @@ def test_decided_round_is_not_open(address: str) -> None:
     begin(store, "a")
     with store.transaction() as tx:
         tx.rounds.decide("news", 3, Phase.ABANDONED, 700.0)
-        assert load_round(tx, "news") is None
-        assert load_round(tx, "nothing") is None
+        assert load_round(tx, "news", wall_s=700.0, steady_s=0.0) is None
+        assert load_round(tx, "nothing", wall_s=700.0, steady_s=0.0) is None
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "left_s"),
+    [(1.0, 600.0), (101.0, 500.0), (601.0, 0.0), (1.0 + TEN_YEARS_S, 0.0), (1.0 - TEN_YEARS_S, 600.0)],
+)
+def test_clock_that_is_wrong_never_prolongs_a_round(
+    address: str, caplog: pytest.LogCaptureFixture, wall_s: float, left_s: float
+) -> None:
+    store = Store(address)
+    begin(store, "a")
+    with store.reading() as tx:
+        again = load_round(tx, "news", wall_s=wall_s, steady_s=7.0)
+    store.close()
+    assert again is not None
+    assert again.deadline_s == pytest.approx(7.0 + left_s)
+    assert ("was set back" in caplog.text) == (wall_s < 1.0)

@@ -222,3 +222,21 @@ def test_old_left_overs_are_swept_and_young_ones_kept(folder: BlobFolder) -> Non
         os.utime(path, (path.stat().st_mtime - age_s,) * 2)
     BlobFolder(folder.path)
     assert [path.name for path in folder.path.iterdir()] == ["put-young"]
+
+
+def test_keep_only_leaves_nothing_else_whole_or_half(folder: BlobFolder) -> None:
+    other, stranger = folder.put_bytes(b"other"), folder.path / "notes.txt"
+    stranger.touch()
+    folder.put_bytes(DATA)
+    for digest in (digest_of(b"wanted"), digest_of(b"gone")):
+        with closing(folder.open_partial(digest, 9)):
+            pass
+    folder.keep_only({DIGEST, digest_of(b"wanted")})
+    assert folder.digests() == (DIGEST,)
+    assert other not in folder.digests()
+    assert {path.name for path in folder.path.iterdir()} == {
+        DIGEST,
+        stranger.name,
+        f"{digest_of(b'wanted')}.part",
+        f"{digest_of(b'wanted')}.have",
+    }
