@@ -3,9 +3,9 @@
     with Fleet(("a", "b"), lambda name, filters: MemoryTransport(hub, filters)) as fleet:
         ...                                  # until a coordinator on the same hub has had its rounds
 
-A device says hello, asks for work, pulls the weights of its offer, answers with what ``work`` makes of them, and says so
-again and again until it has its receipt. Its blobs are in memory, so that a thousand of them cost no disk; a real agent
-is what :mod:`tests.support.lone_device` runs.
+A device says hello, asks for work, pulls the weights of its offer, answers with what ``work`` makes of them, and says
+so again and again until it has its receipt. Its blobs are in memory, so that a thousand of them cost no disk; a real
+agent is what :mod:`tests.support.lone_device` runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from edge_sdk.errors import BlobCorruptError
+from edge_sdk.errors import BlobCorruptError, MalformedMessageError
 from edge_sdk.protocol.blobs import Range, chunk_count, digest_of, missing_ranges
 from edge_sdk.protocol.messages import (
     MAX_CHUNK_BYTES,
@@ -30,6 +30,7 @@ from edge_sdk.protocol.messages import (
     BlobGone,
     Chunk,
     ChunkRequest,
+    CoordinatorMessage,
     Declined,
     DeviceMessage,
     Failure,
@@ -225,8 +226,13 @@ class Device:
                 self.say(update)
 
     def _receive(self, incoming: Incoming, now_s: float) -> None:
-        match decode_from_coordinator(incoming.payload):
-            case (ChunkRequest() | Chunk() | BlobGone()) as message:
+        """What a bad link has made of a message is dropped, as an agent does."""
+        with suppress(MalformedMessageError):
+            self._hear(decode_from_coordinator(incoming.payload), now_s)
+
+    def _hear(self, message: CoordinatorMessage, now_s: float) -> None:
+        match message:
+            case ChunkRequest() | Chunk() | BlobGone():
                 self._settle(self._exchange.handle("coordinator", message, now_s))
             case Offer() as offer:
                 self._consider(offer, now_s)
