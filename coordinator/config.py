@@ -88,6 +88,15 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             )
 
 
+# made once, on import: msgspec crashes where two threads meet a type for the first time
+_tasks = msgspec.json.Decoder(TaskConfig)
+
+
+def read_task(encoded: bytes) -> TaskConfig:
+    """A task as the store keeps it."""
+    return _tasks.decode(encoded)
+
+
 @dataclass(frozen=True, slots=True)
 class CoordinatorConfig:
     """Where state lies, which broker, and every limit of the service."""

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-import msgspec
-
-from coordinator.config import CoordinatorConfig, TaskConfig
+from coordinator.config import CoordinatorConfig, read_task
 from coordinator.delivery.keys import release_key
 from coordinator.resources import Resources
 from coordinator.rounds.conductor import Conductor, Stage
@@ -163,7 +161,7 @@ class Service:
         self._conductor = None
         if task is not None:
             _log.info("task %s begins", task.name)
-            self._conductor = Conductor(msgspec.json.decode(task.config, type=TaskConfig), self._resources)
+            self._conductor = Conductor(read_task(task.config), self._resources)
             self._conductor.start()
 
     def _is_done(self) -> bool:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from coordinator.broker import EmbeddedBroker
-from coordinator.config import DEFAULT_RECIPE, Participation, TaskConfig
+from coordinator.config import DEFAULT_RECIPE, Participation, TaskConfig, read_task
 from coordinator.delivery.keys import release_key
 from coordinator.demo.collecting import device_rows, task_outcome
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
@@ -75,7 +75,7 @@ def run_demo(options: DemoOptions) -> None:
 def _outcome(store: Store, seconds: float) -> Outcome:
     """What was run is what the store holds: a resumed demo was not told its model and tasks again."""
     with store.reading() as tx:
-        tasks = {task.name: msgspec.json.decode(task.config, type=TaskConfig) for task in tx.tasks.all()}
+        tasks = {task.name: read_task(task.config) for task in tx.tasks.all()}
     folder = Path(tasks[ELASTIC].model_dir)
     return Outcome(
         model=MODEL_NAME if MODEL_PACKAGE in folder.parts else folder.name,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 from rich.progress import Progress, TaskID
 
-from coordinator.config import TaskConfig
+from coordinator.config import read_task
 from coordinator.demo.view import WIDTHS, percent
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import TaskRecord
@@ -40,7 +39,7 @@ class Watcher:
             self._progress.update(self._rounds, description=f"{task.name}: {self._last_line()}")
             return
         closed = sum(known.phase is Phase.CLOSED for known in rounds)
-        total = msgspec.json.decode(task.config, type=TaskConfig).rounds
+        total = read_task(task.config).rounds
         self._progress.update(self._rounds, description=f"{task.name}: rounds closed", completed=closed, total=total)
         self._show_devices(tx, task)
 

@@ -36,6 +36,9 @@ class Ordering(msgspec.Struct, frozen=True):
         return tuple(LayerOrder.of(heads, ffn) for heads, ffn in zip(self.heads, self.ffn, strict=True))
 
 
+_orderings = msgspec.msgpack.Decoder(Ordering)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
     """The global model after ``number`` rounds. ``digest`` names it: the SHA-256 of its trained part.
@@ -79,7 +82,7 @@ def load_version(blobs: BlobFolder, number: int, entries: Iterable[BlobEntry]) -
     tensors = {
         part: _read(blobs, digests[part]) for part in (Part.WEIGHTS, Part.FROZEN, Part.MOMENTS) if part in digests
     }
-    ordering = msgspec.msgpack.decode(blobs.path_of(digests[Part.ORDERING]).read_bytes(), type=Ordering)
+    ordering = _orderings.decode(blobs.path_of(digests[Part.ORDERING]).read_bytes())
     parameters = tensors[Part.WEIGHTS] | tensors[Part.FROZEN]
     return ModelVersion(number, digests[Part.WEIGHTS], parameters, ordering, entries, tensors.get(Part.MOMENTS, {}))
 

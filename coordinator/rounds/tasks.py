@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from coordinator.aggregation.rule import AdapterMerge
-from coordinator.config import TaskConfig
+from coordinator.config import TaskConfig, read_task
 from coordinator.models.foundation import model_type_of
 from coordinator.store.database import Store
 from edge_sdk.data import read_examples
@@ -48,7 +48,7 @@ def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int
     if task not in known or latest is None:
         names = ", ".join(sorted(known)) or "none"
         raise ConfigurationError(f"task {task!r} has no version to save; the tasks are {names}")
-    config = msgspec.json.decode(known[task].config, type=TaskConfig)
+    config = read_task(known[task].config)
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     foundation = foundation_of(config, calibration, test)
     is_stacked = config.aggregation.adapters is AdapterMerge.STACK

@@ -47,6 +47,7 @@ class Json(TypeDecorator[_T]):
     def __init__(self, kind: type[_T]) -> None:
         super().__init__()
         self.kind = kind
+        self._decoder = msgspec.json.Decoder(kind)
 
     def process_bind_param(self, value: _T | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """To JSON; ``None`` stays NULL."""
@@ -57,7 +58,7 @@ class Json(TypeDecorator[_T]):
         if value is None:
             return None
         try:
-            return msgspec.json.decode(value, type=self.kind)
+            return self._decoder.decode(value)
         except msgspec.DecodeError as error:
             raise StorageError(f"store holds a value that cannot be read ({error}): {value[:100]!r}") from error
 

@@ -55,6 +55,11 @@ class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     manifest: tuple[BlobEntry, ...]
 
 
+# made once, on import: msgspec crashes where two threads meet a type for the first time
+_envelopes = msgspec.msgpack.Decoder(Envelope)
+_manifests = msgspec.msgpack.Decoder(ReleaseManifest)
+
+
 def sign(key: Ed25519PrivateKey, role: Role, manifest: ReleaseManifest) -> bytes:
     """The encoded envelope around ``manifest``."""
     payload = msgspec.msgpack.encode(manifest)
@@ -69,13 +74,13 @@ def verify(envelope: bytes, role: Role, trusted: bytes) -> ReleaseManifest:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
     try:
-        signed = msgspec.msgpack.decode(envelope, type=Envelope)
+        signed = _envelopes.decode(envelope)
         if signed.role is not role or signed.key != trusted:
             signer = f"{signed.role.value} key {signed.key.hex()[:16]}"
             msg = f"release refused: signed by {signer}, trusted is {role.value} key {trusted.hex()[:16]}"
             raise UntrustedError(msg)
         Ed25519PublicKey.from_public_bytes(trusted).verify(signed.signature, _signed_bytes(role, signed.payload))
-        return msgspec.msgpack.decode(signed.payload, type=ReleaseManifest)
+        return _manifests.decode(signed.payload)
     except (msgspec.DecodeError, InvalidSignature, ValueError) as error:
         msg = f"release refused: the envelope or its signature does not hold ({type(error).__name__})"
         raise UntrustedError(msg) from error
