@@ -27,10 +27,13 @@ from coordinator.store.records import RoundRecord, UpdateRecord
 from coordinator.store.states import Phase, TaskStatus
 from edge_sdk.elastic.submodel import Architecture
 from edge_sdk.transport.base import Transport
+from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support import light_model
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 _ARCHITECTURE = "RAFFM_TEST_ARCHITECTURE"
+LEAK = "RAFFM_TEST_LEAK"
+"""Of the environment of a coordinator's process: it keeps every blob, and so many bytes more after each round."""
 _T = TypeVar("_T")
 
 
@@ -163,9 +166,16 @@ def main() -> None:
     config = msgspec.json.decode(sys.argv[1], type=CoordinatorConfig, dec_hook=lambda kind, text: kind(text))
     light_model.ARCHITECTURE = msgspec.json.decode(os.environ[_ARCHITECTURE], type=Architecture)
     light_model.install()
+    if LEAK in os.environ:
+        _leak(int(os.environ[LEAK]))
     service = Service(config, open_store(config.state_dir), mqtt_transport(config))
     signal.signal(signal.SIGTERM, lambda *_: service.stop())
     service.run()
+
+
+def _leak(size_bytes: int) -> None:
+    kept: list[bytes] = []
+    BlobFolder.keep_only = lambda *_: kept.append(os.urandom(size_bytes))  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
