@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_sdk.disk import disk_errors
+from edge_sdk.disk import disk_errors, sync, write_durably
 from edge_sdk.errors import ConfigurationError
 
 KEY_FILE = "release.key"
@@ -29,17 +31,16 @@ def release_key(folder: Path) -> Ed25519PrivateKey:
         raise ConfigurationError(f"{path} is not a release key of 64 hexadecimal digits; restore it") from error
     public = key.public_key().public_bytes_raw().hex()
     with disk_errors(folder):
-        (folder / PUBLIC_FILE).write_text(public + "\n", encoding="ascii")
+        write_durably(folder / PUBLIC_FILE, f"{public}\n".encode())
     return key
 
 
 def _create(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(Ed25519PrivateKey.generate().private_bytes_raw().hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        path.unlink()  # half a key would be refused for ever
-        raise
+    """Whole or not at all, and never in place of another's: half a key would be refused for ever."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.") as file:  # for its owner's eyes only
+        file.write(f"{Ed25519PrivateKey.generate().private_bytes_raw().hex()}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)
+    sync(path.parent)
