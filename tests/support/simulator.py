@@ -118,6 +118,7 @@ class Fleet:
             for name in names
         }
         self._stopping = threading.Event()
+        self.resends = resends
         self._vanishing: list[str] = []
         self._thread = threading.Thread(target=self._live, name="fleet", daemon=True)
         self._pause_s = max(0.002, 2e-5 * len(self.devices))
@@ -156,7 +157,10 @@ class Fleet:
 
 @dataclass
 class Device:
-    """One of them. ``outbox`` holds what has no receipt yet, ``settled`` the receipts by update."""
+    """One of them. ``outbox`` holds what has no receipt yet, ``settled`` the receipts by update.
+
+    ``announced_s`` is when a coordinator last said that it is there, on the monotonic clock.
+    """
 
     name: str
     make_link: MakeLink
@@ -169,6 +173,7 @@ class Device:
     outbox: dict[str, UpdateReady] = field(default_factory=dict)
     settled: dict[str, Receipt] = field(default_factory=dict)
     offers: list[Offer] = field(default_factory=list)
+    announced_s: float = 0.0
 
     def __post_init__(self) -> None:
         will = Will(self._topic(Channel.STATE), encode(Offline(device=self.name, session=1)))
@@ -243,7 +248,7 @@ class Device:
             case Wait(retry_after_s=retry_after_s):
                 self._ready_due_s = now_s + min(retry_after_s, self.pace.ready_s)
             case Announce():
-                self._ready_due_s = self._resend_due_s = now_s
+                self.announced_s = self._ready_due_s = self._resend_due_s = now_s
             case _:
                 pass
 
