@@ -59,7 +59,7 @@ def show(proof: Proof, cases: Cases, when: str, outcomes: list[Outcome]) -> None
 
 def test_coordinator_killed_at_random_instants_comes_to_the_same_model(cases: Cases, proof: Proof) -> None:
     outcomes = list[Outcome]()
-    for seed in proof.seeds(short=3, full=100):
+    for seed in proof.seeds(short=2, full=100):
         instants, outcome = random.Random(seed), None
         while outcome is None or not outcome.is_killed:  # it may be done before
             outcome = cases.run(kill_after_s=instants.uniform(0, cases.whole.seconds))
@@ -76,7 +76,7 @@ def test_coordinator_killed_around_commit_points_comes_to_the_same_model(cases: 
         if nth <= cases.whole.passed.count(point)
     ]
     assert Crash(COMMIT) in points
-    chosen = points if proof.is_full else random.Random(proof.seed).sample(points, 5)
+    chosen = points if proof.is_full else random.Random(proof.seed).sample(points, 3)
     print(*chosen, sep="\n")
     show(proof, cases, f"around {len(chosen)} commit points", [cases.run(crash) for crash in chosen])
 

@@ -45,7 +45,7 @@ def judge(history: Iterable[Operation]) -> Judgement:
     return Judgement(
         lost=tuple(sorted(accepted - counted)),
         double=tuple(_double(parts, handed_in)),
-        strange=tuple([*_strange(parts, handed_in, versions), *_unstable(made)]),
+        strange=(*_strange(parts, handed_in, versions), *_unstable(made)),
         open=tuple(sorted(handed_in.keys() - answered)),
     )
 

@@ -166,7 +166,7 @@ def hurried(folder: Path, broker: str, fleet: str) -> CoordinatorConfig:
 
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["tests.support.preloaded"])
     return context
 
 

@@ -23,7 +23,7 @@ from tests.support.simulator import Fleet
 DEVICES = ("a", "b", "c")
 TASK = "task"
 _PATIENCE_S = 60.0
-_POLL_S = 0.01
+_POLL_S = 0.03
 
 
 @dataclass(frozen=True)
