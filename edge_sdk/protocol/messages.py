@@ -2,7 +2,8 @@
 
 A message is decoded into one of these types or refused; nothing on the wire names a class or carries code. Every
 string, list and number has a limit, and the size of the whole is checked before a byte is parsed. Types that a device
-sends and types that a coordinator sends are two separate sets, so that neither side can play the other.
+sends and types that a coordinator sends are two separate sets, so that neither side can play the other. A field that is
+not known is ignored, so that a newer peer may say more; ``README.md`` beside this file has the whole format.
 """
 
 from __future__ import annotations
@@ -71,11 +72,11 @@ class Failure(str, Enum):
     STORAGE = "storage"
 
 
-class _Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
+class _Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
     """Base of all; ``type`` on the wire is the class name in kebab case."""
 
 
-class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Value(msgspec.Struct, frozen=True, kw_only=True):
     """Base of what messages are made of."""
 
 

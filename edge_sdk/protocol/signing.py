@@ -27,7 +27,7 @@ class Role(str, Enum):
     ROUND = "round"
 
 
-class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Envelope(msgspec.Struct, frozen=True):
     """Signed bytes. ``key`` is the signer's raw public key, 32 bytes; the signature covers role and payload."""
 
     role: Role
@@ -36,7 +36,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: bytes
 
 
-class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a device may put into its inference slot.
 
     ``release`` rises: a device refuses one that is not newer than its own. ``device`` names the only device meant.

@@ -1,0 +1,180 @@
+"""The specification of the wire and the code say the same, and what version 1 ever sent is read for ever."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from edge_sdk import protocol
+from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.protocol import messages
+from edge_sdk.protocol.messages import (
+    CoordinatorMessage,
+    DeviceMessage,
+    Message,
+    decode_from_coordinator,
+    decode_from_device,
+    encode,
+)
+from edge_sdk.protocol.signing import ReleaseManifest
+
+README = (Path(protocol.__file__).parent / "README.md").read_text(encoding="utf-8")
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "wire-1.json").read_text(encoding="utf-8"))
+DECODERS = {"device": decode_from_device, "coordinator": decode_from_coordinator}
+BOTH = set(get_args(DeviceMessage)) & set(get_args(CoordinatorMessage))
+MESSAGES = {
+    "messages: device": set(get_args(DeviceMessage)) - BOTH,
+    "messages: coordinator": set(get_args(CoordinatorMessage)) - BOTH,
+    "messages: both": BOTH,
+}
+VALUES = {
+    kind
+    for kind in vars(messages).values()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not kind.__name__.startswith("_")
+} - set(get_args(Message)) | {Architecture, Submodel}
+ENUMS = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Enum)} - {Enum}
+
+
+def section(mark: str) -> str:
+    """What stands between a comment and the next."""
+    return README.split(f"<!-- {mark} -->")[1].split("<!--")[0]
+
+
+def rows(mark: str) -> Iterator[list[str]]:
+    """The cells of a table, without its head and without the ticks around names."""
+    for line in section(mark).strip().splitlines()[2:]:
+        yield [re.sub(r"^`([^`]*)`$", r"\1", cell.strip()) for cell in line.strip("|").split("|")]
+
+
+def documented(mark: str) -> dict[str, list[str]]:
+    """Fields by the message or value that they belong to."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for first, field, *_ in rows(mark):
+        name = first or name
+        found.setdefault(name, []).append(field)
+    return found
+
+
+def fields_of(kind: type) -> list[str]:
+    return [field.encode_name for field in msgspec.inspect.type_info(kind).fields]
+
+
+@pytest.mark.parametrize("mark", MESSAGES)
+def test_every_message_is_specified_with_its_fields(mark: str) -> None:
+    assert documented(mark) == {wire_name(kind): fields_of(kind) for kind in MESSAGES[mark]}
+
+
+def test_every_value_is_specified_with_its_fields() -> None:
+    assert documented("values") == {kind.__name__: fields_of(kind) for kind in VALUES}
+
+
+def test_the_release_manifest_is_specified() -> None:
+    assert [first for first, *_ in rows("manifest")] == fields_of(ReleaseManifest)
+
+
+def wire_name(kind: type) -> str:
+    """A message's type, or a value's name."""
+    return (issubclass(kind, msgspec.Struct) and kind.__struct_config__.tag) or kind.__name__
+
+
+@pytest.mark.parametrize("mark", ["values", *MESSAGES])
+def test_defaults_are_specified(mark: str) -> None:
+    kinds = {wire_name(kind): kind for kind in (VALUES if mark == "values" else MESSAGES[mark])}
+    name = ""
+    for first, field, shown, *_ in rows(mark):
+        name = first or name
+        info = next(known for known in msgspec.inspect.type_info(kinds[name]).fields if known.encode_name == field)
+        _, _, default = shown.partition(" = ")
+        assert bool(default) != info.required, f"{name}.{field}"
+        if default:
+            written = default.strip("`")
+            meant = json.loads(msgspec.json.encode(info.default))
+            assert written == meant or json.loads(written) == meant, f"{name}.{field}"
+
+
+def test_every_kind_of_value_is_specified() -> None:
+    found = {first: re.findall(r"`([^`]+)`", kinds) for first, kinds, *_ in rows("enums")}
+    assert found == {kind.__name__: [member.value for member in kind] for kind in (*ENUMS, Runtime, TrainablePart)}
+
+
+def test_limits_are_specified() -> None:
+    assert f"{messages.MAX_CHUNK_BYTES + messages._CHUNK_OVERHEAD_BYTES:,} bytes" in README
+    assert f"| {messages.MAX_MESSAGE_BYTES // 1024} KiB |" in README
+    assert f"| {messages.MAX_BLOB_BYTES // 2**30} GiB |" in README
+    assert f"| {messages.MAX_TASKS} |" in README
+
+
+def examples() -> list[bytes]:
+    blocks = re.findall(r"(?:^ {4}[0-9a-f]+\n?)+", section("bytes"), re.MULTILINE)
+    return [bytes.fromhex("".join(block.split())) for block in blocks]
+
+
+def test_byte_examples_are_what_the_text_says() -> None:
+    hello, offline, ready, wait, request, chunk = (
+        decode(payload)
+        for decode, payload in zip(
+            (*[decode_from_device] * 3, decode_from_coordinator, *[decode_from_device] * 2), examples(), strict=True
+        )
+    )
+    assert (hello.device, hello.session, hello.versions) == ("pi", 3, (1,))
+    assert (offline.device, offline.session) == ("pi", 3)
+    assert ready.tasks == ("news",)
+    assert ready.snapshot.battery_share is None
+    assert wait.retry_after_s == 10
+    assert request.ranges == ((0, 3),)
+    assert chunk.data == b"abc"
+    assert chunk.digest == request.digest == chunk.data_digest.hex()
+
+
+# -- golden: what version 1 sent, and newer and older peers
+
+
+def as_read(message: Message) -> Mapping[str, Any]:
+    return json.loads(msgspec.json.encode(message))
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=[golden["message"]["type"] for golden in GOLDEN])
+class TestGolden:
+    """One message of each type as version 1 put it on the wire."""
+
+    def test_is_read_as_it_was_meant(self, golden: Mapping[str, Any]) -> None:
+        read = as_read(DECODERS[golden["from"]](bytes.fromhex(golden["bytes"])))
+        assert superset(read, golden["message"])
+
+    def test_an_older_reader_finds_all_that_it_knows(self, golden: Mapping[str, Any]) -> None:
+        """What is written now still has every field that version 1 had, under its name and with its meaning."""
+        now = encode(DECODERS[golden["from"]](bytes.fromhex(golden["bytes"])))
+        assert superset(msgspec.msgpack.decode(now), msgspec.msgpack.decode(bytes.fromhex(golden["bytes"])))
+
+    def test_a_newer_writer_may_say_more(self, golden: Mapping[str, Any]) -> None:
+        decode, payload = DECODERS[golden["from"]], bytes.fromhex(golden["bytes"])
+        assert decode(msgspec.msgpack.encode(with_more(msgspec.msgpack.decode(payload)))) == decode(payload)
+
+
+def superset(more: object, known: object) -> bool:
+    """Whether everything in ``known`` is in ``more`` with the same value."""
+    if isinstance(known, dict) and isinstance(more, dict):
+        return all(key in more and superset(more[key], value) for key, value in known.items())
+    if isinstance(known, list) and isinstance(more, list):
+        return len(known) == len(more) and all(map(superset, more, known))
+    return more == known
+
+
+def with_more(value: object) -> object:
+    """The same with a field that nobody knows in every map."""
+    if isinstance(value, dict):
+        return {"added-later": [1, {"a": None}]} | {key: with_more(inner) for key, inner in value.items()}
+    return [with_more(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_every_type_has_a_golden_message() -> None:
+    assert {golden["message"]["type"] for golden in GOLDEN} == set(map(wire_name, get_args(Message)))
