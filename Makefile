@@ -25,7 +25,7 @@ test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
 
 # what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
 soak: $(VENV)/.demo $(VENV)/.dev mosquitto
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --soak --timeout 2700 -m "" tests/fault tests/security
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --soak --timeout 2700 -m "" tests/fault tests/security tests/unit/protocol
 
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
 test-all: mosquitto
