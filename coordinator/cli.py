@@ -172,13 +172,19 @@ def create_task(
     learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of 16 examples in a round, at most.")] = None,
+    encoding: Annotated[
+        str,
+        typer.Option(
+            help="Of updates: fp32, fp16, int8, or topk:SHARE, which sends a share of each parameter's entries."
+        ),
+    ] = "fp32",
     release: Annotated[bool, typer.Option(help="Release the result to the devices.")] = True,
     seed: Annotated[int, typer.Option(help="Of the new head.")] = 0,
 ) -> None:
     """Queue a task; `coordinator serve` runs it."""
     import msgspec
 
-    from coordinator.config import TaskConfig
+    from coordinator.config import TaskConfig, parse_encoding
     from coordinator.delivery.keys import release_key
     from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
@@ -201,6 +207,7 @@ def create_task(
         adapters=Adapters.of(adapters or AdapterMethod.LORA, lora_rank) if part is TrainablePart.ADAPTERS else None,
         space=Space(depth=depth),
         recipe=msgspec.structs.replace(DEFAULT_RECIPE, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps),
+        encoding=parse_encoding(encoding),
         release=release,
         seed=seed,
     )

@@ -10,12 +10,12 @@ from typing import Annotated
 import msgspec
 from platformdirs import user_cache_path
 
-from coordinator.aggregation.rule import AggregationRule
+from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.planning.nesting import Nesting
 from coordinator.planning.space import Space
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePart
 from edge_sdk.errors import ConfigurationError
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Recipe
 
 
 class Participation(str, Enum):
@@ -47,8 +47,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
     ``space`` says in what submodels may differ, and ``nesting`` which narrower ones a device trains besides its own.
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
-    and the largest submodel that fits. ``ConfigurationError`` where ``adapters`` do not go with ``part`` or
-    ``aggregation``, or cannot be cut.
+    and the largest submodel that fits. Updates come in ``encoding``. ``ConfigurationError`` where ``adapters`` do not
+    go with ``part``, ``aggregation`` or ``encoding``, or cannot be cut.
     """
 
     name: str
@@ -67,11 +67,27 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     aggregation: AggregationRule = AggregationRule()
     nesting: Nesting = Nesting()
     space: Space = Space()
+    encoding: Encoding = FP32
     evaluated_shares: tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
     seed: int = 0
     release: bool = True
 
+    @property
+    def offered_encoding(self) -> Encoding:
+        """Without feedback where every round makes the factors of adapters anew: what was lost of old ones is lost."""
+        return msgspec.structs.replace(self.encoding, feedback=self.encoding.feedback and not self._remakes_factors)
+
+    @property
+    def _remakes_factors(self) -> bool:
+        is_product = self.adapters is not None and self.adapters.method is not AdapterMethod.IA3
+        return is_product and self.aggregation.adapters is not AdapterMerge.MEAN
+
     def __post_init__(self) -> None:
+        if self.encoding.kind is EncodingKind.TOPK and self._remakes_factors:
+            raise ConfigurationError(
+                f"topk needs what it leaves out in a later round, and adapters merged by "
+                f"{self.aggregation.adapters.value} are made anew in each; use int8, or merge adapters by mean"
+            )
         if self.adapters is None:
             return
         method, targets = self.adapters.method, {*self.adapters.targets}
@@ -95,6 +111,18 @@ _tasks = msgspec.json.Decoder(TaskConfig)
 def read_task(encoded: bytes) -> TaskConfig:
     """A task as the store keeps it."""
     return _tasks.decode(encoded)
+
+
+def parse_encoding(text: str) -> Encoding:
+    """``fp32``, ``fp16``, ``int8``, ``topk`` or ``topk:SHARE``. Raises ``ConfigurationError``."""
+    kind, colon, share = text.partition(":")
+    says = {"kind": kind, "share": share} if colon and kind == EncodingKind.TOPK.value else {"kind": text}
+    try:
+        return msgspec.convert(says, Encoding, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(
+            f"encoding {text!r} is unknown; use fp32, fp16, int8, or topk:SHARE with a share above 0 and up to 1"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

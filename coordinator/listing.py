@@ -123,6 +123,6 @@ def _round_row(tx: Transaction, known: RoundRecord) -> Row:
         "offers": len(offers),
         "updates": len(updates),
         "seconds": None if known.closed_s is None else round(known.closed_s - known.opened_s, 1),
-        "uploaded_mib": sum(update.size_bytes for update in updates) >> 20,
+        "uploaded_mib": round(sum(update.size_bytes for update in updates) / 2**20, 2),
         **{width: accuracy.get(width) and round(accuracy[width], 4) for width in ("full", "half", "quarter")},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,6 +13,7 @@ from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.messages import (
     BlobEntry,
+    EncodingKind,
     Offer,
     Part,
     Receipt,
@@ -24,6 +26,7 @@ from edge_sdk.protocol.messages import (
 )
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
+from edge_sdk.storage.residuals import Residuals
 from edge_sdk.training.job import TrainingJob, TrainingResult
 from edge_sdk.transport.exchange import BlobExchange
 
@@ -33,6 +36,7 @@ _log = logging.getLogger(__name__)
 def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConfig, examples: Path) -> TrainingJob:
     """The job of ``offer``, whose blobs are in ``cache``, within what ``snapshot`` says can be spared."""
     paths = {entry.part: str(cache.path_of(entry.digest)) for entry in offer.manifest}
+    residual = _residuals(config).before(offer.task, offer.round) if offer.encoding.leaves_residual else None
     return TrainingJob(
         weights=paths[Part.WEIGHTS],
         frozen=paths[Part.FROZEN],
@@ -54,6 +58,10 @@ def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConf
         providers=config.providers,
         mixed_precision=config.mixed_precision,
         gradient_checkpointing=config.gradient_checkpointing,
+        encoding=offer.encoding,
+        rounding_seed=_rounding_seed(config.device, offer),
+        residual=str(residual or ""),
+        new_residual=str(_residual_file(config)),
     )
 
 
@@ -66,7 +74,11 @@ class Updates:
     def store(
         self, offer: Offer, result: TrainingResult, *, downloaded_bytes: int, battery_share: float | None
     ) -> UpdateReady:
-        """Take the update from where its process left it, as a blob, then put its message into the outbox."""
+        """Take the update from where its process left it, as a blob, then put its message into the outbox.
+
+        What it leaves out is kept before that: a crash between the two costs an update, as a refusal does, while the
+        other way round what the update made up for would be sent twice.
+        """
         path = _update_file(self._config)
         size_bytes = path.stat().st_size
         entry = BlobEntry(part=Part.WEIGHTS, size_bytes=size_bytes, digest=self._cache.put_file(path, move=True))
@@ -89,19 +101,24 @@ class Updates:
             update=entry,
             report=report,
         )
+        if offer.encoding.leaves_residual:
+            _residuals(self._config).keep(offer.task, offer.round, _residual_file(self._config))
         self._outbox.put(message.update_id, encode(message))
         self.forget_checkpoint()
         return message
 
     def room_for_checkpoints(self, offer: Offer) -> int:
-        """The bytes that training for ``offer`` takes on the disk besides its update, before that is written.
+        """The bytes that training for ``offer`` takes on the disk besides its update, before or when that is written.
 
-        A checkpoint is the weights with the optimizer's moments, and is written beside the one before.
+        A checkpoint is the weights with the optimizer's moments, and is written beside the one before. Beside the last
+        one lies what the update loses.
         """
-        checkpoint = _weights_bytes(offer) * (1 + offer.recipe.optimizer.moments)
+        weights = _weights_bytes(offer)
+        checkpoint = weights * (1 + offer.recipe.optimizer.moments)
+        residual = weights if offer.encoding.leaves_residual else 0
         path = _checkpoint_file(self._config)
         there = path.stat().st_size if path.exists() else 0
-        return max(0, 2 * checkpoint - _weights_bytes(offer) - there)
+        return max(0, 2 * checkpoint - weights - there, checkpoint + residual - there)
 
     def forget_checkpoint(self) -> None:
         """Training would begin anew. One that cannot be removed takes room and does no harm: no other job takes it."""
@@ -145,13 +162,13 @@ class Stock:
         return {entry.digest for entry in (*needs, *(update.update for update in self._updates.pending()))}
 
     def make_room(self, offer: Offer | None, needs: Sequence[BlobEntry], coming: Sequence[BlobEntry] = ()) -> None:
-        """Also for the update that ``offer`` will end in, no larger than the weights it starts from, and checkpoints.
+        """Also for what ``offer`` will end in: an update, what it loses to its encoding, and checkpoints.
 
         Raises ``CacheFullError`` or ``DiskFullError``.
         """
         pinned = self.pinned(needs)
         self.end_transfers_but(pinned)
-        update_bytes = 0 if offer is None else _weights_bytes(offer)
+        update_bytes = 0 if offer is None else _update_bytes(offer)
         beside_bytes = 0 if offer is None else self._updates.room_for_checkpoints(offer)
         self._cache.make_room(coming, pinned, reserve_bytes=update_bytes, beside_bytes=beside_bytes)
 
@@ -172,9 +189,29 @@ def _weights_bytes(offer: Offer) -> int:
     return sum(entry.size_bytes for entry in offer.manifest if entry.part is Part.WEIGHTS)
 
 
+def _update_bytes(offer: Offer) -> int:
+    """At most: in no encoding more than the weights, but in top-k of more than two thirds of the entries."""
+    share = offer.encoding.share if offer.encoding.kind is EncodingKind.TOPK else 0
+    return int(_weights_bytes(offer) * max(1, 1.5 * share))
+
+
 def _update_file(config: AgentConfig) -> Path:
     return config.state_dir / "update.safetensors"
 
 
 def _checkpoint_file(config: AgentConfig) -> Path:
     return config.state_dir / "checkpoint.safetensors"
+
+
+def _residual_file(config: AgentConfig) -> Path:
+    """Of the update that is being made."""
+    return config.state_dir / "residual.safetensors"
+
+
+def _residuals(config: AgentConfig) -> Residuals:
+    return Residuals(config.state_dir / "residuals")
+
+
+def _rounding_seed(device: str, offer: Offer) -> int:
+    """Another one for every device, so that what all round up and down evens out; 52 bits."""
+    return int(hashlib.sha256(f"{device} {offer.task} {offer.round}".encode()).hexdigest()[:13], 16)

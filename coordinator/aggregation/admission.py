@@ -1,5 +1,6 @@
-"""Which updates are let in: the shape that was asked for, finite, not absurdly large, of at least one sample.
+"""Which updates are let in: the table that was asked for, finite, not absurdly large, of at least one sample.
 
+In every encoding the scales must be finite and not negative, and the places rise and lie within their parameter.
 What is refused here never reaches the global model, so one hostile or broken device cannot make it infinite.
 """
 
@@ -7,22 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregation.tensor_file import mapped_tensors
+from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.slicing import Array, Slices, shapes_of
 from edge_sdk.errors import TensorTableError
-from edge_sdk.protocol.messages import TrainingReport
+from edge_sdk.protocol.messages import FP32, Encoding, TrainingReport
 
 
 class Reason(str, Enum):
     """Why an update is refused."""
 
     TABLE = "table"
+    SCALE = "scale"
+    INDEX = "index"
     NOT_FINITE = "not-finite"
     NORM = "norm"
     SAMPLES = "samples"
@@ -48,44 +52,45 @@ class Limits:
     max_weight: float = 100_000.0
 
 
-def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits) -> float:
-    """:func:`admit` for an update in a tensor file. Raises :class:`Rejected`, or ``StorageError`` if unreadable."""
-    try:
-        with mapped_tensors(path, shapes_of(slices)) as update:
-            return admit(update, base, slices, report, limits)
-    except TensorTableError as error:
-        raise Rejected(Reason.TABLE, str(error)) from error
-
-
-def admit(
-    update: Mapping[str, Array], base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits
+def admit_file(
+    path: Path,
+    base: Mapping[str, Array],
+    slices: Slices,
+    report: TrainingReport,
+    limits: Limits,
+    encoding: Encoding = FP32,
 ) -> float:
     """The weight of an update that is let in: its samples, capped.
 
-    ``update`` holds deltas of ``slices`` of the full model ``base``. Raises :class:`Rejected`.
+    The file at ``path`` holds deltas of ``slices`` of the full model ``base`` in ``encoding``. Raises
+    :class:`Rejected`, or ``StorageError`` where it cannot be read.
     """
-    _check_table(update, slices)
     if report.samples < 1:
         raise Rejected(Reason.SAMPLES, f"{report.samples} samples; at least 1 is needed")
-    norm = math.sqrt(sum(map(_squared_norm, update.values())))
-    if not math.isfinite(norm):
-        _check_finite(update)
-    most = limits.max_norm_ratio * math.sqrt(sum(_squared_norm(piece) for piece in _pieces(base, slices)))
-    if norm > most:
-        raise Rejected(Reason.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
+    try:
+        file = TensorFile(path, shapes_of(slices), encoding)
+    except TensorTableError as error:
+        raise Rejected(Reason.TABLE, str(error)) from error
+    with closing(file):
+        _check_values(file, limits.max_norm_ratio * math.sqrt(sum(map(_squared_norm, _pieces(base, slices)))))
     return min(float(report.samples), limits.max_weight)
 
 
-def _check_table(update: Mapping[str, Array], slices: Slices) -> None:
-    expected, found = shapes_of(slices), {name: array.shape for name, array in update.items()}
-    if found != expected or any(array.dtype != np.float32 for array in update.values()):
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise Rejected(Reason.TABLE, f"{len(wrong)} tensors are not float32 of the shapes asked for: {wrong[:2]}")
+def _check_values(file: TensorFile, most: float) -> None:
+    """Raise :class:`Rejected` where they cannot be decoded, or their norm is above ``most``."""
+    if (flaw := file.flaw()) is not None:
+        name, kind, text = flaw
+        raise Rejected(Reason(kind.value), f"{name}: {text}")
+    norm = math.sqrt(sum(_squared_norm(values) for _, values in file.blocks()))
+    if not math.isfinite(norm):
+        _check_finite(file)
+    if norm > most:
+        raise Rejected(Reason.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
 
 
-def _check_finite(update: Mapping[str, Array]) -> None:
-    for name, array in update.items():
-        if not np.isfinite(array).all():
+def _check_finite(file: TensorFile) -> None:
+    for name, values in file.blocks():
+        if not np.isfinite(values).all():
             raise Rejected(Reason.NOT_FINITE, f"{name} holds infinite values or none at all")
 
 

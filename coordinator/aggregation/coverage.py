@@ -10,8 +10,9 @@ A server optimizer may take the place of η.
 
 Block of rows by block of rows, one parameter after the other, all updates are summed in small buffers that stay in the
 processor's cache, so memory does not grow with their number. Threads share out the blocks, and the order within a block
-is fixed by the updates' ids alone, so the result is a function of the set, to the last bit. The sums are float32: N
-updates add a relative error of at most N · 2⁻²⁴ of the mean step, and float64 doubles the time.
+is fixed by the updates' ids alone, so the result is a function of the set, to the last bit, whatever the updates are
+encoded as: each is decoded block by block too. The sums are float32: N updates add a relative error of at most
+N · 2⁻²⁴ of the mean step, and float64 doubles the time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from coordinator.aggregation.matrix import Cell, MatrixRegion, as_matrix, cells,
 from coordinator.aggregation.server_optimizer import ServerOptimizer
 from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.slicing import Array, Region, Slices, shapes_of
+from edge_sdk.protocol.messages import FP32, Encoding
 
 _BLOCK = 256 * 1024  # entries, of 1 MiB: smaller blocks pay for more reads, larger ones leave the cache
 _THREADS = min(4, os.cpu_count() or 1)
@@ -37,7 +39,7 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class UpdateSource:
-    """One accepted update: a tensor file of deltas, and which part of each parameter they belong to.
+    """One accepted update: a tensor file of deltas in ``encoding``, and which part of each parameter they belong to.
 
     ``weight`` is positive: accepted samples times staleness factor; it is rounded to float32.
     """
@@ -46,6 +48,7 @@ class UpdateSource:
     weight: float
     slices: Slices
     path: Path
+    encoding: Encoding = FP32
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def opened(updates: Iterable[UpdateSource]) -> Iterator[list[OpenUpdate]]:
             OpenUpdate(
                 np.float32(update.weight),
                 update.slices,
-                files.enter_context(closing(TensorFile(update.path, shapes_of(update.slices)))),
+                files.enter_context(closing(TensorFile(update.path, shapes_of(update.slices), update.encoding))),
             )
             for update in sorted(updates, key=lambda update: update.update_id)
         ]
@@ -195,7 +198,7 @@ class _Window:
             np.add(target, total, out=target)
 
     def _read(self, update: OpenUpdate, name: str, into: Array) -> None:
-        update.file.read(name, self.first, into.data)
+        update.file.read(name, self.first, into)
         np.multiply(into, -update.weight, out=into)
 
 

@@ -193,7 +193,7 @@ def _factor(update: OpenUpdate, name: str, base: Array) -> tuple[Matrix, bool]:
     """One trained factor, of the base's shape, and whether it differs from the base."""
     region = update.slices[name]
     delta, part = np.empty(region.shape, np.float32), np.empty(region.shape, np.float32)
-    update.file.read(name, 0, delta.reshape(-1).data)
+    update.file.read(name, 0, delta.reshape(-1))
     region.cut(base, part)
     full = np.zeros(base.shape)
     for whole, piece in region.rectangles():

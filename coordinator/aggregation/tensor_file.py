@@ -1,4 +1,4 @@
-"""A tensor file read piece by piece into a buffer of the caller's.
+"""An update's file read piece by piece into a buffer of the caller's, whatever its encoding.
 
 Aggregation reads every update once, a block of rows at a time and side by side with the others. Reading into one buffer
 that stays in the processor's cache is faster than a memory map, whose page faults cost more than the copy, and leaves
@@ -10,43 +10,66 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.elastic.slicing import Array, Shapes
 from edge_sdk.errors import StorageError, TensorTableError
-from edge_sdk.protocol.tensors import Table, Tensors, read_tensors, row_starts
+from edge_sdk.protocol.codecs import Flaw, row_blocks, rows_of
+from edge_sdk.protocol.encodings import codec_of, table_of
+from edge_sdk.protocol.messages import FP32, Encoding
+from edge_sdk.protocol.tensors import row_starts
+
+_BLOCK = 256 * 1024  # entries
 
 
 class TensorFile:
-    """An open file of float32 tensors, checked once; threads may read it at the same time.
+    """An open file of deltas of ``shapes`` in ``encoding``, checked once; threads may read it at the same time.
 
-    Keeps one file descriptor until it is closed. Raises ``TensorTableError`` where the file does not hold exactly the
-    names and shapes of ``expected``, ``StorageError`` where it cannot be opened.
+    Keeps one file descriptor until it is closed. Raises ``TensorTableError`` where the file does not hold exactly what
+    these say, ``StorageError`` where it cannot be opened.
     """
 
-    def __init__(self, path: Path, expected: Table) -> None:
-        self._starts = row_starts(memoryview(_map_file(path)), expected)
+    def __init__(self, path: Path, shapes: Shapes, encoding: Encoding = FP32) -> None:
+        self._shapes, self._codec = shapes, codec_of(encoding)
+        self._starts = row_starts(memoryview(_map_file(path)), table_of(shapes, encoding))
         self._file = path.open("rb", buffering=0)
 
     def close(self) -> None:
         """Give the descriptor back; idempotent."""
         self._file.close()
 
-    def read(self, name: str, first: int, into: memoryview) -> None:
-        """Fill ``into``, of float32, with the values of ``name`` from entry ``first`` on, counted row by row."""
-        start = self._starts[name] + first * into.itemsize
-        if os.preadv(self._file.fileno(), [into], start) != into.nbytes:
+    def read(self, name: str, first: int, into: Array) -> None:
+        """Fill ``into``, flat, with the values of ``name`` from entry ``first`` on: whole rows, but of a vector."""
+        self._codec.decode(self._shapes[name], first, into, partial(self._read, name))
+
+    def blocks(self) -> Iterator[tuple[str, Array]]:
+        """All values in pieces of whole rows, each with its parameter's name; good until the next one."""
+        widest = max((rows_of(shape)[1] for shape in self._shapes.values()), default=0)
+        buffer = np.empty(max(_BLOCK, widest), np.float32)
+        for name, shape in self._shapes.items():
+            for block in row_blocks(shape, _BLOCK):
+                self.read(name, block.start, buffer[: len(block)])
+                width = min(len(block), rows_of(shape)[1])
+                yield name, buffer[: len(block)].reshape(-1, width)
+
+    def flaw(self) -> tuple[str, Flaw, str] | None:
+        """The first parameter that cannot be decoded, why, and in words."""
+        flaws = (
+            (name, *flaw)
+            for name, shape in self._shapes.items()
+            if (flaw := self._codec.flaw(shape, partial(self._read, name))) is not None
+        )
+        return next(flaws, None)
+
+    def _read(self, name: str, part: str, first: int, into: NDArray[Any]) -> None:
+        start = self._starts[name + part] + first * into.itemsize
+        if os.preadv(self._file.fileno(), [into.data], start) != into.nbytes:
             raise StorageError(f"{self._file.name} was cut short while it was read; its blob must be fetched again")
-
-
-@contextmanager
-def mapped_tensors(path: Path, expected: Table) -> Iterator[Tensors]:
-    """The whole file as read-only views of a memory map; none may be used after the block. Raises as above."""
-    tensors = read_tensors(memoryview(_map_file(path)), expected)
-    try:
-        yield tensors
-    finally:
-        tensors.clear()  # the map goes with its last view
 
 
 def _map_file(path: Path) -> mmap.mmap:

@@ -362,6 +362,7 @@ class Conductor:
             deadline_s=left_s,
             predicted_memory_bytes=record.predicted_memory_bytes,
             manifest=self._run.manifest(self._version, record.submodel, runtime),
+            encoding=self.config.offered_encoding,
         )
         self._resources.send(record.device, offer)
 
@@ -395,6 +396,7 @@ class Conductor:
                 update.weight,
                 run.trained_slices(submodels[update.device]),
                 blobs.path_of(update.digest),
+                self.config.encoding,
             )
             for update in accepted
         ]

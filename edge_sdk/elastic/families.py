@@ -50,6 +50,11 @@ class Axis(Enum):
             return architecture.group_size * architecture.head_size
         return architecture.head_size if self in {Axis.KEYS, Axis.FUSED} else 1
 
+    def size(self, architecture: Architecture) -> int:
+        """All entries of the full model's."""
+        units = {Unit.FFN: architecture.ffn, Unit.RANK: architecture.adapter_rank}.get(self.unit, architecture.heads)
+        return self.blocks * units * self.entries(architecture)
+
 
 Axes = tuple[Axis | None, ...]
 

@@ -60,6 +60,24 @@ class Region:
 Slices = dict[str, Region]
 
 
+def overlaps(one: Region, other: Region) -> Iterator[tuple[Index, Index]]:
+    """What two regions share, piece by piece: where it lies in the part of ``one``, and where in that of ``other``."""
+    axes = (list(_shared(*ranges)) for ranges in zip(one.axes, other.axes, strict=True))
+    for pieces in itertools.product(*axes):
+        yield tuple(first for first, _ in pieces), tuple(second for _, second in pieces)
+
+
+def full_shapes(shapes: Shapes, architecture: Architecture, family: Family) -> dict[str, tuple[int, ...]]:
+    """Of the full model's parameters, by those of a submodel's."""
+    full = {}
+    for name, shape in shapes.items():
+        axes = family.axes(name) or (None,) * len(shape)
+        full[name] = tuple(
+            size if axis is None else axis.size(architecture) for axis, size in zip(axes, shape, strict=True)
+        )
+    return full
+
+
 def slices_of(submodel: Submodel, architecture: Architecture, family: Family, shapes: Shapes) -> Slices:
     """The region of each parameter that ``submodel`` keeps; parameters of dropped layers are absent.
 
@@ -127,6 +145,15 @@ def _pieces(ranges: tuple[range, ...]) -> Iterator[tuple[slice, slice]]:
     for part in ranges:
         yield slice(part.start, part.stop), slice(start, start + len(part))
         start += len(part)
+
+
+def _shared(one: tuple[range, ...], other: tuple[range, ...]) -> Iterator[tuple[slice, slice]]:
+    """Where two sets of ranges meet: in each, packed."""
+    for (first, in_first), (second, in_second) in itertools.product(_pieces(one), _pieces(other)):
+        low, high = max(first.start, second.start), min(first.stop, second.stop)
+        if low < high:
+            shifts = in_first.start - first.start, in_second.start - second.start
+            yield slice(low + shifts[0], high + shifts[0]), slice(low + shifts[1], high + shifts[1])
 
 
 def shapes_of(slices: Slices) -> dict[str, tuple[int, ...]]:

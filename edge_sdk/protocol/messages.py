@@ -133,6 +133,35 @@ class Optimizer(str, Enum):
         return {Optimizer.ADAMW: 2, Optimizer.SGD: 0, Optimizer.MOMENTUM: 1}[self]
 
 
+class EncodingKind(str, Enum):
+    """What an update's deltas are written as, see :mod:`.encodings`."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    TOPK = "topk"
+
+
+class Encoding(_Value, frozen=True):
+    """How a device writes an update. Top-k sends ``share`` of each parameter's entries.
+
+    With ``feedback``, what an encoding loses is kept on the device and added to its next update of the task.
+    """
+
+    kind: EncodingKind = EncodingKind.FP32
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    feedback: bool = True
+
+    @property
+    def leaves_residual(self) -> bool:
+        """Whether the device keeps what is lost."""
+        return self.feedback and self.kind is not EncodingKind.FP32
+
+
+FP32 = Encoding()
+"""As offers ask for it that say nothing else."""
+
+
 class Recipe(_Value, frozen=True):
     """How to train: the same for every device of a task, but for ``micro_batch_size``.
 
@@ -259,7 +288,7 @@ class Offer(_Message, frozen=True, tag="offer"):
 
     Every step also trains the narrower prefixes ``nested``, widest first, so that they stay good by themselves. With a
     training graph in the manifest a device trains on ONNX, with a configuration on torch. ``labels`` are what the
-    logits count, and none where text is generated.
+    logits count, and none where text is generated. The update comes back as ``encoding`` says.
     """
 
     task: Name
@@ -274,6 +303,7 @@ class Offer(_Message, frozen=True, tag="offer"):
     predicted_memory_bytes: Count
     manifest: Annotated[tuple[BlobEntry, ...], msgspec.Meta(max_length=16)]
     nested: Annotated[tuple[Submodel, ...], msgspec.Meta(max_length=4)] = ()
+    encoding: Encoding = FP32
 
 
 class Wait(_Message, frozen=True, tag="wait"):

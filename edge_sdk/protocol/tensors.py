@@ -1,7 +1,7 @@
 """Arrays to bytes and back, in the safetensors format: an 8-byte length, a JSON header, raw little-endian rows.
 
 Reading is zero-copy: arrays are read-only views of the buffer (a memory map stays a memory map). A reader that knows
-what to expect passes the table of names and shapes, and anything else is refused before an array is made.
+what to expect passes the table of names, types and shapes, and anything else is refused before an array is made.
 Source of the format: the safetensors README, huggingface/safetensors.
 """
 
@@ -21,11 +21,19 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 10_000
 MAX_AXES = 8
 _MAX_ENTRIES = 1 << 53
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+    "U32": np.dtype("<u4"),
+    "I64": np.dtype("<i8"),
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Tensors = dict[str, NDArray[Any]]
-Table = Mapping[str, tuple[int, ...]]
+Spec = tuple[np.dtype[Any], tuple[int, ...]]
+"""Type and shape of a tensor."""
+Table = Mapping[str, Spec]
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,7 +45,17 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 _header_decoder = msgspec.json.Decoder(dict[str, _Entry])
 
 
-def header_of(table: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> bytes:
+def float_table(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
+    """The table of float32 tensors of ``shapes``."""
+    return {name: (_DTYPES["F32"], shape) for name, shape in shapes.items()}
+
+
+def size_of(table: Table) -> int:
+    """The bytes that the rows take, the header left out."""
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in table.values())
+
+
+def header_of(table: Table) -> bytes:
     """The bytes that precede the rows: length and JSON, padded with spaces so that rows start 8-byte aligned."""
     entries, offset = {}, 0
     for name, (dtype, shape) in table.items():
@@ -56,10 +74,10 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_tensors(buffer: bytes | memoryview, expected: Table | None = None) -> Tensors:
-    """Views into ``buffer``: float32, float16 or int64 arrays by name.
+    """Views into ``buffer``, by name: float32, float16, int8, uint32 or int64.
 
-    ``expected`` maps each name to its shape; then the file must hold exactly these, all float32. Raises
-    ``TensorTableError`` where the header is malformed, its ranges do not tile the buffer, or the table differs.
+    Where there is an ``expected`` table the file must hold exactly that. Raises ``TensorTableError`` where the header
+    is malformed, its ranges do not tile the buffer, or the table differs.
     """
     view = memoryview(buffer).cast("B")
     entries, start = _checked_header(view, expected)
@@ -124,10 +142,10 @@ def _compare(entries: Mapping[str, _Entry], expected: Table) -> None:
         unasked = [name[:80] for name in extra[:2]]
         msg = f"{len(missing)} tensors missing ({missing[:2]}), {len(extra)} not asked for ({unasked})"
         raise TensorTableError(msg)
-    for name, shape in expected.items():
-        entry = entries[name]
-        if entry.dtype != "F32" or entry.shape != tuple(shape):
-            msg = f"tensor {name!r} is {entry.dtype[:20]} {entry.shape[:8]}, expected F32 {tuple(shape)}"
+    for name, (dtype, shape) in expected.items():
+        entry, kind = entries[name], _NAMES[dtype]
+        if entry.dtype != kind or entry.shape != tuple(shape):
+            msg = f"tensor {name!r} is {entry.dtype[:20]} {entry.shape[:8]}, expected {kind} {tuple(shape)}"
             raise TensorTableError(msg)
 
 

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.disk import disk_errors
-from edge_sdk.errors import StorageError, TensorTableError
-from edge_sdk.protocol.tensors import read_tensors
-from edge_sdk.training.files import write_whole
+from edge_sdk.errors import StorageError
+from edge_sdk.training.files import read_whole, write_whole
 from edge_sdk.training.job import TrainingJob
 
 _IDENTITY, _COUNTS, _LOSSES = "job", "counts", "losses"
@@ -79,12 +78,10 @@ class Checkpoint:
         """
         if self._path is None or not self._path.exists():
             return None
-        try:
-            with disk_errors(self._path), self._path.open("rb") as file:
-                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            tensors = read_tensors(memoryview(pages))
-        except (ValueError, TensorTableError):  # empty or cut short by a loss of power
+        found = read_whole(self._path)
+        if found is None:
             return None
+        tensors, pages = found
         if not np.array_equal(tensors.pop(_IDENTITY, _NOBODY), self._identity):
             self._remove()
             return None
@@ -106,7 +103,7 @@ def _one_by_one(tensors: Mapping[str, NDArray[Any]], pages: mmap.mmap) -> Iterat
 
 def _identity_of(job: TrainingJob) -> NDArray[np.int64]:
     """A digest of all that a run follows from: blobs are named by their own, examples are read."""
-    where = {"update": "", "checkpoint": "", "examples": ""}
+    where = dict.fromkeys(("update", "checkpoint", "examples", "residual", "new_residual"), "")
     how = {"threads": 1, "memory_limit_bytes": 1, "providers": None}
     digest = hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(job, **where, **how)))
     with disk_errors(Path(job.examples)), Path(job.examples).open("rb") as file:

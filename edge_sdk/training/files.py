@@ -1,7 +1,8 @@
-"""Tensor files that are whole or absent, whatever happens while they are written."""
+"""Tensor files that are whole or absent, whatever happens while they are written; and how they are read again."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_sdk.disk import disk_errors, durable_file
-from edge_sdk.protocol.tensors import write_tensors
+from edge_sdk.errors import TensorTableError
+from edge_sdk.protocol.tensors import Tensors, read_tensors, write_tensors
 
 
 def write_whole(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -19,3 +21,16 @@ def write_whole(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """
     with disk_errors(path), durable_file(path) as file:
         write_tensors(file, tensors)
+
+
+def read_whole(path: Path) -> tuple[Tensors, mmap.mmap] | None:
+    """What :func:`write_whole` wrote, as views of a memory map; ``None`` where it was cut short by a loss of power.
+
+    Raises ``StorageError`` where it cannot be read.
+    """
+    try:
+        with disk_errors(path), path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return read_tensors(memoryview(pages)), pages
+    except (ValueError, TensorTableError):  # an empty file cannot be mapped
+        return None

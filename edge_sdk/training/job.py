@@ -12,11 +12,11 @@ import msgspec
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.errors import DataFormatError, RaffmError, StorageError, TrainingMemoryError
-from edge_sdk.protocol.messages import Count, Failure, Positive, Recipe, Seconds
+from edge_sdk.protocol.messages import FP32, Count, Encoding, Failure, Positive, Recipe, Seconds
 
 
 class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training run. The first seven are paths; the update, which is as ``weights``, is written to ``update``.
+    """One training run. The first seven are paths; the update to ``weights`` is written to ``update``.
 
     ``graph`` is for ONNX, ``config`` for torch, ``tokenizer`` for tasks on text; else they are empty. ``examples`` is a
     file for :func:`edge_sdk.data.read_examples`, all of which is trained on. Every step trains the prefixes ``nested``
@@ -24,6 +24,10 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     see :mod:`edge_sdk.training.memory`. A run goes on from the file ``checkpoint``, if that is its own, and writes it
     every ``checkpoint_interval_s``. ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
     ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
+
+    The update is written in ``encoding``, in which ``rounding_seed`` decides what is rounded up. It makes up for what
+    earlier ones lost, the file ``residual`` where there is one, and what it loses itself is written to
+    ``new_residual``: see :mod:`.feedback`.
     """
 
     weights: str
@@ -47,6 +51,10 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     providers: tuple[str, ...] | None = None
     mixed_precision: bool = False
     gradient_checkpointing: bool = False
+    encoding: Encoding = FP32
+    rounding_seed: Count = 0
+    residual: str = ""
+    new_residual: str = ""
 
 
 class TrainingResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -17,7 +17,7 @@ from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import DataFormatError, TrainingError
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.training.checkpoint import Checkpoint, Trained
-from edge_sdk.training.files import write_whole
+from edge_sdk.training.feedback import write_update
 from edge_sdk.training.job import Progress, TrainingJob, TrainingResult
 from edge_sdk.training.memory import memory_status
 
@@ -41,7 +41,10 @@ class TrainingRuntime(Protocol):
         """Become what :meth:`state` told; each array may be gone once the next one is asked for."""
 
     def finish(self) -> Mapping[str, Array]:
-        """What training changed, trained values less first values, by parameter; the runtime ends with it."""
+        """What training changed, trained values less first values, by parameter: arrays that are the caller's now.
+
+        The runtime ends with it.
+        """
 
 
 def examples_of(job: TrainingJob) -> EncodedExamples:
@@ -90,7 +93,7 @@ def train(
         if checkpoint.is_due:
             checkpoint.save(runtime.state(), trained)
         on_step(Progress(step=trained.steps, steps=steps_of(job.recipe, len(examples)), loss=loss))
-    write_whole(Path(job.update), runtime.finish())
+    write_update(job, runtime.finish())
     return TrainingResult(
         samples=len(examples),
         steps=trained.steps,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coordinator.aggregation.coverage import UpdateSource
-from coordinator.aggregation.tensor_file import mapped_tensors
 from coordinator.config import Salience
 from coordinator.models.permutation import permute
 from coordinator.models.salience import unit_salience
 from edge_sdk.elastic.slicing import Array, shapes_of
+from edge_sdk.protocol.encodings import decode
+from edge_sdk.protocol.tensors import read_tensors
 
 if TYPE_CHECKING:
     from tests.benchmarks._recipe_rounds import Problem
@@ -36,8 +37,8 @@ def authors_rule(base: Mapping[str, Array], updates: Sequence[UpdateSource]) -> 
     """θ_j ← Σ_k m_kj (θ_kj + Δ_kj) / K over the K updates: what few cover shrinks, trained or not."""
     result = {name: np.zeros_like(values) for name, values in base.items()}
     for update in updates:
-        with mapped_tensors(update.path, shapes_of(update.slices)) as deltas:
-            for name, region in update.slices.items():
-                for whole, part in region.rectangles():
-                    result[name][whole] += (base[name][whole] + deltas[name][part]) / np.float32(len(updates))
+        deltas = decode(read_tensors(update.path.read_bytes()), shapes_of(update.slices), update.encoding)
+        for name, region in update.slices.items():
+            for whole, part in region.rectangles():
+                result[name][whole] += (base[name][whole] + deltas[name][part]) / np.float32(len(updates))
     return result

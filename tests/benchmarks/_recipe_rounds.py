@@ -22,7 +22,7 @@ from edge_sdk.data.batches import Batch, EncodedExamples
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, Slices, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, uniform
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.messages import FP32, Encoding, Recipe
 from edge_sdk.protocol.tensors import write_tensors
 from edge_sdk.training.calibration import logit_offset
 from edge_sdk.training.job import TrainingJob
@@ -124,8 +124,16 @@ class Outcome:
 class Rounds:
     """``problem`` played by ``arm`` on devices that train on ``runtime``; files lie in ``folder``."""
 
-    def __init__(self, problem: Problem, arm: Arm, folder: Path, runtime: Runtime = Runtime.ONNX) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        arm: Arm,
+        folder: Path,
+        runtime: Runtime = Runtime.ONNX,
+        encoding: Encoding = FP32,
+    ) -> None:
         self._problem, self._arm, self._folder, self._runtime = problem, arm, folder, runtime
+        self._encoding = encoding
         self.parameters: Parameters = problem.foundation.parameters
         self._bytes_up = 0
         self._choosing = Evaluator(problem.templates, problem.choosing, threads=1)
@@ -170,10 +178,11 @@ class Rounds:
         slices = {
             name: region for name, region in problem.slices(submodel).items() if family.is_trainable(name, problem.part)
         }
-        return UpdateSource(f"learner-{index:03}", len(learner.examples), slices, Path(job.update))
+        return UpdateSource(f"learner-{index:03}", len(learner.examples), slices, Path(job.update), self._encoding)
 
     def _job(self, submodel: Submodel, index: int, number: int) -> TrainingJob:
         problem, architecture = self._problem, self._problem.foundation.architecture
+        seed, residual = (problem.seed * 1_000 + index) * 1_000 + number, self._folder / f"residual-{index}"
         return TrainingJob(
             **self._files(submodel, number),
             examples="",
@@ -181,12 +190,16 @@ class Rounds:
             update=str(self._folder / f"update-{index}"),
             labels=problem.foundation.labels,
             recipe=msgspec.structs.replace(problem.recipe, calibrate_logits=self._arm.calibrated),
-            seed=(problem.seed * 1_000 + index) * 1_000 + number,
+            seed=seed,
             threads=1,
             memory_limit_bytes=_NO_LIMIT_BYTES,
             architecture=architecture,
             submodel=submodel,
             nested=nested_widths(submodel, architecture, self._arm.nesting, draw(problem.seed, number)),
+            encoding=self._encoding,
+            rounding_seed=seed,
+            residual=str(residual) if residual.exists() else "",
+            new_residual=str(residual),
         )
 
     def _files(self, submodel: Submodel, number: int) -> dict[str, str]:

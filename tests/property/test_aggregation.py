@@ -21,9 +21,10 @@ from coordinator.aggregation import coverage
 from coordinator.aggregation.coverage import UpdateSource, aggregate
 from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.families import family_of
-from edge_sdk.elastic.slicing import Array, Region, Slices, shapes_of, slices_of
+from edge_sdk.elastic.slicing import Array, Region, Shapes, Slices, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Adapters, Architecture, Submodel
 from edge_sdk.errors import StorageError
+from edge_sdk.protocol.messages import Encoding
 from edge_sdk.protocol.tensors import write_tensors
 
 ARCHITECTURE = Architecture("gpt2", 2, 4, 2, 12, 8, 11, 5, 3, adapters=Adapters(rank=4))
@@ -222,8 +223,8 @@ def test_file_that_is_cut_short_meanwhile_ends_the_aggregation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     class Shrinking(TensorFile):
-        def __init__(self, path: Path, expected: dict[str, tuple[int, ...]]) -> None:
-            super().__init__(path, expected)
+        def __init__(self, path: Path, shapes: Shapes, encoding: Encoding) -> None:
+            super().__init__(path, shapes, encoding)
             os.truncate(path, path.stat().st_size - 4)
 
     monkeypatch.setattr(coverage, "_THREADS", threads)

@@ -1,14 +1,17 @@
 """Admission: every refusal by its reason."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coordinator.aggregation.admission import Limits, Reason, Rejected, admit, admit_file
-from edge_sdk.elastic.slicing import Region, extract
+from coordinator.aggregation.admission import Limits, Reason, Rejected, admit_file
+from edge_sdk.elastic.slicing import Region, Slices, extract
 from edge_sdk.elastic.submodel import uniform
-from edge_sdk.protocol.messages import TrainingReport
+from edge_sdk.protocol.encodings import encode
+from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, TrainingReport
 from edge_sdk.protocol.tensors import write_tensors
 from tests.support.bert import TINY, slices, weights
 
@@ -34,9 +37,17 @@ def update(scale: float = 0.01) -> dict:
     return {name: np.float32(scale) * array for name, array in extract(BASE, CUT).items()}
 
 
-def rejection(tensors: dict, samples: int = 10) -> Reason:
+def admit(tensors: dict, base: dict, cut: Slices, said: TrainingReport, limits: Limits, how: Encoding = FP32) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "update")
+        with path.open("wb") as file:
+            write_tensors(file, tensors)
+        return admit_file(path, base, cut, said, limits, how)
+
+
+def rejection(tensors: dict, samples: int = 10, how: Encoding = FP32) -> Reason:
     with pytest.raises(Rejected) as caught:
-        admit(tensors, BASE, CUT, report(samples), Limits())
+        admit(tensors, BASE, CUT, report(samples), Limits(), how)
     assert "\n" not in str(caught.value)
     return caught.value.reason
 
@@ -85,15 +96,78 @@ def test_missing_extra_and_misshapen_tensors_are_refused() -> None:
     missing.pop(NAME)
     extra["another"] = np.zeros(2, np.float32)
     misshapen[NAME] = misshapen[NAME].T
-    wide[NAME] = wide[NAME].astype(np.float64)
+    wide[NAME] = wide[NAME].astype(np.int64)
     assert {rejection(tensors) for tensors in (missing, extra, misshapen, wide)} == {Reason.TABLE}
 
 
-def test_file_is_admitted_like_its_tensors(tmp_path: Path) -> None:
-    path = tmp_path / "update"
-    with path.open("wb") as file:
-        write_tensors(file, update())
-    assert admit_file(path, BASE, CUT, report(), Limits()) == 10
+ENCODINGS = {
+    "fp16": Encoding(kind=EncodingKind.FP16),
+    "int8": Encoding(kind=EncodingKind.INT8),
+    "topk": Encoding(kind=EncodingKind.TOPK, share=0.2),
+}
+
+
+def encoded(how: str, scale: float = 0.01) -> dict:
+    return {name: array.copy() for name, array in encode(update(scale), ENCODINGS[how], seed=1).items()}
+
+
+@pytest.mark.parametrize("how", ENCODINGS)
+def test_encoded_update_is_admitted(how: str) -> None:
+    assert admit(encoded(how), BASE, CUT, report(), Limits(), ENCODINGS[how]) == 10
+
+
+@pytest.mark.parametrize("how", ENCODINGS)
+def test_update_in_another_encoding_than_asked_for_is_refused(how: str) -> None:
+    others = {**ENCODINGS, "fp32": FP32, "more": Encoding(kind=EncodingKind.TOPK, share=0.3)}
+    for other in others.values():
+        if other != ENCODINGS[how]:
+            assert rejection(encoded(how), how=other) is Reason.TABLE
+
+
+@pytest.mark.parametrize("how", ENCODINGS)
+def test_norm_of_an_encoded_update_beyond_the_limit_is_refused(how: str) -> None:
+    assert rejection(encoded(how, scale=100.0), how=ENCODINGS[how]) is Reason.NORM
+
+
+@pytest.mark.parametrize("how", ["fp16", "topk"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_half_that_is_not_finite_is_refused(how: str, value: float) -> None:
+    tensors = encoded(how)
+    tensors[NAME].flat[3] = value
+    assert rejection(tensors, how=ENCODINGS[how]) is Reason.NOT_FINITE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1e-3])
+def test_scale_that_is_not_finite_or_negative_is_refused(value: float) -> None:
+    tensors = encoded("int8")
+    tensors[f"{NAME}:scale"][-1] = value
+    assert rejection(tensors, how=ENCODINGS["int8"]) is Reason.SCALE
+
+
+def test_scale_that_makes_values_infinite_is_refused() -> None:
+    tensors = encoded("int8")
+    tensors[f"{NAME}:scale"][:] = 3e38
+    tensors[NAME][0] = 127
+    with np.errstate(over="ignore"):
+        assert rejection(tensors, how=ENCODINGS["int8"]) is Reason.NOT_FINITE
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda sent, size: [*sent[:-1], size],
+        lambda sent, _: [*sent[:-1], 2**32 - 1],
+        lambda sent, _: [sent[1], *sent[1:]],
+        lambda sent, _: [sent[1], sent[0], *sent[2:]],
+        lambda sent, _: [0] * len(sent),
+    ],
+    ids=["one beyond", "far beyond", "twice", "falling", "all the same"],
+)
+def test_places_that_do_not_rise_or_lie_outside_are_refused(places: Callable[[list[int], int], list[int]]) -> None:
+    tensors = encoded("topk")
+    index = tensors[f"{NAME}:index"]
+    index[:] = places(index.tolist(), update()[NAME].size)
+    assert rejection(tensors, how=ENCODINGS["topk"]) is Reason.INDEX
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100])

@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 def test_rows_are_read_from_where_they_are_asked_for(path: Path) -> None:
     rows = np.empty(4, np.float32)
     with closing(TensorFile(path, {"a": (3,), "b": (4, 2)})) as file:
-        file.read("b", 2, rows.data)
+        file.read("b", 2, rows)
     assert rows.tolist() == [2, 3, 4, 5]
 
 
@@ -36,7 +36,7 @@ def test_file_cut_short_after_opening_is_a_storage_error(path: Path) -> None:
         with path.open("r+b") as other:
             other.truncate(path.stat().st_size - 4)
         with pytest.raises(StorageError, match="cut short"):
-            file.read("b", 4, np.empty(4, np.float32).data)
+            file.read("b", 4, np.empty(4, np.float32))
 
 
 def test_missing_file_is_a_storage_error(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""How the deltas of an update become the tensors of its file, and what those say again.
+
+    fp32   F32 as they are
+    fp16   F16, rounded to the nearest; what is beyond its range becomes the largest, never infinite
+    int8   I8 times a float32 scale: one a row (the first axis of two or more), or one for a whole vector. Rounded up or
+           down at random, so that the mean is right (QSGD, arXiv 1610.02132, section 3.1)
+    topk   the entries of the largest size, a fixed share of each parameter: F16, and their U32 places in C order, which
+           rise; all others are zero (Deep Gradient Compression, arXiv 1712.01887, without its momentum)
+
+A parameter becomes a tensor of its own name, and for int8 and topk a second one, ``name:scale`` or ``name:index``. The
+whole table follows from the shapes, so a reader knows it before it parses a byte. Wider types come first in the file,
+which keeps every tensor aligned. What an encoding loses is a device's to keep: see :mod:`edge_sdk.training.feedback`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.elastic.slicing import Array, Shapes
+from edge_sdk.protocol.codecs import BLOCK, Codec, Fp16, Fp32, Int8, Parts, Read, TopK, row_blocks, rows_of
+from edge_sdk.protocol.messages import Encoding, EncodingKind
+from edge_sdk.protocol.tensors import Spec, Tensors
+
+
+def codec_of(encoding: Encoding) -> Codec:
+    """What encodes and decodes one parameter."""
+    codecs: dict[EncodingKind, Codec] = {
+        EncodingKind.FP32: Fp32(),
+        EncodingKind.FP16: Fp16(),
+        EncodingKind.INT8: Int8(),
+        EncodingKind.TOPK: TopK(encoding.share),
+    }
+    return codecs[encoding.kind]
+
+
+def table_of(shapes: Shapes, encoding: Encoding) -> dict[str, Spec]:
+    """The exact table of an update of ``shapes``, in the order of the file."""
+    codec = codec_of(encoding)
+    parts = {name + part: spec for name, shape in shapes.items() for part, spec in codec.table(shape).items()}
+    return dict(sorted(parts.items(), key=lambda item: -item[1][0].itemsize))
+
+
+def encode(deltas: Mapping[str, Array], encoding: Encoding, seed: int) -> Tensors:
+    """The tensors of an update in the order of the file; in fp32 ``deltas`` themselves.
+
+    The same deltas and ``seed``, which decides what is rounded up, give the same bytes.
+    """
+    codec, parts = codec_of(encoding), Parts()
+    for name, values in deltas.items():
+        random = np.random.SFC64([seed, zlib.crc32(name.encode())])
+        parts |= {name + part: array for part, array in codec.encode(values, random).items()}
+    shapes = {name: values.shape for name, values in deltas.items()}
+    return {name: parts[name] for name in table_of(shapes, encoding)}
+
+
+def decode(tensors: Tensors, shapes: Shapes, encoding: Encoding) -> dict[str, Array]:
+    """The deltas that an update says, in fresh arrays."""
+    codec, deltas = codec_of(encoding), {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+    for name, values in deltas.items():
+        codec.decode(values.shape, 0, values.reshape(-1), _reader(tensors, name))
+    return deltas
+
+
+def take_away(deltas: Mapping[str, Array], tensors: Tensors, encoding: Encoding) -> None:
+    """Leave of ``deltas``, in place, what ``tensors`` do not say."""
+    codec, widest = codec_of(encoding), max((rows_of(values.shape)[1] for values in deltas.values()), default=0)
+    buffer = np.empty(max(BLOCK, widest), np.float32)
+    for name, values in deltas.items():
+        flat, read = values.reshape(-1), _reader(tensors, name)
+        for block in row_blocks(values.shape, BLOCK):
+            said, part = buffer[: len(block)], flat[block.start : block.stop]
+            codec.decode(values.shape, block.start, said, read)
+            np.subtract(part, said, out=part)
+
+
+def _reader(tensors: Tensors, name: str) -> Read:
+    def read(part: str, first: int, into: NDArray[np.generic]) -> None:
+        np.copyto(into, tensors[name + part].reshape(-1)[first : first + into.size])
+
+    return read
