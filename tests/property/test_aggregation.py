@@ -10,6 +10,7 @@ import os
 import random
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from edge_sdk.elastic.families import family_of
 from edge_sdk.elastic.slicing import Array, Region, Shapes, Slices, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Adapters, Architecture, Submodel
 from edge_sdk.errors import StorageError
-from edge_sdk.protocol.messages import Encoding
+from edge_sdk.protocol.encodings import decode, encode
+from edge_sdk.protocol.messages import Encoding, EncodingKind
 from edge_sdk.protocol.tensors import write_tensors
 
 ARCHITECTURE = Architecture("gpt2", 2, 4, 2, 12, 8, 11, 5, 3, adapters=Adapters(rank=4))
@@ -46,6 +48,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     **{f"transformer.h.{index}.{name}": shape for index in range(2) for name, shape in LAYER.items()},
 }
 SEEDS = st.integers(0, 2**32 - 1)
+ENCODINGS = st.builds(Encoding, kind=st.sampled_from(EncodingKind), share=st.sampled_from([0.01, 0.3, 1.0]))
 Cohort = Sequence[tuple[Submodel, float]]
 
 
@@ -154,6 +157,25 @@ def test_order_of_arrival_does_not_change_a_bit(cohort: Cohort, seed: int, shuff
         updates = sources(folder, cohort, seed)
         shuffled = shuffler.sample(updates, len(updates))
         assert bits(aggregate(BASE, shuffled, floor=0.3)) == bits(aggregate(BASE, updates, floor=0.3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(COHORTS, SEEDS, st.lists(ENCODINGS, min_size=6, max_size=6), st.randoms(use_true_random=False))
+def test_encoded_updates_count_as_what_they_say_in_any_order(
+    cohort: Cohort, seed: int, encodings: list[Encoding], shuffler: random.Random
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        encoded, plain = [], []
+        for update, encoding in zip(sources(folder, cohort, seed), encodings, strict=False):
+            tensors = encode(deltas(update), encoding, seed)
+            path, table = update.path.with_suffix(".encoded"), shapes_of(update.slices)
+            for target, written in ((path, tensors), (update.path, decode(tensors, table, encoding))):
+                with target.open("wb") as file:
+                    write_tensors(file, written)
+            encoded.append(replace(update, path=path, encoding=encoding))
+            plain.append(update)
+        shuffled = shuffler.sample(encoded, len(encoded))
+        assert bits(aggregate(BASE, shuffled, floor=0.3)) == bits(aggregate(BASE, plain, floor=0.3))
 
 
 @settings(max_examples=20, deadline=None)

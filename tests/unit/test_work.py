@@ -1,4 +1,4 @@
-"""What becomes of an offer on a device, where the disk does not do as it should."""
+"""What becomes of an offer on a device: where the disk does not do as it should, and of what an update loses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,26 @@ import pytest
 
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
-from edge_sdk.protocol.messages import BlobEntry, Declined, Failure, Offer, Optimizer, Part, Recipe, UpdateReady
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    Declined,
+    Encoding,
+    EncodingKind,
+    Failure,
+    Offer,
+    Optimizer,
+    Part,
+    Recipe,
+    Snapshot,
+    UpdateReady,
+)
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.training.checkpoint import Checkpoint, Trained
-from edge_sdk.training.job import TrainingResult
+from edge_sdk.training.job import TrainingJob, TrainingResult
 from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import examples_of, take_step
-from edge_sdk.work import Updates
+from edge_sdk.work import Updates, job_of
 from tests.support import logistic_graph
 from tests.support.lone_device import LoneDevice
 
@@ -104,3 +116,42 @@ def test_offer_whose_checkpoints_do_not_fit_on_the_disk_is_declined(
         assert "for checkpoints) are needed with 256 left free" in declined.detail
     else:
         assert not device.heard(Declined)
+
+
+LOSSY = msgspec.structs.replace(
+    OFFER,
+    encoding=Encoding(kind=EncodingKind.INT8),
+    manifest=tuple(BlobEntry(part=part, digest="b" * 64, size_bytes=1000) for part in (Part.WEIGHTS, Part.FROZEN)),
+)
+SNAPSHOT = Snapshot(
+    memory_total_bytes=1, memory_available_bytes=1, training_memory_bytes=1, inference_memory_bytes=1, threads=1
+)
+
+
+def job(folder: Path, device: str = "d", **changes: object) -> TrainingJob:
+    config, cache = AgentConfig(device=device, broker="", state_dir=folder), BlobCache(folder / "blobs", 1 << 20)
+    return job_of(msgspec.structs.replace(LOSSY, **changes), cache, SNAPSHOT, config, folder)
+
+
+def test_what_an_update_loses_is_given_to_the_job_of_the_next_round_alone(updates: Updates, tmp_path: Path) -> None:
+    first = job(tmp_path)
+    for path in (first.update, first.new_residual):
+        Path(path).write_bytes(b"of round 1")
+    updates.store(LOSSY, RESULT, downloaded_bytes=0, battery_share=None)
+    assert not Path(first.new_residual).exists()
+    second, other, again = job(tmp_path, round=2), job(tmp_path, round=2, task="other"), job(tmp_path)
+    assert Path(second.residual).read_bytes() == b"of round 1"
+    assert other.residual == again.residual == first.residual == ""
+    assert again.rounding_seed == first.rounding_seed != second.rounding_seed
+
+
+def test_two_devices_round_differently(tmp_path: Path) -> None:
+    assert job(tmp_path, "d").rounding_seed != job(tmp_path, "e").rounding_seed
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [(Optimizer.ADAMW, 5), (Optimizer.SGD, 2)])
+def test_room_is_for_what_a_lossy_update_loses_beside_the_last_checkpoint(
+    updates: Updates, optimizer: Optimizer, copies: int
+) -> None:
+    recipe = msgspec.structs.replace(OFFER.recipe, optimizer=optimizer)
+    assert updates.room_for_checkpoints(msgspec.structs.replace(LOSSY, recipe=recipe)) == copies * 1000
