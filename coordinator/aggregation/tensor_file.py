@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.elastic.slicing import Array, Shapes
 from edge_sdk.errors import StorageError, TensorTableError
-from edge_sdk.protocol.codecs import Flaw, row_blocks, rows_of
-from edge_sdk.protocol.encodings import codec_of, table_of
+from edge_sdk.protocol.codecs import Flaw, rows_of
+from edge_sdk.protocol.encodings import blocks, codec_of, table_of
 from edge_sdk.protocol.messages import FP32, Encoding
 from edge_sdk.protocol.tensors import row_starts
 
@@ -35,7 +34,7 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, shapes: Shapes, encoding: Encoding = FP32) -> None:
-        self._shapes, self._codec = shapes, codec_of(encoding)
+        self._shapes, self._encoding, self._codec = shapes, encoding, codec_of(encoding)
         self._starts = row_starts(memoryview(_map_file(path)), table_of(shapes, encoding))
         self._file = path.open("rb", buffering=0)
 
@@ -49,13 +48,9 @@ class TensorFile:
 
     def blocks(self) -> Iterator[tuple[str, Array]]:
         """All values in pieces of whole rows, each with its parameter's name; good until the next one."""
-        widest = max((rows_of(shape)[1] for shape in self._shapes.values()), default=0)
-        buffer = np.empty(max(_BLOCK, widest), np.float32)
-        for name, shape in self._shapes.items():
-            for block in row_blocks(shape, _BLOCK):
-                self.read(name, block.start, buffer[: len(block)])
-                width = min(len(block), rows_of(shape)[1])
-                yield name, buffer[: len(block)].reshape(-1, width)
+        for name, block, values in blocks(self._shapes, self._encoding, self._read, _BLOCK):
+            width = min(len(block), rows_of(self._shapes[name])[1])
+            yield name, values.reshape(-1, width)
 
     def flaw(self) -> tuple[str, Flaw, str] | None:
         """The first parameter that cannot be decoded, why, and in words."""

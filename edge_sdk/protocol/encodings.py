@@ -15,15 +15,20 @@ which keeps every tensor aligned. What an encoding loses is a device's to keep: 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.elastic.slicing import Array, Shapes
-from edge_sdk.protocol.codecs import BLOCK, Codec, Fp16, Fp32, Int8, Parts, Read, TopK, row_blocks, rows_of
+from edge_sdk.protocol.codecs import BLOCK, Codec, Fp16, Fp32, Int8, Parts, TopK, row_blocks, rows_of
 from edge_sdk.protocol.messages import Encoding, EncodingKind
 from edge_sdk.protocol.tensors import Spec, Tensors
+
+ReadTensor = Callable[[str, str, int, NDArray[Any]], object]
+"""Fills the array with entries of a parameter's part from a place on: name, part, place, array."""
 
 
 def codec_of(encoding: Encoding) -> Codec:
@@ -53,32 +58,47 @@ def encode(deltas: Mapping[str, Array], encoding: Encoding, seed: int) -> Tensor
     for name, values in deltas.items():
         random = np.random.SFC64([seed, zlib.crc32(name.encode())])
         parts |= {name + part: array for part, array in codec.encode(values, random).items()}
-    shapes = {name: values.shape for name, values in deltas.items()}
-    return {name: parts[name] for name in table_of(shapes, encoding)}
+    return {name: parts[name] for name in table_of(_shapes(deltas), encoding)}
 
 
 def decode(tensors: Tensors, shapes: Shapes, encoding: Encoding) -> dict[str, Array]:
     """The deltas that an update says, in fresh arrays."""
-    codec, deltas = codec_of(encoding), {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-    for name, values in deltas.items():
-        codec.decode(values.shape, 0, values.reshape(-1), _reader(tensors, name))
+    deltas = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+    for name, block, values in blocks(shapes, encoding, reader_of(tensors)):
+        deltas[name].reshape(-1)[block.start : block.stop] = values
     return deltas
 
 
 def take_away(deltas: Mapping[str, Array], tensors: Tensors, encoding: Encoding) -> None:
     """Leave of ``deltas``, in place, what ``tensors`` do not say."""
-    codec, widest = codec_of(encoding), max((rows_of(values.shape)[1] for values in deltas.values()), default=0)
-    buffer = np.empty(max(BLOCK, widest), np.float32)
-    for name, values in deltas.items():
-        flat, read = values.reshape(-1), _reader(tensors, name)
-        for block in row_blocks(values.shape, BLOCK):
-            said, part = buffer[: len(block)], flat[block.start : block.stop]
-            codec.decode(values.shape, block.start, said, read)
-            np.subtract(part, said, out=part)
+    for name, block, said in blocks(_shapes(deltas), encoding, reader_of(tensors)):
+        part = deltas[name].reshape(-1)[block.start : block.stop]
+        np.subtract(part, said, out=part)
 
 
-def _reader(tensors: Tensors, name: str) -> Read:
-    def read(part: str, first: int, into: NDArray[np.generic]) -> None:
+def blocks(
+    shapes: Shapes, encoding: Encoding, read: ReadTensor, most: int = BLOCK
+) -> Iterator[tuple[str, range, Array]]:
+    """All deltas in pieces of whole rows of about ``most`` entries: name, place in C order, and values.
+
+    These are good until the next ones.
+    """
+    codec, widest = codec_of(encoding), max((rows_of(shape)[1] for shape in shapes.values()), default=0)
+    buffer = np.empty(max(most, widest), np.float32)
+    for name, shape in shapes.items():
+        for block in row_blocks(shape, most):
+            codec.decode(shape, block.start, buffer[: len(block)], partial(read, name))
+            yield name, block, buffer[: len(block)]
+
+
+def reader_of(tensors: Tensors) -> ReadTensor:
+    """Reads from memory."""
+
+    def read(name: str, part: str, first: int, into: NDArray[np.generic]) -> None:
         np.copyto(into, tensors[name + part].reshape(-1)[first : first + into.size])
 
     return read
+
+
+def _shapes(deltas: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: values.shape for name, values in deltas.items()}

@@ -78,6 +78,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--encodings", type=_encodings, default=_ENCODINGS, help="comma-separated, besides fp32 and int8"
     )
+    parser.add_argument("--no-feedback", dest="feedback", action="store_false", help="what is lost is lost")
     return parser.parse_args(arguments)
 
 
