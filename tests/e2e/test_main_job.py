@@ -12,9 +12,10 @@ import pytest
 
 from coordinator.store.states import Outcome, Phase, ReleaseStatus
 from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.protocol.messages import Failure, Verdict
 from tests.support.broker import Broker
-from tests.support.small_fleet import LABELS, SmallFleet, forbidding, need_mib
+from tests.support.small_fleet import COSTS, LABELS, SmallFleet, forbidding, need_mib
 
 EAGER = ("--learning-rate", "4e-4", "--epochs", "6", "--max-steps", "18")
 FORBIDDEN_ON_A_DEVICE = ("torch", "transformers", "onnx", "optimum", "sqlalchemy", "coordinator")
@@ -110,6 +111,25 @@ def _believe(fleet: SmallFleet, device: str, factor: float) -> None:
         tx.devices.offline(device, 0)
         tx.devices.set_memory_factor(device, factor)
     store.close()
+
+
+def test_updates_come_as_the_task_says_and_make_up_for_what_the_last_ones_left_out(fleet: SmallFleet) -> None:
+    limits = {"large": 400, "small": need_mib(1)}
+    fleet.create_task("news", "--rounds", "2", "--min-devices", "2", "--no-release", "--encoding", "topk:0.1", *EAGER)
+    fleet.serve()
+    for name, limit_mib in limits.items():
+        fleet.agent(name, limit_mib)
+    fleet.finish()
+    for number in (1, 2):
+        updates = fleet.read(lambda tx, n=number: tx.updates.accepted("news", n))
+        assert {update.device for update in updates} == {*limits}, fleet.story()
+        for update in updates:
+            offer = fleet.read(lambda tx, u=update: tx.offers.get("news", u.round, u.device))
+            values = COSTS.model.trainable_count(offer.submodel, TrainablePart.NO_EMBEDDINGS)
+            assert 6 * 0.1 * values <= update.size_bytes == update.report.uploaded_bytes <= 0.62 * values + 10_000
+    for name in limits:
+        kept = sorted(path.name for path in (fleet.folder / name / "residuals").iterdir())
+        assert kept == ["news.1.safetensors", "news.2.safetensors"], fleet.story()
 
 
 @pytest.mark.long

@@ -40,6 +40,8 @@ from edge_sdk.protocol.messages import (
     CoordinatorMessage,
     Declined,
     DeviceMessage,
+    Encoding,
+    EncodingKind,
     Failure,
     Hello,
     Message,
@@ -77,6 +79,12 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 shares = st.floats(0, 1)
 seconds = st.floats(0, 1e9)
 entries = st.builds(BlobEntry, part=st.sampled_from(Part), digest=digests, size_bytes=st.integers(0, 2**34))
+encodings = st.builds(
+    Encoding,
+    kind=st.sampled_from(EncodingKind),
+    share=st.floats(0, 1, exclude_min=True),
+    feedback=st.booleans(),
+)
 layer_counts = st.lists(st.integers(1, 64), min_size=1, max_size=24).map(tuple)
 sizes = st.integers(1, 2**20)
 adapters = st.builds(
@@ -184,11 +192,27 @@ coordinator_messages = chunk_messages | st.one_of(
         predicted_memory_bytes=counts,
         manifest=st.lists(entries, max_size=16).map(tuple),
         nested=st.lists(submodels, max_size=4).map(tuple),
+        encoding=encodings,
     ),
     st.builds(Wait, retry_after_s=seconds, reason=texts),
     st.builds(Receipt, update_id=digests, verdict=st.sampled_from(Verdict), reason=texts),
     st.builds(Release, envelope=st.binary(max_size=2000)),
     st.builds(Refused, reason=texts),
+)
+
+
+OFFER = Offer(
+    task="t",
+    round=1,
+    base_version="0" * 64,
+    architecture=Architecture("bert", 1, 1, 1, 1, 1, 1, 1, 1),
+    submodel=Submodel((0,), (1,), (1,)),
+    part=TrainablePart.ALL,
+    labels=("x", "y"),
+    recipe=Recipe(learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8),
+    deadline_s=1,
+    predicted_memory_bytes=1,
+    manifest=(BlobEntry(part=Part.WEIGHTS, digest="0" * 64, size_bytes=1),),
 )
 
 
@@ -208,6 +232,21 @@ def test_snapshot_from_before_it_told_of_accelerators_and_links_is_read() -> Non
     message = decode_from_device(msgspec.msgpack.encode(old))
     assert isinstance(message, Ready)
     assert (message.snapshot.accelerator, message.snapshot.providers, message.snapshot.metered) == (None, None, None)
+
+
+@pytest.mark.parametrize("harm", [{"share": 0.0}, {"share": 1.5}, {"kind": "pickle"}, {"code": "x"}])
+def test_encoding_out_of_range_is_refused(harm: dict[str, object]) -> None:
+    offer = msgspec.msgpack.decode(encode(OFFER))
+    assert decode_from_coordinator(msgspec.msgpack.encode(offer)) == OFFER
+    offer["encoding"] |= harm
+    with pytest.raises(MalformedMessageError):
+        decode_from_coordinator(msgspec.msgpack.encode(offer))
+
+
+def test_offer_from_before_there_were_encodings_asks_for_fp32() -> None:
+    old = msgspec.msgpack.decode(encode(OFFER))
+    del old["encoding"]
+    assert decode_from_coordinator(msgspec.msgpack.encode(old)) == OFFER
 
 
 def test_every_message_type_is_tried() -> None:
@@ -278,20 +317,7 @@ def test_bombs_are_refused(decode: Decode, payload: bytes) -> None:
 
 
 def test_large_message_that_is_no_chunk_is_refused() -> None:
-    entry = BlobEntry(part=Part.WEIGHTS, digest="0" * 64, size_bytes=1)
-    offer = Offer(
-        task="t",
-        round=1,
-        base_version="0" * 64,
-        architecture=Architecture("bert", 1, 1, 1, 1, 1, 1, 1, 1),
-        submodel=Submodel((0,), (1,), (1,)),
-        part=TrainablePart.ALL,
-        labels=("x" * 500,) * 200,
-        recipe=Recipe(learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8),
-        deadline_s=1,
-        predicted_memory_bytes=1,
-        manifest=(entry,),
-    )
+    offer = msgspec.structs.replace(OFFER, labels=("x" * 500,) * 200)
     assert MAX_MESSAGE_BYTES < len(encode(offer)) < MAX_CHUNK_BYTES
     with pytest.raises(MalformedMessageError, match="exceeds the limit of 65536"):
         decode_from_coordinator(encode(offer))

@@ -8,13 +8,28 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, parse_encoding
 from coordinator.resources import Resources
 from coordinator.rounds.conductor import Conductor, Stage
 from coordinator.store.opening import open_store
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod
-from edge_sdk.protocol.messages import CoordinatorMessage, Offer, Part, Snapshot, Wait
+from edge_sdk.protocol.codecs import rows_of
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    CoordinatorMessage,
+    Encoding,
+    EncodingKind,
+    Offer,
+    Part,
+    Receipt,
+    Snapshot,
+    TrainingReport,
+    UpdateReady,
+    Wait,
+    update_id,
+)
+from edge_sdk.protocol.tensors import MAX_HEADER_BYTES
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.motion_task import motion_task
 
@@ -31,11 +46,12 @@ def sent() -> Sent:
 
 @pytest.fixture
 def conductor(tmp_path: Path, sent: Sent, template_cache: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Conductor:
-    """Of a task with DoRA, ready for its first round; work is done at once."""
+    """Of a task with DoRA and updates in int8, ready for its first round; work is done at once."""
     for name, value in template_cache.items():
         monkeypatch.setenv(name, value)
     settings = CoordinatorConfig(state_dir=tmp_path, broker="", threads=1, gather_s=0)
-    store, config = open_store(tmp_path), motion_task(tmp_path, AdapterMethod.DORA)
+    store = open_store(tmp_path)
+    config = motion_task(tmp_path, AdapterMethod.DORA, encoding=parse_encoding("int8"))
     with store.transaction() as tx:
         tx.tasks.add(config.name, b"", 0.0)
         for device in ("light", "heavy"):
@@ -107,3 +123,43 @@ def test_device_that_comes_back_on_another_runtime_is_not_sent_its_offer_again(
 
     conductor.device_ready("heavy", able_to_train_on(Runtime.ONNX))
     assert sent[-1] == ("heavy", Wait(retry_after_s=10.0, reason=REASON))
+
+
+def test_offer_says_how_to_write_the_update_and_a_larger_one_is_refused_before_a_byte_is_pulled(
+    conductor: Conductor, sent: Sent
+) -> None:
+    """No feedback, since DoRA's factors are made anew in each round."""
+    conductor.device_ready("heavy", able_to_train_on(Runtime.TORCH))
+    conductor.tick({})
+    offer = next(message for _, message in sent if isinstance(message, Offer))
+    assert offer.encoding == Encoding(kind=EncodingKind.INT8, feedback=False)
+    slices = conductor._run.trained_slices(offer.submodel)
+    most = sum(4 * rows_of(region.shape)[0] + region.size for region in slices.values()) + MAX_HEADER_BYTES
+    for size_bytes, reason in (
+        (most, None),
+        (most + 1, f"the update has {most + 1} bytes, its submodel at most {most}"),
+    ):
+        del sent[:]
+        conductor.update_ready("heavy", announced(offer, "heavy", size_bytes))
+        assert [message.reason for _, message in sent if isinstance(message, Receipt)] == ([reason] if reason else [])
+
+
+def announced(offer: Offer, device: str, size_bytes: int) -> UpdateReady:
+    update = BlobEntry(part=Part.WEIGHTS, digest="c" * 64, size_bytes=size_bytes)
+    return UpdateReady(
+        update_id=update_id(device, offer.task, offer.round, offer.base_version, update.digest),
+        task=offer.task,
+        round=offer.round,
+        base_version=offer.base_version,
+        update=update,
+        report=TrainingReport(
+            samples=1,
+            steps=1,
+            loss_first=1.0,
+            loss_last=0.5,
+            seconds=1.0,
+            peak_memory_bytes=1,
+            downloaded_bytes=1,
+            uploaded_bytes=size_bytes,
+        ),
+    )
