@@ -92,6 +92,7 @@ class Updates:
             downloaded_bytes=downloaded_bytes,
             uploaded_bytes=size_bytes,
             battery_share=battery_share,
+            encoding=offer.encoding,
         )
         message = UpdateReady(
             update_id=update_id(self._config.device, offer.task, offer.round, offer.base_version, entry.digest),

@@ -18,7 +18,7 @@ import numpy as np
 from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.slicing import Array, Slices, shapes_of
 from edge_sdk.errors import TensorTableError
-from edge_sdk.protocol.messages import FP32, Encoding, TrainingReport
+from edge_sdk.protocol.messages import TrainingReport
 
 
 class Reason(str, Enum):
@@ -52,23 +52,16 @@ class Limits:
     max_weight: float = 100_000.0
 
 
-def admit_file(
-    path: Path,
-    base: Mapping[str, Array],
-    slices: Slices,
-    report: TrainingReport,
-    limits: Limits,
-    encoding: Encoding = FP32,
-) -> float:
+def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits) -> float:
     """The weight of an update that is let in: its samples, capped.
 
-    The file at ``path`` holds deltas of ``slices`` of the full model ``base`` in ``encoding``. Raises
-    :class:`Rejected`, or ``StorageError`` where it cannot be read.
+    The file at ``path`` holds deltas of ``slices`` of the full model ``base``, in the encoding that ``report`` names.
+    Raises :class:`Rejected`, or ``StorageError`` where it cannot be read.
     """
     if report.samples < 1:
         raise Rejected(Reason.SAMPLES, f"{report.samples} samples; at least 1 is needed")
     try:
-        file = TensorFile(path, shapes_of(slices), encoding)
+        file = TensorFile(path, shapes_of(slices), report.encoding)
     except TensorTableError as error:
         raise Rejected(Reason.TABLE, str(error)) from error
     with closing(file):

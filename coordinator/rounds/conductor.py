@@ -396,7 +396,7 @@ class Conductor:
                 update.weight,
                 run.trained_slices(submodels[update.device]),
                 blobs.path_of(update.digest),
-                self.config.encoding,
+                update.report.encoding,
             )
             for update in accepted
         ]

@@ -18,7 +18,7 @@ from coordinator.store.records import UpdateRecord
 from edge_sdk.elastic.slicing import shapes_of
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.encodings import table_of
-from edge_sdk.protocol.messages import Receipt, UpdateReady, Verdict, update_id
+from edge_sdk.protocol.messages import FP32, Receipt, UpdateReady, Verdict, update_id
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES, size_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Intake:
         slices = self._run.trained_slices(offer.submodel)
         try:
             weight, verdict, reason = (
-                admit_file(path, base.parameters, slices, update.report, Limits(), self._run.config.encoding),
+                admit_file(path, base.parameters, slices, update.report, Limits()),
                 Verdict.ACCEPTED,
                 "",
             )
@@ -112,8 +112,11 @@ class Intake:
         named = update_id(device, update.task, update.round, update.base_version, update.update.digest)
         if named != update.update_id:
             return "the update's id is not the digest of what it names"
+        found, asked = update.report.encoding, self._run.config.offered_encoding
+        if found not in {asked, FP32}:
+            return f"the update is written in {found.kind.value}, asked for was {asked.kind.value}"
         shapes = shapes_of(self._run.trained_slices(submodel))
-        most = size_of(table_of(shapes, self._run.config.encoding)) + MAX_HEADER_BYTES
+        most = size_of(table_of(shapes, found)) + MAX_HEADER_BYTES
         if update.update.size_bytes > most:
             return f"the update has {update.update.size_bytes} bytes, its submodel at most {most}"
         return ""

@@ -189,7 +189,10 @@ class Recipe(_Value, frozen=True):
 
 
 class TrainingReport(_Value, frozen=True):
-    """What a device measured while it trained. ``samples`` is how many examples it trains from: its weight."""
+    """What a device measured while it trained. ``samples`` is how many examples it trains from: its weight.
+
+    The update is written in ``encoding`` and has ``uploaded_bytes``.
+    """
 
     samples: Positive
     steps: Positive
@@ -200,6 +203,7 @@ class TrainingReport(_Value, frozen=True):
     downloaded_bytes: Count
     uploaded_bytes: Count
     battery_share: Share | None = None
+    encoding: Encoding = FP32
 
 
 # -- from a device
@@ -288,7 +292,7 @@ class Offer(_Message, frozen=True, tag="offer"):
 
     Every step also trains the narrower prefixes ``nested``, widest first, so that they stay good by themselves. With a
     training graph in the manifest a device trains on ONNX, with a configuration on torch. ``labels`` are what the
-    logits count, and none where text is generated. The update comes back as ``encoding`` says.
+    logits count, and none where text is generated. The update comes back in ``encoding``, or in fp32.
     """
 
     task: Name

@@ -234,7 +234,7 @@ def test_snapshot_from_before_it_told_of_accelerators_and_links_is_read() -> Non
     assert (message.snapshot.accelerator, message.snapshot.providers, message.snapshot.metered) == (None, None, None)
 
 
-@pytest.mark.parametrize("harm", [{"share": 0.0}, {"share": 1.5}, {"kind": "pickle"}, {"code": "x"}])
+@pytest.mark.parametrize("harm", [{"share": 0.0}, {"share": 1.5}, {"kind": "pickle"}, {"feedback": 2}])
 def test_encoding_out_of_range_is_refused(harm: dict[str, object]) -> None:
     offer = msgspec.msgpack.decode(encode(OFFER))
     assert decode_from_coordinator(msgspec.msgpack.encode(offer)) == OFFER

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -42,7 +43,7 @@ def admit(tensors: dict, base: dict, cut: Slices, said: TrainingReport, limits: 
         path = Path(folder, "update")
         with path.open("wb") as file:
             write_tensors(file, tensors)
-        return admit_file(path, base, cut, said, limits, how)
+        return admit_file(path, base, cut, msgspec.structs.replace(said, encoding=how), limits)
 
 
 def rejection(tensors: dict, samples: int = 10, how: Encoding = FP32) -> Reason:

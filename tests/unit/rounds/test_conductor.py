@@ -16,6 +16,7 @@ from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod
 from edge_sdk.protocol.codecs import rows_of
 from edge_sdk.protocol.messages import (
+    FP32,
     BlobEntry,
     CoordinatorMessage,
     Encoding,
@@ -128,23 +129,26 @@ def test_device_that_comes_back_on_another_runtime_is_not_sent_its_offer_again(
 def test_offer_says_how_to_write_the_update_and_a_larger_one_is_refused_before_a_byte_is_pulled(
     conductor: Conductor, sent: Sent
 ) -> None:
-    """No feedback, since DoRA's factors are made anew in each round."""
+    """No feedback, since DoRA's factors are made anew in each round. A device that cannot may answer in fp32."""
     conductor.device_ready("heavy", able_to_train_on(Runtime.TORCH))
     conductor.tick({})
     offer = next(message for _, message in sent if isinstance(message, Offer))
     assert offer.encoding == Encoding(kind=EncodingKind.INT8, feedback=False)
     slices = conductor._run.trained_slices(offer.submodel)
     most = sum(4 * rows_of(region.shape)[0] + region.size for region in slices.values()) + MAX_HEADER_BYTES
-    for size_bytes, reason in (
-        (most, None),
-        (most + 1, f"the update has {most + 1} bytes, its submodel at most {most}"),
+    other = Encoding(kind=EncodingKind.TOPK)
+    for size_bytes, encoding, reason in (
+        (most, offer.encoding, ""),
+        (most + 1, FP32, ""),
+        (most + 1, offer.encoding, f"the update has {most + 1} bytes, its submodel at most {most}"),
+        (most, other, "the update is written in topk, asked for was int8"),
     ):
         del sent[:]
-        conductor.update_ready("heavy", announced(offer, "heavy", size_bytes))
+        conductor.update_ready("heavy", announced(offer, "heavy", size_bytes, encoding))
         assert [message.reason for _, message in sent if isinstance(message, Receipt)] == ([reason] if reason else [])
 
 
-def announced(offer: Offer, device: str, size_bytes: int) -> UpdateReady:
+def announced(offer: Offer, device: str, size_bytes: int, encoding: Encoding) -> UpdateReady:
     update = BlobEntry(part=Part.WEIGHTS, digest="c" * 64, size_bytes=size_bytes)
     return UpdateReady(
         update_id=update_id(device, offer.task, offer.round, offer.base_version, update.digest),
@@ -161,5 +165,6 @@ def announced(offer: Offer, device: str, size_bytes: int) -> UpdateReady:
             peak_memory_bytes=1,
             downloaded_bytes=1,
             uploaded_bytes=size_bytes,
+            encoding=encoding,
         ),
     )
