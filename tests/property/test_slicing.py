@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.elastic.families import family_of
-from edge_sdk.elastic.slicing import Array, Slices, extract, scatter, shapes_of, slices_of
+from edge_sdk.elastic.slicing import Array, Slices, extract, full_shapes, overlaps, scatter, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Adapters, Architecture, Submodel, full
 from tests.support.bert import TINY, shapes, slices, weights
 
@@ -154,6 +154,28 @@ def test_extract_into_given_arrays_fills_and_returns_them(submodel: Submodel, se
     again = extract(model, cut, used)
     np.testing.assert_equal(again, fresh)
     assert all(again[name] is used[name] for name in fresh)
+
+
+@settings(max_examples=50, deadline=None)
+@given(windows(), windows())
+def test_overlaps_of_two_windows_are_the_entries_that_both_hold(one: Submodel, other: Submodel) -> None:
+    first, second = gpt2_slices(one), gpt2_slices(other)
+    places = {name: np.arange(np.prod(shape)).reshape(shape) for name, shape in GPT2_SHAPES.items()}
+    theirs, ours = extract(places, first), extract(places, second)
+    for name in GPT2_SHAPES:
+        shared = [(theirs[name][there], ours[name][here]) for there, here in overlaps(first[name], second[name])]
+        for there, here in shared:
+            np.testing.assert_array_equal(there, here)
+        found = [place for there, _ in shared for place in there.reshape(-1).tolist()]
+        assert sorted(found) == np.intersect1d(theirs[name], ours[name]).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(windows(), nested())
+def test_shapes_of_the_full_model_follow_from_those_of_any_part(window: Submodel, pair: Pair) -> None:
+    assert full_shapes(shapes_of(gpt2_slices(window)), GPT2, family_of("gpt2")) == GPT2_SHAPES
+    part = shapes_of(slices(pair[0], TINY))
+    assert full_shapes(part, TINY, family_of("bert")) == {name: shapes(TINY)[name] for name in part}
 
 
 def test_slices_of_the_full_submodel_are_the_whole_model() -> None:
