@@ -51,6 +51,7 @@ def _rule(name: str, flag: str = "", metavar: str | None = None) -> Any:  # noqa
 
 @app.command()
 def run(
+    context: typer.Context,
     config: Config = None,
     device: Annotated[str | None, typer.Option(help=ABOUT["device"])] = None,
     broker: Broker = None,
@@ -82,16 +83,18 @@ def run(
     Every option may stand in a file (--config) or in the environment (RAFFM_EDGE_DEVICE, …) instead; an option wins
     over the environment, and that over the file.
     """
-    options = {name.replace("policy_", "policy."): value for name, value in locals().items() if name != "config"}
+    given = {name: value for name, value in locals().items() if name not in {"context", "config"}}
+    options = {name.replace("policy_", "policy."): value for name, value in given.items()}
+    flags = {str(each.name).replace("policy_", "policy."): each.opts[0] for each in context.command.params}
     if (most_mib := options.pop("cache_mib")) is not None:
-        options["cache_bytes"] = most_mib << 20
+        options["cache_bytes"], flags["cache_bytes"] = most_mib << 20, flags["cache_mib"]
     from edge_sdk.service.notify import Notifier
     from edge_sdk.settings import load_settings
     from edge_sdk.supervisor import Supervisor
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("edge_sdk").setLevel(logging.INFO)
-    settings = load_settings(config, os.environ, options)
+    settings = load_settings(config, os.environ, options, flags)
     notifier = Notifier.of(os.environ)
     supervisor = Supervisor(settings.config, settings.data, on_tick=notifier.tick)
 

@@ -11,7 +11,7 @@ from platformdirs import user_state_path
 from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.device.policy import Policy
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import ConfigurationError
+from edge_sdk.errors import ConfigurationError, SettingError
 from edge_sdk.protocol.topics import check_name
 
 
@@ -65,10 +65,10 @@ class AgentConfig:
                 "runtime torch needs torch, which is not installed: pip install 'raffm-edge[torch]'"
             )
         if not 0 <= self.held_out_share < 1:
-            raise ConfigurationError(f"held_out_share {self.held_out_share} must be from 0 up to, not including, 1")
+            raise SettingError("held_out_share", self.held_out_share, "must be from 0 up to, not including, 1")
         if self.cache_bytes <= 0:
-            raise ConfigurationError(f"cache_bytes {self.cache_bytes} must be positive")
+            raise SettingError("cache_bytes", self.cache_bytes, "must be positive")
         if self.image_size < 1:
-            raise ConfigurationError(f"image_size {self.image_size} must be at least 1 pixel")
+            raise SettingError("image_size", self.image_size, "must be at least 1 pixel")
         if self.ready_interval_s <= 0:
-            raise ConfigurationError(f"ready_interval_s {self.ready_interval_s} must be positive")
+            raise SettingError("ready_interval_s", self.ready_interval_s, "must be positive")

@@ -2,6 +2,7 @@
 
     RaffmError                        exit code
     ├── ConfigurationError                2   an option, a file or a profile is wrong
+    │   ├── SettingError                  2   a setting that cannot have its value
     │   ├── UnknownProfileError           2   no such device profile
     │   └── UnsupportedArchitectureError  2   a model family that the families table lacks
     ├── DataFormatError                   3   a data file that cannot be read as asked
@@ -46,6 +47,14 @@ class ConfigurationError(RaffmError):
     """An option, a configuration file or a value in it is wrong."""
 
     exit_code = 2
+
+
+class SettingError(ConfigurationError):
+    """The setting ``name`` cannot have ``value``; ``why`` is the rest of the sentence."""
+
+    def __init__(self, name: str, value: object, why: str) -> None:
+        super().__init__(f"{name} {value!r} {why}")
+        self.name, self.value, self.why = name, value, why
 
 
 class UnknownProfileError(ConfigurationError):

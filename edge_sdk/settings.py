@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from edge_sdk.config import AgentConfig, default_state_dir
-from edge_sdk.errors import ConfigurationError, did_you_mean
+from edge_sdk.errors import ConfigurationError, SettingError, did_you_mean
 from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings_help import ABOUT
 
@@ -67,20 +68,29 @@ def keys() -> dict[str, Key]:
     return dict(sorted(named.items(), key=lambda item: rank[item[0]]))
 
 
-def load_settings(file: Path | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
+def load_settings(
+    file: Path | None,
+    environment: Mapping[str, str],
+    options: Mapping[str, Any],
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
     """Settings from all three places; an option that is ``None`` was not given, and text is read as its key's type.
 
-    A relative path in the file counts from the file's folder. Raises ``ConfigurationError``, naming the key.
+    ``flags`` is what a user types for an option, where it is not ``--key``. A relative path in the file counts from the
+    file's folder. Raises ``ConfigurationError``, naming what was typed.
     """
-    given = {} if file is None else read_file(file)
-    given |= from_environment(environment)
-    given |= {name: _of_option(value, name) for name, value in options.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
+    given, typed = _given(file, environment, options, flags)
     for name, key in keys().items():
         if key.default is MISSING and name not in given:
             raise ConfigurationError(
                 f"{name} is not given: use --{name}, {_variable(name)}, or {name} = … in a file for --config"
             )
-    return _settings(given)
+    try:
+        return _settings(given)
+    except SettingError as error:
+        name = error.name if error.name in keys() else f"policy.{error.name}"
+        raise SettingError(typed.get(name, name), error.value, error.why) from error
 
 
 def read_file(path: Path) -> _Values:
@@ -119,6 +129,18 @@ def example_file() -> str:
         lines += [f"# {key.about}"] if key.about else []
         lines += [f"#{short} = {_as_toml(key.default)}".rstrip()]
     return "\n".join(lines) + "\n"
+
+
+def _given(
+    file: Path | None, environment: Mapping[str, str], options: Mapping[str, Any], flags: Mapping[str, str]
+) -> tuple[_Values, dict[str, str]]:
+    """The strongest value of each key, and how a user has written the key there."""
+    in_file = {} if file is None else read_file(file)
+    in_environment = from_environment(environment)
+    typed = {name: f"{file}: {name}" for name in in_file} | {name: _variable(name) for name in in_environment}
+    typed |= {name: flags.get(name, f"--{name}") for name in options}
+    from_options = {name: _of_option(value, name, typed[name]) for name, value in options.items()}
+    return in_file | in_environment | from_options, typed
 
 
 def _keys_of(kind: Any, prefix: str = "") -> dict[str, Key]:  # noqa: ANN401 - any dataclass
@@ -175,9 +197,8 @@ def _typed(value: object, name: str, source: str, folder: Path | None = None) ->
         raise ConfigurationError(f"{source} = {value!r} is wrong: {error}") from error
 
 
-def _of_option(value: object, name: str) -> Any:  # noqa: ANN401 - the key's type
-    short = name.rpartition(".")[2]
-    return _typed(_listed(value, name), name, short) if isinstance(value, str) else value
+def _of_option(value: object, name: str, flag: str) -> Any:  # noqa: ANN401 - the key's type
+    return _typed(_listed(value, name), name, flag) if isinstance(value, str) else value
 
 
 def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a type that it does not know

@@ -16,7 +16,7 @@ from datetime import time
 from functools import lru_cache
 
 from edge_sdk.elastic.runtimes import MIB
-from edge_sdk.errors import ConfigurationError
+from edge_sdk.errors import SettingError
 from edge_sdk.protocol.messages import Snapshot
 
 
@@ -64,9 +64,9 @@ class QuietHours:
         try:
             start, stop = (_minute(part) for part in text.split("-"))
         except ValueError as error:
-            raise ConfigurationError(f"quiet_hours {text!r} are not of the form 22:00-07:00") from error
+            raise SettingError("quiet_hours", text, "are not of the form 22:00-07:00") from error
         if start == stop:
-            raise ConfigurationError(f"quiet_hours {text!r} are no time at all: use 00:00-24:00 for the whole day")
+            raise SettingError("quiet_hours", text, "are no time at all: use 00:00-24:00 for the whole day")
         return cls(start, stop)
 
     def hold(self, minute: int) -> bool:
@@ -216,7 +216,7 @@ def _on_battery(snapshot: Snapshot) -> bool:
 def _check(name: str, value: float | None, at_most: float = float("inf")) -> None:
     if value is not None and not 0 <= value <= at_most:  # neither holds of nan
         limit = "not be negative" if at_most == float("inf") else f"be from 0 to {at_most:g}"
-        raise ConfigurationError(f"policy {name} {value} must {limit}")
+        raise SettingError(name, value, f"must {limit}")
 
 
 def _minute(text: str) -> int:

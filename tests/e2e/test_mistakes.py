@@ -84,10 +84,10 @@ def test_unknown_profile_names_the_closest(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--battery-floor", "30"), "battery_floor_share 30.0 must be from 0 to 1"),
-        (("--battery-floor", "much"), "battery_floor_share = 'much' is wrong"),
-        (("--quiet-hours", "22-7"), "'22-7' are not of the form 22:00-07:00"),
-        (("--daily-mib", "-5"), "daily_mib -5.0 must not be negative"),
+        (("--battery-floor", "30"), "--battery-floor 30.0 must be from 0 to 1"),
+        (("--battery-floor", "much"), "--battery-floor = 'much' is wrong"),
+        (("--quiet-hours", "22-7"), "--quiet-hours '22-7' are not of the form 22:00-07:00"),
+        (("--daily-mib", "-5"), "--daily-mib -5.0 must not be negative"),
     ],
 )
 def test_policy_that_cannot_be(data: Path, tmp_path: Path, words: tuple[str, str], named: str) -> None:

@@ -158,6 +158,19 @@ def test_wrong_variable_is_refused_by_name(variable: str, value: str, said: str)
         from_environment({variable: value})
 
 
+def test_wrong_value_is_told_as_its_owner_has_typed_it(tmp_path: Path) -> None:
+    file = write(tmp_path, "ready_interval_s = 0\n[policy]\nbattery_floor_share = 3")
+    with pytest.raises(ConfigurationError, match=r"agent\.toml: ready_interval_s 0.0 must be positive"):
+        load_settings(file, {"RAFFM_EDGE_POLICY_BATTERY_FLOOR_SHARE": "0.3"}, NEEDED)
+    with pytest.raises(ConfigurationError, match=r"agent\.toml: policy\.battery_floor_share 3.0 must be from 0 to 1"):
+        load_settings(file, {"RAFFM_EDGE_READY_INTERVAL_S": "1"}, NEEDED)
+    with pytest.raises(ConfigurationError, match=r"^RAFFM_EDGE_POLICY_BATTERY_FLOOR_SHARE 4\.0 must be from 0 to 1"):
+        load_settings(file, {"RAFFM_EDGE_POLICY_BATTERY_FLOOR_SHARE": "4"}, NEEDED)
+    options = {**NEEDED, "policy.battery_floor_share": "5"}
+    with pytest.raises(ConfigurationError, match=r"^--battery-floor 5\.0 must be from 0 to 1"):
+        load_settings(file, {}, options, {"policy.battery_floor_share": "--battery-floor"})
+
+
 def test_empty_variable_is_not_given() -> None:
     assert from_environment({"RAFFM_EDGE_PROFILE": "", "RAFFM_EDGE_CONFIG": "a.toml"}) == {}
 
