@@ -386,9 +386,9 @@ class Supervisor:
             self._uplink.publish(Ready(snapshot=snapshot, tasks=able))
 
     def _snapshot(self) -> Snapshot:
-        """What can be spared now; each task's model stays loaded, so they share what inference may take."""
+        """What can be spared now, of each task's model."""
         snapshot = self._machine.snapshot()
-        share = snapshot.inference_memory_bytes // len(self._tasks)
+        share = self._tasks.share_bytes(snapshot.inference_memory_bytes)
         return msgspec.structs.replace(snapshot, inference_memory_bytes=share)
 
     def _fetch(self, entries: Iterable[BlobEntry]) -> None:

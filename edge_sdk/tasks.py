@@ -13,6 +13,7 @@ from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
 from edge_sdk.data.store import ExampleStore
 from edge_sdk.disk import disk_errors
+from edge_sdk.elastic.runtimes import COSTS, Runtime
 from edge_sdk.errors import ConfigurationError, did_you_mean
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.messages import MAX_TASKS
@@ -57,9 +58,6 @@ class OwnTasks:
         """What there is for the coordinator's task ``name``; ``None`` where this device takes no part in it."""
         return self._tasks.get(name) or self._tasks.get(None)
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     def own_name(self, name: str) -> str | None:
         """Under what name the coordinator's task ``name`` is known here; ``None`` where any name will do."""
         return name if name in self._tasks else None
@@ -78,6 +76,14 @@ class OwnTasks:
         """The names of the tasks that there are examples for, none where any name will do; ``None``: no examples."""
         able = [name for name, task in self._tasks.items() if task.examples.has_any()]
         return tuple(name for name in able if name is not None) if able else None
+
+    def share_bytes(self, inference_bytes: int) -> int:
+        """What each task's model may take, where those of all stay loaded and together take ``inference_bytes``.
+
+        What a process takes to predict at all is counted with every model and is there once.
+        """
+        base_bytes = min(inference_bytes, COSTS[Runtime.ONNX].inference_bytes)
+        return base_bytes + (inference_bytes - base_bytes) // len(self._tasks)
 
     @property
     def release(self) -> int:

@@ -8,8 +8,12 @@ AGENT_MIB = 128  # the agent itself, without a model: 67 MiB resident on x86-64,
 
 
 def memory_max_mib(profile: DeviceProfile) -> int:
-    """Memory of the control group, in MiB: the agent, a training process and a model that answers, all at once."""
-    return AGENT_MIB + profile.limits.training_memory_mib + profile.limits.inference_memory_mib
+    """Memory of the control group, in MiB, for all that may be there at once.
+
+    That is the agent, one training process, the models that answer, and the next of them while it is tried beside the
+    one that it replaces. Those of several tasks share the profile's limit, so it does not matter how many there are.
+    """
+    return AGENT_MIB + profile.limits.training_memory_mib + 2 * profile.limits.inference_memory_mib
 
 
 def cpu_percent(profile: DeviceProfile) -> int:

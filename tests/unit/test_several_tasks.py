@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from edge_sdk.cli import app
 from edge_sdk.config import AgentConfig
+from edge_sdk.elastic.runtimes import COSTS, Runtime
 from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError
 from edge_sdk.protocol.messages import (
     MAX_TASKS,
@@ -83,6 +84,17 @@ def test_task_has_to_be_named_where_there_are_several(tmp_path: Path) -> None:
         tasks.chosen(None)
     with pytest.raises(ConfigurationError, match="no task 'new'; did you mean news"):
         tasks.chosen("new")
+
+
+def test_models_of_several_tasks_share_the_memory_for_inference_and_what_a_process_takes_is_there_once(
+    tmp_path: Path,
+) -> None:
+    base = COSTS[Runtime.ONNX].inference_bytes
+    one = OwnTasks(MAIL, config_in(tmp_path / "one"))
+    three = OwnTasks(dict.fromkeys(("a", "b", "c"), MAIL), config_in(tmp_path / "three"))
+    assert one.share_bytes(base + 90) == base + 90
+    assert three.share_bytes(base + 90) == base + 30
+    assert three.share_bytes(base - 90) == base - 90  # too little for any model, and nothing to share
 
 
 def test_one_task_may_go_by_any_name(tmp_path: Path) -> None:

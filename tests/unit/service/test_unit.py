@@ -84,7 +84,7 @@ def test_limits_are_there_only_where_given() -> None:
 def test_limits_of_a_profile_hold_the_agent_training_and_inference_at_once() -> None:
     profile = load_profile("raspberry-pi-zero-2-w")
     limits = profile.limits
-    assert memory_max_mib(profile) == AGENT_MIB + limits.training_memory_mib + limits.inference_memory_mib
+    assert memory_max_mib(profile) == AGENT_MIB + limits.training_memory_mib + 2 * limits.inference_memory_mib
     assert cpu_percent(profile) == 100 * limits.threads
 
 
