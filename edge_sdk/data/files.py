@@ -14,10 +14,10 @@ from edge_sdk.data.tables import read_parquet
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import DataFormatError
 
-_READERS: dict[str, Callable[[Path, int], Examples]] = {
+_READERS: dict[str, Callable[[Path, int, Path | None], Examples]] = {
     ".csv": read_csv,
     ".jsonl": read_jsonl,
-    ".npz": lambda path, _: read_npz(path),
+    ".npz": lambda path, *_: read_npz(path),
     ".parquet": read_parquet,
 }
 _KINDS = ".csv, .jsonl, .parquet or .npz file, or a folder of pictures"
@@ -27,8 +27,8 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
     """Read a CSV, JSONL, Parquet or .npz file, or a folder of pictures, as the table in :mod:`edge_sdk.data` says.
 
     CSV and JSONL are UTF-8. In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y``
-    strings or integers. Pictures become squares of ``image_size`` pixels a side; those of a
-    folder are kept on the disk of ``scratch``, where it is given, and not in memory.
+    strings or integers. Pictures become squares of ``image_size`` pixels a side, and are kept on the disk of
+    ``scratch``, where it is given, and not in memory.
     Raises ``DataFormatError`` where the file is missing, is of another kind, lacks a column, has a row that is not an
     example (named by its number, the first being 1, a CSV's header not counted), or has no row at all, and
     ``ConfigurationError`` where a library that it needs is not installed.
@@ -36,7 +36,7 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
     try:
         if path.is_dir():
             return read_image_folder(path, image_size, scratch)
-        return _reader_of(path)(path, image_size)
+        return _reader_of(path)(path, image_size, scratch)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} does not exist; name a {_KINDS}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -69,7 +69,7 @@ def write_examples(path: Path, examples: Examples) -> Path:
             partial.unlink(missing_ok=True)
 
 
-def _reader_of(path: Path) -> Callable[[Path, int], Examples]:
+def _reader_of(path: Path) -> Callable[[Path, int, Path | None], Examples]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataFormatError(f"{path} is not a {_KINDS}; convert it to one of them")

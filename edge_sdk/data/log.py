@@ -53,9 +53,9 @@ class ExampleLog:
             write_durably(self._path, _lines_of(examples))
 
     def read(self) -> Examples | None:
-        """All that was ever added, ``None`` where nothing was."""
+        """All that was ever added, images on the disk beside the file; ``None`` where nothing was."""
         with self._lock:
-            return read_jsonl(self._path) if self.size_bytes else None
+            return read_jsonl(self._path, scratch=self._path.parent) if self.size_bytes else None
 
 
 def _lines_of(examples: Examples) -> bytes:

@@ -47,7 +47,7 @@ class Source:
 def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Source:
     """A source for ``owned``; ``DataFormatError`` where it is nothing that the table above names.
 
-    A folder of pictures is read to the disk of ``scratch``, where it is given, and not into memory.
+    Pictures are read to the disk of ``scratch``, where it is given, and not into memory.
 
     >>> mail = [("cheap pills", "spam")]
     >>> source = source_of(mail)
@@ -64,12 +64,12 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
     if table is not None:
         has_length = hasattr(owned, "__len__")
         return Source(
-            lambda: examples_of_table(place, table, image_size=image_size),
+            lambda: examples_of_table(place, table, image_size=image_size, scratch=scratch),
             lambda: len(owned) if has_length else None,
         )
     if isinstance(owned, tuple) and len(owned) == 2 and all(isinstance(part, np.ndarray) for part in owned):
         return Source(lambda: array_examples("(x, y)", *owned), lambda: 0)
-    return _source_of_items(place, owned, image_size)
+    return _source_of_items(place, owned, image_size, scratch)
 
 
 def one_example(given: object, image_size: int = IMAGE_SIZE) -> Examples:
@@ -82,7 +82,7 @@ def one_example(given: object, image_size: int = IMAGE_SIZE) -> Examples:
     return cast("Examples", examples)  # there is a row, so it is not None
 
 
-def _source_of_items(place: str, owned: Owned, image_size: int) -> Source:
+def _source_of_items(place: str, owned: Owned, image_size: int, scratch: Path | None) -> Source:
     if isinstance(owned, Mapping | np.ndarray | bytes) or not isinstance(owned, Iterable):
         raise DataFormatError(
             f"{place} cannot be used as examples; give a path, a DataFrame, a Dataset (one split of it), "
@@ -90,7 +90,7 @@ def _source_of_items(place: str, owned: Owned, image_size: int) -> Source:
         )
     if isinstance(owned, Iterator):
         return Source(lambda: None, lambda: 0, coming=owned)
-    return Source(lambda: examples_of_rows(place, map(_as_row, owned), image_size=image_size))
+    return Source(lambda: examples_of_rows(place, map(_as_row, owned), image_size=image_size, scratch=scratch))
 
 
 def _as_row(given: object) -> Row:  # noqa: PLR0911  one return a kind

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.examples import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
+from edge_sdk.data.mapped import mapped
 from edge_sdk.errors import DataFormatError
 
 Row = Mapping[str, object]
@@ -81,11 +82,17 @@ def format_of(columns: Iterable[str], place: str) -> Format:
 
 
 def examples_of_rows(
-    place: str, rows: Iterable[Row], form: Format | None = None, *, image_size: int = IMAGE_SIZE
+    place: str,
+    rows: Iterable[Row],
+    form: Format | None = None,
+    *,
+    image_size: int = IMAGE_SIZE,
+    scratch: Path | None = None,
 ) -> Examples | None:
     """Examples of the type that ``form``, else the first row's columns tell; ``None`` where there is no row.
 
-    Pictures become squares of ``image_size`` pixels. Raises ``DataFormatError`` for the first row that is no example.
+    Pictures become squares of ``image_size`` pixels, one after the other; with ``scratch``, a folder, they and images
+    are kept on its disk and not in memory. Raises ``DataFormatError`` for the first row that is no example.
 
     >>> examples_of_rows("mail", [{"text": "cheap pills", "label": "spam"}])
     TextExamples(texts=('cheap pills',), labels=('spam',))
@@ -101,10 +108,10 @@ def examples_of_rows(
     rows = itertools.chain([first], coming)
     numbered = zip((f"{place} row {number}" for number in itertools.count(1)), rows, strict=False)
     if form is _IMAGES:
-        return _from_arrays(place, (_small(where, row, image_size) for where, row in numbered))
+        return _from_arrays(place, (_small(where, row, image_size) for where, row in numbered), scratch)
     examples = (_example(where, form, row) for where, row in numbered)
     if form is _ARRAYS:
-        return _from_arrays(place, examples)
+        return _from_arrays(place, examples, scratch)
     columns: Any = zip(*examples, strict=True)
     return form.kind(*columns)
 
@@ -117,18 +124,19 @@ def rows_of(examples: Examples) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, plain, strict=True))
 
 
-def read_csv(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
+def read_csv(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
     """Examples of the type that the header tells; ``DataFormatError`` where there are none."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         form = format_of(reader.fieldnames or (), str(path))
-        return _some(path, examples_of_rows(str(path), reader, form, image_size=image_size))
+        return _some(path, examples_of_rows(str(path), reader, form, image_size=image_size, scratch=scratch))
 
 
-def read_jsonl(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
+def read_jsonl(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
     """Examples of the type that the first row's keys tell; ``DataFormatError`` where there are none."""
     with path.open("rb") as file:
-        return _some(path, examples_of_rows(str(path), _decoded(path, file), image_size=image_size))
+        rows = _decoded(path, file)
+        return _some(path, examples_of_rows(str(path), rows, image_size=image_size, scratch=scratch))
 
 
 def write_jsonl(path: Path, examples: Examples) -> None:
@@ -174,12 +182,26 @@ def _small(place: str, row: Row, size: int) -> tuple[Any, ...]:
     return small_image(image, size, place), label
 
 
-def _from_arrays(place: str, examples: Iterable[tuple[Any, ...]]) -> ArrayExamples:
-    arrays, labels = zip(*examples, strict=True)
-    for number, array in enumerate(arrays, start=1):
-        if array.shape != arrays[0].shape:
-            raise DataFormatError(f"{place} row {number} has the shape {array.shape}, row 1 has {arrays[0].shape}")
-    return array_examples(place, np.stack(arrays), np.array(labels))
+def _from_arrays(place: str, examples: Iterable[tuple[Any, ...]], scratch: Path | None) -> ArrayExamples:
+    labels: list[object] = []
+    coming = _alike(place, examples, labels)
+    first = next(coming)
+    arrays = itertools.chain([first], coming)
+    if scratch is None or first.dtype != np.uint8:
+        return array_examples(place, np.stack([*arrays]), np.array(labels))
+    return array_examples(place, mapped(arrays, scratch), np.array(labels))
+
+
+def _alike(place: str, examples: Iterable[tuple[Any, ...]], labels: list[object]) -> Iterator[NDArray[Any]]:
+    """The array of each example, of one shape; their labels go into ``labels``."""
+    first = ""
+    for number, (array, label) in enumerate(examples, start=1):
+        shape = f"{'pixels' if array.dtype == np.uint8 else 'values'} of the shape {array.shape}"
+        first = first or shape
+        if shape != first:
+            raise DataFormatError(f"{place} row {number} has {shape}, row 1 has {first}")
+        labels.append(label)
+        yield array
 
 
 def _array_of_lists(values: object) -> NDArray[Any] | None:

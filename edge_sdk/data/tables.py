@@ -47,7 +47,9 @@ def as_table(owned: Any) -> Table | None:  # noqa: ANN401 - whatever an applicat
     return None
 
 
-def examples_of_table(place: str, table: Table, *, image_size: int = IMAGE_SIZE) -> Examples | None:
+def examples_of_table(
+    place: str, table: Table, *, image_size: int = IMAGE_SIZE, scratch: Path | None = None
+) -> Examples | None:
     """The examples in ``table``, ``None`` where it has no row; ``DataFormatError`` where its columns are others."""
     found = {name: _column(name, table.columns) for name in (*table.columns, *_OTHER_NAMES)}
     form = format_of(dict.fromkeys(name for name, column in found.items() if column in table.columns), place)
@@ -56,10 +58,10 @@ def examples_of_table(place: str, table: Table, *, image_size: int = IMAGE_SIZE)
         {name: _named(row[column], table.classes.get(column)) for name, column in chosen.items()}
         for row in table.rows([*chosen.values()])
     )
-    return examples_of_rows(place, rows, form, image_size=image_size)
+    return examples_of_rows(place, rows, form, image_size=image_size, scratch=scratch)
 
 
-def read_parquet(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
+def read_parquet(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
     """The examples in a Parquet file, a part of it at a time.
 
     Raises ``DataFormatError`` where there are none, ``ConfigurationError`` without pyarrow.
@@ -75,7 +77,7 @@ def read_parquet(path: Path, image_size: int = IMAGE_SIZE) -> Examples:
             schema = file.schema_arrow
             classes = _stored_classes(schema.metadata)
             table = Table(tuple(schema.names), lambda names: _arrow_rows(file.iter_batches(columns=names)), classes)
-            examples = examples_of_table(str(path), table, image_size=image_size)
+            examples = examples_of_table(str(path), table, image_size=image_size, scratch=scratch)
     except ArrowInvalid as error:
         raise DataFormatError(f"{path} cannot be read as Parquet ({error}); write it again") from error
     if examples is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet as pq
 
 from edge_sdk.data import ArrayExamples, read_examples
 from edge_sdk.data.batches import encode_examples
@@ -114,6 +118,61 @@ def test_agent_keeps_no_more_pictures_of_a_folder_in_memory_the_more_there_are(t
     training = read_examples(store.training_file)
     assert len(training) + len(store.held_out) == 201
     assert {file.name for file in state.iterdir()} == {"learnt.jsonl", "split.json", "examples.npz"}
+
+
+def in_a_list(files: list[Path]) -> object:
+    return [(file, file.parent.name) for file in files]
+
+
+def in_jsonl(files: list[Path]) -> object:
+    rows = [{"image": str(file), "label": file.parent.name} for file in files]
+    table = files[0].parents[1] / "table.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return table
+
+
+def in_parquet(files: list[Path]) -> object:
+    table = pa.table({"image": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]})
+    pq.write_table(table, files[0].parents[1] / "table.parquet")
+    return files[0].parents[1] / "table.parquet"
+
+
+@pytest.mark.parametrize("owned_of", [in_a_list, in_jsonl, in_parquet])
+def test_agent_keeps_no_more_pictures_in_memory_the_more_there_are_wherever_they_are(
+    tmp_path: Path, owned_of: Callable[[list[Path]], object]
+) -> None:
+    """As above, of what names or holds pictures."""
+    files = [tmp_path / "ab"[number % 2] / f"{number}.png" for number in range(200)]
+    for number, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(file)
+    (tmp_path / "state").mkdir()
+    owned = owned_of(files)
+    tracemalloc.start()
+    try:
+        store = ExampleStore(owned, tmp_path / "state", share=0.5, seed=1)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 22e6
+    assert isinstance(store.held_out, ArrayExamples)
+    assert isinstance(store.held_out.values, np.memmap)
+    assert store.held_out.labels
+
+
+def test_pictures_that_came_one_by_one_are_read_to_the_disk(tmp_path: Path) -> None:
+    store = ExampleStore((), tmp_path, share=0.5, seed=1, image_size=4)
+    for number in range(6):
+        store.learn((Image.new("RGB", (4, 4), (number, 0, 0)), "ab"[number % 2]))
+    store.refresh()
+    assert isinstance(store.held_out, ArrayExamples)
+    assert isinstance(store.held_out.values, np.memmap)
+
+
+def test_pixels_among_other_values_are_refused(tmp_path: Path) -> None:
+    rows = [{"x": np.zeros((4, 4, 3), dtype), "y": "a"} for dtype in (np.uint8, np.float32)]
+    with pytest.raises(DataFormatError, match=r"row 2 has values of the shape \(4, 4, 3\), row 1 has pixels of"):
+        source_of(rows, scratch=tmp_path).read()
 
 
 def test_pictures_on_disk_are_those_in_memory(folder: Path, tmp_path: Path) -> None:

@@ -94,7 +94,10 @@ def test_what_is_owned_is_read(owned: Owned, expected: Examples | None) -> None:
         ([("a", "x"), ("b", 0.5)], "the list row 2 needs a text and a label"),
         ([("a", "b", "c")], "the list row 1 has no column that is known; it needs text, label"),
         ([("half a pair \ud83d", "x")], "row 1 needs a text and a label"),
-        ([(np.zeros((3, 2)), "x"), (np.zeros((4, 2)), "x")], r"row 2 has the shape \(4, 2\), row 1 has \(3, 2\)"),
+        (
+            [(np.zeros((3, 2)), "x"), (np.zeros((4, 2)), "x")],
+            r"row 2 has values of the shape \(4, 2\), row 1 has values of the shape \(3, 2\)",
+        ),
         ((np.zeros((2, 5, 3)), np.zeros(3, int)), r"\(x, y\) has a y of int64 \(3,\)"),
         ([(object(), "x")], "row 1 needs a text"),
         ([{"image": 5, "label": "x"}], "row 1 has a picture of type int"),
