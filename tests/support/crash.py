@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.service import Service, mqtt_transport
 from coordinator.store.opening import open_store
 from coordinator.store.repository import Repository
+from edge_sdk.errors import RaffmError
 from edge_sdk.protocol.messages import Chunk
 from edge_sdk.transport.blob_folder import BlobFolder, Partial
 from tests.support import light_model
@@ -53,7 +55,8 @@ class Crash(msgspec.Struct, frozen=True):
 class Serving(msgspec.Struct, frozen=True):
     """A coordinator on the broker at ``broker`` for ``fleet``; what it aggregates is noted in ``history``.
 
-    ``control`` switches a mechanism off, by its name in :mod:`tests.support.controls`.
+    ``control`` switches a mechanism off, by its name in :mod:`tests.support.controls`. No file gets larger than
+    ``file_limit_bytes``.
     """
 
     state_dir: str
@@ -62,6 +65,7 @@ class Serving(msgspec.Struct, frozen=True):
     history: str
     crash: Crash | None = None
     control: str = ""
+    file_limit_bytes: int | None = None
 
 
 class Points:
@@ -102,9 +106,10 @@ class Points:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def points_passed(state_dir: Path) -> list[str]:
+def points_passed(state_dir: Path) -> tuple[str, ...]:
     """Every passing in the order of time."""
-    return (state_dir / "points").read_text().splitlines()
+    noted = state_dir / "points"
+    return tuple(noted.read_text().splitlines()) if noted.exists() else ()
 
 
 def wrap_coordinator(points: Points) -> None:
@@ -143,7 +148,7 @@ def note_aggregations(run: Any, history: History) -> None:
 
 
 def serve(settings: Serving) -> None:
-    """Serve until killed. What it says is in ``<state_dir>/log``."""
+    """Serve until killed, or until a named error, whose exit code it ends with. It says what it says in its log."""
     folder = Path(settings.state_dir)
     with (folder / "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
@@ -151,9 +156,16 @@ def serve(settings: Serving) -> None:
     note_aggregations(light_model.install(), History(Path(settings.history)))
     if settings.control:
         CONTROLS[settings.control](pytest.MonkeyPatch())
-    wrap_coordinator(Points(settings.crash, folder / "points"))
+    if settings.file_limit_bytes is None:
+        wrap_coordinator(Points(settings.crash, folder / "points"))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (settings.file_limit_bytes, resource.RLIM_INFINITY))
     config = hurried(folder, settings.broker, settings.fleet)
-    Service(config, open_store(folder), mqtt_transport(config)).run()
+    try:
+        Service(config, open_store(folder), mqtt_transport(config)).run()
+    except RaffmError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
 
 
 def hurried(folder: Path, broker: str, fleet: str) -> CoordinatorConfig:
@@ -177,9 +189,10 @@ class Coordinator:
         self.settings = settings
         self._process: ForkServerProcess | None = None
 
-    def start(self, crash: Crash | None = None) -> None:
-        """Begin (again); it may be told where to die."""
-        self._process = _context().Process(target=serve, args=(msgspec.structs.replace(self.settings, crash=crash),))
+    def start(self, crash: Crash | None = None, file_limit_bytes: int | None = None) -> None:
+        """Begin (again); it may be told where to die, or what its disk lets it write."""
+        settings = msgspec.structs.replace(self.settings, crash=crash, file_limit_bytes=file_limit_bytes)
+        self._process = _context().Process(target=serve, args=(settings,))
         self._process.start()
 
     def is_dead(self, within_s: float = 0.0) -> bool:
@@ -188,8 +201,19 @@ class Coordinator:
         self._process.join(within_s)
         return self._process.exitcode is not None
 
+    @property
+    def exit_code(self) -> int | None:
+        """As it ended; below 0 the signal that ended it."""
+        return None if self._process is None else self._process.exitcode
+
+    def give_space(self) -> None:
+        """Files may grow again."""
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            resource.prlimit(self._process.pid or 0, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
     def kill(self) -> None:
-        """SIGKILL; ``None`` is left of it."""
+        """SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self._process.join()

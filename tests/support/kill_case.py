@@ -24,13 +24,14 @@ DEVICES = ("a", "b", "c")
 TASK = "task"
 _PATIENCE_S = 60.0
 _POLL_S = 0.03
+_SPACE_AFTER_S = 1.5
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a case's history shows, its last version, when it died if it did, and how long it was until it served again.
 
-    ``passed`` are the named points in the order of passing.
+    ``passed`` are the named points in the order of passing; ``exit_code`` is that of the first process.
     """
 
     judgement: Judgement
@@ -39,6 +40,7 @@ class Outcome:
     is_killed: bool
     again_s: float
     passed: tuple[str, ...]
+    exit_code: int | None = None
 
 
 class KillCase:
@@ -59,25 +61,34 @@ class KillCase:
             tx.tasks.add(TASK, msgspec.json.encode(light_task(folder, TASK, **task)), time.time())
         self._fleet = Fleet(DEVICES, self._link, history=self._history, fleet=folder.name, resends=resends)
 
-    def run(self, crash: Crash | None = None, kill_after_s: float | None = None) -> Outcome:
-        """Die at ``crash``, or so long after the start, or not at all; then go on to the end."""
+    def run(
+        self, crash: Crash | None = None, kill_after_s: float | None = None, file_limit_bytes: int | None = None
+    ) -> Outcome:
+        """Die at ``crash``, or so long after the start, or of a full disk, or not at all; then go on to the end.
+
+        A process that lives on a full disk gets space a while later.
+        """
         began_s = time.monotonic()
-        again_s = 0.0
-        self._coordinator.start(crash)
+        again_s, code = 0.0, None
+        self._coordinator.start(crash, file_limit_bytes)
         with self._fleet:
-            is_killed = self._is_killed(began_s, kill_after_s)
+            is_killed = self._is_killed(began_s, kill_after_s, None if file_limit_bytes is None else _SPACE_AFTER_S)
             if is_killed:
+                code = self._coordinator.exit_code
                 again_s = self._start_again()
             self._wait(self._is_over)
             self._coordinator.kill()
         seconds = time.monotonic() - began_s
-        return Outcome(self._judged(), self._digest(), seconds, is_killed, again_s, tuple(points_passed(self._folder)))
+        return Outcome(self._judged(), self._digest(), seconds, is_killed, again_s, points_passed(self._folder), code)
 
-    def _is_killed(self, began_s: float, kill_after_s: float | None) -> bool:
+    def _is_killed(self, began_s: float, kill_after_s: float | None, space_after_s: float | None) -> bool:
         """Wait for its death, or for its end without one."""
         while not self._coordinator.is_dead(_POLL_S):
-            if kill_after_s is not None and time.monotonic() - began_s >= kill_after_s:
+            lived_s = time.monotonic() - began_s
+            if kill_after_s is not None and lived_s >= kill_after_s:
                 self._coordinator.kill()
+            elif space_after_s is not None and lived_s >= space_after_s:
+                self._coordinator.give_space()
             elif self._is_over():
                 return False
         return True
