@@ -1,6 +1,6 @@
 """Two slots for released models: one is current, the other takes the next release and then keeps the one before.
 
-    a/, b/     one file a part, named as the part, and slot.json: the release's manifest
+    a/, b/     one file a part, named as the part, and slot.json: the release's manifest, then the digest of that line
     current    one letter
 
 1. A release is staged into the slot that is not current: the files first, slot.json last, each made durable.
@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import msgspec
 
 from edge_sdk.disk import sync, write_durably
 from edge_sdk.errors import BlobCorruptError, StorageError
+from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.signing import ReleaseManifest
 
@@ -54,7 +56,11 @@ class Slots:
     def current(self) -> Slot | None:
         """What to run, ``None`` before the first release; ``BlobCorruptError`` where its files do not hold."""
         letter = self._letter()
-        return None if letter is None else _load(self._folder / letter)
+        if letter is None:
+            return None
+        if letter not in _LETTERS:
+            raise BlobCorruptError(f"{self._folder / 'current'} holds {letter[:20]!r} and names no slot")
+        return _load(self._folder / letter)
 
     def stage(self, manifest: ReleaseManifest, files: Mapping[Part, Path]) -> Slot:
         """Put a release beside the current one; ``files`` hold the parts that ``manifest`` names, and are kept.
@@ -67,7 +73,7 @@ class Slots:
             folder.mkdir(parents=True)
             for entry in manifest.manifest:
                 _place(files[entry.part], folder / entry.part.value)
-            write_durably(folder / _MANIFEST, msgspec.json.encode(manifest))
+            write_durably(folder / _MANIFEST, _sealed(manifest))
         except OSError as error:
             raise StorageError(f"release {manifest.release} cannot be stored in {folder} ({error})") from error
         return _load(folder)
@@ -90,11 +96,10 @@ class Slots:
         return self.switch()
 
     def _letter(self) -> str | None:
-        try:
-            letter = (self._folder / "current").read_text(encoding="ascii")
-        except FileNotFoundError:
-            return None
-        return letter if letter in _LETTERS else None
+        """What ``current`` holds, which damage may have made anything; ``None`` where there is none."""
+        with suppress(FileNotFoundError):
+            return (self._folder / "current").read_text(encoding="ascii", errors="replace")
+        return None
 
     def _other(self) -> str:
         return "b" if self._letter() == "a" else "a"
@@ -103,13 +108,27 @@ class Slots:
 def _load(folder: Path) -> Slot:
     """The slot in ``folder``, every digest compared."""
     try:
-        manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=ReleaseManifest)
+        manifest = _unsealed((folder / _MANIFEST).read_bytes())
         broken = [entry.part.value for entry in manifest.manifest if not _holds(folder / entry.part.value, entry)]
     except (OSError, msgspec.DecodeError) as error:
         raise BlobCorruptError(f"slot {folder} cannot be read ({error}); a new release replaces it") from error
     if broken:
         raise BlobCorruptError(f"slot {folder} has damaged files: {', '.join(broken)}; a new release replaces it")
     return Slot(folder, manifest)
+
+
+def _sealed(manifest: ReleaseManifest) -> bytes:
+    """A line of JSON, and its digest, so that a label or a number that was damaged is found out as a file is."""
+    line = msgspec.json.encode(manifest)
+    return b"%b\n%b" % (line, digest_of(line).encode())
+
+
+def _unsealed(data: bytes) -> ReleaseManifest:
+    """The manifest of a slot; those that were staged before manifests were sealed have no digest."""
+    line, _, digest = data.partition(b"\n")
+    if digest and digest.decode("ascii", "replace") != digest_of(line):
+        raise msgspec.DecodeError("its digest is another one")
+    return msgspec.json.decode(line, type=ReleaseManifest)
 
 
 def _holds(path: Path, entry: BlobEntry) -> bool:

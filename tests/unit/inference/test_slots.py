@@ -101,6 +101,30 @@ def test_slots_refuse_a_current_slot_that_was_damaged(slots: Slots, tmp_path: Pa
         slots.current()
 
 
+def test_slots_refuse_a_manifest_whose_label_was_damaged(slots: Slots, tmp_path: Path) -> None:
+    path = slots.stage(*release(tmp_path, 1)).folder / "slot.json"
+    path.write_bytes(path.read_bytes().replace(b'["a","b"]', b'["a","c"]'))
+    with pytest.raises(BlobCorruptError, match="its digest is another one"):
+        slots.switch()
+
+
+def test_slots_take_a_manifest_from_before_they_were_sealed(slots: Slots, tmp_path: Path) -> None:
+    path = slots.stage(*release(tmp_path, 1)).folder / "slot.json"
+    path.write_bytes(path.read_bytes().partition(b"\n")[0])
+    assert slots.switch().manifest.release == 1
+
+
+def test_slots_whose_letter_was_damaged_say_so_and_can_go_back(slots: Slots, tmp_path: Path) -> None:
+    for number in (1, 2):
+        slots.stage(*release(tmp_path, number))
+        slots.switch()
+    (tmp_path / "slots" / "current").write_bytes(b"\xe1")
+    with pytest.raises(BlobCorruptError, match="names no slot"):
+        slots.current()
+    assert slots.rollback().manifest.release == 1
+    assert current_release(slots) == 1
+
+
 def test_slots_refuse_a_file_of_another_release(slots: Slots, tmp_path: Path) -> None:
     manifest, _ = release(tmp_path, 1)
     with pytest.raises(BlobCorruptError):
