@@ -245,8 +245,8 @@ class Device:
                 self._receipted(receipt)
             case Release(envelope=envelope):
                 self._released(envelope)
-            case Wait(retry_after_s=retry_after_s):
-                self._ready_due_s = now_s + min(retry_after_s, self.pace.ready_s)
+            case Wait():
+                self._ready_due_s = now_s + self.pace.ready_s
             case Announce():
                 self.announced_s = self._ready_due_s = self._resend_due_s = now_s
             case _:
