@@ -8,6 +8,7 @@ there or a port taken, 5 a broken contract, 6 the disk refuses; see :mod:`edge_s
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -66,6 +67,8 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())
     service.run()
+    if service.is_working:
+        os._exit(0)  # the interpreter would wait for minutes of work that the next start does again
 
 
 @model_app.command("inspect")

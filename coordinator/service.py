@@ -81,6 +81,7 @@ class Service:
         blobs = BlobFolder(config.blob_dir)
         self._exchange = BlobExchange(blobs, self._send, max_transfers=_MAX_TRANSFERS)
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="work")
+        self._work: Future[Any] | None = None
         self._stopping = Event()
         self._conductor: Conductor | None = None
         self._tick_due_s = 0.0
@@ -111,6 +112,11 @@ class Service:
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""
         self._stopping.set()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether heavy work runs beside the loop, which cannot be stopped and outlasts :meth:`run`."""
+        return self._work is not None and not self._work.done()
 
     # -- the loop
 
@@ -262,5 +268,5 @@ class Service:
                 _log.warning("blob %s of %s: %s", outcome.digest[:16], outcome.peer, outcome.reason)
 
     def _submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        future = self._workers.submit(work)
-        future.add_done_callback(lambda done: self._transport.inject(WorkDone(done, then)))
+        self._work = self._workers.submit(work)
+        self._work.add_done_callback(lambda done: self._transport.inject(WorkDone(done, then)))
