@@ -16,6 +16,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ _MAX_UNSENT = 512
 _RECONNECT_FIRST_S = (0.5, 2.0)
 _RECONNECT_LAST_S = (20.0, 60.0)
 _TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone has it
+_X509_UNTIMELY = {9, 10}  # of OpenSSL: not yet valid, expired
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -133,7 +135,7 @@ class MqttTransport:
             )
         except OSError as error:
             _discard(self._client.socket())
-            msg = f"no broker answers at {self._address} ({error}): check the address and that the broker runs"
+            msg = f"no broker answers at {self._address} ({error}): {_advice(error)}"
             raise BrokerUnreachableError(msg) from error
         self._client.loop_start()
         if not self._settled.wait(_CONNECT_TIMEOUT_S):
@@ -296,6 +298,13 @@ def _refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
     if not (address.tls or address.is_loopback or allow_plaintext):
         msg = f"{address} would send everything readable over the network: use mqtts://, or allow plaintext explicitly"
         raise ConfigurationError(msg)
+
+
+def _advice(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _X509_UNTIMELY:
+        now = time.strftime("%Y-%m-%d %H:%M %Z")
+        return f"its certificate does not hold at {now}, which is what this machine's clock says; set what is wrong"
+    return "check the address and that the broker runs"
 
 
 def _tls_context(address: BrokerAddress, ca_file: Path | None) -> ssl.SSLContext | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import socket
@@ -13,14 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from edge_sdk.device import checks
 from edge_sdk.device.checks import CHECKS
@@ -30,6 +25,7 @@ from edge_sdk.device.system import System
 from edge_sdk.errors import StorageError, UnfitDeviceError
 from tests.support.boards import JETSON, MIB, RASPBERRY_PI, group_v2, modem, write_tree
 from tests.support.broker import Broker
+from tests.support.certificate import self_signed
 
 
 def found(check: Check, patient: Patient) -> list[Finding]:
@@ -242,25 +238,7 @@ def test_port_without_mqtt_is_said() -> None:
 
 @pytest.fixture
 def own_certificate(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context with a certificate for 127.0.0.1 that no authority signed, and that certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(timezone.utc)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path / "certificate.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (tmp_path / "key.pem").write_bytes(private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, tmp_path / "key.pem")
-    return context, pem
+    return self_signed(tmp_path)
 
 
 def test_certificate_that_nobody_trusts_is_said(own_certificate: tuple[ssl.SSLContext, Path]) -> None:
