@@ -175,7 +175,7 @@ def main() -> None:
 
 def _leak(size_bytes: int) -> None:
     kept: list[bytes] = []
-    BlobFolder.keep_only = lambda *_: kept.append(os.urandom(size_bytes))  # type: ignore[method-assign]
+    BlobFolder.keep_only = lambda *_: kept.append(b"\x01" * size_bytes)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -112,9 +112,20 @@ class Fleet:
         resends: bool = True,
         history: History | None = None,
         fleet: str = "default",
+        blobs: Callable[[], MemoryBlobs] | None = None,
     ) -> None:
         self.devices = {
-            name: Device(name, make_link, work, snapshot(name), pace, resends=resends, history=history, fleet=fleet)
+            name: Device(
+                name,
+                make_link,
+                work,
+                snapshot(name),
+                pace,
+                resends=resends,
+                history=history,
+                fleet=fleet,
+                blobs=(blobs or MemoryBlobs)(),
+            )
             for name in names
         }
         self._stopping = threading.Event()
@@ -170,6 +181,7 @@ class Device:
     resends: bool
     history: History | None
     fleet: str
+    blobs: MemoryBlobs
     outbox: dict[str, UpdateReady] = field(default_factory=dict)
     settled: dict[str, Receipt] = field(default_factory=dict)
     offers: list[Offer] = field(default_factory=list)
@@ -178,7 +190,6 @@ class Device:
     def __post_init__(self) -> None:
         will = Will(self._topic(Channel.STATE), encode(Offline(device=self.name, session=1)))
         self.link = self.make_link(self.name, device_filters(self.fleet, self.name), will)
-        self.blobs = MemoryBlobs()
         self._exchange = BlobExchange(self.blobs, lambda _, message: self.say(message))  # type: ignore[arg-type]
         self._offer: Offer | None = None
         self._answered: set[tuple[str, int]] = set()
@@ -277,7 +288,8 @@ class Device:
         if isinstance(answer, Failure):
             self.say(Declined(task=offer.task, round=offer.round, failure=answer))
         elif answer is not None:
-            update = self._update(offer, self.blobs.put_bytes(answer), len(answer))
+            digest = self.blobs.put_bytes(answer)
+            update = self._update(offer, digest, self.blobs.size_of(digest) or 0)
             self.outbox[update.update_id] = update
             self._note(Kind.INVOKE, update)
             self.say(update)
