@@ -117,6 +117,6 @@ def test_coordinator_does_not_grow_with_its_rounds(folder: Path, proof: Proof) -
 def test_coordinator_that_forgets_nothing_is_found_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: blobs are not collected, and a MiB is kept at every round."""
     monkeypatch.setenv(LEAK, str(MIB))
-    watched = watch(folder, devices=3, rounds=12, warm_up=3)
+    watched = watch(folder, devices=2, rounds=9, warm_up=2)
     assert watched.memory_mib_a_round > 0.1
     assert watched.growth("blob_bytes") > 0

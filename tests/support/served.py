@@ -83,7 +83,7 @@ class _Coordinator:
         while not holds():
             assert time.monotonic() < began_s + patience_s, "patience is over"
             assert self.is_running or holds(), "the coordinator has ended"
-            time.sleep(0.01)
+            time.sleep(0.03)
         return time.monotonic() - began_s
 
     def wait_for_end(self, patience_s: float = _PATIENCE_S) -> float:
