@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
@@ -36,8 +36,10 @@ from edge_sdk.protocol.messages import (
     Receipt,
     Refused,
     ReleaseReport,
+    Snapshot,
     UpdateReady,
     Verdict,
+    Wait,
     decode_from_device,
     encode,
 )
@@ -207,8 +209,8 @@ class Service:
                 with self._store.transaction() as tx:
                     known = tx.devices.get(device)
                     tx.devices.seen(device, time.time(), snapshot)
-                if known is not None and self._conductor is not None:
-                    self._conductor.device_ready(device, snapshot, tasks)
+                if known is not None:
+                    self._device_ready(device, snapshot, tasks)
             case UpdateReady():
                 self._update_ready(device, message)
             case Declined(task=task):
@@ -217,6 +219,12 @@ class Service:
             case ReleaseReport(task=task):
                 if self._conductor is not None and self._conductor.config.name == task:
                     self._conductor.release_reported(device, message)
+
+    def _device_ready(self, device: str, snapshot: Snapshot, tasks: Sequence[str]) -> None:
+        if self._conductor is not None:
+            self._conductor.device_ready(device, snapshot, tasks)
+        else:
+            self._send(device, Wait(retry_after_s=self._config.retry_after_s, reason="no task is waiting"))
 
     def _register(self, device: str, message: Hello | Offline) -> None:
         """Keep the registry. The topic says who speaks; a message that names another is refused."""

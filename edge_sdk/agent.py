@@ -49,6 +49,7 @@ class AgentState:
     ``answered`` is the last (task, round) whose update lies in the outbox or is settled: an offer for it is stale.
     ``offer_due_s`` is when the round ends without this device, ``ready_due_s`` when to ask for work again. Times are on
     the supervisor's monotonic clock. ``announced`` is the session of the coordinator that is there.
+    ``is_heard`` says that it has answered on this connection, and so knows who asks.
     """
 
     ready_interval_s: float
@@ -61,6 +62,7 @@ class AgentState:
     release_missing: frozenset[str] = frozenset()
     ready_due_s: float = 0.0
     announced: int | None = None
+    is_heard: bool = False
 
 
 # -- what can happen
@@ -217,8 +219,9 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR091
     """The next state, and what to do. ``now_s`` is a monotonic clock's reading in seconds."""
     match event:
         case Connected():
-            return _ask_now(state, now_s, SayHello(), ResendOutbox())
+            return _ask_now(replace(state, is_heard=False), now_s, SayHello(), ResendOutbox())
         case Received(message, present):
+            state = replace(state, is_heard=state.is_heard or not isinstance(message, Announce))
             return _receive(state, message, present, now_s)
         case ReleaseTrusted(manifest, present):
             return _begin_release(state, manifest, present)
@@ -342,14 +345,17 @@ def _tried(state: AgentState, report: ReleaseReport) -> AgentState:
 
 
 def _tick(state: AgentState, now_s: float) -> Next:
-    """Ask again from time to time: a lost offer or a lost coordinator must not leave the device waiting for ever."""
+    """Ask again from time to time: a lost offer or a lost coordinator must not leave the device waiting for ever.
+
+    Until there is an answer, the hello may be what was lost: whom a coordinator does not know it does not answer.
+    """
     if state.phase is not Phase.IDLE and now_s >= state.offer_due_s:
         late = TrainingFailed(Failure.DEADLINE, "the round ended before this device was done")
         state, effects = _give_up(state, late, now_s)
         return state, (StopTraining(), *effects)
     if state.phase is not Phase.IDLE or now_s < state.ready_due_s:
         return state, ()
-    return _ask_now(state, now_s)
+    return _ask_now(state, now_s) if state.is_heard else _ask_now(state, now_s, SayHello())
 
 
 def _ask_now(state: AgentState, now_s: float, *before: Effect) -> Next:

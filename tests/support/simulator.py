@@ -192,6 +192,7 @@ class Device:
         self.link = self.make_link(self.name, device_filters(self.fleet, self.name), will)
         self._exchange = BlobExchange(self.blobs, lambda _, message: self.say(message))  # type: ignore[arg-type]
         self._offer: Offer | None = None
+        self._is_heard = False
         self._answered: set[tuple[str, int]] = set()
         self._ready_due_s = self._resend_due_s = self._tick_due_s = 0.0
 
@@ -225,9 +226,13 @@ class Device:
         return str(Topic(self.fleet, self.name, channel))
 
     def _introduce(self, now_s: float) -> None:
-        self.say(Hello(device=self.name, session=1, profile="unknown", agent_version="0", snapshot=self.snapshot))
+        self._is_heard = False
+        self._say_hello()
         self._exchange.resume(now_s)
         self._ready_due_s = self._resend_due_s = now_s
+
+    def _say_hello(self) -> None:
+        self.say(Hello(device=self.name, session=1, profile="unknown", agent_version="0", snapshot=self.snapshot))
 
     def _look_at_the_clock(self, now_s: float) -> None:
         if now_s >= self._tick_due_s:
@@ -235,6 +240,8 @@ class Device:
             self._settle(self._exchange.tick(now_s))
         if self._offer is None and now_s >= self._ready_due_s:
             self._ready_due_s = now_s + self.pace.ready_s
+            if not self._is_heard:
+                self._say_hello()
             self.say(Ready(snapshot=self.snapshot))
         if self.resends and self.outbox and now_s >= self._resend_due_s:
             self._resend_due_s = now_s + self.pace.resend_s
@@ -247,6 +254,7 @@ class Device:
             self._hear(decode_from_coordinator(incoming.payload), now_s)
 
     def _hear(self, message: CoordinatorMessage, now_s: float) -> None:
+        self._is_heard = self._is_heard or not isinstance(message, Announce)
         match message:
             case ChunkRequest() | Chunk() | BlobGone():
                 self._settle(self._exchange.handle("coordinator", message, now_s))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edge_sdk import agent
@@ -97,6 +99,15 @@ def test_coordinator_that_connects_anew_gets_what_it_may_have_missed() -> None:
     assert advance(state, back)[1] == (agent.ResendOutbox(), agent.SayReady())
     busy, _ = advance(state, agent.Received(an_offer()))
     assert advance(busy, back)[1] == (agent.ResendOutbox(),)
+
+
+def test_hello_is_said_again_until_the_coordinator_has_answered() -> None:
+    state, _ = advance(IDLE, agent.Connected(), agent.Received(Announce(session=7)))
+    asked, effects = step(state, agent.Tick(), 110.0)
+    assert effects == (agent.SayHello(), agent.SayReady())
+    heard, _ = step(asked, agent.Received(Wait(retry_after_s=10.0)), 111.0)
+    assert step(heard, agent.Tick(), 121.0)[1] == (agent.SayReady(),)
+    assert advance(heard, agent.Connected())[1][0] == agent.SayHello()
 
 
 def test_offer_with_missing_blobs_fetches_only_those() -> None:
@@ -235,7 +246,7 @@ def test_release_that_was_tried_leaves_a_later_one_alone() -> None:
 
 def test_release_is_checked_before_anything_of_it_is_fetched() -> None:
     state, effects = advance(IDLE, agent.Received(Release(envelope=b"signed")))
-    assert (state, effects) == (IDLE, (agent.CheckRelease(b"signed"),))
+    assert (state, effects) == (replace(IDLE, is_heard=True), (agent.CheckRelease(b"signed"),))
 
 
 def test_release_arrives_beside_training_without_disturbing_it() -> None:
