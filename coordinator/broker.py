@@ -30,7 +30,8 @@ from types import TracebackType
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import BrokerUnreachableError, PortInUseError
 from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
-from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
+from edge_sdk.transport.address import BrokerAddress
+from edge_sdk.transport.mqtt import MqttTransport
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 10.0

@@ -21,6 +21,8 @@ from coordinator.config import DEFAULT_RECIPE, STATE_DIR_VARIABLE, CoordinatorCo
 from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 from edge_sdk.errors import RaffmError
+from edge_sdk.settings_help import ABOUT
+from edge_sdk.transport.address import MqttVersion
 
 if TYPE_CHECKING:
     from coordinator.store.database import Store
@@ -48,10 +50,15 @@ def serve(
     fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
     threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End once every task has ended.")] = False,
-    allow_plaintext: Annotated[bool, typer.Option(help="Allow mqtt:// to another machine.")] = False,
+    user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
+    password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
+    ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
+    allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
+    mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
 ) -> None:
     """Serve a fleet: run its tasks one after the other, until interrupted."""
-    from coordinator.service import Service, mqtt_transport
+    from coordinator.service import Service, coordinator_transport
+    from edge_sdk.security.secrets import read_secret
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("coordinator").setLevel(logging.INFO)
@@ -61,9 +68,13 @@ def serve(
         fleet=fleet,
         threads=threads,
         exit_when_done=exit_when_done,
+        user=user,
+        password=None if password_file is None else read_secret(password_file),
+        ca_file=ca_file,
         allow_plaintext=allow_plaintext,
+        mqtt_version=mqtt_version,
     )
-    service = Service(config, _store(state_dir), mqtt_transport(config))
+    service = Service(config, _store(state_dir), coordinator_transport(config))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())
     service.run()

@@ -16,6 +16,7 @@ from coordinator.planning.space import Space
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePart
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Recipe
+from edge_sdk.transport.address import MqttVersion
 
 
 class Participation(str, Enum):
@@ -134,7 +135,9 @@ class CoordinatorConfig:
     fleet: str = "default"
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
     allow_plaintext: bool = False
+    mqtt_version: MqttVersion = MqttVersion.ANY
     threads: int = 2
     exit_when_done: bool = False
     gather_s: float = 20.0

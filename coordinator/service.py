@@ -44,10 +44,10 @@ from edge_sdk.protocol.messages import (
     encode,
 )
 from edge_sdk.protocol.topics import VERSION, Channel, Topic, coordinator_filters, parse
-from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport
+from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
-from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
+from edge_sdk.transport.mqtt import MqttTransport
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5  # a round is decided at its deadline or so much later
@@ -62,15 +62,9 @@ class WorkDone:
     then: Callable[[Any], None]
 
 
-def mqtt_transport(config: CoordinatorConfig) -> MqttTransport:
+def coordinator_transport(config: CoordinatorConfig) -> MqttTransport:
     """The link to the broker that ``config`` names."""
-    return MqttTransport(
-        BrokerAddress.parse(config.broker),
-        f"{config.fleet}-coordinator",
-        coordinator_filters(config.fleet),
-        credentials=None if config.user is None else Credentials(config.user, config.password or ""),
-        allow_plaintext=config.allow_plaintext,
-    )
+    return MqttTransport.of(config, f"{config.fleet}-coordinator", coordinator_filters(config.fleet))
 
 
 class Service:
@@ -81,7 +75,7 @@ class Service:
         self._store = store
         self._transport = transport
         blobs = BlobFolder(config.blob_dir)
-        self._exchange = BlobExchange(blobs, self._send, max_transfers=_MAX_TRANSFERS)
+        self._exchange = BlobExchange(blobs, self._send, max_transfers=_MAX_TRANSFERS, room=transport.bulk_room)
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._work: Future[Any] | None = None
         self._stopping = Event()
@@ -132,6 +126,8 @@ class Service:
                 announce = Announce(session=secrets.randbits(48))
                 self._transport.publish(str(Topic(self._config.fleet)), encode(announce), retain=True)
                 self._exchange.resume(time.monotonic())
+            case BulkRoom():
+                self._exchange.send_more()
             case LinkDown(reason):
                 _log.warning("the broker is gone (%s); reconnecting", reason)
             case _:
@@ -262,8 +258,9 @@ class Service:
     # -- what the conductor works with
 
     def _send(self, device: str, message: CoordinatorMessage) -> None:
-        channel = Channel.CHUNK_DOWN if isinstance(message, Chunk) else Channel.DOWN
-        self._transport.publish(str(Topic(self._config.fleet, device, channel)), encode(message))
+        is_bulk = isinstance(message, Chunk)
+        channel = Channel.CHUNK_DOWN if is_bulk else Channel.DOWN
+        self._transport.publish(str(Topic(self._config.fleet, device, channel)), encode(message), bulk=is_bulk)
 
     def _fetch(self, device: str, digest: str, size_bytes: int) -> None:
         self._settle(self._exchange.fetch(device, digest, size_bytes, time.monotonic()))

@@ -13,6 +13,7 @@ from edge_sdk.device.policy import Policy
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError, SettingError
 from edge_sdk.protocol.topics import check_name
+from edge_sdk.transport.address import MqttVersion
 
 
 def default_state_dir(device: str) -> Path:
@@ -44,6 +45,7 @@ class AgentConfig:
     password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     allow_plaintext: bool = False
+    mqtt_version: MqttVersion = MqttVersion.ANY
     policy: Policy = field(default_factory=Policy)
     runtime: Runtime = Runtime.ONNX
     providers: tuple[str, ...] | None = None

@@ -15,6 +15,7 @@ ABOUT = {
     "password_file": "File that holds the password for the broker.",
     "ca_file": "Certificate authorities for TLS, instead of the system's.",
     "allow_plaintext": "Allow mqtt:// to another machine.",
+    "mqtt_version": "5, 3.1.1, or any: 5 where the broker speaks it, else 3.1.1.",
     "runtime": "What trains, onnx or torch; torch has to be installed.",
     "providers": "Execution providers of onnxruntime to use, the first first; default: CUDA where it is; []: none.",
     "mixed_precision": "On torch, multiply in bfloat16, or in float16 where a GPU has no bfloat16.",

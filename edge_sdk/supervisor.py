@@ -30,13 +30,9 @@ from edge_sdk.errors import (
     StorageError,
     UntrustedError,
 )
-from edge_sdk.link import Uplink, mqtt_transport
 from edge_sdk.protocol.messages import (
     Announce,
     BlobEntry,
-    BlobGone,
-    Chunk,
-    ChunkRequest,
     Failure,
     Hello,
     Offer,
@@ -50,20 +46,21 @@ from edge_sdk.protocol.messages import (
 )
 from edge_sdk.protocol.signing import ReleaseManifest
 from edge_sdk.security.trust import check_release, load_public_key
+from edge_sdk.sources import BlobSources
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.tasks import OwnTasks
 from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingResult, failure_of
 from edge_sdk.training.process import TrainingProcess
-from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport
-from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
+from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
+from edge_sdk.transport.exchange import BlobMessage, Fetched, Outcome
+from edge_sdk.uplink import Uplink, device_transport
 from edge_sdk.work import Stock, Updates, job_of
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _KEEP_COUNT_S = 10.0
 _KEEP_TIME_S = 600.0  # seldom, since every commit wears a card out
-_COORDINATOR = "coordinator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ class Supervisor:
         config: AgentConfig,
         examples: Owned,
         *,
-        make_transport: Callable[[AgentConfig, int], Transport] = mqtt_transport,
+        make_transport: Callable[[AgentConfig, int], Transport] = device_transport,
         on_model: Callable[[ReleaseReport], None] | None = None,
         on_tick: Callable[[AgentStatus], None] | None = None,
     ) -> None:
@@ -133,8 +130,10 @@ class Supervisor:
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
         self._uplink = Uplink(config, self._transport, self._count_sent)
-        self._exchange = BlobExchange(self._cache, lambda _, message: self._uplink.publish(message))
-        self._stock = Stock(self._cache, self._exchange, self._updates)
+        self._blobs = BlobSources(
+            self._cache, self._uplink.publish, self._transport.bulk_room, self._machine.link_speed
+        )
+        self._stock = Stock(self._cache, self._blobs, self._updates)
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
@@ -178,7 +177,7 @@ class Supervisor:
         self._keep_numbers()
         self._tasks.stop()
         self._installer.shutdown(wait=True, cancel_futures=True)
-        self._exchange.close()
+        self._blobs.close()
         self._transport.close()
         self._outbox.close()
 
@@ -196,11 +195,13 @@ class Supervisor:
                 self._receive(delivery)
             case LinkUp():
                 self._status = replace(self._status, connected=True)
-                self._resume_transfers()
+                self._blobs.resume()
                 self._advance(agent.Connected())
             case LinkDown(reason):
                 self._status = replace(self._status, connected=False)
                 _log.warning("the broker is gone (%s); reconnecting", reason)
+            case BulkRoom():
+                self._blobs.handle(delivery)
             case TrainingSaid(offer, event):
                 self._training_said(offer, event)
             case agent.ReleaseTried():
@@ -214,10 +215,8 @@ class Supervisor:
         except MalformedMessageError as error:
             _log.warning("dropped a message on %s: %s", incoming.topic[:200], error)
             return
-        if isinstance(message, ChunkRequest | Chunk | BlobGone):
-            if isinstance(message, Chunk):
-                self._machine.link_speed.arrived(len(message.data), time.monotonic())
-            self._settle(self._exchange.handle(_COORDINATOR, message, time.monotonic()))
+        if isinstance(message, BlobMessage):
+            self._settle(self._blobs.handle(message))
             return
         if isinstance(message, Announce) and self._state.announced not in {None, message.session}:
             self._resume_transfers()
@@ -243,7 +242,7 @@ class Supervisor:
         self._ticked_s = now_s
         if now_s - self._kept_s >= (_KEEP_COUNT_S if self._machine.is_counting else _KEEP_TIME_S):
             self._keep_numbers()
-        self._settle(self._exchange.tick(now_s))
+        self._settle(self._blobs.tick())
         self._publish_due(now_s)
         self._advance(agent.Tick())
         if self._on_tick is not None:
@@ -269,17 +268,12 @@ class Supervisor:
 
     def _hold_blobs(self, denial: Denied | None) -> None:
         """Let no blob move, or let them move again. Messages go on."""
-        if denial is not None and not self._exchange.held:
+        if denial is not None and not self._blobs.held:
             _log.info("no blobs move: %s", denial.reason)
-            self._exchange.held = True
-        elif denial is None and self._exchange.held:
-            self._exchange.held = False
-            self._resume_transfers()
-
-    def _resume_transfers(self) -> None:
-        now_s = time.monotonic()
-        self._machine.link_speed.begin(now_s)
-        self._exchange.resume(now_s)
+            self._blobs.held = True
+        elif denial is None and self._blobs.held:
+            self._blobs.held = False
+            self._blobs.resume()
 
     def _training_said(self, offer: Offer, event: TrainingEvent) -> None:
         if self._state.phase is not Phase.TRAINING or offer is not self._state.offer:
@@ -315,7 +309,7 @@ class Supervisor:
         before = self._state.offer
         self._state, effects = agent.step(self._state, event, time.monotonic())
         if self._state.offer is not before:
-            self._downloaded_before = self._exchange.received_bytes[_COORDINATOR]
+            self._downloaded_before = self._blobs.received_bytes
         offer, is_training = self._state.offer, self._state.phase is Phase.TRAINING
         self._status = replace(
             self._status,
@@ -402,10 +396,7 @@ class Supervisor:
             for entry in entries:
                 self._advance(agent.BlobFailed(entry.digest, str(error), Failure.STORAGE))
             return
-        if not self._exchange.unfinished:
-            self._machine.link_speed.begin(time.monotonic())
-        for entry in entries:
-            self._settle(self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic()))
+        self._settle(self._blobs.fetch(entries))
 
     def _train(self, offer: Offer) -> None:
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
@@ -428,7 +419,7 @@ class Supervisor:
         message = self._updates.store(
             offer,
             result,
-            downloaded_bytes=self._exchange.received_bytes[_COORDINATOR] - self._downloaded_before,
+            downloaded_bytes=self._blobs.received_bytes - self._downloaded_before,
             battery_share=self._machine.snapshot().battery_share,
         )
         self._advance(agent.UpdateStored(message))

@@ -24,11 +24,11 @@ from edge_sdk.protocol.messages import (
     encode,
     update_id,
 )
+from edge_sdk.sources import BlobSources
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.storage.residuals import Residuals
 from edge_sdk.training.job import TrainingJob, TrainingResult
-from edge_sdk.transport.exchange import BlobExchange
 
 _log = logging.getLogger(__name__)
 
@@ -151,8 +151,8 @@ class Stock:
     To stay are those that the work under way ``needs`` and those of ``updates``. The running model lies in its slot.
     """
 
-    def __init__(self, cache: BlobCache, exchange: BlobExchange, updates: Updates) -> None:
-        self._cache, self._exchange, self._updates = cache, exchange, updates
+    def __init__(self, cache: BlobCache, blobs: BlobSources, updates: Updates) -> None:
+        self._cache, self._blobs, self._updates = cache, blobs, updates
 
     def present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
         """The digests of those that are here, whole."""
@@ -181,8 +181,8 @@ class Stock:
 
     def end_transfers_but(self, digests: AbstractSet[str]) -> None:
         """What nobody waits for any more does not come."""
-        for digest in {*self._exchange.unfinished} - digests:
-            self._exchange.cancel(digest)
+        for digest in {*self._blobs.unfinished} - digests:
+            self._blobs.cancel(digest)
 
 
 def _weights_bytes(offer: Offer) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edge_sdk.device.system import System
 from edge_sdk.errors import RaffmError, UnfitDeviceError
+from edge_sdk.transport.address import MqttVersion
 
 
 class Mark(str, Enum):
@@ -48,6 +49,7 @@ class Patient:
     password: str | None = None
     ca_file: Path | None = None
     allow_plaintext: bool = False
+    mqtt_version: MqttVersion = MqttVersion.ANY
 
 
 Check = Callable[[Patient], Iterator[Finding]]

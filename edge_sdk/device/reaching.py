@@ -9,32 +9,22 @@ from collections.abc import Iterator
 
 from edge_sdk.device.doctor import Finding, Mark, Patient
 from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
-from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
+from edge_sdk.transport.address import BrokerAddress, tls_context
+from edge_sdk.transport.mqtt import MqttTransport
 
 _TIMEOUT_S = 5.0
 
 
 def reach(patient: Patient) -> Iterator[Finding]:
     """One finding where a step fails, one where all went well. Nothing is published or subscribed to."""
+    client = f"doctor-{os.getpid()}"  # a second client of the device's own name would end its agent's session
     try:
         address = BrokerAddress.parse(patient.broker or "")
-        transport = _transport(patient, address)
+        transport = MqttTransport.of(patient, client)
     except ConfigurationError as error:
         yield Finding("broker", Mark.FAILURE, str(error))
         return
     yield _network(address) or (_tls(address, patient) if address.tls else None) or _mqtt(transport, address)
-
-
-def _transport(patient: Patient, address: BrokerAddress) -> MqttTransport:
-    credentials = None if patient.user is None else Credentials(patient.user, patient.password or "")
-    return MqttTransport(
-        address,
-        f"doctor-{os.getpid()}",  # a second client of the device's own name would end its agent's session
-        (),
-        credentials=credentials,
-        ca_file=patient.ca_file,
-        allow_plaintext=patient.allow_plaintext,
-    )
 
 
 def _network(address: BrokerAddress) -> Finding | None:
@@ -54,7 +44,7 @@ def _network(address: BrokerAddress) -> Finding | None:
 
 
 def _tls(address: BrokerAddress, patient: Patient) -> Finding | None:
-    context = ssl.create_default_context(cafile=patient.ca_file)
+    context = tls_context(patient.ca_file)
     try:
         with (
             socket.create_connection((address.host, address.port), _TIMEOUT_S) as plain,
@@ -73,7 +63,7 @@ def _mqtt(transport: MqttTransport, address: BrokerAddress) -> Finding:
     try:
         transport.connect()
     except BrokerUnreachableError as error:
-        return _failed(str(error), "check --user and --password-file, and that it is an MQTT 5 broker")
+        return _failed(str(error), "check --user and --password-file, and that it is an MQTT broker")
     finally:
         transport.close()
     return Finding("broker", Mark.OK, f"{address} answers")

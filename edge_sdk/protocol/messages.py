@@ -20,11 +20,17 @@ from edge_sdk.errors import MalformedMessageError
 from edge_sdk.protocol.topics import VERSION
 
 MAX_MESSAGE_BYTES = 64 * 1024
-MAX_CHUNK_BYTES = 128 * 1024
+GRAIN_BYTES = 16 * 1024
+"""A blob is asked for, sent and kept in whole grains; its last one may be short."""
+MAX_CHUNK_BYTES = 8 * GRAIN_BYTES
+CHUNK_OVERHEAD_BYTES = 1024
+"""More than a chunk takes on the wire beside its data."""
+MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + CHUNK_OVERHEAD_BYTES
+LEAST_PAYLOAD_BYTES = GRAIN_BYTES + CHUNK_OVERHEAD_BYTES
+"""What every broker has to let through."""
 MAX_BLOB_BYTES = 16 * 1024**3
 MAX_TASKS = 32
 """That one device takes part in."""
-_CHUNK_OVERHEAD_BYTES = 1024
 
 _M = TypeVar("_M")
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,64}$")]
@@ -348,7 +354,7 @@ class ChunkRequest(_Message, frozen=True, tag="chunk-request"):
 
 
 class Chunk(_Message, frozen=True, tag="chunk"):
-    """Bytes of a blob from ``offset`` on, with the SHA-256 of ``data`` alone."""
+    """Whole grains of a blob from ``offset`` on, with the SHA-256 of ``data`` alone."""
 
     digest: Digest
     offset: Count
@@ -392,8 +398,8 @@ def decode_from_coordinator(payload: bytes) -> CoordinatorMessage:
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: bytes) -> _M:
-    if len(payload) > MAX_CHUNK_BYTES + _CHUNK_OVERHEAD_BYTES:
-        msg = f"message of {len(payload)} bytes exceeds the limit of {MAX_CHUNK_BYTES + _CHUNK_OVERHEAD_BYTES}"
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        msg = f"message of {len(payload)} bytes exceeds the limit of {MAX_PAYLOAD_BYTES}"
         raise MalformedMessageError(msg)
     try:
         message = decoder.decode(payload)

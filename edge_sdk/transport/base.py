@@ -30,7 +30,12 @@ class LinkDown:
     reason: str
 
 
-Delivery = Incoming | LinkUp | LinkDown
+@dataclass(frozen=True, slots=True)
+class BulkRoom:
+    """Bulk may be published again, after ``bulk_room`` said that there was no room."""
+
+
+Delivery = Incoming | LinkUp | LinkDown | BulkRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,15 @@ class Transport(Protocol):
     def connect(self) -> None:
         """Connect and subscribe; returns once connected. ``BrokerUnreachableError`` where nobody answers."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
         """Hand a message over; returns at once. While the link is down, messages may be dropped."""
+
+    def bulk_room(self) -> int:
+        """The most bytes of a ``bulk`` message that may be published now; 0 while enough of them are on their way.
+
+        After a 0, :class:`BulkRoom` is delivered when there is room. So what is not bulk never waits behind more than
+        a few bulk messages.
+        """
 
     def receive(self, timeout_s: float) -> object:
         """The next :data:`Delivery` or injected object, in the order of arrival; ``None`` after ``timeout_s``."""

@@ -2,10 +2,10 @@
 
     <digest>        a whole blob: verified, synced, then renamed into place, so that what has the name has the bytes
     <digest>.part   the bytes of a blob that is being fetched
-    <digest>.have   one byte a chunk: 1 once the chunk's bytes are in the .part file
+    <digest>.have   one byte a grain: 1 once the grain's bytes are in the .part file
     put-*           a blob that is being copied in
 
-A chunk's flag is written after its bytes. A killed process loses neither, since both are in the kernel; power loss may
+A grain's flag is written after its bytes. A killed process loses neither, since both are in the kernel; power loss may
 keep a flag and lose its bytes, which the digest of the whole reveals before the blob gets its name. One process at a
 time writes to a folder.
 """
@@ -25,8 +25,8 @@ from pathlib import Path
 
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import BlobCorruptError, MalformedMessageError, StorageError
-from edge_sdk.protocol.blobs import Range, chunk_count, digest_of, missing_ranges
-from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
+from edge_sdk.protocol.blobs import digest_of, grain_count, missing_grains
+from edge_sdk.protocol.messages import GRAIN_BYTES
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COPY_BYTES = 1 << 20
@@ -148,7 +148,7 @@ class BlobFolder:
 
 
 class Partial:
-    """A blob that is being fetched: which chunks are here, and where the next goes. Made by ``open_partial``."""
+    """A blob that is being fetched: which grains are here, and where the next go. Made by ``open_partial``."""
 
     def __init__(self, path: Path, digest: str, size_bytes: int) -> None:
         self.digest = digest
@@ -165,20 +165,21 @@ class Partial:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every chunk is here; :meth:`commit` then verifies them together."""
+        """Whether every grain is here; :meth:`commit` then verifies them together."""
         return 0 not in self._flags
 
-    def missing(self) -> Iterator[Range]:
-        """Byte ranges [start, stop) that are not here yet, rising."""
-        return missing_ranges(self._flags, self.size_bytes)
+    def missing(self) -> Iterator[int]:
+        """The indices of the grains that are not here yet, rising."""
+        return missing_grains(self._flags)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Store the chunk that starts at ``offset``, a multiple of the chunk size."""
-        index = offset // MAX_CHUNK_BYTES
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Store the whole grains that start at ``offset``."""
+        index, count = offset // GRAIN_BYTES, grain_count(len(data))
+        flags = b"\x01" * count
         with disk_errors(self._part):
             _write_all(self._data_file, data, offset)
-            _write_all(self._flag_file, b"\x01", index)
-        self._flags[index] = 1
+            _write_all(self._flag_file, flags, index)
+        self._flags[index : index + count] = flags
 
     def commit(self) -> None:
         """Make this a whole blob. ``BlobCorruptError`` where the digest differs; then nothing of it is kept."""
@@ -206,7 +207,7 @@ class Partial:
         self._data_file = self._flag_file = -1
 
     def _open(self) -> None:
-        self._flags = self._earlier_flags() or bytearray(chunk_count(self.size_bytes))
+        self._flags = self._earlier_flags() or bytearray(grain_count(self.size_bytes))
         self._data_file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._flag_file = os.open(self._have, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.ftruncate(self._data_file, self.size_bytes)
@@ -218,7 +219,7 @@ class Partial:
         if not (self._part.exists() and self._have.exists()):
             return None
         flags = bytearray(flag == 1 for flag in self._have.read_bytes())
-        return flags if len(flags) == chunk_count(self.size_bytes) else None
+        return flags if len(flags) == grain_count(self.size_bytes) else None
 
 
 def _partial_paths(path: Path) -> tuple[Path, Path]:
@@ -241,7 +242,7 @@ def _digest_of_file(descriptor: int) -> str:
     return hasher.hexdigest()
 
 
-def _write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
+def _write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """A full disk first writes less than asked, and only then refuses."""
     view = memoryview(data)
     while view:

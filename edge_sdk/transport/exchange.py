@@ -5,9 +5,10 @@
                                      ◀──       Chunk, Chunk, …   or   BlobGone
       verify and store each chunk; ask for more as chunks come; at the end verify the whole
 
-The receiver bounds everything: at most ``window`` chunks of a transfer are on their way, at most ``max_transfers``
+The receiver bounds everything: at most ``window`` grains of a transfer are on their way, at most ``max_transfers``
 transfers run, and a chunk that was not asked for, of this peer, is refused. So neither the broker nor a sender's queue
-can be made to hold more than that, and a resumed transfer costs only what was missing.
+can be made to hold more than that, and a resumed transfer costs only what was missing. The sender reads and sends a
+chunk only when ``room`` says that there is some, each peer in turn, and never more than fits into one message.
 
 No sockets, threads or clocks here: the caller passes messages and the time in, and ``send`` carries messages out.
 ``Chunk`` belongs on the bulk channels (``chunk/up``, ``chunk/down``), all else on ``up`` and ``down``.
@@ -19,17 +20,25 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 from edge_sdk.errors import BlobCorruptError, StorageError
-from edge_sdk.protocol.blobs import chunks_of, joined
-from edge_sdk.protocol.messages import BlobGone, Chunk, ChunkRequest, Failure
+from edge_sdk.protocol.blobs import grains_of
+from edge_sdk.protocol.messages import (
+    CHUNK_OVERHEAD_BYTES,
+    GRAIN_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_PAYLOAD_BYTES,
+    BlobGone,
+    Chunk,
+    ChunkRequest,
+    Failure,
+)
 from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.requested import Requested
 from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
 
-WINDOW_CHUNKS = 8
+WINDOW_BYTES = 1 << 20
 MAX_TRANSFERS = 2  # one fetches while another is verified; a coordinator has a place for each of many devices
-MAX_CHUNKS_PER_REQUEST = 64
 MAX_SILENT = 64  # transfers that hold files open and no place; with more, the longest silent is given up
 
 BlobMessage = ChunkRequest | Chunk | BlobGone
@@ -62,6 +71,8 @@ class BlobExchange:
 
     ``received_bytes`` and ``sent_bytes`` count the data in chunks by peer, repeated and refused ones included. While
     ``held``, nothing is asked for, given up or served: peers that ask are left to ask again. :meth:`resume` after it.
+    ``room()`` is the most bytes that the encoded ``Chunk`` sent next may have, 0 while none may; then :meth:`send_more`
+    is to be called once there is room.
     """
 
     def __init__(
@@ -69,15 +80,18 @@ class BlobExchange:
         folder: BlobFolder,
         send: Send,
         *,
-        window_chunks: int = WINDOW_CHUNKS,
+        window_bytes: int = WINDOW_BYTES,
         max_transfers: int = MAX_TRANSFERS,
+        room: Callable[[], int] = lambda: MAX_PAYLOAD_BYTES,
     ) -> None:
         self.received_bytes: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
         self.held = False
         self._folder = folder
         self._send = send
-        self._window_chunks = window_chunks
+        self._window_grains = max(1, window_bytes // GRAIN_BYTES)
+        self._room = room
+        self._requested = Requested()
         self._max_transfers = max_transfers
         self._transfers: dict[str, Transfer] = {}
         self._outcomes: list[Outcome] = []
@@ -119,6 +133,7 @@ class BlobExchange:
 
     def tick(self, now_s: float) -> list[Outcome]:
         """Ask again for what is overdue, and give up what has been silent too long. Call about every second."""
+        self.send_more()
         running = [] if self.held else [t for t in self._transfers.values() if t.partial is not None]
         for transfer in running:
             if transfer.is_given_up(now_s):
@@ -142,6 +157,14 @@ class BlobExchange:
 
     # -- sending
 
+    def send_more(self) -> None:
+        """Send what was asked for, as far as there is room. ``StorageError`` where it cannot be read."""
+        while not self.held and (grains := _chunk_grains(self._room())):
+            wish = self._requested.next(grains)
+            if wish is None:
+                return
+            self._send_chunk(*wish)
+
     def _serve(self, peer: str, request: ChunkRequest) -> None:
         if self.held:
             return
@@ -149,13 +172,17 @@ class BlobExchange:
         if size_bytes is None:
             self._send(peer, BlobGone(digest=request.digest))
             return
-        for start, stop in islice(chunks_of(request.ranges, size_bytes), MAX_CHUNKS_PER_REQUEST):
-            data = self._folder.read(request.digest, start, stop)
-            self.sent_bytes[peer] += len(data)
-            self._send(
-                peer,
-                Chunk(digest=request.digest, offset=start, data=data, data_digest=hashlib.sha256(data).digest()),
-            )
+        self._requested.add(peer, request.digest, grains_of(request.ranges, size_bytes))
+        self.send_more()
+
+    def _send_chunk(self, peer: str, digest: str, first_grain: int, grains: int) -> None:
+        """A blob that has gone since it was asked for is told when it is asked for again."""
+        if not self._folder.has(digest):
+            return
+        start = first_grain * GRAIN_BYTES
+        data = self._folder.read(digest, start, start + grains * GRAIN_BYTES)
+        self.sent_bytes[peer] += len(data)
+        self._send(peer, Chunk(digest=digest, offset=start, data=data, data_digest=hashlib.sha256(data).digest()))
 
     # -- receiving
 
@@ -169,7 +196,7 @@ class BlobExchange:
         except StorageError as error:
             self._end(transfer, str(error))
             return
-        transfer.arrived(chunk.offset, now_s, self._window_chunks)
+        transfer.arrived(chunk, now_s, self._window_grains)
         self._advance(transfer, now_s)
 
     def _advance(self, transfer: Transfer, now_s: float) -> None:
@@ -186,10 +213,7 @@ class BlobExchange:
             self._end(transfer)
 
     def _ask(self, transfer: Transfer, now_s: float) -> None:
-        if self.held:
-            return
-        ranges = tuple(joined(transfer.next_chunks(now_s)))
-        if ranges:
+        while not self.held and (ranges := transfer.next_ranges(now_s)):
             self._send(transfer.peer, ChunkRequest(digest=transfer.digest, ranges=ranges))
 
     def _lose_peer(self, peer: str, digest: str, reason: str) -> None:
@@ -238,3 +262,7 @@ class BlobExchange:
             return
         transfer.begin(now_s)
         self._advance(transfer, now_s)
+
+
+def _chunk_grains(room_bytes: int) -> int:
+    return max(0, min(MAX_CHUNK_BYTES, room_bytes - CHUNK_OVERHEAD_BYTES)) // GRAIN_BYTES

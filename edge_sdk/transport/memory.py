@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
 from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Will
 
 
@@ -98,8 +99,13 @@ class MemoryTransport:
         """Join the hub; ``BrokerUnreachableError`` while it is stopped."""
         self._hub.join(self)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def bulk_room(self) -> int:
+        """As much as a message may have: nothing ever waits here."""
+        return MAX_PAYLOAD_BYTES
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
         """Deliver at once; dropped while the link is down."""
+        del bulk
         if self._hub.holds(self):
             self._hub.route(topic, payload, retain=retain)
 

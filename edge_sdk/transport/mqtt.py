@@ -1,96 +1,61 @@
-"""MQTT 5 over paho, at QoS 1; nothing of paho is visible outside this file.
+"""MQTT over paho, at QoS 1; nothing of paho is visible outside this file.
 
-The session ends with the connection (session expiry 0) and nothing is stored for an absent client: a broker may lose
-what it acknowledged, so the application resends whatever matters, and a stored session would only deliver it twice.
+MQTT 5 where the broker speaks it, else 3.1.1: everything that the protocol needs is in the payloads. The session ends
+with the connection and nothing is stored for an absent client: a broker may lose what it acknowledged, so the
+application resends whatever matters, and a stored session would only deliver it twice.
 
 Memory stays bounded both ways without ever blocking paho's thread, which must keep answering pings. Inwards, a message
-is acknowledged when :meth:`MqttTransport.receive` hands it out, so that MQTT's Receive Maximum limits the queue to
-``_MAX_UNREAD`` messages and the rest waits at the broker. Outwards, ``publish`` drops what exceeds ``_MAX_UNSENT``. Of
-those, 20 are on their way at once: paho's default, and the Receive Maximum that mosquitto grants.
+is acknowledged when :meth:`MqttTransport.receive` hands it out, so that MQTT's Receive Maximum (with 3.1.1 the broker's
+own limit) bounds the queue and the rest waits at the broker. Outwards, ``publish`` drops what exceeds ``_MAX_UNSENT``.
+Of those, 20 are on their way at once: paho's default, and the Receive Maximum that mosquitto grants.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import logging
 import random
 import socket
-import ssl
+import sys
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from urllib.parse import urlsplit
+from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_QUEUE_SIZE, Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
-from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Will
+from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.protocol.messages import LEAST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
+from edge_sdk.transport.address import (
+    BrokerAddress,
+    BrokerSettings,
+    Credentials,
+    MqttVersion,
+    refuse_plaintext,
+    tls_context,
+    why_unreachable,
+)
+from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Will
+from edge_sdk.transport.lane import Lane
 
+_log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 2.0
-_KEEPALIVE_S = 60  # a chunk takes 16 s at 64 kbit/s: less than half of this
+_KEEPALIVE_S = 60
 _MAX_UNREAD = 64
 _MAX_UNSENT = 512
 _RECONNECT_FIRST_S = (0.5, 2.0)
 _RECONNECT_LAST_S = (20.0, 60.0)
+_PACKET_OVERHEAD_BYTES = 256  # the topic and MQTT's own bytes
+_OTHER_VERSION, _PACKET_TOO_LARGE = 132, 149  # MQTT 5's reason codes
 _TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone has it
-_X509_UNTIMELY = {9, 10}  # of OpenSSL: not yet valid, expired
-_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Where a broker listens: ``mqtt://host:port``, or ``mqtts://host:port`` for TLS."""
-
-    host: str
-    port: int
-    tls: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> BrokerAddress:
-        """Read an address, with or without a port. ``ConfigurationError`` for anything else; it quotes no password."""
-        try:
-            parts = urlsplit(text)
-            scheme, host, port = parts.scheme, parts.hostname, parts.port
-        except ValueError as error:
-            msg = f"broker address cannot be read ({error}): use mqtt://host:port or mqtts://host:port"
-            raise ConfigurationError(msg) from error
-        if "@" in parts.netloc:
-            msg = f"broker address for {host!r} holds a user name or password: give them apart from the address"
-            raise ConfigurationError(msg)
-        if scheme not in _DEFAULT_PORTS or not host or port == 0 or parts.path.strip("/") or parts.query:
-            msg = f"broker address {text!r} is not of the form mqtt://host:port or mqtts://host:port"
-            raise ConfigurationError(msg)
-        return cls(host, port or _DEFAULT_PORTS[scheme], scheme == "mqtts")
-
-    def __str__(self) -> str:
-        """The address in the form that :meth:`parse` reads."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt{'s' if self.tls else ''}://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether bytes to this address stay on this machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user name and password for the broker; the password stays out of logs and tracebacks."""
-
-    user: str
-    password: str = field(repr=False)
 
 
 class MqttTransport:
@@ -110,45 +75,66 @@ class MqttTransport:
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
         allow_plaintext: bool = False,
+        version: MqttVersion = MqttVersion.ANY,
+        keepalive_s: int = _KEEPALIVE_S,
     ) -> None:
-        _refuse_plaintext(address, allow_plaintext=allow_plaintext)
-        self._address = address
-        self._filters = tuple(filters)
+        refuse_plaintext(address, allow_plaintext=allow_plaintext)
+        self._address, self._client_id, self._filters = address, client_id, tuple(filters)
+        self._will, self._credentials = will, credentials
+        self._tls = tls_context(ca_file) if address.tls else None
+        self._version, self._keepalive_s = version, keepalive_s
         self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
-        self._up = False
-        self._session = 0
-        self._refusal = ""
+        self._lane = Lane()
+        self._most_bytes = MAX_PAYLOAD_BYTES
+        self._up = self._is_old_broker = False
+        self._session = self._cuts = 0
+        self._refusal = self._said = ""
         self._settled = threading.Event()
         self._ended = threading.Event()
-        self._client = _client(client_id, credentials, _tls_context(address, ca_file))
-        if will is not None:
-            self._client.will_set(will.topic, will.payload, qos=1, retain=True)
-        self._listen()
+        self._client = self._make_client()
+
+    @classmethod
+    def of(
+        cls, settings: BrokerSettings, client_id: str, filters: Sequence[str] = (), *, will: Will | None = None
+    ) -> MqttTransport:
+        """As ``settings`` say."""
+        return cls(
+            BrokerAddress.parse(settings.broker or ""),
+            client_id,
+            filters,
+            will=will,
+            credentials=None if settings.user is None else Credentials(settings.user, settings.password or ""),
+            ca_file=settings.ca_file,
+            allow_plaintext=settings.allow_plaintext,
+            version=settings.mqtt_version,
+        )
 
     def connect(self) -> None:
         """Connect and subscribe, within seconds; ``BrokerUnreachableError`` where that fails."""
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.ReceiveMaximum = _MAX_UNREAD
-        try:
-            self._client.connect(
-                self._address.host, self._address.port, _KEEPALIVE_S, clean_start=True, properties=properties
-            )
-        except OSError as error:
-            _discard(self._client.socket())
-            msg = f"no broker answers at {self._address} ({error}): {_advice(error)}"
-            raise BrokerUnreachableError(msg) from error
-        self._client.loop_start()
-        if not self._settled.wait(_CONNECT_TIMEOUT_S):
-            self._refuse(f"no MQTT answer within {_CONNECT_TIMEOUT_S:.0f} s")
+        self._open()
+        if self._is_old_broker and self._version is MqttVersion.ANY:
+            _log.warning("the broker at %s does not speak MQTT 5; going on with 3.1.1", self._address)
+            self._version, self._refusal = MqttVersion.V311, ""
+            self._settled.clear()
+            self._client = self._make_client()
+            self._open()
         if self._refusal:
-            self.close()
-            msg = f"broker at {self._address} refuses {self._client_id!r}: {self._refusal}"
-            raise BrokerUnreachableError(msg)
+            raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {self._refusal}")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
         """Queue a message for sending; dropped while the link is down or too many wait to be acknowledged."""
-        if self._up:
-            self._client.publish(topic, payload, qos=1, retain=retain)
+        if not self._up:
+            return
+        if len(payload) > self._most_bytes:
+            _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._most_bytes))
+            return
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc != MQTT_ERR_QUEUE_SIZE:
+            self._lane.sent(info.mid, len(payload), bulk=bulk)
+
+    def bulk_room(self) -> int:
+        """The most bytes of a bulk message that may be published now; :class:`BulkRoom` comes when 0 has passed."""
+        return self._most_bytes if self._up and self._lane.has_room() else 0
 
     def receive(self, timeout_s: float) -> object:
         """The next delivery or injected object, which acknowledges it to the broker; ``None`` after ``timeout_s``."""
@@ -173,28 +159,76 @@ class MqttTransport:
         self._client.loop_stop()
         _discard(self._client.socket())
 
-    # -- called by paho's thread: none of these may block or raise
+    def _open(self) -> None:
+        """Up afterwards, or with a refusal and closed."""
+        try:
+            self._client.connect(self._address.host, self._address.port, self._keepalive_s, **self._of_version_5())
+        except OSError as error:
+            _discard(self._client.socket())
+            raise BrokerUnreachableError(why_unreachable(self._address, error)) from error
+        self._client.loop_start()
+        if not self._settled.wait(_CONNECT_TIMEOUT_S):
+            self._refuse(
+                f"no MQTT answer within {_CONNECT_TIMEOUT_S:.0f} s; check the port, and that the broker has files left "
+                "for connections (its `ulimit -n`)"
+            )
+        if self._refusal:
+            self.close()
+
+    def _of_version_5(self) -> dict[str, Any]:
+        if self._version is MqttVersion.V311:
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.ReceiveMaximum = _MAX_UNREAD
+        return {"clean_start": True, "properties": properties}
+
+    def _make_client(self) -> Client:
+        client = _client(self._client_id, self._version)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        if self._credentials is not None:
+            client.username_pw_set(self._credentials.user, self._credentials.password)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        client.on_socket_open = _on_socket_open
+        client.on_connect, client.on_connect_fail = self._on_connect, self._on_connect_fail
+        client.on_subscribe, client.on_disconnect = self._on_subscribe, self._on_disconnect
+        client.on_message, client.on_publish = self._on_message, self._on_publish
+        return client
 
     @property
-    def _client_id(self) -> str:
-        return self._client._client_id.decode()  # noqa: SLF001 paho has no getter
+    def _kind_of_port(self) -> str:
+        return "MQTT over TLS" if self._tls else "MQTT without TLS"
 
-    def _listen(self) -> None:
-        self._client.on_socket_open = _on_socket_open
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_disconnect = self._on_disconnect
-        self._client.on_message = self._on_message
-        self._client.on_publish = _on_publish
+    # -- called by paho's thread: none of these may block or raise
 
-    def _on_connect(self, client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _: object) -> None:
+    def _on_connect(
+        self, client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
         self._ended.clear()
+        packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        if packet_bytes is not None:
+            self._most_bytes = min(self._most_bytes, packet_bytes - _PACKET_OVERHEAD_BYTES)
         if reason.is_failure:
-            self._refuse(f"{reason}: check user name, password and client id")
+            self._is_old_broker = reason.value == _OTHER_VERSION
+            wrong = "the MQTT version" if self._is_old_broker else "user name, password and client id"
+            self._refuse(f"{reason}: check {wrong}")
+        elif self._most_bytes < LEAST_PAYLOAD_BYTES:
+            self._refuse(f"{_limit_words(self._most_bytes)}; at least {LEAST_PAYLOAD_BYTES} are needed")
         elif self._filters:
-            client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
+            client.subscribe(self._subscriptions())
         else:
             self._link_up()
+
+    def _subscriptions(self) -> list[Any]:
+        options: Any = 1 if self._version is MqttVersion.V311 else SubscribeOptions(qos=1)
+        return [(topic, options) for topic in self._filters]
+
+    def _on_connect_fail(self, _client: Client, _data: object) -> None:
+        """A connection was lost and is not to be had again yet; paho calls this where it handles the error."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._say(why_unreachable(self._address, error))
 
     def _on_subscribe(self, _client: Client, _data: object, _id: int, reasons: list[ReasonCode], _: object) -> None:
         refused = [name for name, reason in zip(self._filters, reasons, strict=False) if reason.is_failure]
@@ -207,11 +241,22 @@ class MqttTransport:
         self, _client: Client, _data: object, _flags: DisconnectFlags, reason: ReasonCode, _: object
     ) -> None:
         self._session += 1
+        words = self._why_cut(reason)
         if self._up:
             self._up = False
-            self.inject(LinkDown(str(reason)))
-        self._refuse(f"it closed the connection ({reason})")
+            self.inject(LinkDown(words))
+        if not self._settled.is_set():
+            self._refuse(f"it closed the connection ({words}); check that the port is for {self._kind_of_port}")
         self._ended.set()
+
+    def _why_cut(self, reason: ReasonCode) -> str:
+        """In words. What is cut twice in a row while bulk is on its way may be too large: try half of it next."""
+        largest = self._lane.largest_bytes()
+        self._cuts = self._cuts + 1 if largest > LEAST_PAYLOAD_BYTES else 0
+        if reason.value != _PACKET_TOO_LARGE and self._cuts < 2:
+            return str(reason)
+        self._most_bytes = min(self._most_bytes, max(LEAST_PAYLOAD_BYTES, largest // 2))
+        return f"{reason}; a message of {largest} bytes may exceed its limit on packets (mosquitto: max_packet_size)"
 
     def _on_message(self, client: Client, _data: object, message: MQTTMessage) -> None:
         _acknowledge_tcp_now(client)
@@ -221,15 +266,33 @@ class MqttTransport:
         except UnicodeDecodeError:  # a topic that is not text cannot be ours; raising would end paho's thread
             return
 
+    def _on_publish(self, client: Client, _data: object, message_id: int, reason: ReasonCode, _: object) -> None:
+        _acknowledge_tcp_now(client)
+        self._cuts = 0
+        if reason.is_failure:
+            self._say(f"the broker at {self._address} refuses a message: {reason}")
+        if self._lane.acknowledged(message_id):
+            self.inject(BulkRoom())
+
     def _link_up(self) -> None:
         self._up = True
+        self._said = ""
         self.inject(LinkUp())
         self._settled.set()
 
     def _refuse(self, reason: str) -> None:
+        """While :meth:`connect` waits, it will say so; later, when a connection comes again, the log does."""
         if not self._settled.is_set():
             self._refusal = reason
             self._settled.set()
+        else:
+            self._say(f"the broker at {self._address} refuses {self._client_id!r}: {reason}")
+            _cut(self._client.socket())
+
+    def _say(self, words: str) -> None:
+        if words != self._said:
+            _log.warning("%s", words)
+        self._said = words
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,18 +303,23 @@ class _Unacknowledged:
     session: int
 
 
-def _client(client_id: str, credentials: Credentials | None, tls: ssl.SSLContext | None) -> Client:
+def _client(client_id: str, version: MqttVersion) -> Client:
+    is_old = version is MqttVersion.V311
     client = Client(
-        CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        clean_session=True if is_old else None,
+        protocol=MQTTProtocolVersion.MQTTv311 if is_old else MQTTProtocolVersion.MQTTv5,
+        manual_ack=True,
     )
     client.connect_timeout = _CONNECT_TIMEOUT_S
     client.max_queued_messages_set(_MAX_UNSENT)
     _draw_reconnect_delays(client)
-    if tls is not None:
-        client.tls_set_context(tls)
-    if credentials is not None:
-        client.username_pw_set(credentials.user, credentials.password)
     return client
+
+
+def _limit_words(most_bytes: int) -> str:
+    return f"it takes messages of at most {most_bytes} bytes: raise its limit on packets (mosquitto: max_packet_size)"
 
 
 def _draw_reconnect_delays(client: Client) -> None:
@@ -264,10 +332,6 @@ def _on_socket_open(_client: Client, _data: object, opened: object) -> None:
     """Send at once: with Nagle's delay, 40 bytes there and back took 44 ms instead of 0.6 ms."""
     if isinstance(opened, socket.socket):
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _on_publish(client: Client, _data: object, _id: int, _reason: ReasonCode, _: object) -> None:
-    _acknowledge_tcp_now(client)
 
 
 def _acknowledge_tcp_now(client: Client) -> None:
@@ -292,26 +356,3 @@ def _discard(opened: object) -> None:
     """Close what a handshake that failed half-way left open."""
     if isinstance(opened, socket.socket):
         opened.close()
-
-
-def _refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
-    if not (address.tls or address.is_loopback or allow_plaintext):
-        msg = f"{address} would send everything readable over the network: use mqtts://, or allow plaintext explicitly"
-        raise ConfigurationError(msg)
-
-
-def _advice(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _X509_UNTIMELY:
-        now = time.strftime("%Y-%m-%d %H:%M %Z")
-        return f"its certificate does not hold at {now}, which is what this machine's clock says; set what is wrong"
-    return "check the address and that the broker runs"
-
-
-def _tls_context(address: BrokerAddress, ca_file: Path | None) -> ssl.SSLContext | None:
-    if not address.tls:
-        return None
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        msg = f"certificate authorities cannot be read from {ca_file} ({error}): give a PEM file"
-        raise ConfigurationError(msg) from error

@@ -1,8 +1,9 @@
 """The receiving side of one blob: what was asked for, how much to ask for at a time, and how long to be patient.
 
-The window follows the link: a chunk that comes within two seconds of being asked for widens it by one, a later one
-narrows it. A slow link then carries one chunk at a time, and small messages are not stuck behind bulk. Patience follows
-the link too, three times the slowest recent chunk, so that a slow link is not made slower by asking twice.
+The window follows the link: grains that come within a second of being asked for widen it by as many, those that take
+more than six narrow it. A link of 64 kbit/s, which carries a grain in two seconds, then has two on their way: one is
+always coming, and a small message is not stuck behind more than these. Patience follows the link too, three times the
+slowest recent grain, so that a slow link is not made slower by asking twice.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import hashlib
 from dataclasses import dataclass, field
 from itertools import islice
 
-from edge_sdk.protocol.blobs import Range, chunks_of
-from edge_sdk.protocol.messages import Chunk
+from edge_sdk.protocol.blobs import Range, grain_count, ranges_of
+from edge_sdk.protocol.messages import GRAIN_BYTES, Chunk
 from edge_sdk.transport.blob_folder import Partial
 
 GIVE_UP_S = 180.0
-_FIRST_WINDOW_CHUNKS = 2
-_PROMPT_S = 2.0
+_FIRST_WINDOW_GRAINS = 2
+_PROMPT_S = 1.0
+_SLOW_S = 6.0
 _PATIENCE_S = 5.0
 _MAX_PATIENCE_S = 60.0
 
@@ -26,8 +28,8 @@ _MAX_PATIENCE_S = 60.0
 class Transfer:
     """One blob on its way; :class:`edge_sdk.transport.exchange.BlobExchange` drives it.
 
-    ``partial`` is ``None`` while the transfer waits for its turn. ``asked`` maps the offset of each chunk on its way to
-    when it was asked for; ``welcome`` maps those and the late ones, which are taken if they still come, to their sizes.
+    ``partial`` is ``None`` while the transfer waits for its turn. ``asked`` maps each grain on its way to when it was
+    asked for; ``welcome`` are those and the late ones, which are taken if they still come. ``window`` counts grains.
     ``silences`` counts the re-asks since the last chunk.
     """
 
@@ -36,8 +38,8 @@ class Transfer:
     peers: list[str]
     partial: Partial | None = None
     asked: dict[int, float] = field(default_factory=dict)
-    welcome: dict[int, int] = field(default_factory=dict)
-    window: int = _FIRST_WINDOW_CHUNKS
+    welcome: set[int] = field(default_factory=set)
+    window: int = _FIRST_WINDOW_GRAINS
     delay_s: float = 0.0
     silences: int = 0
     heard_s: float = 0.0
@@ -50,7 +52,7 @@ class Transfer:
     def begin(self, now_s: float) -> None:
         """Nothing is on its way; ask anew."""
         self.asked.clear()
-        self.window, self.silences, self.heard_s = _FIRST_WINDOW_CHUNKS, 0, now_s
+        self.window, self.silences, self.heard_s = _FIRST_WINDOW_GRAINS, 0, now_s
 
     def close(self) -> None:
         """Keep what was fetched; the transfer waits for its turn again."""
@@ -59,38 +61,46 @@ class Transfer:
         self.partial = None
         self.welcome.clear()
 
-    def next_chunks(self, now_s: float) -> list[Range]:
-        """The chunks to ask for now, noted as asked: none until half the window is free, to send fewer requests."""
-        room = self.window - len(self.asked)
-        if self.partial is None or room < max(1, self.window // 2):
-            return []
-        chunks = chunks_of(self.partial.missing(), self.size_bytes)
-        chosen = list(islice((chunk for chunk in chunks if chunk[0] not in self.asked), room))
-        self.asked |= dict.fromkeys((start for start, _ in chosen), now_s)
-        self.welcome |= {start: stop - start for start, stop in chosen}
-        return chosen
+    def next_ranges(self, now_s: float) -> tuple[Range, ...]:
+        """The bytes to ask for next, noted as asked: half a window at a time, so that the other half keeps coming."""
+        half = max(1, self.window // 2)
+        if self.partial is None or self.window - len(self.asked) < half:
+            return ()
+        chosen = list(islice((grain for grain in self.partial.missing() if grain not in self.asked), half))
+        self.asked |= dict.fromkeys(chosen, now_s)
+        self.welcome.update(chosen)
+        return tuple(ranges_of(chosen, self.size_bytes))
 
     def expects(self, chunk: Chunk) -> bool:
-        """Whether this chunk was asked for, is whole and holds the bytes that it says."""
+        """Whether every grain of this chunk was asked for and is whole, and it holds the bytes that it says."""
+        stop = chunk.offset + len(chunk.data)
+        is_whole = chunk.offset % GRAIN_BYTES == 0 and (stop % GRAIN_BYTES == 0 or stop == self.size_bytes)
         return (
-            self.welcome.get(chunk.offset) == len(chunk.data)
+            bool(chunk.data)
+            and is_whole
+            and self.welcome.issuperset(_grains_in(chunk))
             and hashlib.sha256(chunk.data).digest() == chunk.data_digest
         )
 
-    def arrived(self, offset: int, now_s: float, most: int) -> None:
-        """Adapt the window to how long the chunk took. ``delay_s`` is a maximum that fades by a quarter a chunk."""
-        del self.welcome[offset]
-        delay_s = now_s - self.asked.pop(offset, self.heard_s)
+    def arrived(self, chunk: Chunk, now_s: float, most: int) -> None:
+        """Adapt the window to how long the grains took. ``delay_s`` is a maximum that fades by a quarter a chunk."""
+        grains = _grains_in(chunk)
+        self.welcome.difference_update(grains)
+        asked_s = [self.asked.pop(grain, self.heard_s) for grain in grains]
+        delay_s = now_s - min(asked_s)
         self.delay_s = max(delay_s, 0.75 * self.delay_s)
-        self.window = min(most, self.window + 1) if delay_s < _PROMPT_S else max(1, self.window - 1)
+        if delay_s < _PROMPT_S:
+            self.window = min(most, self.window + len(grains))
+        elif delay_s > _SLOW_S:
+            self.window = max(1, self.window - len(grains))
         self.silences, self.heard_s = 0, now_s
 
     def drop_late(self, now_s: float) -> bool:
         """Forget what is overdue, so that it is asked for again; whether there was any."""
         patience_s = min(_MAX_PATIENCE_S, max(_PATIENCE_S, 3 * self.delay_s) * 2**self.silences)
-        late = [offset for offset, asked_s in self.asked.items() if now_s - asked_s > patience_s]
-        for offset in late:
-            del self.asked[offset]
+        late = [grain for grain, asked_s in self.asked.items() if now_s - asked_s > patience_s]
+        for grain in late:
+            del self.asked[grain]
         if late and now_s - self.heard_s > patience_s:
             self.window, self.silences = 1, self.silences + 1
         return bool(late)
@@ -98,3 +108,8 @@ class Transfer:
     def is_given_up(self, now_s: float) -> bool:
         """Whether the peer has been silent for good."""
         return now_s - self.heard_s > GIVE_UP_S
+
+
+def _grains_in(chunk: Chunk) -> range:
+    first = chunk.offset // GRAIN_BYTES
+    return range(first, first + grain_count(len(chunk.data)))

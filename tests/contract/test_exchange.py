@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import (
+    GRAIN_BYTES,
     MAX_CHUNK_BYTES,
     BlobGone,
     Chunk,
@@ -29,10 +30,12 @@ from edge_sdk.protocol.messages import (
 )
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters, parse
 from edge_sdk.transport import exchange
-from edge_sdk.transport.base import Incoming, LinkUp
+from edge_sdk.transport.address import BrokerAddress
+from edge_sdk.transport.base import BulkRoom, Incoming, LinkUp
 from edge_sdk.transport.blob_folder import BlobFolder
-from edge_sdk.transport.exchange import MAX_CHUNKS_PER_REQUEST, BlobExchange, BlobMessage, Failed, Fetched, Outcome
-from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
+from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, BlobMessage, Failed, Fetched, Outcome
+from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.transport.requested import MAX_GRAINS_PER_PEER
 from edge_sdk.transport.transfer import GIVE_UP_S
 from tests.support.blob_network import BlobNetwork, Link
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
@@ -98,31 +101,34 @@ def test_fetch_over_lossy_link_without_tick_does_not_complete(network: Callable[
     assert not net.outcomes
 
 
-def test_at_64_kbit_chunks_are_asked_for_singly_and_hardly_twice(network: Callable[..., BlobNetwork]) -> None:
+def test_at_64_kbit_two_grains_are_on_their_way_and_hardly_any_is_sent_twice(
+    network: Callable[..., BlobNetwork],
+) -> None:
     net = network(Link(bytes_per_s=8000, delay_s=0.2))
     data = bytes_of(2, 20 * MAX_CHUNK_BYTES)
     net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
     net.run()
     assert [type(outcome) for outcome in net.outcomes] == [Fetched]
-    assert net.chunk_bytes_sent("there") <= len(data) + 4 * MAX_CHUNK_BYTES
-    assert all(stop - start <= MAX_CHUNK_BYTES for r in net.requests("here")[4:] for start, stop in r.ranges)
+    assert net.chunk_bytes_sent("there") == len(data)
+    assert sum(stop - start for request in net.requests("here") for start, stop in request.ranges) == len(data)
+    assert all(stop - start <= 2 * GRAIN_BYTES for request in net.requests("here") for start, stop in request.ranges)
+    assert len(data) / net.now_s > 0.95 * 8000
 
 
 def test_no_more_than_the_window_is_on_its_way(network: Callable[..., BlobNetwork]) -> None:
     net = network()
     data = bytes_of(3, 40 * MAX_CHUNK_BYTES)
-    way, most = set(), [0]
+    asked, most = [0], [0]
 
     def watch(_sender: str, _receiver: str, message: BlobMessage) -> None:
         if isinstance(message, ChunkRequest):
-            for start, stop in message.ranges:
-                way.update(range(start, stop, MAX_CHUNK_BYTES))
-        most[0] = max(most[0], len(way) - net.peers["here"].received_bytes["there"] // MAX_CHUNK_BYTES)
+            asked[0] += sum(stop - start for start, stop in message.ranges)
+        most[0] = max(most[0], asked[0] - net.peers["here"].received_bytes["there"])
 
     net.on_sent = watch
     net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
     net.run()
-    assert most == [8]
+    assert most == [WINDOW_BYTES]
     assert net.chunk_bytes_sent("there") == len(data)
 
 
@@ -193,33 +199,70 @@ def chunk(digest: str, offset: int, data: bytes) -> Chunk:
     return Chunk(digest=digest, offset=offset, data=data, data_digest=hashlib.sha256(data).digest())
 
 
-@pytest.mark.parametrize("fault", ["never asked", "other peer", "wrong offset", "short", "garbled"])
+@pytest.mark.parametrize(
+    "fault", ["never asked", "other peer", "wrong offset", "uneven offset", "short", "garbled", "empty"]
+)
 def test_chunk_that_was_not_asked_for_is_refused(network: Callable[..., BlobNetwork], fault: str) -> None:
     net = network(Link(loss=1.0))
     data = bytes_of(6, 20 * MAX_CHUNK_BYTES)
     digest, here = digest_of(data), net.peers["here"]
     if fault != "never asked":
         net.fetch("here", "there", digest, len(data))
-    good = chunk(digest, 0, data[:MAX_CHUNK_BYTES])
+    good = chunk(digest, 0, data[:GRAIN_BYTES])
     bad = {
         "wrong offset": chunk(digest, 19 * MAX_CHUNK_BYTES, data[19 * MAX_CHUNK_BYTES :]),
-        "short": chunk(digest, 0, data[:-1][:1000]),
-        "garbled": msgspec.structs.replace(good, data=bytes(MAX_CHUNK_BYTES)),
+        "uneven offset": chunk(digest, 1, data[1 : GRAIN_BYTES + 1]),
+        "short": chunk(digest, 0, data[:1000]),
+        "garbled": msgspec.structs.replace(good, data=bytes(GRAIN_BYTES)),
+        "empty": chunk(digest, 0, b""),
     }.get(fault, good)
     assert here.handle("stranger" if fault == "other peer" else "there", bad, 0.1) == []
     here.close()
     with closing(net.folders["here"].open_partial(digest, len(data))) as partial:
-        assert list(partial.missing()) == [(0, len(data))]
+        assert list(partial.missing()) == list(range(len(data) // GRAIN_BYTES))
 
 
-def test_request_for_the_same_range_many_times_is_answered_with_a_bounded_number_of_chunks(
-    network: Callable[..., BlobNetwork],
-) -> None:
-    net = network()
+def test_range_asked_for_many_times_is_sent_once_while_it_waits(network: Callable[..., BlobNetwork]) -> None:
+    net, room = network(), [0]
+    there = BlobExchange(net.folders["there"], lambda to, m: net.carry("there", to, m), room=lambda: room[0])
     data = bytes_of(7, 5 * MAX_CHUNK_BYTES)
     digest = net.folders["there"].put_bytes(data)
-    net.peers["there"].handle("here", ChunkRequest(digest=digest, ranges=((0, 2**53),) * 256), 0)
-    assert sum(isinstance(m, Chunk) for _, _, m in net.sent) == MAX_CHUNKS_PER_REQUEST
+    for _ in range(3):
+        there.handle("here", ChunkRequest(digest=digest, ranges=((0, 2**53),) * 256), 0)
+    assert net.sent == [], "no room"
+    room[0] = 2**20
+    there.send_more()
+    assert net.chunk_bytes_sent("there") == len(data)
+
+
+def test_one_peer_can_queue_no_more_than_its_limit_and_keeps_no_other_waiting(
+    network: Callable[..., BlobNetwork],
+) -> None:
+    net, room = network(Link(), "here", "greedy", "there"), [0]
+    there = BlobExchange(net.folders["there"], lambda to, m: net.carry("there", to, m), room=lambda: room[0])
+    data = bytes_of(7, (MAX_GRAINS_PER_PEER + 10) * GRAIN_BYTES)
+    digest = net.folders["there"].put_bytes(data)
+    for peer in ("greedy", "here"):
+        there.handle(peer, ChunkRequest(digest=digest, ranges=((0, 2**53 if peer == "greedy" else GRAIN_BYTES),)), 0)
+    room[0] = 2**20
+    there.send_more()
+    assert [receiver for _, receiver, _ in net.sent[:3]] == ["greedy", "here", "greedy"]
+    assert there.sent_bytes == {"greedy": MAX_GRAINS_PER_PEER * GRAIN_BYTES, "here": GRAIN_BYTES}
+
+
+@pytest.mark.parametrize(("room_bytes", "grains"), [(130_816, 7), (GRAIN_BYTES + 1024, 1)], ids=["AWS IoT", "least"])
+def test_chunks_fit_into_the_messages_that_the_broker_takes(
+    network: Callable[..., BlobNetwork], room_bytes: int, grains: int
+) -> None:
+    net = network()
+    net.peers["there"] = net.peer("there", room=lambda: room_bytes)
+    data = bytes_of(7, 50 * GRAIN_BYTES + 1)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    net.run()
+    assert [type(outcome) for outcome in net.outcomes] == [Fetched]
+    chunks = [m for _, _, m in net.sent if isinstance(m, Chunk)]
+    assert max(len(chunk.data) for chunk in chunks) == grains * GRAIN_BYTES
+    assert max(len(encode(chunk)) for chunk in chunks) <= room_bytes
 
 
 def test_blob_gone_fails_that_peer_and_goes_on_with_the_next(network: Callable[..., BlobNetwork]) -> None:
@@ -299,7 +342,8 @@ def test_cancelled_fetch_goes_on_later_without_asking_twice(network: Callable[..
     net.run(until_s=0.05)
     net.peers["here"].cancel(digest)
     assert net.peers["here"].unfinished == ()
-    kept = len(data) - sum(b - a for a, b in net.folders["here"].open_partial(digest, len(data)).missing())
+    with closing(net.folders["here"].open_partial(digest, len(data))) as partial:
+        kept = len(data) - GRAIN_BYTES * len([*partial.missing()])
     assert kept > 0
     net._events.clear()
     net.sent.clear()
@@ -351,13 +395,16 @@ class Node(threading.Thread):
         self.folder = BlobFolder(folder)
         filters = device_filters("fleet", name) if name else coordinator_filters("fleet")
         self.transport = MqttTransport(address, self.name, filters)
-        self.exchange = BlobExchange(self.folder, self.send, max_transfers=2 if name else 16)
+        self.exchange = BlobExchange(
+            self.folder, self.send, max_transfers=2 if name else 16, room=self.transport.bulk_room
+        )
         self.transport.connect()
 
     def send(self, peer: str, message: BlobMessage) -> None:
         bulk, small = (Channel.CHUNK_UP, Channel.UP) if self.device else (Channel.CHUNK_DOWN, Channel.DOWN)
-        channel = bulk if isinstance(message, Chunk) else small
-        self.transport.publish(str(Topic("fleet", self.device or peer, channel)), encode(message))
+        is_bulk = isinstance(message, Chunk)
+        topic = str(Topic("fleet", self.device or peer, bulk if is_bulk else small))
+        self.transport.publish(topic, encode(message), bulk=is_bulk)
 
     def fetch(self, peer: str, digest: str, size_bytes: int) -> None:
         """From any thread."""
@@ -371,6 +418,8 @@ class Node(threading.Thread):
                 self.outcomes += self.exchange.fetch(*delivery, now_s)
             elif isinstance(delivery, LinkUp):
                 self.exchange.resume(now_s)
+            elif isinstance(delivery, BulkRoom):
+                self.exchange.send_more()
             elif isinstance(delivery, Incoming):
                 decode = decode_from_coordinator if self.device else decode_from_device
                 peer = parse(delivery.topic).device if not self.device else "coordinator"

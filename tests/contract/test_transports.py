@@ -16,9 +16,10 @@ import pytest
 
 from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
 from edge_sdk.transport import mqtt
+from edge_sdk.transport.address import BrokerAddress, Credentials
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport, Will
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
-from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
+from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
 
 

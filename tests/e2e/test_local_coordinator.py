@@ -13,7 +13,7 @@ from coordinator.local import TaskFailedError, local_coordinator
 from coordinator.processes import ProcessDiedError
 from edge_sdk.data import write_examples
 from edge_sdk.errors import ConfigurationError, DeadlineError
-from edge_sdk.transport.mqtt import BrokerAddress
+from edge_sdk.transport.address import BrokerAddress
 from tests.support.broker import listens
 from tests.support.small_fleet import some_examples
 

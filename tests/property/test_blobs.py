@@ -1,4 +1,4 @@
-"""The arithmetic of chunks: what is missing, what is present and what is sent always make up the whole."""
+"""The arithmetic of grains: what is missing, what is present and what is sent always make up the whole."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_sdk.protocol.blobs import Range, chunk_count, chunks_of, digest_of, joined, missing_ranges
+from edge_sdk.protocol.blobs import Range, digest_of, grain_count, grains_of, missing_grains, ranges_of
 
-CHUNK = 10
+GRAIN = 10
 sizes = st.integers(0, 300)
 
 
 @st.composite
 def partial_blobs(draw: st.DrawFn) -> tuple[int, bytes]:
-    """A size and one flag a chunk."""
+    """A size and one flag a grain."""
     size_bytes = draw(sizes)
-    count = chunk_count(size_bytes, CHUNK)
+    count = grain_count(size_bytes, GRAIN)
     return size_bytes, bytes(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
 
 
@@ -26,40 +26,42 @@ def covered(ranges: list[Range]) -> list[int]:
 
 
 @given(sizes)
-def test_chunks_of_the_whole_tile_it(size_bytes: int) -> None:
-    chunks = list(chunks_of([(0, size_bytes)], size_bytes, CHUNK))
-    assert covered(chunks) == list(range(size_bytes))
-    assert len(chunks) == chunk_count(size_bytes, CHUNK)
-    assert all(start % CHUNK == 0 and 0 < stop - start <= CHUNK for start, stop in chunks)
+def test_grains_of_the_whole_are_all(size_bytes: int) -> None:
+    grains = list(grains_of([(0, size_bytes)], size_bytes, GRAIN))
+    assert grains == list(range(grain_count(size_bytes, GRAIN)))
+    assert covered(list(ranges_of(grains, size_bytes, GRAIN))) == list(range(size_bytes))
 
 
 @given(partial_blobs())
 def test_missing_ranges_are_exactly_the_bytes_without_flag(blob: tuple[int, bytes]) -> None:
     size_bytes, present = blob
-    ranges = list(missing_ranges(present, size_bytes, CHUNK))
-    assert covered(ranges) == [byte for byte in range(size_bytes) if not present[byte // CHUNK]]
+    ranges = list(ranges_of(missing_grains(present), size_bytes, GRAIN))
+    assert covered(ranges) == [byte for byte in range(size_bytes) if not present[byte // GRAIN]]
     assert all(stop < later for (_, stop), (later, _) in pairwise(ranges)), "not joined"
 
 
 @given(partial_blobs())
-def test_joined_chunks_of_missing_ranges_are_those_ranges(blob: tuple[int, bytes]) -> None:
+def test_grains_of_the_ranges_of_grains_are_those_grains(blob: tuple[int, bytes]) -> None:
     size_bytes, present = blob
-    ranges = list(missing_ranges(present, size_bytes, CHUNK))
-    assert list(joined(chunks_of(ranges, size_bytes, CHUNK))) == ranges
+    grains = list(missing_grains(present))
+    assert list(grains_of(ranges_of(grains, size_bytes, GRAIN), size_bytes, GRAIN)) == grains
+
+
+@given(st.lists(st.integers(0, 29), unique=True))
+def test_ranges_of_grains_in_any_order_hold_each_once(grains: list[int]) -> None:
+    ranges = list(ranges_of(grains, 300, GRAIN))
+    assert covered(ranges) == [byte for grain in grains for byte in range(grain * GRAIN, (grain + 1) * GRAIN)]
 
 
 @given(sizes, st.lists(st.tuples(st.integers(0, 2**53), st.integers(0, 2**53)), max_size=5))
-def test_chunks_of_hostile_ranges_stay_inside_the_blob(size_bytes: int, ranges: list[Range]) -> None:
-    for start, stop in chunks_of(ranges, size_bytes, CHUNK):
-        assert 0 <= start < stop <= size_bytes
-        assert start % CHUNK == 0
-        assert stop == min(start + CHUNK, size_bytes)
+def test_grains_of_hostile_ranges_stay_inside_the_blob(size_bytes: int, ranges: list[Range]) -> None:
+    assert all(0 <= grain < grain_count(size_bytes, GRAIN) for grain in grains_of(ranges, size_bytes, GRAIN))
 
 
 @given(sizes, st.integers(0, 300), st.integers(0, 300))
-def test_chunks_of_a_range_hold_every_byte_of_it(size_bytes: int, start: int, stop: int) -> None:
-    wanted = set(range(start, min(stop, size_bytes)))
-    assert wanted <= set(covered(list(chunks_of([(start, stop)], size_bytes, CHUNK))))
+def test_grains_of_a_range_hold_every_byte_of_it(size_bytes: int, start: int, stop: int) -> None:
+    grains = grains_of([(start, stop)], size_bytes, GRAIN)
+    assert set(range(start, min(stop, size_bytes))) <= set(covered(list(ranges_of(grains, size_bytes, GRAIN))))
 
 
 def test_digest_is_sha256_in_hexadecimal() -> None:

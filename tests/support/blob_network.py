@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -42,7 +43,7 @@ class BlobNetwork:
         self.folders = {name: BlobFolder(folder / name) for name in names}
         self.peers = {name: self.peer(name) for name in names}
 
-    def peer(self, name: str, **limits: int) -> BlobExchange:
+    def peer(self, name: str, **limits: Any) -> BlobExchange:
         """A (new) exchange of this name on its folder, as after a restart of its process."""
         return BlobExchange(self.folders[name], lambda to, message: self.carry(name, to, message), **limits)
 

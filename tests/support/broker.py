@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from edge_sdk.transport.mqtt import BrokerAddress
+from edge_sdk.transport.address import BrokerAddress
 
 if TYPE_CHECKING:
     from coordinator.broker import EmbeddedBroker

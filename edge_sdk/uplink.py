@@ -8,21 +8,14 @@ from edge_sdk.config import AgentConfig
 from edge_sdk.protocol.messages import Chunk, DeviceMessage, Hello, Offline, encode
 from edge_sdk.protocol.topics import Channel, Topic, device_filters
 from edge_sdk.transport.base import Transport, Will
-from edge_sdk.transport.mqtt import BrokerAddress, Credentials, MqttTransport
+from edge_sdk.transport.mqtt import MqttTransport
 
 
-def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
+def device_transport(config: AgentConfig, session: int) -> MqttTransport:
     """The link to the broker that ``config`` names, with this session's last will."""
     state = str(Topic(config.fleet, config.device, Channel.STATE))
-    return MqttTransport(
-        BrokerAddress.parse(config.broker),
-        config.device,
-        device_filters(config.fleet, config.device),
-        will=Will(state, encode(Offline(device=config.device, session=session))),
-        credentials=None if config.user is None else Credentials(config.user, config.password or ""),
-        ca_file=config.ca_file,
-        allow_plaintext=config.allow_plaintext,
-    )
+    will = Will(state, encode(Offline(device=config.device, session=session)))
+    return MqttTransport.of(config, config.device, device_filters(config.fleet, config.device), will=will)
 
 
 class Uplink:
@@ -33,15 +26,15 @@ class Uplink:
 
     def publish(self, message: DeviceMessage) -> None:
         """Say ``message``; who a device is, and that it is gone, is retained."""
-        is_state = isinstance(message, Hello | Offline)
-        channel = Channel.STATE if is_state else Channel.CHUNK_UP if isinstance(message, Chunk) else Channel.UP
-        self._send(channel, encode(message), retain=is_state)
+        is_state, is_bulk = isinstance(message, Hello | Offline), isinstance(message, Chunk)
+        channel = Channel.STATE if is_state else Channel.CHUNK_UP if is_bulk else Channel.UP
+        self._send(channel, encode(message), retain=is_state, bulk=is_bulk)
 
     def resend(self, payload: bytes) -> None:
         """Say a message of the outbox (again)."""
         self._send(Channel.UP, payload)
 
-    def _send(self, channel: Channel, payload: bytes, *, retain: bool = False) -> None:
+    def _send(self, channel: Channel, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
         topic = str(Topic(self._config.fleet, self._config.device, channel))
-        self._transport.publish(topic, payload, retain=retain)
+        self._transport.publish(topic, payload, retain=retain, bulk=bulk)
         self._on_sent(len(payload))

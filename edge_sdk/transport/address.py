@@ -1,0 +1,146 @@
+"""Where a broker is and how to get in: its address, name and password, TLS, and words for what keeps one out."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import ssl
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from edge_sdk.errors import ConfigurationError
+
+_DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_…
+
+
+class MqttVersion(str, Enum):
+    """What to speak with the broker; ``ANY`` is 5, and 3.1.1 where the broker answers that it does not speak 5."""
+
+    ANY = "any"
+    V5 = "5"
+    V311 = "3.1.1"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker listens: ``mqtt://host:port``, or ``mqtts://host:port`` for TLS."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> BrokerAddress:
+        """Read an address, with or without a port. ``ConfigurationError`` for anything else; it quotes no password."""
+        try:
+            parts = urlsplit(text)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError as error:
+            msg = f"broker address cannot be read ({error}): use mqtt://host:port or mqtts://host:port"
+            raise ConfigurationError(msg) from error
+        if "@" in parts.netloc:
+            msg = f"broker address for {host!r} holds a user name or password: give them apart from the address"
+            raise ConfigurationError(msg)
+        if scheme not in _DEFAULT_PORTS or not host or port == 0 or parts.path.strip("/") or parts.query:
+            msg = f"broker address {text!r} is not of the form mqtt://host:port or mqtts://host:port"
+            raise ConfigurationError(msg)
+        return cls(host, port or _DEFAULT_PORTS[scheme], scheme == "mqtts")
+
+    def __str__(self) -> str:
+        """The address in the form that :meth:`parse` reads."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mqtt{'s' if self.tls else ''}://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether bytes to this address stay on this machine."""
+        return is_loopback(self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user name and password for the broker; the password stays out of logs and tracebacks."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+class BrokerSettings(Protocol):
+    """What the settings of an agent, of a coordinator and of a doctor say alike of their broker."""
+
+    @property
+    def broker(self) -> str | None:
+        """Its address."""
+
+    @property
+    def user(self) -> str | None:
+        """A name to give it."""
+
+    @property
+    def password(self) -> str | None:
+        """The name's password."""
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The authorities that TLS trusts, instead of the system's."""
+
+    @property
+    def allow_plaintext(self) -> bool:
+        """Whether it may be another machine's without TLS."""
+
+    @property
+    def mqtt_version(self) -> MqttVersion:
+        """What to speak."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is the machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
+    """``ConfigurationError`` for a plaintext address off this machine, unless its owner allows it."""
+    if not (address.tls or address.is_loopback or allow_plaintext):
+        msg = f"{address} would send everything readable over the network: use mqtts://, or allow plaintext explicitly"
+        raise ConfigurationError(msg)
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """TLS that trusts the system's authorities, or those in ``ca_file`` alone. ``ConfigurationError`` without it."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        msg = f"certificate authorities cannot be read from {ca_file} ({error}): give a PEM file"
+        raise ConfigurationError(msg) from error
+
+
+def why_unreachable(address: BrokerAddress, error: OSError) -> str:
+    """What it means for the user that a connection to ``address`` ends in ``error``, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"broker at {address} is not trusted: {error.verify_message.rstrip('.')}: {_trust_advice(error)}"
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return f"no file is left for a connection to {address}: raise `ulimit -n`, or LimitNOFILE of the service"
+    if address.tls and isinstance(error, ssl.SSLError | ConnectionResetError):
+        return f"no TLS at {address} ({_short(error)}): check that this is the port for TLS"
+    return f"no broker answers at {address} ({error}): check the address and that the broker runs"
+
+
+def _trust_advice(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in {_EXPIRED, _NOT_YET_VALID}:
+        now = time.strftime("%Y-%m-%d %H:%M %Z")
+        return f"renew its certificate, or set this machine's clock, which says {now}"
+    if error.verify_code in {_OTHER_HOST, _OTHER_ADDRESS}:
+        return "use the name that its certificate is for"
+    return "give its authority's certificate (--ca-file)"
+
+
+def _short(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
