@@ -55,6 +55,10 @@ def serve(
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
     allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
+    blob_url: Annotated[
+        str | None,
+        typer.Option(help="https://… under which a web server shows the blobs folder; else they go over MQTT."),
+    ] = None,
 ) -> None:
     """Serve a fleet: run its tasks one after the other, until interrupted."""
     from coordinator.service import Service, coordinator_transport
@@ -73,6 +77,7 @@ def serve(
         ca_file=ca_file,
         allow_plaintext=allow_plaintext,
         mqtt_version=mqtt_version,
+        blob_url=blob_url,
     )
     service = Service(config, _store(state_dir), coordinator_transport(config))
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -17,6 +17,7 @@ from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePa
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Recipe
 from edge_sdk.transport.address import MqttVersion
+from edge_sdk.transport.web import check_address
 
 
 class Participation(str, Enum):
@@ -128,7 +129,11 @@ def parse_encoding(text: str) -> Encoding:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorConfig:
-    """Where state lies, which broker, and every limit of the service."""
+    """Where state lies, which broker, and every limit of the service.
+
+    Under ``blob_url`` a web server shows what is in the folder of the blobs, by digest; ``ConfigurationError`` where it
+    is not HTTPS.
+    """
 
     state_dir: Path
     broker: str
@@ -138,6 +143,7 @@ class CoordinatorConfig:
     ca_file: Path | None = None
     allow_plaintext: bool = False
     mqtt_version: MqttVersion = MqttVersion.ANY
+    blob_url: str | None = None
     threads: int = 2
     exit_when_done: bool = False
     gather_s: float = 20.0
@@ -146,6 +152,10 @@ class CoordinatorConfig:
     retry_after_s: float = 10.0
     release_deadline_s: float = 300.0
     receive_timeout_s: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.blob_url is not None:
+            check_address(self.blob_url)
 
     @property
     def template_cache(self) -> Path:

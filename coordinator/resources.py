@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.config import CoordinatorConfig
 from coordinator.store.database import Store
-from edge_sdk.protocol.messages import CoordinatorMessage
+from edge_sdk.protocol.messages import BlobEntry, CoordinatorMessage
 from edge_sdk.transport.blob_folder import BlobFolder
 
 
@@ -42,3 +43,10 @@ class Resources:
     def template_cache(self) -> Path:
         """Where compiled templates are kept for the next start."""
         return self.settings.template_cache
+
+    def addressed(self, entries: Iterable[BlobEntry]) -> tuple[BlobEntry, ...]:
+        """These blobs with their addresses on the web, where a web server shows them."""
+        base = self.settings.blob_url
+        if base is None:
+            return tuple(entries)
+        return tuple(msgspec.structs.replace(entry, address=f"{base.rstrip('/')}/{entry.digest}") for entry in entries)

@@ -8,6 +8,7 @@
     ├── DataFormatError                   3   a data file that cannot be read as asked
     ├── ModelFormatError                  3   a model folder that cannot be read as asked
     ├── BrokerUnreachableError            4   no broker answers at the address
+    ├── BlobUnreachableError              4   a web address gives no blob
     ├── PortInUseError                    4   the port to listen on is taken
     ├── ProtocolError                     5   bytes from the other side that break the contract
     │   ├── MalformedMessageError         5
@@ -82,6 +83,12 @@ class ModelFormatError(RaffmError):
 
 class BrokerUnreachableError(RaffmError):
     """No MQTT broker answers at the address."""
+
+    exit_code = 4
+
+
+class BlobUnreachableError(RaffmError):
+    """A web address gives no blob, or another one."""
 
     exit_code = 4
 

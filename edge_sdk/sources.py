@@ -1,34 +1,47 @@
-"""Where the blobs of a device's work come from: the coordinator, over the exchange."""
+"""Where the blobs of a device's work come from: the web where they have an address there, else the coordinator.
+
+What the web does not give, for whatever reason, comes from the coordinator over the exchange; what came of it is kept.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
-from edge_sdk.device.link import LinkSpeed
-from edge_sdk.protocol.messages import BlobEntry, Chunk
-from edge_sdk.transport.base import BulkRoom
+from edge_sdk.device.machine import Machine
+from edge_sdk.errors import StorageError
+from edge_sdk.protocol.messages import BlobEntry, Chunk, Failure
+from edge_sdk.transport.base import BulkRoom, Transport
 from edge_sdk.transport.blob_folder import BlobFolder
-from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Outcome
+from edge_sdk.transport.exchange import MAX_TRANSFERS, BlobExchange, BlobMessage, Failed, Fetched, Outcome
+from edge_sdk.transport.web import WebArrived, WebEnded, WebFetch
 
+_log = logging.getLogger(__name__)
 _COORDINATOR = "coordinator"
+BlobEvent = BlobMessage | BulkRoom | WebArrived | WebEnded
 
 
 class BlobSources:
-    """Blobs in and out of ``folder``; ``link_speed`` hears how fast they come.
+    """Blobs in and out of ``folder``; ``machine`` hears how many bytes of them come, and how fast.
 
-    While :attr:`held` none moves; :meth:`resume` after it.
+    While :attr:`held` none moves; :meth:`resume` after it. What ``transport`` delivers of blobs is for :meth:`handle`.
     """
 
     def __init__(
         self,
         folder: BlobFolder,
         send: Callable[[BlobMessage], None],
-        room: Callable[[], int],
-        link_speed: LinkSpeed,
+        transport: Transport,
+        machine: Machine,
+        ca_file: Path | None,
     ) -> None:
-        self._exchange = BlobExchange(folder, lambda _, message: send(message), room=room)
-        self._link_speed = link_speed
+        self._exchange = BlobExchange(folder, lambda _, message: send(message), room=transport.bulk_room)
+        self._folder, self._transport, self._machine, self._ca_file = folder, transport, machine, ca_file
+        self._waiting: dict[str, BlobEntry] = {}
+        self._running: dict[str, tuple[BlobEntry, WebFetch]] = {}
+        self._web_bytes = 0
 
     @property
     def held(self) -> bool:
@@ -38,52 +51,101 @@ class BlobSources:
     @held.setter
     def held(self, held: bool) -> None:
         self._exchange.held = held
+        if held:
+            for digest, (entry, fetch) in self._running.items():
+                fetch.stop()
+                self._waiting[digest] = entry
+            self._running.clear()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
         """Digests of the blobs that are on their way."""
-        return self._exchange.unfinished
+        return (*self._exchange.unfinished, *self._running, *self._waiting)
 
     @property
     def received_bytes(self) -> int:
         """How much of blobs has come so far, what came twice included."""
-        return self._exchange.received_bytes[_COORDINATOR]
+        return self._exchange.received_bytes[_COORDINATOR] + self._web_bytes
 
     def fetch(self, entries: Iterable[BlobEntry]) -> list[Outcome]:
         """Begin to fetch these, or go on."""
-        now_s = time.monotonic()
         if not self.unfinished:
-            self._link_speed.begin(now_s)
-        return [
-            outcome
-            for entry in entries
-            for outcome in self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, now_s)
-        ]
+            self._machine.link_speed.begin(time.monotonic())
+        outcomes: list[Outcome] = []
+        for entry in entries:
+            if entry.address is None or self._folder.has(entry.digest):
+                outcomes += self._exchange_fetch(entry)
+            elif entry.digest not in self.unfinished:
+                self._waiting[entry.digest] = entry
+        return outcomes + self._begin_waiting()
 
-    def handle(self, event: BlobMessage | BulkRoom) -> list[Outcome]:
+    def handle(self, event: BlobEvent) -> list[Outcome]:
         """Take what concerns blobs. ``StorageError`` where one cannot be read."""
-        now_s = time.monotonic()
-        if isinstance(event, BulkRoom):
-            self._exchange.send_more()
-            return []
-        if isinstance(event, Chunk):
-            self._link_speed.arrived(len(event.data), now_s)
-        return self._exchange.handle(_COORDINATOR, event, now_s)
+        match event:
+            case BulkRoom():
+                self._exchange.send_more()
+                return []
+            case WebArrived(size_bytes=size_bytes):
+                self._web_bytes += size_bytes
+                self._machine.transferred(size_bytes)
+                self._machine.link_speed.arrived(size_bytes, time.monotonic())
+                return []
+            case WebEnded():
+                return self._web_ended(event)
+            case Chunk(data=data):
+                self._machine.link_speed.arrived(len(data), time.monotonic())
+        return self._exchange.handle(_COORDINATOR, event, time.monotonic())
 
     def tick(self) -> list[Outcome]:
         """Ask again for what is overdue; about every second."""
         return self._exchange.tick(time.monotonic())
 
-    def resume(self) -> None:
+    def resume(self) -> list[Outcome]:
         """The link is back, or blobs may move again."""
         now_s = time.monotonic()
-        self._link_speed.begin(now_s)
+        self._machine.link_speed.begin(now_s)
         self._exchange.resume(now_s)
+        return self._begin_waiting()
 
     def cancel(self, digest: str) -> None:
         """Stop fetching a blob, without an outcome; what came of it stays."""
         self._exchange.cancel(digest)
+        self._waiting.pop(digest, None)
+        if digest in self._running:
+            self._running.pop(digest)[1].stop()
 
     def close(self) -> None:
         """Close all files; what was fetched stays for the next process."""
-        self._exchange.close()
+        for digest in self.unfinished:
+            self.cancel(digest)
+
+    def _exchange_fetch(self, entry: BlobEntry) -> list[Outcome]:
+        return self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())
+
+    def _begin_waiting(self) -> list[Outcome]:
+        """As many at a time as the exchange has."""
+        outcomes: list[Outcome] = []
+        while self._waiting and len(self._running) < MAX_TRANSFERS and not self.held:
+            entry = self._waiting.pop(next(iter(self._waiting)))
+            try:
+                partial = self._folder.open_partial(entry.digest, entry.size_bytes)
+            except StorageError as error:
+                outcomes.append(Failed(_COORDINATOR, entry.digest, str(error), Failure.STORAGE))
+                continue
+            fetch = WebFetch(partial, entry.address or "", self._ca_file, self._transport.inject)
+            self._running[entry.digest] = entry, fetch
+        return outcomes
+
+    def _web_ended(self, ended: WebEnded) -> list[Outcome]:
+        entry, fetch = self._running.get(ended.fetch.digest, (None, None))
+        if entry is None or fetch is not ended.fetch:
+            return []
+        del self._running[entry.digest]
+        if ended.error is None:
+            outcomes: list[Outcome] = [Fetched(_COORDINATOR, entry.digest)]
+        elif isinstance(ended.error, StorageError):
+            outcomes = [Failed(_COORDINATOR, entry.digest, str(ended.error), Failure.STORAGE)]
+        else:
+            _log.warning("blob %s comes from the coordinator instead: %s", entry.digest[:16], ended.error)
+            outcomes = self._exchange_fetch(entry)
+        return outcomes + self._begin_waiting()

@@ -54,6 +54,7 @@ from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, Tra
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.exchange import BlobMessage, Fetched, Outcome
+from edge_sdk.transport.web import WebArrived, WebEnded
 from edge_sdk.uplink import Uplink, device_transport
 from edge_sdk.work import Stock, Updates, job_of
 
@@ -130,9 +131,7 @@ class Supervisor:
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
         self._uplink = Uplink(config, self._transport, self._count_sent)
-        self._blobs = BlobSources(
-            self._cache, self._uplink.publish, self._transport.bulk_room, self._machine.link_speed
-        )
+        self._blobs = BlobSources(self._cache, self._uplink.publish, self._transport, self._machine, config.ca_file)
         self._stock = Stock(self._cache, self._blobs, self._updates)
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
         self._training: TrainingProcess | None = None
@@ -195,13 +194,13 @@ class Supervisor:
                 self._receive(delivery)
             case LinkUp():
                 self._status = replace(self._status, connected=True)
-                self._blobs.resume()
+                self._settle(self._blobs.resume())
                 self._advance(agent.Connected())
             case LinkDown(reason):
                 self._status = replace(self._status, connected=False)
                 _log.warning("the broker is gone (%s); reconnecting", reason)
-            case BulkRoom():
-                self._blobs.handle(delivery)
+            case BulkRoom() | WebArrived() | WebEnded():
+                self._settle(self._blobs.handle(delivery))
             case TrainingSaid(offer, event):
                 self._training_said(offer, event)
             case agent.ReleaseTried():
@@ -273,7 +272,7 @@ class Supervisor:
             self._blobs.held = True
         elif denial is None and self._blobs.held:
             self._blobs.held = False
-            self._blobs.resume()
+            self._settle(self._blobs.resume())
 
     def _training_said(self, offer: Offer, event: TrainingEvent) -> None:
         if self._state.phase is not Phase.TRAINING or offer is not self._state.offer:

@@ -75,7 +75,7 @@ class ReleaseDesk:
             max_tokens=recipe.max_tokens,
             pixel_mean=recipe.pixel_mean,
             pixel_std=recipe.pixel_std,
-            manifest=record.manifest,
+            manifest=self._resources.addressed(record.manifest),
         )
         self._resources.send(device, Release(envelope=sign(self._resources.key, Role.RELEASE, manifest)))
         return True

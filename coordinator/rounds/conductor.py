@@ -361,7 +361,7 @@ class Conductor:
             recipe=msgspec.structs.replace(self.config.recipe, micro_batch_size=record.micro_batch_size),
             deadline_s=left_s,
             predicted_memory_bytes=record.predicted_memory_bytes,
-            manifest=self._run.manifest(self._version, record.submodel, runtime),
+            manifest=self._resources.addressed(self._run.manifest(self._version, record.submodel, runtime)),
             encoding=self.config.offered_encoding,
         )
         self._resources.send(record.device, offer)

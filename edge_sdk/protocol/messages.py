@@ -90,11 +90,15 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlobEntry(_Value, frozen=True):
-    """One blob of a manifest: what it is for, its SHA-256 and its size."""
+    """One blob of a manifest: what it is for, its SHA-256 and its size.
+
+    ``address`` is where on the web the same bytes may be had, for those who can reach it.
+    """
 
     part: Part
     digest: Digest
     size_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOB_BYTES)]
+    address: Text | None = None
 
 
 class Snapshot(_Value, frozen=True):

@@ -98,6 +98,17 @@ class BrokerSettings(Protocol):
         """What to speak."""
 
 
+class _TidySocket(ssl.SSLSocket):
+    """paho leaves a socket open whose handshake failed."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def is_loopback(host: str) -> bool:
     """Whether this name or address is the machine's own."""
     try:
@@ -116,10 +127,12 @@ def refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     """TLS that trusts the system's authorities, or those in ``ca_file`` alone. ``ConfigurationError`` without it."""
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         msg = f"certificate authorities cannot be read from {ca_file} ({error}): give a PEM file"
         raise ConfigurationError(msg) from error
+    context.sslsocket_class = _TidySocket
+    return context
 
 
 def why_unreachable(address: BrokerAddress, error: OSError) -> str:

@@ -26,13 +26,17 @@ class _Sent:
 
 
 class Lane:
-    """One connection's outgoing messages. :meth:`sent` is told by one thread, :meth:`acknowledged` by another."""
+    """One connection's outgoing messages. :meth:`sent` is told by one thread, :meth:`acknowledged` by another.
+
+    ``taken_bytes`` is the size of the largest message that the broker ever acknowledged.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sent: dict[int, _Sent] = {}
         self._early: set[int] = set()
         self._limit_bytes = _FIRST_LIMIT_BYTES
+        self.taken_bytes = 0
         self._is_full = False
 
     def has_room(self) -> bool:
@@ -55,11 +59,19 @@ class Lane:
             sent = self._sent.pop(message_id, None)
             if sent is None:
                 self._early.add(message_id)
-            elif sent.bulk:
-                self._adapt(sent)
+            else:
+                self._learn_from(sent)
             is_news = self._is_full and self._fits()
             self._is_full = self._is_full and not is_news
             return is_news
+
+    def forget_bulk(self) -> list[int]:
+        """The connection is gone, and its bulk with it; the messages that were on their way."""
+        with self._lock:
+            gone = [message_id for message_id, sent in self._sent.items() if sent.bulk]
+            for message_id in gone:
+                del self._sent[message_id]
+            return gone
 
     def largest_bytes(self) -> int:
         """The size of the largest message on its way; 0 where there is none."""
@@ -70,7 +82,10 @@ class Lane:
         bulk = [sent.size_bytes for sent in self._sent.values() if sent.bulk]
         return sum(bulk) < self._limit_bytes and len(bulk) < _MOST_MESSAGES
 
-    def _adapt(self, sent: _Sent) -> None:
+    def _learn_from(self, sent: _Sent) -> None:
+        self.taken_bytes = max(self.taken_bytes, sent.size_bytes)
+        if not sent.bulk:
+            return
         took_s = time.monotonic() - sent.at_s
         if took_s < _PROMPT_S:
             self._limit_bytes = min(_MOST_BYTES, self._limit_bytes + sent.size_bytes)

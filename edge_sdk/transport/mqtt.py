@@ -246,16 +246,26 @@ class MqttTransport:
             self._up = False
             self.inject(LinkDown(words))
         if not self._settled.is_set():
-            self._refuse(f"it closed the connection ({words}); check that the port is for {self._kind_of_port}")
+            self._refuse(
+                f"it closed the connection ({words}); check that the port is for {self._kind_of_port}, and that the "
+                "broker has files left for connections (its `ulimit -n`)"
+            )
+        self._forget_bulk()
         self._ended.set()
 
+    def _forget_bulk(self) -> None:
+        """Who still wants it asks again. paho would send it again, and be cut off again where it is too large."""
+        with self._client._out_message_mutex:  # noqa: SLF001 paho has no other way to take a message back
+            for message_id in self._lane.forget_bulk():
+                self._client._out_messages.pop(message_id, None)  # noqa: SLF001
+
     def _why_cut(self, reason: ReasonCode) -> str:
-        """In words. What is cut twice in a row while bulk is on its way may be too large: try half of it next."""
-        largest = self._lane.largest_bytes()
-        self._cuts = self._cuts + 1 if largest > LEAST_PAYLOAD_BYTES else 0
-        if reason.value != _PACKET_TOO_LARGE and self._cuts < 2:
+        """In words. A broker that cuts off twice what is larger than all that it ever took gets no more so large."""
+        largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, LEAST_PAYLOAD_BYTES)
+        self._cuts += largest > taken
+        if largest <= taken or (reason.value != _PACKET_TOO_LARGE and self._cuts < 2):
             return str(reason)
-        self._most_bytes = min(self._most_bytes, max(LEAST_PAYLOAD_BYTES, largest // 2))
+        self._most_bytes = min(self._most_bytes, taken)
         return f"{reason}; a message of {largest} bytes may exceed its limit on packets (mosquitto: max_packet_size)"
 
     def _on_message(self, client: Client, _data: object, message: MQTTMessage) -> None:
@@ -268,7 +278,6 @@ class MqttTransport:
 
     def _on_publish(self, client: Client, _data: object, message_id: int, reason: ReasonCode, _: object) -> None:
         _acknowledge_tcp_now(client)
-        self._cuts = 0
         if reason.is_failure:
             self._say(f"the broker at {self._address} refuses a message: {reason}")
         if self._lane.acknowledged(message_id):

@@ -6,7 +6,6 @@ import hashlib
 import os
 import random
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,21 +23,16 @@ from edge_sdk.protocol.messages import (
     BlobGone,
     Chunk,
     ChunkRequest,
-    decode_from_coordinator,
-    decode_from_device,
     encode,
 )
-from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters, parse
 from edge_sdk.transport import exchange
-from edge_sdk.transport.address import BrokerAddress
-from edge_sdk.transport.base import BulkRoom, Incoming, LinkUp
 from edge_sdk.transport.blob_folder import BlobFolder
-from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, BlobMessage, Failed, Fetched, Outcome
-from edge_sdk.transport.mqtt import MqttTransport
+from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, BlobMessage, Failed, Fetched
 from edge_sdk.transport.requested import MAX_GRAINS_PER_PEER
 from edge_sdk.transport.transfer import GIVE_UP_S
 from tests.support.blob_network import BlobNetwork, Link
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
+from tests.support.exchange_node import Node, wait
 
 BAD = Link(loss=0.2, repeat=0.2, garble=0.1, jitter_s=3.0)
 
@@ -386,54 +380,6 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
         yield running
 
 
-class Node(threading.Thread):
-    """One device, or the coordinator where ``name`` is empty: a receive loop around an exchange."""
-
-    def __init__(self, address: BrokerAddress, name: str, folder: Path) -> None:
-        super().__init__(name=name or "coordinator")
-        self.device, self.outcomes = name, list[Outcome]()
-        self.folder = BlobFolder(folder)
-        filters = device_filters("fleet", name) if name else coordinator_filters("fleet")
-        self.transport = MqttTransport(address, self.name, filters)
-        self.exchange = BlobExchange(
-            self.folder, self.send, max_transfers=2 if name else 16, room=self.transport.bulk_room
-        )
-        self.transport.connect()
-
-    def send(self, peer: str, message: BlobMessage) -> None:
-        bulk, small = (Channel.CHUNK_UP, Channel.UP) if self.device else (Channel.CHUNK_DOWN, Channel.DOWN)
-        is_bulk = isinstance(message, Chunk)
-        topic = str(Topic("fleet", self.device or peer, bulk if is_bulk else small))
-        self.transport.publish(topic, encode(message), bulk=is_bulk)
-
-    def fetch(self, peer: str, digest: str, size_bytes: int) -> None:
-        """From any thread."""
-        self.transport.inject((peer, digest, size_bytes))
-
-    def run(self) -> None:
-        ticked_s = time.monotonic()
-        while (delivery := self.transport.receive(0.5)) != "stop":
-            now_s = time.monotonic()
-            if isinstance(delivery, tuple):
-                self.outcomes += self.exchange.fetch(*delivery, now_s)
-            elif isinstance(delivery, LinkUp):
-                self.exchange.resume(now_s)
-            elif isinstance(delivery, BulkRoom):
-                self.exchange.send_more()
-            elif isinstance(delivery, Incoming):
-                decode = decode_from_coordinator if self.device else decode_from_device
-                peer = parse(delivery.topic).device if not self.device else "coordinator"
-                self.outcomes += self.exchange.handle(peer, decode(delivery.payload), now_s)
-            if now_s - ticked_s > 1:
-                self.outcomes, ticked_s = self.outcomes + self.exchange.tick(now_s), now_s
-
-    def stop(self) -> None:
-        self.transport.inject("stop")
-        self.join()
-        self.exchange.close()
-        self.transport.close()
-
-
 @pytest.fixture
 def start(broker: Broker, tmp_path: Path) -> Iterator[Callable[[str], Node]]:
     """Start nodes by name; all are stopped at the end."""
@@ -448,13 +394,6 @@ def start(broker: Broker, tmp_path: Path) -> Iterator[Callable[[str], Node]]:
     for node in nodes:
         if node.is_alive():
             node.stop()
-
-
-def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    give_up_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_s, "timed out"
-        time.sleep(0.005)
 
 
 def test_four_devices_fetch_and_send_20_mb_at_the_same_time(start: Callable[[str], Node]) -> None:

@@ -1,4 +1,4 @@
-"""What every transport promises, on memory, on the embedded broker and on mosquitto."""
+"""What every transport promises: in memory, on the embedded broker, on mosquitto and NATS, with MQTT 5 and 3.1.1."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 
 from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
 from edge_sdk.transport import mqtt
-from edge_sdk.transport.address import BrokerAddress, Credentials
+from edge_sdk.transport.address import BrokerAddress, Credentials, MqttVersion
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Transport, Will
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from edge_sdk.transport.mqtt import MqttTransport
-from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
+from tests.support.broker import Broker, iotcore_broker, mosquitto_broker, nats_broker
 
 
 class Wire(Protocol):
@@ -52,12 +52,12 @@ class MemoryWire:
 
 
 class MqttWire:
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
+    def __init__(self, broker: Broker, version: MqttVersion) -> None:
+        self.broker, self.version = broker, version
         self.kill, self.restart = broker.kill, broker.restart
 
     def transport(self, name: str, *filters: str, will: Will | None = None) -> Transport:
-        return MqttTransport(self.broker.address, name, filters, will=will)
+        return MqttTransport(self.broker.address, name, filters, will=will, version=self.version)
 
     def vanish(self, transport: MqttTransport) -> None:
         transport._client.socket().shutdown(socket.SHUT_RDWR)
@@ -68,14 +68,17 @@ class MqttWire:
         "memory",
         pytest.param("iotcore", marks=pytest.mark.beyond_base),
         pytest.param("mosquitto", marks=pytest.mark.mosquitto),
+        pytest.param("mosquitto, 3.1.1", marks=pytest.mark.mosquitto),
+        "nats, 3.1.1",
     ]
 )
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     if request.param == "memory":
         yield MemoryWire()
         return
-    with {"iotcore": iotcore_broker, "mosquitto": mosquitto_broker}[request.param]() as broker:
-        yield MqttWire(broker)
+    name, _, version = request.param.partition(", ")
+    with {"iotcore": iotcore_broker, "mosquitto": mosquitto_broker, "nats": nats_broker}[name]() as broker:
+        yield MqttWire(broker, MqttVersion(version or "5"))
 
 
 @pytest.fixture

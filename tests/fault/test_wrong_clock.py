@@ -141,4 +141,4 @@ def test_certificate_of_another_decade_is_refused_and_the_clock_is_named(tmp_pat
             with secured, suppress(OSError):
                 secured.do_handshake()
             _, said = device.communicate()
-    assert "which is what this machine's clock says" in said
+    assert "set this machine's clock, which says" in said

@@ -12,11 +12,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import psutil
 import pytest
 
 from edge_sdk.transport.address import BrokerAddress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from coordinator.broker import EmbeddedBroker
 
 _START_TIMEOUT_S = 10.0
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
 class Broker(Protocol):
@@ -61,13 +63,26 @@ class Iotcore:
 
 
 class Mosquitto:
-    """The system's mosquitto with a configuration of its own; ``passwords`` is a ready password file."""
+    """The system's mosquitto with a configuration of its own.
 
-    def __init__(self, binary: str, state_dir: Path, passwords: Path | None = None) -> None:
-        self._log = state_dir / "mosquitto.log"
-        self.address = BrokerAddress("127.0.0.1", free_port())
-        lines = [f"listener {self.address.port} 127.0.0.1", "persistence false", "user root"]
+    ``passwords`` is a ready password file, ``server`` the files of a certificate and its key for TLS, ``lines`` are
+    further ones of the configuration, and ``files`` limits how many the broker may have open.
+    """
+
+    def __init__(
+        self,
+        binary: str,
+        state_dir: Path,
+        passwords: Path | None = None,
+        server: tuple[Path, Path] | None = None,
+        lines: Sequence[str] = (),
+        files: int | None = None,
+    ) -> None:
+        self._log, self._files = state_dir / "mosquitto.log", files
+        self.address = BrokerAddress("127.0.0.1", free_port(), tls=server is not None)
+        lines = [f"listener {self.address.port} 127.0.0.1", "persistence false", "user root", *lines]
         lines += [f"password_file {passwords}"] if passwords else ["allow_anonymous true"]
+        lines += [f"certfile {server[0]}", f"keyfile {server[1]}"] if server else []
         configuration = state_dir / "mosquitto.conf"
         configuration.write_text("\n".join(lines) + "\n")
         self._command = [binary, "-c", str(configuration)]
@@ -84,11 +99,39 @@ class Mosquitto:
     def restart(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        give_up_s = time.monotonic() + _START_TIMEOUT_S
-        while not listens(self.address):
-            assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < give_up_s, self._log.read_text()
-            time.sleep(0.02)
+        if self._files is not None:
+            psutil.Process(self._process.pid).rlimit(psutil.RLIMIT_NOFILE, (self._files, self._files))
+        _wait_until_it_listens(self.address, self._process, self._log)
+
+
+class Nats:
+    """NATS, which speaks MQTT 3.1.1 alone; it keeps what is retained in a folder, which goes with each start."""
+
+    def __init__(self, binary: str, state_dir: Path) -> None:
+        self._binary, self._state_dir = binary, state_dir
+        self.address = BrokerAddress("127.0.0.1", free_port())
+        self._own_port = free_port()
+        self.restart()
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        store = self._state_dir / "store"
+        shutil.rmtree(store, ignore_errors=True)
+        configuration = self._state_dir / "nats.conf"
+        configuration.write_text(
+            f'server_name: test\nlisten: "127.0.0.1:{self._own_port}"\njetstream {{ store_dir: "{store}" }}\n'
+            f'mqtt {{ listen: "127.0.0.1:{self.address.port}" }}\n'
+        )
+        with (self._state_dir / "nats.log").open("ab") as log:
+            self._process = subprocess.Popen([self._binary, "-c", str(configuration)], stdout=log, stderr=log)
+        _wait_until_it_listens(self.address, self._process, self._state_dir / "nats.log")
 
 
 @contextmanager
@@ -103,13 +146,30 @@ def iotcore_broker() -> Iterator[Iotcore]:
 
 
 @contextmanager
-def mosquitto_broker(users: dict[str, str] | None = None) -> Iterator[Mosquitto]:
-    """A running mosquitto, open or with ``users`` as names and passwords; the test is skipped where there is none."""
-    binary = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+def mosquitto_broker(users: dict[str, str] | None = None, **settings: Any) -> Iterator[Mosquitto]:
+    """A running mosquitto, open or with ``users`` as names and passwords; the test is skipped where there is none.
+
+    ``settings`` are :class:`Mosquitto`'s.
+    """
+    binary = shutil.which("mosquitto", path=_PATH)
     if binary is None:
         pytest.skip("mosquitto is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        broker = Mosquitto(binary, Path(folder), _password_file(Path(folder), users) if users else None)
+        broker = Mosquitto(binary, Path(folder), _password_file(Path(folder), users) if users else None, **settings)
+        try:
+            yield broker
+        finally:
+            broker.kill()
+
+
+@contextmanager
+def nats_broker() -> Iterator[Nats]:
+    """A running NATS server; the test is skipped where there is none."""
+    binary = shutil.which("nats-server", path=_PATH)
+    if binary is None:
+        pytest.skip("nats-server is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        broker = Nats(binary, Path(folder))
         try:
             yield broker
         finally:
@@ -134,6 +194,14 @@ def peak_memory_bytes(process_id: int) -> int:
     status = Path(f"/proc/{process_id}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def _wait_until_it_listens(address: BrokerAddress, process: subprocess.Popen[bytes], log: Path) -> None:
+    give_up_s = time.monotonic() + _START_TIMEOUT_S
+    while not listens(address):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < give_up_s, log.read_text()
+        time.sleep(0.02)
 
 
 def _embedded(state_dir: Path, port: int | None = None) -> EmbeddedBroker:

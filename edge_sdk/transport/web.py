@@ -1,0 +1,196 @@
+"""Blobs from a web server or S3: over HTTPS, resumed by ranges, verified by digest like any other.
+
+    https://…    the certificate is verified; redirects stay on HTTPS
+    http://…     on this machine alone
+
+What comes is kept in the same half-fetched files as the exchange's, so that either goes on where the other stopped. A
+server sends no more than was asked for: the size is known beforehand, and another one is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from edge_sdk.errors import BlobUnreachableError, ConfigurationError, RaffmError
+from edge_sdk.protocol.blobs import ranges_of
+from edge_sdk.protocol.messages import GRAIN_BYTES
+from edge_sdk.transport.address import is_loopback, tls_context
+from edge_sdk.transport.blob_folder import Partial
+
+if TYPE_CHECKING:
+    from http.client import HTTPMessage, HTTPResponse
+    from urllib.request import OpenerDirector
+
+_TIMEOUT_S = 20.0
+_LONGEST_GRAIN_S = 60.0
+_SAY_EVERY_S = 0.5
+_PARTIAL_CONTENT = 206
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class WebArrived:
+    """So many bytes of blobs have come."""
+
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WebEnded:
+    """``fetch`` has ended: the blob is whole and verified, or what was wrong."""
+
+    fetch: WebFetch
+    error: RaffmError | None = None
+
+
+def check_address(address: str) -> str:
+    """``address`` itself; ``ConfigurationError`` where it is neither HTTPS nor HTTP of this machine."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+    except ValueError as error:
+        raise ConfigurationError(f"web address {address!r} cannot be read ({error}): use https://host/path") from error
+    if not host or parts.scheme not in {"http", "https"} or (parts.scheme == "http" and not is_loopback(host)):
+        raise ConfigurationError(f"web address {address!r} is not usable: use https://, or http:// on this machine")
+    return address
+
+
+class WebFetch:
+    """One blob on its way into ``partial``, on a thread of its own; ``say`` hears of it on that thread.
+
+    After :meth:`stop` nothing is written any more and nothing is said.
+    """
+
+    def __init__(
+        self, partial: Partial, address: str, ca_file: Path | None, say: Callable[[WebArrived | WebEnded], None]
+    ) -> None:
+        self.digest, self.size_bytes = partial.digest, partial.size_bytes
+        self._partial, self._address, self._ca_file, self._say = partial, address, ca_file, say
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._unsaid_bytes, self._said_s = 0, time.monotonic()
+        threading.Thread(target=self._run, name=f"web-{self.digest[:8]}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Keep what came, and end soon."""
+        with self._lock:
+            self._stopped = True
+            self._partial.close()
+
+    def _run(self) -> None:
+        error: RaffmError | None = None
+        try:
+            self._fetch_all()
+        except RaffmError as refused:
+            error = refused
+        with self._lock:
+            if not self._stopped:
+                self._partial.close()
+                self._say_bytes()
+                self._say(WebEnded(self, error))
+
+    def _fetch_all(self) -> None:
+        # an agent that gets no web addresses does not pay for these
+        from http.client import HTTPException  # noqa: PLC0415
+        from urllib.error import HTTPError  # noqa: PLC0415
+
+        opener = _opener(check_address(self._address), self._ca_file)
+        while lacking := self._first_lacking():
+            before = lacking[0]
+            try:
+                self._fetch_range(opener, *lacking)
+            except (OSError, HTTPException, ValueError) as error:  # the last for an address that is no ASCII
+                if isinstance(error, HTTPError):
+                    error.close()
+                still = self._first_lacking()
+                if still is not None and still[0] == before:
+                    raise BlobUnreachableError(f"{self._address} gives no blob: {error}") from error
+        with self._lock:
+            if not self._stopped:
+                self._partial.commit()
+
+    def _first_lacking(self) -> tuple[int, int] | None:
+        with self._lock:
+            if self._stopped:
+                return None
+            return next(ranges_of(self._partial.missing(), self.size_bytes), None)
+
+    def _fetch_range(self, opener: OpenerDirector, start: int, stop: int) -> None:
+        from urllib.request import Request  # noqa: PLC0415
+
+        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        with opener.open(Request(self._address, headers=headers), timeout=_TIMEOUT_S) as response:  # noqa: S310 checked
+            offset = self._first_byte(response, start)
+            while offset < stop:
+                data = _read(response, min(GRAIN_BYTES, stop - offset))
+                if not self._store(offset, data):
+                    return
+                offset += len(data)
+
+    def _first_byte(self, response: HTTPResponse, start: int) -> int:
+        """Where the answer begins: at ``start``, or at 0 where the server knows no ranges."""
+        found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        length = response.headers.get("Content-Length", "")
+        first, size_bytes = 0, int(length) if length.isdecimal() else None
+        if response.status == _PARTIAL_CONTENT and found:
+            first, size_bytes = int(found[1]), int(found[2])
+        if size_bytes != self.size_bytes or first not in {0, start}:
+            raise BlobUnreachableError(
+                f"{self._address} has {size_bytes} bytes and begins at {first}; the blob has {self.size_bytes}"
+            )
+        return first
+
+    def _store(self, offset: int, data: bytes) -> bool:
+        with self._lock:
+            if self._stopped:
+                return False
+            self._partial.write(offset, data)
+            self._unsaid_bytes += len(data)
+            if time.monotonic() - self._said_s > _SAY_EVERY_S:
+                self._say_bytes()
+        return True
+
+    def _say_bytes(self) -> None:
+        self._say(WebArrived(self._unsaid_bytes))
+        self._unsaid_bytes, self._said_s = 0, time.monotonic()
+
+
+def _read(response: HTTPResponse, size_bytes: int) -> bytes:
+    """Exactly so many bytes; ``ConnectionError`` where they end before, ``TimeoutError`` where they only trickle."""
+    data, give_up_s = bytearray(), time.monotonic() + _LONGEST_GRAIN_S
+    while len(data) < size_bytes:
+        piece = response.read1(size_bytes - len(data))
+        if not piece:
+            raise ConnectionError("the answer ended before its end")
+        if time.monotonic() > give_up_s:
+            raise TimeoutError(f"{size_bytes} bytes took more than {_LONGEST_GRAIN_S:.0f} s")
+        data += piece
+    return bytes(data)
+
+
+def _opener(address: str, ca_file: Path | None) -> OpenerDirector:
+    """Trusts the system's authorities and those in ``ca_file``, which a broker of one's own has."""
+    from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener  # noqa: PLC0415
+
+    class Redirects(HTTPRedirectHandler):
+        def redirect_request(
+            self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+        ) -> Request | None:
+            old, new = urlsplit(req.full_url), urlsplit(newurl)
+            if new.scheme != old.scheme or (new.scheme == "http" and not is_loopback(new.hostname or "")):
+                fp.close()
+                raise BlobUnreachableError(f"{req.full_url} redirects to {newurl[:200]!r}, which is not followed")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    tls = tls_context(None)
+    if ca_file is not None:
+        tls.load_verify_locations(ca_file)
+    proxies = [ProxyHandler({})] if is_loopback(urlsplit(address).hostname or "") else []
+    return build_opener(*proxies, Redirects(), HTTPSHandler(context=tls))
