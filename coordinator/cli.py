@@ -61,7 +61,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a fleet: run its tasks one after the other, until interrupted."""
-    from coordinator.service import Service, coordinator_transport
+    from coordinator.service import Service, mqtt_transport
     from edge_sdk.security.secrets import read_secret
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -79,7 +79,7 @@ def serve(
         mqtt_version=mqtt_version,
         blob_url=blob_url,
     )
-    service = Service(config, _store(state_dir), coordinator_transport(config))
+    service = Service(config, _store(state_dir), mqtt_transport(config))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())
     service.run()

@@ -62,7 +62,7 @@ class WorkDone:
     then: Callable[[Any], None]
 
 
-def coordinator_transport(config: CoordinatorConfig) -> MqttTransport:
+def mqtt_transport(config: CoordinatorConfig) -> MqttTransport:
     """The link to the broker that ``config`` names."""
     return MqttTransport.of(config, f"{config.fleet}-coordinator", coordinator_filters(config.fleet))
 

@@ -55,7 +55,7 @@ from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.exchange import BlobMessage, Fetched, Outcome
 from edge_sdk.transport.web import WebArrived, WebEnded
-from edge_sdk.uplink import Uplink, device_transport
+from edge_sdk.uplink import Uplink, mqtt_transport
 from edge_sdk.work import Stock, Updates, job_of
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Supervisor:
         config: AgentConfig,
         examples: Owned,
         *,
-        make_transport: Callable[[AgentConfig, int], Transport] = device_transport,
+        make_transport: Callable[[AgentConfig, int], Transport] = mqtt_transport,
         on_model: Callable[[ReleaseReport], None] | None = None,
         on_tick: Callable[[AgentStatus], None] | None = None,
     ) -> None:
@@ -218,7 +218,7 @@ class Supervisor:
             self._settle(self._blobs.handle(message))
             return
         if isinstance(message, Announce) and self._state.announced not in {None, message.session}:
-            self._resume_transfers()
+            self._settle(self._blobs.resume())
         if isinstance(message, Refused):
             _log.warning("the coordinator refuses: %s", message.reason)
         if isinstance(message, Wait | Offer):

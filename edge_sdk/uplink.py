@@ -11,7 +11,7 @@ from edge_sdk.transport.base import Transport, Will
 from edge_sdk.transport.mqtt import MqttTransport
 
 
-def device_transport(config: AgentConfig, session: int) -> MqttTransport:
+def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
     """The link to the broker that ``config`` names, with this session's last will."""
     state = str(Topic(config.fleet, config.device, Channel.STATE))
     will = Will(state, encode(Offline(device=config.device, session=session)))

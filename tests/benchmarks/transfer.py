@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -38,14 +39,18 @@ def run(options: list[str] | None = None) -> Figure:
     name = parser.parse_args(options or []).broker
     samples: dict[str, list[float]] = {"raw TCP, there and back": [], "to the device": [], "back": []}
     where = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(dir=where) as folder, BROKERS[name]() as broker, _echo() as echo:
-        with _pair(broker.address, Path(folder)) as (coordinator, device):
-            for _ in range(_REPEATS):
-                digest = coordinator.folder.put_bytes(os.urandom(_SIZE_BYTES))
-                steps = (lambda: _raw(echo), lambda: _down(device, digest), lambda: _up(coordinator, digest))  # noqa: B023
-                for times, step in zip(samples.values(), steps, strict=True):
-                    times.append(seconds(step))
-                coordinator.folder.delete(digest)
+    with (
+        tempfile.TemporaryDirectory(dir=where) as folder,
+        BROKERS[name]() as broker,
+        _echo() as echo,
+        _pair(broker.address, Path(folder)) as (coordinator, device),
+    ):
+        for _ in range(_REPEATS):
+            digest = coordinator.folder.put_bytes(os.urandom(_SIZE_BYTES))
+            steps = (partial(_raw, echo), partial(_down, device, digest), partial(_up, coordinator, digest))
+            for times, step in zip(samples.values(), steps, strict=True):
+                times.append(seconds(step))
+            coordinator.folder.delete(digest)
     raw_s, down_s, up_s = (statistics.median(times) for times in samples.values())
     data = os.urandom(_SIZE_BYTES)
     rows = [(what, f"{statistics.median(times):.3f} s") for what, times in samples.items()]

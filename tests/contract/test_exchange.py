@@ -26,7 +26,6 @@ from edge_sdk.protocol.messages import (
     encode,
 )
 from edge_sdk.transport import exchange
-from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, BlobMessage, Failed, Fetched
 from edge_sdk.transport.requested import MAX_GRAINS_PER_PEER
 from edge_sdk.transport.transfer import GIVE_UP_S

@@ -24,9 +24,10 @@ from coordinator.service import mqtt_transport
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import Offer
 from edge_sdk.transport import mqtt, transfer
+from edge_sdk.transport.address import BrokerAddress
 from edge_sdk.transport.base import Will
 from edge_sdk.transport.blob_folder import Partial
-from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
+from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import mosquitto_broker
 from tests.support.fault_proxy import Fault, FaultProxy, Weather
 from tests.support.light_model import light_models, light_task

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from edge_sdk.transport.address import BrokerAddress
 from edge_sdk.transport.base import Will
-from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
+from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import mosquitto_broker
 from tests.support.light_model import light_task
 from tests.support.proof import Proof

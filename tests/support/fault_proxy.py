@@ -23,7 +23,7 @@ from enum import Enum
 from itertools import count
 from typing import Any
 
-from edge_sdk.transport.mqtt import BrokerAddress
+from edge_sdk.transport.address import BrokerAddress
 
 BLOCK_BYTES = 16 * 1024
 _PIECES_UNDER_WAY = 64

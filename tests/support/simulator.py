@@ -22,9 +22,9 @@ import msgspec
 import numpy as np
 
 from edge_sdk.errors import BlobCorruptError, MalformedMessageError
-from edge_sdk.protocol.blobs import Range, chunk_count, digest_of, missing_ranges
+from edge_sdk.protocol.blobs import digest_of, grain_count, missing_grains
 from edge_sdk.protocol.messages import (
-    MAX_CHUNK_BYTES,
+    GRAIN_BYTES,
     Announce,
     BlobEntry,
     BlobGone,
@@ -374,18 +374,19 @@ class MemoryPartial:
 
     def __init__(self, blobs: MemoryBlobs, digest: str, size_bytes: int) -> None:
         self._blobs, self._digest, self._data = blobs, digest, bytearray(size_bytes)
-        self._flags = bytearray(chunk_count(size_bytes))
+        self._flags = bytearray(grain_count(size_bytes))
 
     @property
     def is_complete(self) -> bool:
         return 0 not in self._flags
 
-    def missing(self) -> Iterator[Range]:
-        return missing_ranges(self._flags, len(self._data))
+    def missing(self) -> Iterator[int]:
+        return missing_grains(self._flags)
 
     def write(self, offset: int, data: bytes) -> None:
         self._data[offset : offset + len(data)] = data
-        self._flags[offset // MAX_CHUNK_BYTES] = 1
+        first, count = offset // GRAIN_BYTES, grain_count(len(data))
+        self._flags[first : first + count] = b"\x01" * count
 
     def commit(self) -> None:
         if digest_of(self._data) != self._digest:

@@ -108,7 +108,7 @@ def test_every_kind_of_value_is_specified() -> None:
 
 
 def test_limits_are_specified() -> None:
-    assert f"{messages.MAX_CHUNK_BYTES + messages._CHUNK_OVERHEAD_BYTES:,} bytes" in README
+    assert f"{messages.MAX_CHUNK_BYTES + messages.CHUNK_OVERHEAD_BYTES:,} bytes" in README
     assert f"| {messages.MAX_MESSAGE_BYTES // 1024} KiB |" in README
     assert f"| {messages.MAX_BLOB_BYTES // 2**30} GiB |" in README
     assert f"| {messages.MAX_TASKS} |" in README

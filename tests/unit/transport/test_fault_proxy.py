@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_sdk.transport.mqtt import BrokerAddress
+from edge_sdk.transport.address import BrokerAddress
 from tests.support.broker import free_port
 from tests.support.fault_proxy import BLOCK_BYTES, Fault, FaultProxy, Place, Weather, fault_in
 
