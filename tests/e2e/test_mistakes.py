@@ -56,6 +56,11 @@ def task(state: Path, model: Path, data: Path) -> tuple[object, ...]:
     return ("task", "create", "t", "--state-dir", state, "--model", model, "--calibration", data, "--test", data)
 
 
+def test_encoding_that_there_is_not(data: Path, tmp_path: Path) -> None:
+    done = typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data), "--encoding", "int4")
+    check(done, 2, "encoding 'int4' is unknown; use fp32, fp16, int8, or topk:SHARE")
+
+
 def test_no_broker_there_for_an_agent(data: Path, tmp_path: Path) -> None:
     check(typed("edge_sdk.cli", *agent(data, tmp_path / "s")), 4, "no broker answers at mqtt://127.0.0.1:9")
 

@@ -19,7 +19,7 @@ import torch
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.permutation import LayerOrder, inverse, permute
 from coordinator.models.torch_modules import torch_module
-from edge_sdk.elastic.slicing import Array, extract, scatter, slices_of
+from edge_sdk.elastic.slicing import Array, extract, full_shapes, scatter, shapes_of, slices_of
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, Submodel, full
 from edge_sdk.errors import ConfigurationError
 from tests.support.masking import drop_layers, masked
@@ -176,6 +176,7 @@ def test_scatter_of_an_untouched_submodel_restores_the_model(tiny: Foundation, c
     submodel = full(tiny.architecture) if choose is full else choose(tiny)
     shapes = {name: values.shape for name, values in tiny.parameters.items()}
     slices = slices_of(submodel, tiny.architecture, tiny.family, shapes)
+    assert full_shapes(shapes_of(slices), tiny.architecture, tiny.family) == {name: shapes[name] for name in slices}
     part = extract(tiny.parameters, slices)
     spoilt = {name: values.copy() for name, values in tiny.parameters.items()}
     for name, region in slices.items():
