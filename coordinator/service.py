@@ -202,7 +202,7 @@ class Service:
             case ChunkRequest() | Chunk() | BlobGone():
                 self._settle(self._exchange.handle(device, message, time.monotonic()))
             case Ready(snapshot=snapshot, tasks=tasks):
-                with self._store.transaction() as tx:
+                with self._store.transaction(durable=False) as tx:
                     known = tx.devices.get(device)
                     tx.devices.seen(device, time.time(), snapshot)
                 if known is not None:

@@ -173,10 +173,9 @@ class Conductor:
             return
         self._candidates[device] = Candidate(time.monotonic(), snapshot)
         if self._round is not None and self._round.offers.get(device) in {Outcome.OFFERED, Outcome.PAUSED}:
-            with self._resources.store.transaction() as tx:
-                tx.offers.reopened(self.config.name, self._round.number, device)
+            with self._resources.store.transaction(durable=False) as tx:
+                offered = tx.offers.reopened(self.config.name, self._round.number, device)
                 self._advance(tx, Offered(device))
-                offered = tx.offers.get(self.config.name, self._round.number, device)
             if offered is not None:
                 self._send_offer(offered, snapshot.runtime)
                 return
@@ -200,11 +199,11 @@ class Conductor:
         if self._round is None or declined.round != self._round.number:
             return
         _log.warning("%s gives up round %d: %s %s", device, declined.round, declined.failure.value, declined.detail)
-        with self._resources.store.transaction() as tx:
+        is_paused = declined.failure is Failure.POLICY
+        with self._resources.store.transaction(durable=not is_paused) as tx:
             if self._round.offers.get(device) is Outcome.OFFERED and declined.failure is Failure.OUT_OF_MEMORY:
                 known = tx.devices.get(device)
                 tx.devices.set_memory_factor(device, shrunk(known.memory_factor if known else 1.0))
-            is_paused = declined.failure is Failure.POLICY
             tx.offers.failed(
                 self.config.name,
                 declined.round,

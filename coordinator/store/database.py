@@ -57,12 +57,15 @@ class Store:
             self._check_schema(connection)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Read and write; committed durably when the block ends, undone where it raises.
+    def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
+        """Read and write; committed when the block ends, undone where it raises.
+
+        Where it need not be ``durable``, a loss of power may undo it; a crash of the process does not. That saves the
+        wait for the disk, and the next durable commit makes it last too.
 
         Raises ``DiskFullError`` where no space is left, ``StorageError`` where the database refuses otherwise.
         """
-        with self._connection(read_only=False) as connection:
+        with self._connection(read_only=False, durable=durable) as connection:
             yield Transaction(connection)
 
     @contextmanager
@@ -76,9 +79,10 @@ class Store:
         self._engine.dispose()
 
     @contextmanager
-    def _connection(self, *, read_only: bool) -> Iterator[Connection]:
+    def _connection(self, *, read_only: bool, durable: bool = True) -> Iterator[Connection]:
+        options = {"read_only": read_only, "durable": durable}
         try:
-            with self._engine.connect().execution_options(read_only=read_only) as connection, connection.begin():
+            with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
         except DBAPIError as error:
             raise _translated(error, self._url) from error
@@ -116,7 +120,10 @@ def _set_up(connection: DBAPIConnection, _: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("read_only", False)
+    options = connection.get_execution_options()
+    read_only = options.get("read_only", False)
+    if not read_only:
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable', True) else 'NORMAL'}")
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete
-
 from coordinator.store import tables
 from coordinator.store.records import EvaluationRecord
 from coordinator.store.repository import Repository
@@ -18,7 +16,7 @@ class Evaluations(Repository[EvaluationRecord]):
     def put(self, evaluation: EvaluationRecord) -> None:
         """Record a result in place of an earlier one: an evaluation that a crash cut short is done again."""
         key = {"task": evaluation.task, "round": evaluation.round, "width": evaluation.width}
-        self._connection.execute(delete(self.table).where(self._matches(key)))
+        self._delete(**key)
         self._insert(evaluation)
 
     def of_round(self, task: str, number: int) -> tuple[EvaluationRecord, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coordinator.store import tables
 from coordinator.store.records import OfferRecord
 from coordinator.store.repository import Repository
@@ -54,11 +56,13 @@ class Offers(Repository[OfferRecord]):
             answered_s=now_s,
         )
 
-    def reopened(self, task: str, number: int, device: str) -> None:
-        """A device that paused is asked again; any other offer stays as it is."""
+    def reopened(self, task: str, number: int, device: str) -> OfferRecord | None:
+        """What a device was asked, where a pause of it ends: any other offer stays as it is."""
         known = self.get(task, number, device)
-        if known is not None and known.outcome is Outcome.PAUSED:
-            self._update({"task": task, "round": number, "device": device}, outcome=Outcome.OFFERED, answered_s=None)
+        if known is None or known.outcome is not Outcome.PAUSED:
+            return known
+        self._update({"task": task, "round": number, "device": device}, outcome=Outcome.OFFERED, answered_s=None)
+        return replace(known, outcome=Outcome.OFFERED, answered_s=None)
 
     def get(self, task: str, number: int, device: str) -> OfferRecord | None:
         """One offer, ``None`` where the device was not asked in this round."""

@@ -1,11 +1,28 @@
-"""What all repositories do: rows to values and back."""
+"""What all repositories do: rows to values and back.
+
+Statements are built once and executed with parameters: building one takes longer than SQLite takes to execute it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 _R = TypeVar("_R")
 
@@ -21,23 +38,42 @@ class Repository(Generic[_R]):
 
     def _insert(self, record: _R) -> None:
         values = {field.name: getattr(record, field.name) for field in fields(record)}  # type: ignore[arg-type]
-        self._connection.execute(insert(self.table).values(values))
+        self._connection.execute(insert(self.table), values)
 
     def _update(self, key: dict[str, object], **changes: object) -> None:
-        self._connection.execute(update(self.table).where(self._matches(key)).values(changes))
+        statement = _updating(self.table, tuple(key), tuple(changes))
+        self._connection.execute(statement, _named("is", key) | _named("becomes", changes))
+
+    def _delete(self, **key: object) -> None:
+        self._connection.execute(delete(self.table).where(_matches(self.table, tuple(key))), _named("is", key))
 
     def _one(self, **key: object) -> _R | None:
         """The only record with these values, ``None`` where there is none."""
-        row = self._connection.execute(select(self.table).where(self._matches(key))).one_or_none()
+        row = self._connection.execute(_selecting(self.table, tuple(key)), _named("is", key)).one_or_none()
         return None if row is None else self._read(row)
 
     def _all(self, *order: str, **key: object) -> tuple[_R, ...]:
         """Every record with these values, in the order of these columns."""
-        query = select(self.table).where(self._matches(key)).order_by(*(self.table.c[name] for name in order))
-        return tuple(map(self._read, self._connection.execute(query)))
-
-    def _matches(self, key: dict[str, object]) -> ColumnElement[bool]:
-        return and_(True, *(self.table.c[name] == value for name, value in key.items()))
+        rows = self._connection.execute(_selecting(self.table, tuple(key), order), _named("is", key))
+        return tuple(map(self._read, rows))
 
     def _read(self, row: Row[Any]) -> _R:
         return self.record(**row._mapping)  # noqa: SLF001
+
+
+@cache
+def _selecting(table: Table, key: tuple[str, ...], order: tuple[str, ...] = ()) -> Select[Any]:
+    return select(table).where(_matches(table, key)).order_by(*(table.c[name] for name in order))
+
+
+@cache
+def _updating(table: Table, key: tuple[str, ...], changes: tuple[str, ...]) -> Update:
+    return update(table).where(_matches(table, key)).values({name: bindparam(f"becomes_{name}") for name in changes})
+
+
+def _matches(table: Table, key: tuple[str, ...]) -> ColumnElement[bool]:
+    return and_(True, *(table.c[name] == bindparam(f"is_{name}") for name in key))
+
+
+def _named(prefix: str, values: dict[str, object]) -> dict[str, object]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
