@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -82,3 +83,22 @@ def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     while not condition():
         assert time.monotonic() < give_up_s, "timed out"
         time.sleep(0.005)
+
+
+def main() -> None:
+    """``ADDRESS NAME FOLDER [DIGEST SIZE]``: serve the folder's blobs until killed, or end with that one fetched.
+
+    Prints how many bytes of blobs came.
+    """
+    address, name, folder, *wanted = sys.argv[1:]
+    node = Node(BrokerAddress.parse(address), name, Path(folder))
+    node.start()
+    if wanted:
+        node.fetch("coordinator" if name else "device", wanted[0], int(wanted[1]))
+        wait(lambda: bool(node.outcomes))
+        print(sum(node.exchange.received_bytes.values()))
+        node.stop()
+
+
+if __name__ == "__main__":
+    main()
