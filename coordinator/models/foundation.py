@@ -198,8 +198,9 @@ def _positions(model: PreTrainedModel) -> int:
 
 def _portable_config(model: PreTrainedModel) -> bytes:
     settings = model.config.to_dict()
-    for local in ("_name_or_path", "transformers_version"):
+    for local in ("_name_or_path", "transformers_version", "use_cache"):  # modules are built without a cache
         settings.pop(local, None)
+    settings["architectures"] = [type(model).__name__]  # not what the folder was before it got a head
     return json.dumps(settings, sort_keys=True).encode()
 
 

@@ -66,7 +66,7 @@ def test_agent_whose_disk_fills_up_gives_its_offer_up_and_takes_the_next(fleet: 
     state = fleet.folder / "full"
     state.mkdir()
     fleet.agent("full", 400, through=on_a_disk_of(400 << 10, state))
-    fleet.wait_until(lambda: is_ready(fleet, "full"), "the device with a small disk asks for work")
+    fleet.wait_until(lambda: "gathering" in fleet.log_of("full"), "the device with a small disk asks for work")
     disk = Path(f"/proc/{fleet.processes['full'].pid}/root{state}")
     fill(disk, but_bytes=6 << 20)
     fleet.agent("roomy", 400)

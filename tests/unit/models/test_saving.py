@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from coordinator.models.compilation import _digest
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.permutation import LayerOrder, permute
 from coordinator.models.saving import save_model
@@ -39,6 +41,17 @@ def trained_version(foundation: Foundation, part: TrainablePart, blobs: BlobFold
 def logits(module: torch.nn.Module, foundation: Foundation) -> torch.Tensor:
     with torch.no_grad():
         return module.eval()(**tiny_inputs(foundation)).logits
+
+
+def test_task_that_goes_on_from_a_saved_model_needs_no_new_templates(tmp_path: Path) -> None:
+    """What a folder held before it got a head, as sentence encoders are published, makes no other model of it."""
+    folder = save_tiny_model(tmp_path / "tiny", "bert", architectures=["BertModel"])
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"architectures": ["BertModel"]}))
+    first = load_foundation(folder, LABELS, seed=0)
+    save_model(first, trained_version(first, TrainablePart.ALL, BlobFolder(tmp_path / "blobs")), tmp_path / "saved")
+    again = load_foundation(tmp_path / "saved", LABELS, seed=0)
+    assert _digest(again) == _digest(first)
 
 
 @pytest.mark.parametrize(
