@@ -11,6 +11,7 @@ import pytest
 from coordinator.rounds.intake import Intake
 from coordinator.store import database
 from coordinator.store.updates import Updates
+from edge_sdk.inference.slots import Slots
 from edge_sdk.protocol.messages import Verdict
 
 CONTROLS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -58,3 +59,9 @@ def no_dedupe(patch: pytest.MonkeyPatch) -> None:
 def no_sync(patch: pytest.MonkeyPatch) -> None:
     """The store leaves to the kernel when bytes get to the disk."""
     patch.setattr(database, "_PRAGMAS", ("journal_mode=WAL", "synchronous=OFF", "foreign_keys=ON"))
+
+
+@_control
+def one_slot(patch: pytest.MonkeyPatch) -> None:
+    """A release is staged over the one that runs."""
+    patch.setattr(Slots, "_other", lambda self: self._letter() or "a")

@@ -6,11 +6,12 @@ of one, and notes each passing in a file, so that a run which is left alone tell
 
     python -m tests.support.crash '{"state_dir": …}'      a coordinator, as :class:`Serving` says
 
-Tests start it by fork from a process that has imported all of it, see :class:`Coordinator`.
+Tests start it by fork from a process that has imported all of it, see :class:`Mortal`.
 """
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import pytest
@@ -33,7 +34,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.service import Service, mqtt_transport
 from coordinator.store.opening import open_store
 from coordinator.store.repository import Repository
-from edge_sdk.errors import RaffmError
+from edge_sdk.errors import DiskFullError, RaffmError
 from edge_sdk.protocol.messages import Chunk
 from edge_sdk.transport.blob_folder import BlobFolder, Partial
 from tests.support import light_model
@@ -42,14 +43,15 @@ from tests.support.history import History, Kind, Operation
 
 
 class Crash(msgspec.Struct, frozen=True):
-    """Die at the ``nth`` passing of ``point``, before what it does or after."""
+    """Die at the ``nth`` passing of ``point``, before what it does or after; or see the disk refuse it."""
 
     point: str
     nth: int = 1
     is_after: bool = False
+    is_error: bool = False
 
     def __str__(self) -> str:
-        return f"{'after' if self.is_after else 'before'} {self.point} {self.nth}"
+        return f"{'error at' if self.is_error else 'after' if self.is_after else 'before'} {self.point} {self.nth}"
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -66,6 +68,10 @@ class Serving(msgspec.Struct, frozen=True):
     crash: Crash | None = None
     control: str = ""
     file_limit_bytes: int | None = None
+
+
+_OF_SYSTEM = ("fsync", "rename")
+_REFUSED = OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class Points:
@@ -104,6 +110,8 @@ class Points:
     def _die_at(self, crash: Crash) -> None:
         if crash == self._crash:
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self._crash == msgspec.structs.replace(crash, is_error=True):
+            raise DiskFullError(f"no space left at {crash.point}") if crash.point not in _OF_SYSTEM else _REFUSED
 
 
 def points_passed(state_dir: Path) -> tuple[str, ...]:
@@ -182,17 +190,20 @@ def _context() -> ForkServerContext:
     return context
 
 
-class Coordinator:
-    """A coordinator as a process, started again and again on the same folder."""
+_S = TypeVar("_S", bound=msgspec.Struct)
 
-    def __init__(self, settings: Serving) -> None:
-        self.settings = settings
+
+class Mortal(Generic[_S]):
+    """``run(settings)`` as a process that is started again and again, each time with changes to its settings."""
+
+    def __init__(self, run: Callable[[_S], None], settings: _S) -> None:
+        self._run, self._settings = run, settings
         self._process: ForkServerProcess | None = None
 
-    def start(self, crash: Crash | None = None, file_limit_bytes: int | None = None) -> None:
-        """Begin (again); it may be told where to die, or what its disk lets it write."""
-        settings = msgspec.structs.replace(self.settings, crash=crash, file_limit_bytes=file_limit_bytes)
-        self._process = _context().Process(target=serve, args=(settings,))
+    def start(self, **changes: object) -> None:
+        """Begin (again)."""
+        settings = msgspec.structs.replace(self._settings, **changes)
+        self._process = _context().Process(target=self._run, args=(settings,))
         self._process.start()
 
     def is_dead(self, within_s: float = 0.0) -> bool:

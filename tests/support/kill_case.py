@@ -15,7 +15,7 @@ from edge_sdk.transport.base import Will
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Broker
 from tests.support.checker import Judgement, judge
-from tests.support.crash import Coordinator, Crash, Serving, points_passed
+from tests.support.crash import Crash, Mortal, Serving, points_passed, serve
 from tests.support.history import History, Kind, Operation, operations
 from tests.support.light_model import light_task
 from tests.support.simulator import Fleet
@@ -53,8 +53,8 @@ class KillCase:
         self._folder, self._broker = folder, broker
         path = folder / "history"
         self._history = History(path)
-        self._coordinator = Coordinator(
-            Serving(str(folder), str(broker.address), folder.name, str(path), None, control)
+        self._coordinator = Mortal(
+            serve, Serving(str(folder), str(broker.address), folder.name, str(path), None, control)
         )
         self._store = open_store(folder)
         with self._store.transaction() as tx:
@@ -70,7 +70,7 @@ class KillCase:
         """
         began_s = time.monotonic()
         again_s, code = 0.0, None
-        self._coordinator.start(crash, file_limit_bytes)
+        self._coordinator.start(crash=crash, file_limit_bytes=file_limit_bytes)
         with self._fleet:
             is_killed = self._is_killed(began_s, kill_after_s, None if file_limit_bytes is None else _SPACE_AFTER_S)
             if is_killed:

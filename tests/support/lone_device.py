@@ -10,40 +10,32 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
-from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.protocol.messages import (
-    BlobEntry,
     BlobGone,
     Chunk,
     ChunkRequest,
     CoordinatorMessage,
     DeviceMessage,
     Hello,
-    Offer,
-    Part,
     Ready,
     Receipt,
-    Release,
     UpdateReady,
     Verdict,
     decode_from_device,
     encode,
 )
-from edge_sdk.protocol.signing import ReleaseManifest, Role, sign
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters
 from edge_sdk.supervisor import Supervisor
 from edge_sdk.transport.base import Incoming
-from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import BlobExchange, Fetched
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
-from tests.support import logistic_graph
-from tests.support.logistic_graph import LABELS, inference_model, parameters, tokenizer_json
+from tests.support.goods import TASK, Goods
+from tests.support.logistic_graph import LABELS
 
-DEVICE, TASK = "lone", "task"
+__all__ = ["DEVICE", "TASK", "LoneDevice", "RecordingHub"]
+DEVICE = "lone"
 _PATIENCE_S = 60.0
 
 
@@ -70,12 +62,9 @@ class LoneDevice:
     ) -> None:
         self.said: list[DeviceMessage] = []
         self.hub = RecordingHub()
-        self._labels, self._releases_first = labels, releases_first
-        self._blobs = BlobFolder(folder / "coordinator")
-        self._key = Ed25519PrivateKey.generate()
-        (folder / "release.pub").write_text(self._key.public_key().public_bytes_raw().hex())
-        self.offer = self._make_offer(folder)
-        self.release = self._make_release()
+        self._releases_first = releases_first
+        goods = Goods(folder, DEVICE, labels)
+        self.offer, self.release = goods.offer(), goods.release(1)
         self.state_dir = folder / "device"
         config = AgentConfig(
             device=DEVICE,
@@ -87,7 +76,7 @@ class LoneDevice:
         )
         self.supervisor = Supervisor(config, examples, make_transport=self._transport)
         self._link = MemoryTransport(self.hub, coordinator_filters("default"))
-        self._exchange = BlobExchange(self._blobs, lambda _, message: self.send(message))
+        self._exchange = BlobExchange(goods.blobs, lambda _, message: self.send(message))
         self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
 
     def __enter__(self) -> LoneDevice:  # noqa: PYI034 - Self needs Python 3.11
@@ -145,46 +134,6 @@ class LoneDevice:
         assert isinstance(update, UpdateReady)
         self.send(Receipt(update_id=update.update_id, verdict=Verdict.ACCEPTED))
         self.send(self.release)
-
-    def _make_offer(self, folder: Path) -> Offer:
-        (folder / "job").mkdir()
-        job = logistic_graph.training_job(folder / "job")
-        parts = {
-            Part.WEIGHTS: job.weights,
-            Part.FROZEN: job.frozen,
-            Part.TRAINING_GRAPH: job.graph,
-            Part.TOKENIZER: job.tokenizer,
-        }
-        return Offer(
-            task=TASK,
-            round=1,
-            base_version="a" * 64,
-            architecture=job.architecture,
-            submodel=job.submodel,
-            part=TrainablePart.NO_EMBEDDINGS,
-            labels=self._labels,
-            recipe=job.recipe,
-            deadline_s=60.0,
-            predicted_memory_bytes=1,
-            manifest=tuple(self._entry(part, Path(path).read_bytes()) for part, path in parts.items()),
-        )
-
-    def _make_release(self) -> Release:
-        model = inference_model(parameters(1)).SerializeToString()
-        manifest = ReleaseManifest(
-            release=1,
-            fleet="default",
-            device=DEVICE,
-            task=TASK,
-            submodel=self.offer.submodel,
-            labels=self._labels,
-            max_tokens=16,
-            manifest=(self._entry(Part.INFERENCE_MODEL, model), self._entry(Part.TOKENIZER, tokenizer_json())),
-        )
-        return Release(envelope=sign(self._key, Role.RELEASE, manifest))
-
-    def _entry(self, part: Part, data: bytes) -> BlobEntry:
-        return BlobEntry(part=part, digest=self._blobs.put_bytes(data), size_bytes=len(data))
 
     def _transport(self, config: AgentConfig, _: int) -> MemoryTransport:
         return MemoryTransport(self.hub, device_filters(config.fleet, config.device))
