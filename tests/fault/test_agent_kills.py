@@ -69,11 +69,11 @@ def points_of(passed: tuple[str, ...]) -> Iterator[Crash]:
 
 def test_device_that_dies_or_is_refused_in_any_state_goes_on(cases: Cases, proof: Proof) -> None:
     table = list(points_of(cases.whole.passed))
-    chosen = table if proof.is_full else random.Random(proof.seed).sample(table, 3)
+    chosen = table if proof.is_full else random.Random(proof.seed).sample(table, 2)
     found = []
     for crash in chosen:
         found.append(cases.run(crash))
-        print(crash, found[-1])
+        print(crash, "ended with", found[-1].exit_code)
         code = found[-1].exit_code
         assert not crash.is_error or code in {None, StorageError.exit_code}, "it ended without a named error"
     assert {"start training", "put into outbox", "switch slot"} <= {*cases.whole.passed}
@@ -91,7 +91,7 @@ def test_device_killed_at_random_instants_goes_on(cases: Cases, proof: Proof) ->
 
 
 def test_training_killed_loses_at_most_the_time_since_its_checkpoint(tmp_path: Path, proof: Proof) -> None:
-    recipe = Recipe(learning_rate=0.05, batch_size=8, epochs=5000, max_tokens=16)
+    recipe = Recipe(learning_rate=0.05, batch_size=1, epochs=1000, max_tokens=16)
     job = training_job(
         tmp_path, recipe=recipe, checkpoint=str(tmp_path / "checkpoint"), checkpoint_interval_s=INTERVAL_S
     )
