@@ -122,7 +122,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert known.verdict is Verdict.ACCEPTED
 
     def teardown(self) -> None:
-        if not hasattr(self, "ending"):
+        if not hasattr(self, "fleet"):
             return
         with self.ending:
             self.fleet.come_to_rest(DEADLINE_S)

@@ -16,14 +16,14 @@ from coordinator.store.opening import open_store
 from edge_sdk.errors import BlobCorruptError, RaffmError
 from edge_sdk.inference.slots import Slots
 from edge_sdk.protocol.blobs import digest_of
-from edge_sdk.protocol.messages import MAX_CHUNK_BYTES
+from edge_sdk.protocol.messages import GRAIN_BYTES
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.proof import Proof
 from tests.unit.inference.test_slots import PARTS, release
 
 MESSAGES = 12
-CHUNKS = 3
+GRAINS = 5
 
 
 def tear(path: Path, chance: random.Random) -> None:
@@ -132,11 +132,11 @@ def test_torn_slot_is_refused(tmp_path: Path, proof: Proof) -> None:
 
 
 def half_fetched(folder: Path, data: bytes) -> BlobFolder:
-    """A folder in which all but the last chunk of a blob has come."""
+    """A folder in which all but the last grain of a blob has come."""
     blobs = BlobFolder(folder)
     partial = blobs.open_partial(digest_of(data), len(data))
-    for start in range(0, len(data) - MAX_CHUNK_BYTES, MAX_CHUNK_BYTES):
-        partial.write(start, data[start : start + MAX_CHUNK_BYTES])
+    for start in range(0, len(data) - GRAIN_BYTES, GRAIN_BYTES):
+        partial.write(start, data[start : start + GRAIN_BYTES])
     partial.close()
     return blobs
 
@@ -145,15 +145,15 @@ def finished(folder: Path, data: bytes) -> bytes:
     """What becomes of it once the rest has come; raises ``BlobCorruptError``."""
     blobs = BlobFolder(folder)
     partial = blobs.open_partial(digest_of(data), len(data))
-    for start, stop in list(partial.missing()):
-        for offset in range(start, stop, MAX_CHUNK_BYTES):
-            partial.write(offset, data[offset : offset + MAX_CHUNK_BYTES])
+    for grain in list(partial.missing()):
+        offset = grain * GRAIN_BYTES
+        partial.write(offset, data[offset : offset + GRAIN_BYTES])
     partial.commit()
     return blobs.path_of(digest_of(data)).read_bytes()
 
 
 def test_torn_blob_is_fetched_again(tmp_path: Path, proof: Proof) -> None:
-    data = random.Random(0).randbytes(CHUNKS * MAX_CHUNK_BYTES - 5)
+    data = random.Random(0).randbytes(GRAINS * GRAIN_BYTES - 5)
     half_fetched(tmp_path / "original", data)
 
     def is_right(folder: Path) -> bool:

@@ -19,6 +19,7 @@ import coordinator.delivery.releases
 import coordinator.rounds.conductor
 import coordinator.rounds.intake
 import coordinator.service
+import edge_sdk.sources
 import edge_sdk.supervisor
 from coordinator.config import CoordinatorConfig
 from coordinator.service import Service, WorkDone
@@ -27,7 +28,7 @@ from edge_sdk import agent
 from edge_sdk.config import AgentConfig
 from edge_sdk.device.machine import Machine
 from edge_sdk.errors import RaffmError
-from edge_sdk.protocol.messages import Offer, Offline, Part, Verdict, encode
+from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES, Offer, Offline, Part, Verdict, encode
 from edge_sdk.protocol.topics import Channel, Topic, parse
 from edge_sdk.supervisor import Supervisor, TrainingSaid
 from edge_sdk.training.job import Finished, TrainingResult
@@ -43,6 +44,7 @@ _TICKING = (
     coordinator.rounds.conductor,
     coordinator.rounds.intake,
     coordinator.service,
+    edge_sdk.sources,
     edge_sdk.supervisor,
 )
 
@@ -96,7 +98,10 @@ class WireEnd:
 
     def close(self) -> None: ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:  # noqa: ARG002
+    def bulk_room(self) -> int:
+        return MAX_PAYLOAD_BYTES
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:  # noqa: ARG002
         self._wire.publish(topic, payload)
 
     def receive(self, _: float) -> object:
@@ -179,7 +184,7 @@ class SteppedDevice(Supervisor):
         self.wire.publish(
             str(Topic(FLEET, self.name, Channel.STATE)), encode(Offline(device=self.name, session=self._session))
         )
-        self._exchange.close()
+        self._blobs.close()
         self._outbox.close()
         self._installer.shutdown(wait=False)
 
