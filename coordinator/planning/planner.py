@@ -58,6 +58,10 @@ class TaskCosts:
             nested=self._nested(submodel),
         )
 
+    def wire_bytes(self, submodel: Submodel) -> int:
+        """What every round has on the wire: the trained parameters down and up. A device keeps the frozen ones."""
+        return 2 * self.model.update_bytes(submodel, self.part)
+
     def inference_bytes(self, submodel: Submodel) -> int:
         """Peak resident memory of the process that predicts."""
         return self.model.inference_memory_bytes(submodel, max_tokens=self.recipe.max_tokens, quantised=self.quantised)
@@ -72,12 +76,16 @@ class TaskCosts:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """Submodels from small to large with what each costs; every tuple is as long as ``submodels`` and rises."""
+    """Submodels from small to large with what each costs; every tuple is as long as ``submodels`` and rises.
+
+    What is on the wire rises too, but may stay the same.
+    """
 
     submodels: tuple[Submodel, ...]
     training_bytes: tuple[int, ...]
     training_flops: tuple[int, ...]
     inference_bytes: tuple[int, ...]
+    wire_bytes: tuple[int, ...]
 
     @classmethod
     def of(cls, costs: TaskCosts, space: Space, ranking: Sequence[int] | None = None) -> Ladder:
@@ -85,14 +93,28 @@ class Ladder:
         architecture = costs.model.architecture
         rungs = chain(space, architecture, ranking or range(architecture.layers), costs.of)
         training, flops, inference = zip(*map(costs.of, rungs), strict=True)
-        return cls(tuple(rungs), training, flops, inference)
+        return cls(tuple(rungs), training, flops, inference, tuple(map(costs.wire_bytes, rungs)))
 
     def for_training(self, budget: Budget) -> Submodel | None:
         """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits."""
         fitting = bisect_right(self.training_bytes, budget.memory_bytes)
         if budget.flops_per_sample is not None:
-            fitting = min(fitting, bisect_right(self.training_flops, budget.flops_per_sample))
+            fitting = bisect_right(
+                range(fitting), budget.flops_per_sample, key=lambda rung: self._flops_and_wire(rung, budget)
+            )
         return self.submodels[fitting - 1] if fitting else None
+
+    def steps_in_time(self, budget: Budget) -> int | None:
+        """How many steps, at least one, the smallest submodel has time for; ``None`` where that is no limit."""
+        if budget.flops_per_sample is None or budget.steps is None:
+            return None
+        left = budget.flops_per_sample - budget.flops_per_byte * self.wire_bytes[0]
+        steps = int(budget.steps * left / self.training_flops[0])
+        return max(1, steps) if steps < budget.steps else None
+
+    def _flops_and_wire(self, rung: int, budget: Budget) -> float:
+        """What a round costs for each sample, the wire counted as what could be computed meanwhile."""
+        return self.training_flops[rung] + budget.flops_per_byte * self.wire_bytes[rung]
 
     def for_inference(self, budget: Budget) -> Submodel | None:
         """The largest submodel that ``budget`` allows to run; ``None`` where not even the smallest fits."""
@@ -104,12 +126,15 @@ class Ladder:
 class TrainingPlan:
     """What a device is asked to train: in steps whose batch passes ``micro_batch_size`` examples at a time, or whole.
 
-    ``memory_bytes`` is the predicted peak.
+    ``memory_bytes`` is the predicted peak. ``is_timed`` where memory would allow more than time does; where there is
+    no time for all steps even of the smallest submodel, it takes ``max_steps`` of them.
     """
 
     submodel: Submodel
     micro_batch_size: int | None
     memory_bytes: int
+    is_timed: bool = False
+    max_steps: int | None = None
 
 
 class Planner:
@@ -123,15 +148,19 @@ class Planner:
         self._made: dict[tuple[Runtime, int | None], tuple[TaskCosts, Ladder]] = {}
 
     def for_training(self, budget: Budget, runtime: Runtime) -> TrainingPlan | None:
-        """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits.
+        """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits into memory.
 
         Batches pass in parts, halved until the smallest submodel fits, only where it does not fit with whole ones.
+        Where there is too little time for the smallest, it is trained in fewer steps.
         """
         for size in _micro_batch_sizes(self._costs.recipe):
             costs, ladder = self.of(runtime, size)
-            submodel = ladder.for_training(budget)
-            if submodel is not None:
-                return TrainingPlan(submodel, size, costs.training_bytes(submodel))
+            largest = ladder.for_training(Budget(budget.memory_bytes))
+            if largest is not None:
+                submodel = ladder.for_training(budget) or ladder.submodels[0]
+                steps = ladder.steps_in_time(budget)
+                is_timed = submodel != largest or steps is not None
+                return TrainingPlan(submodel, size, costs.training_bytes(submodel), is_timed, steps)
         return None
 
     def of(self, runtime: Runtime, micro_batch_size: int | None = None) -> tuple[TaskCosts, Ladder]:

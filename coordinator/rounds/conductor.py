@@ -25,7 +25,7 @@ from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.releases import ReleaseDesk
 from coordinator.models.versions import ModelVersion
-from coordinator.planning.budget import shrunk, training_budget
+from coordinator.planning.budget import Pace, estimated_pace, shrunk, training_budget
 from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan
 from coordinator.planning.space import rolled, spread
 from coordinator.resources import Resources
@@ -41,6 +41,7 @@ from coordinator.rounds.machine import (
     UpdateAccepted,
     step,
 )
+from coordinator.rounds.pace import paces_of_round
 from coordinator.rounds.recovery import load_round
 from coordinator.store.database import Transaction
 from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
@@ -89,6 +90,8 @@ class Conductor:
         self._candidates: dict[str, Candidate] = {}
         self._left_out: set[str] = set()
         self._round: RoundState | None = None
+        self._paces: dict[str, Pace] = {}
+        self._paced = 0
         self._gathering_since_s = 0.0
         self._reminded_s = -_REMIND_AFTER_S
 
@@ -132,6 +135,7 @@ class Conductor:
         with self._resources.store.reading() as tx:
             self._round = load_round(tx, name, wall_s=time.time(), steady_s=time.monotonic())
             rounds = tx.rounds.all(name)
+            self._learn_paces(tx, rounds)
         closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
         ended = [known for known in rounds if known.phase is not Phase.COLLECTING]
         abandoned = sum(1 for _ in takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended)))
@@ -147,6 +151,14 @@ class Conductor:
             self._desk.open(self._version)
         else:
             self._end(TaskStatus.DONE if len(closed) == self.config.rounds else TaskStatus.FAILED)
+
+    def _learn_paces(self, tx: Transaction, rounds: Sequence[RoundRecord]) -> None:
+        """What the rounds that have ended since say about each device's speed."""
+        costs, _ = self._planner.of(Runtime.ONNX)
+        for known in rounds[self._paced :]:
+            if known.phase is not Phase.COLLECTING:
+                self._paces |= paces_of_round(tx, known, costs, self._paces)
+                self._paced = known.number
 
     def fail(self) -> None:
         """The task cannot go on."""
@@ -288,6 +300,8 @@ class Conductor:
             self._round = load_round(tx, self.config.name, wall_s=opened_s, steady_s=now_s)
         self.stage = Stage.COLLECTING
         _log.info("round %d opens with %d devices", number, len(cohort))
+        if timed := sorted(device for device, plan in cohort.items() if plan.is_timed):
+            _log.info("round %d asks for what there is time for, less than memory allows: %s", number, ", ".join(timed))
         for offer in offers:
             del self._candidates[offer.device]
             self._send_offer(offer, fresh[offer.device].runtime)
@@ -311,7 +325,13 @@ class Conductor:
             factors = {known.id: known.memory_factor for known in tx.devices.all()}
         chosen = {
             device: self._planner.for_training(
-                training_budget(snapshot, memory_factor=factors.get(device, 1.0)), snapshot.runtime
+                training_budget(
+                    snapshot,
+                    memory_factor=factors.get(device, 1.0),
+                    deadline_s=self.config.round_deadline_s,
+                    pace=self._paces.get(device) or estimated_pace(snapshot, self.config.recipe),
+                ),
+                snapshot.runtime,
             )
             for device, snapshot in fresh.items()
         }
@@ -344,6 +364,7 @@ class Conductor:
             opened_s,
             parameters=self._run.parameters(plan.submodel),
             micro_batch_size=plan.micro_batch_size,
+            max_steps=plan.max_steps,
         )
 
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
@@ -357,7 +378,11 @@ class Conductor:
             nested=self._run.nested(record.submodel, record.round),
             part=self.config.part,
             labels=self._run.foundation.labels,
-            recipe=msgspec.structs.replace(self.config.recipe, micro_batch_size=record.micro_batch_size),
+            recipe=msgspec.structs.replace(
+                self.config.recipe,
+                micro_batch_size=record.micro_batch_size,
+                max_steps=record.max_steps or self.config.recipe.max_steps,
+            ),
             deadline_s=left_s,
             predicted_memory_bytes=record.predicted_memory_bytes,
             manifest=self._resources.addressed(self._run.manifest(self._version, record.submodel, runtime)),

@@ -61,7 +61,8 @@ class RoundRecord:
 class OfferRecord:
     """What a device was asked to train, and what came of it.
 
-    ``parameters`` counts its submodel's; batches pass ``micro_batch_size`` examples at a time, or whole.
+    ``parameters`` counts its submodel's; batches pass ``micro_batch_size`` examples at a time, or whole. It takes at
+    most ``max_steps`` steps, or as many as the task's recipe says.
     """
 
     task: str
@@ -77,6 +78,7 @@ class OfferRecord:
     answered_s: float | None = None
     parameters: int = 0
     micro_batch_size: int | None = None
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

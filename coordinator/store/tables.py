@@ -146,6 +146,7 @@ offers = Table(
     Column("answered_s", Float),
     Column("parameters", Integer, nullable=False),
     Column("micro_batch_size", Integer),
+    Column("max_steps", Integer),
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
 )
 

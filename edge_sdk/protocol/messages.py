@@ -9,6 +9,7 @@ not known is ignored, so that a newer peer may say more; ``README.md`` beside th
 from __future__ import annotations
 
 import hashlib
+import math
 from enum import Enum
 from typing import Annotated, TypeVar
 
@@ -173,7 +174,7 @@ FP32 = Encoding()
 
 
 class Recipe(_Value, frozen=True):
-    """How to train: the same for every device of a task, but for ``micro_batch_size``.
+    """How to train: the same for every device of a task, but for ``micro_batch_size`` and ``max_steps``.
 
     A round is ``epochs`` passes over the device's examples, or ``max_steps`` steps where that is less. A step sums the
     gradients of its batch's parts of ``micro_batch_size`` examples, where the whole batch does not fit into memory.
@@ -196,6 +197,11 @@ class Recipe(_Value, frozen=True):
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     pixel_mean: PixelMean = (0.5,)
     pixel_std: PixelStd = (0.5,)
+
+    def steps(self, examples: int) -> int:
+        """How many steps a round has for a device with so many examples."""
+        steps = self.epochs * math.ceil(examples / self.batch_size)
+        return min(steps, self.max_steps or steps)
 
 
 class TrainingReport(_Value, frozen=True):

@@ -15,7 +15,6 @@ from edge_sdk.data import read_examples
 from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples, task_of
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import DataFormatError, TrainingError
-from edge_sdk.protocol.messages import Recipe
 from edge_sdk.training.checkpoint import Checkpoint, Trained
 from edge_sdk.training.feedback import write_update
 from edge_sdk.training.job import Progress, TrainingJob, TrainingResult
@@ -92,7 +91,7 @@ def train(
         trained = trained.after(loss, time.monotonic() - started_s)
         if checkpoint.is_due:
             checkpoint.save(runtime.state(), trained)
-        on_step(Progress(step=trained.steps, steps=steps_of(job.recipe, len(examples)), loss=loss))
+        on_step(Progress(step=trained.steps, steps=job.recipe.steps(len(examples)), loss=loss))
     write_update(job, runtime.finish())
     return TrainingResult(
         samples=len(examples),
@@ -121,12 +120,6 @@ def take_step(runtime: TrainingRuntime, batch: Batch, job: TrainingJob) -> float
     return loss
 
 
-def steps_of(recipe: Recipe, examples: int) -> int:
-    """How many steps a round has for a device with so many examples."""
-    steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
-    return min(steps, recipe.max_steps or steps)
-
-
 def _resumed(runtime: TrainingRuntime, checkpoint: Checkpoint) -> Trained:
     found = checkpoint.load()
     if found is None:
@@ -139,7 +132,7 @@ def _resumed(runtime: TrainingRuntime, checkpoint: Checkpoint) -> Trained:
 def _batches(examples: EncodedExamples, job: TrainingJob) -> Iterator[Batch]:
     recipe = job.recipe
     epochs = (examples.batches(recipe.batch_size, job.seed, epoch) for epoch in range(recipe.epochs))
-    return islice(chain.from_iterable(epochs), steps_of(recipe, len(examples)))
+    return islice(chain.from_iterable(epochs), recipe.steps(len(examples)))
 
 
 def _finite(loss: float, step: int) -> float:

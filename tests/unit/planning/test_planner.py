@@ -11,14 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning.budget import Budget, inference_budget, shrunk, training_budget
+from coordinator.planning.budget import (
+    DEADLINE_SHARE,
+    TRAINING_EFFICIENCY,
+    Budget,
+    Pace,
+    estimated_pace,
+    inference_budget,
+    late_pace,
+    measured_pace,
+    shrunk,
+    training_budget,
+)
 from coordinator.planning.nesting import Nesting
 from coordinator.planning.planner import Ladder, Planner, TaskCosts, TrainingPlan
 from coordinator.planning.space import Space
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.elastic.submodel import TrainablePart, full, uniform
-from edge_sdk.protocol.messages import Optimizer, Recipe, Snapshot
+from edge_sdk.elastic.submodel import Submodel, TrainablePart, full, uniform
+from edge_sdk.protocol.messages import Optimizer, Recipe, Snapshot, TrainingReport
 from tests.support.bert import MINILM, shapes
 
 PART = TrainablePart.NO_EMBEDDINGS
@@ -124,19 +135,97 @@ def test_nested_widths_and_another_runtime_cost_more() -> None:
     assert replace(COSTS, runtime=Runtime.TORCH).training_bytes(full(MINILM)) > COSTS.training_bytes(full(MINILM))
 
 
-def test_training_budget_without_speed_deadline_or_samples_ignores_time() -> None:
-    timed = {"deadline_s": 60.0, "samples": 100}
-    assert training_budget(SNAPSHOT, **timed).flops_per_sample is None
-    fast = Snapshot(
-        memory_total_bytes=1,
-        memory_available_bytes=1,
-        training_memory_bytes=1,
-        inference_memory_bytes=1,
-        threads=1,
-        gflops=2.5,
-    )
-    assert training_budget(fast).flops_per_sample is None
-    assert training_budget(fast, **timed).flops_per_sample == pytest.approx(2.5e9 * 60 / 100)
+SHORT = msgspec.structs.replace(RECIPE, max_steps=6)
+FAST = msgspec.structs.replace(SNAPSHOT, gflops=40.0, link_bytes_per_s=1e6)
+REPORT = TrainingReport(
+    samples=100,
+    steps=14,
+    loss_first=1.0,
+    loss_last=0.5,
+    seconds=7.0,
+    peak_memory_bytes=1,
+    downloaded_bytes=0,
+    uploaded_bytes=0,
+)
+
+
+def test_training_budget_without_pace_or_deadline_ignores_time() -> None:
+    pace = estimated_pace(FAST, SHORT)
+    assert pace is not None
+    for untimed in (training_budget(FAST, pace=pace), training_budget(FAST, deadline_s=60.0)):
+        assert (untimed.flops_per_sample, untimed.flops_per_byte, untimed.steps) == (None, 0, None)
+    timed = training_budget(FAST, deadline_s=60.0, pace=pace)
+    assert timed.flops_per_sample == pytest.approx(0.8 * 60 * pace.flops)
+    assert (timed.flops_per_byte, timed.steps) == (pytest.approx(pace.flops / 1e6), 6)
+
+
+def test_speed_that_was_not_measured_and_samples_that_are_not_known_give_no_estimate() -> None:
+    assert estimated_pace(SNAPSHOT, SHORT) is None
+    assert estimated_pace(FAST, RECIPE) is None
+
+
+def test_estimated_pace_counts_what_a_round_passes() -> None:
+    pace = estimated_pace(FAST, SHORT)  # 96 examples in six steps are two epochs of 48
+    assert pace == Pace(pytest.approx(TRAINING_EFFICIENCY * 40e9 / 48), 6)
+
+
+def test_measured_pace_is_what_the_round_took() -> None:
+    assert measured_pace(REPORT, RECIPE, 21e9) == Pace(pytest.approx(3e9), 14)
+    fewer = msgspec.structs.replace(REPORT, steps=7)
+    assert measured_pace(fewer, RECIPE, 21e9) == Pace(pytest.approx(1.5e9), 14)
+    assert measured_pace(msgspec.structs.replace(REPORT, seconds=0.0), RECIPE, 21e9) is None
+
+
+def test_device_that_was_late_is_asked_for_half() -> None:
+    first = late_pace(None, RECIPE, 60e9, 60.0)
+    assert first == Pace(0.5e9, None)
+    assert late_pace(Pace(4e9, 14), RECIPE, 60e9, 60.0) == Pace(2e9, 14)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(1e6, 1e12),
+    st.floats(10, 1e4),
+    st.none() | st.floats(1e3, 1e9),
+    st.integers(LADDER.training_bytes[0], 2 * LADDER.training_bytes[-1]),
+    st.integers(1, 1000),
+)
+def test_plan_ends_in_time_and_is_the_largest_that_does(
+    flops: float, deadline_s: float, link: float | None, memory_bytes: int, steps: int
+) -> None:
+    """Computing and the wire take at most the planned share of the round, unless even a single step takes longer."""
+    snapshot = msgspec.structs.replace(SNAPSHOT, training_memory_bytes=memory_bytes * 2, link_bytes_per_s=link)
+    budget = training_budget(snapshot, deadline_s=deadline_s, pace=Pace(flops, steps))
+    plan = PLANNER.for_training(budget, Runtime.ONNX)
+    untimed = PLANNER.for_training(training_budget(snapshot), Runtime.ONNX)
+    assert plan is not None
+    assert untimed is not None
+
+    def seconds(submodel: Submodel) -> float:
+        wire_s = COSTS.wire_bytes(submodel) / link if link else 0.0
+        return COSTS.training_flops(submodel) / flops * ((plan.max_steps or steps) / steps) + wire_s
+
+    assert plan.memory_bytes <= budget.memory_bytes
+    if plan.max_steps is None or plan.max_steps > 1:
+        assert seconds(plan.submodel) <= DEADLINE_SHARE * deadline_s * (1 + 1e-9)
+    if plan.max_steps is not None:
+        assert plan.submodel == LADDER.submodels[0]
+        assert plan.max_steps <= steps
+    assert plan.is_timed == (plan.submodel != untimed.submodel or plan.max_steps is not None)
+    if plan.is_timed and plan.max_steps is None:
+        larger = LADDER.submodels[LADDER.submodels.index(plan.submodel) + 1]
+        assert seconds(larger) > DEADLINE_SHARE * deadline_s * (1 - 1e-9)
+
+
+def test_slower_link_never_gets_a_larger_submodel() -> None:
+    pace, sizes = Pace(5e8, 14), []
+    for link in (1e5, 5e5, 1e6, 1.5e6, 2.5e6, None):
+        snapshot = msgspec.structs.replace(SNAPSHOT, training_memory_bytes=2**40, link_bytes_per_s=link)
+        plan = PLANNER.for_training(training_budget(snapshot, deadline_s=60.0, pace=pace), Runtime.ONNX)
+        assert plan is not None
+        sizes.append(MODEL.parameter_count(plan.submodel) if plan.max_steps is None else 0)
+    assert sizes == sorted(sizes)
+    assert len({*sizes}) > 2
 
 
 def test_every_report_of_too_little_memory_shrinks_the_budget() -> None:

@@ -1,0 +1,31 @@
+"""How fast the devices of a round have been: what the next one is planned by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coordinator.planning.budget import Pace, late_pace, measured_pace
+from coordinator.planning.planner import TaskCosts
+from coordinator.store.database import Transaction
+from coordinator.store.records import RoundRecord
+from coordinator.store.states import Outcome
+from edge_sdk.protocol.messages import Failure
+
+
+def paces_of_round(
+    tx: Transaction, known: RoundRecord, costs: TaskCosts, before: Mapping[str, Pace]
+) -> dict[str, Pace]:
+    """Of each device whose update a round that is over took, or that was not done by its deadline.
+
+    ``before`` are those of earlier rounds. Whoever paused, failed or went offline has shown nothing.
+    """
+    reports = {update.device: update.report for update in tx.updates.accepted(known.task, known.number)}
+    found: dict[str, Pace | None] = {}
+    for offer in tx.offers.of_round(known.task, known.number):
+        flops, device = costs.training_flops(offer.submodel), offer.device
+        if device in reports:
+            found[device] = measured_pace(reports[device], costs.recipe, flops)
+        elif offer.outcome is Outcome.OFFERED or offer.failure is Failure.DEADLINE:
+            seconds = known.deadline_s - known.opened_s
+            found[device] = late_pace(before.get(device), costs.recipe, flops, seconds)
+    return {device: pace for device, pace in found.items() if pace is not None}
