@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edge_sdk.config import AgentConfig
-    from edge_sdk.data.examples import ArrayExamples, PlainTexts, TaggedExamples, TextExamples
+    from edge_sdk.data.examples import ArrayExamples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
     from edge_sdk.data.files import read_examples
     from edge_sdk.device.policy import Policy
     from edge_sdk.device.profile import DeviceProfile, load_profile
@@ -33,6 +33,7 @@ _HOMES = {
     "AgentStatus": "edge_sdk.supervisor",
     "ArrayExamples": "edge_sdk.data.examples",
     "DeviceProfile": "edge_sdk.device.profile",
+    "PairedTexts": "edge_sdk.data.examples",
     "PlainTexts": "edge_sdk.data.examples",
     "Policy": "edge_sdk.device.policy",
     "Prediction": "edge_sdk.inference.engine",
@@ -49,6 +50,7 @@ __all__ = [
     "AgentStatus",
     "ArrayExamples",
     "DeviceProfile",
+    "PairedTexts",
     "PlainTexts",
     "Policy",
     "Prediction",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.models.foundation import Foundation
-from edge_sdk.data import Examples, PlainTexts, TaggedExamples
+from edge_sdk.data import Examples, PairedTexts, PlainTexts, TaggedExamples
 from edge_sdk.data.batches import Batch, encode_examples, task_of
 from edge_sdk.elastic.submodel import Architecture
 from edge_sdk.errors import DataFormatError
@@ -39,12 +39,12 @@ def batches_of(
 
 
 def labels_of(*examples: Examples) -> list[str]:
-    """Every label that occurs, sorted; none where texts go on by themselves."""
+    """Every label that occurs, sorted; none where text is written."""
     labels = set[str]()
     for part in examples:
         if isinstance(part, TaggedExamples):
             labels.update(tag for tags in part.tags for tag in tags)
-        elif not isinstance(part, PlainTexts):
+        elif not isinstance(part, PlainTexts | PairedTexts):
             labels.update(map(str, part.labels))
     return sorted(labels)
 

@@ -89,7 +89,7 @@ class LoadInfo(TypedDict):
 
 def check_loaded(info: LoadInfo, folder: Path, family: Family, task: ModelTask) -> None:
     """Raise ``ModelFormatError`` where more than a classifier's head is new, or layers were left out."""
-    new_head = () if task is ModelTask.TEXT_GENERATION else family.head
+    new_head = () if task.generates else family.head
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(new_head)):
         raise ModelFormatError(f"{folder} lacks {_listed(missing)}; use a complete copy")
     for name, saved, configured in sorted(info["mismatched_keys"]):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from coordinator.models.foundation import Foundation
 from coordinator.models.merging import without_adapters
 from coordinator.models.running import Runner
-from coordinator.models.template_export import export_layer, export_shell, mean_loss
+from coordinator.models.template_export import export_layers, export_shell, mean_loss
 from coordinator.models.templates import Templates, batch_inputs
 from coordinator.models.torch_modules import torch_module
 from coordinator.models.training_graph import training_graph
@@ -57,14 +57,14 @@ _SOURCES = (
 
 
 def compile_templates(foundation: Foundation) -> Templates:
-    """Export both templates and check them; about 30 s on one core, whatever the depth and width.
+    """Export the templates and check them; about 30 s on one core for each stack, whatever the depth and width.
 
     Raises ``ModelFormatError`` where a gradient of a stitched submodel differs from torch's.
     """
     templates = Templates(
         architecture=foundation.architecture,
         shell=export_shell(foundation).SerializeToString(),
-        layer=export_layer(foundation).SerializeToString(),
+        layers=tuple(layer.SerializeToString() for layer in export_layers(foundation)),
     )
     errors = gradient_errors(foundation, templates, _small_submodel(foundation.architecture))
     error, parameter = max((error, name) for name, error in errors.items())
@@ -140,11 +140,15 @@ def _torch_gradients(
 
 
 def _small_submodel(architecture: Architecture) -> Submodel:
-    """The first and the last layer, the one at a single head, the other whole, so that widths and depth all differ."""
-    layers = (0, architecture.layers - 1) if architecture.layers > 1 else (0,)
-    heads, ffn = (1, architecture.heads), (architecture.ffn // 2 + 1, architecture.ffn)
-    rank = (architecture.adapter_rank + 1) // 2
-    return Submodel(layers, heads[: len(layers)], ffn[: len(layers)], rank)
+    """The first and the last layer, the one at a single head, the other whole, so that widths and depth all differ.
+
+    Of an encoder-decoder both of each stack, whose heads are equally many: a single one in the encoder.
+    """
+    stacks = [sorted({stack[0], stack[-1]}) for stack in architecture.stacks]
+    layers, last = tuple(layer for stack in stacks for layer in stack), stacks[-1] if len(stacks) > 1 else stacks[0][1:]
+    heads = tuple(architecture.heads if layer in last else 1 for layer in layers)
+    ffn = tuple(architecture.ffn if layer in last else architecture.ffn // 2 + 1 for layer in layers)
+    return Submodel(layers, heads, ffn, (architecture.adapter_rank + 1) // 2)
 
 
 def _random_batch(foundation: Foundation) -> dict[str, NDArray[np.generic]]:
@@ -155,6 +159,8 @@ def _random_batch(foundation: Foundation) -> dict[str, NDArray[np.generic]]:
         mask = np.ones(shape, dtype=np.int64)
         mask[0, shape[1] // 2 :] = 0
         inputs = [random.integers(2, architecture.vocabulary, shape), mask]
+        if architecture.encoder_layers:
+            inputs.append(random.integers(2, architecture.vocabulary, (3, min(11, architecture.positions))))
     else:
         inputs = [random.normal(size=(3, *foundation.input_shape)).astype(np.float32)]
     values = [*inputs, *_random_targets(architecture, inputs[-1], random)]
@@ -164,10 +170,14 @@ def _random_batch(foundation: Foundation) -> dict[str, NDArray[np.generic]]:
 def _random_targets(
     architecture: Architecture, mask: NDArray[Any], random: np.random.Generator
 ) -> list[NDArray[np.generic]]:
-    """Targets that are no single label, so that distillation is checked too, and a logit offset where there is one."""
+    """Targets that are no single label, so that distillation is checked too, and a logit offset where there is one.
+
+    ``mask`` is the last input: of a decoder, tokens, after some of which nothing is to be learnt.
+    """
     offset = random.normal(size=architecture.labels).astype(np.float32)
-    if architecture.task is ModelTask.TEXT_GENERATION:
-        return [np.where(mask == 1, random.integers(0, architecture.vocabulary, mask.shape), IGNORED)]
+    if architecture.task.generates:
+        counts = mask % 3 > 0 if architecture.encoder_layers else mask == 1
+        return [np.where(counts, random.integers(0, architecture.vocabulary, mask.shape), IGNORED)]
     if architecture.task is ModelTask.TOKEN_CLASSIFICATION:
         targets = random.dirichlet(np.ones(architecture.labels), mask.shape) * mask[..., None]
         return [targets.astype(np.float32), offset]

@@ -79,7 +79,7 @@ def _scores(logits: Array, targets: NDArray[Any], task: ModelTask) -> tuple[floa
     """How many targets the likeliest class hits, and the sum of their cross-entropies in nats."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_likelihood = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    if task is ModelTask.TEXT_GENERATION:
+    if task.generates:
         counts, indices = targets >= 0, np.maximum(targets, 0)
     else:
         counts, indices = targets.sum(axis=-1) > 0, targets.argmax(axis=-1)

@@ -69,6 +69,8 @@ def load_foundation(
         model = _load_model(folder, family, task, len(labels))
         if task is ModelTask.TEXT_CLASSIFICATION:
             _mark_padding(model, tokenizer_json)
+        if task is ModelTask.TEXT2TEXT_GENERATION:
+            _check_start(model, tokenizer_json, folder)
         config_json = _portable_config(model)
         architecture = _architecture(model, family, task, adapters)
         parameters = _parameters(model, architecture)
@@ -94,7 +96,7 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         config.architectures = config.architectures or []  # transformers reads it where a task has two classes
-        if task is not ModelTask.TEXT_GENERATION:
+        if not task.generates:
             config.num_labels = labels
         model, info = auto_class(task, config).from_pretrained(
             folder,
@@ -136,6 +138,15 @@ def _mark_padding(model: PreTrainedModel, tokenizer_json: bytes) -> None:
         model.config.pad_token_id = TextEncoder(tokenizer_json, max_tokens=1).pad_id
 
 
+def _check_start(model: PreTrainedModel, tokenizer_json: bytes, folder: Path) -> None:
+    """A decoder of ours starts from the padding, as T5's does: a device knows no other token to start from."""
+    start, pad_id = model.config.decoder_start_token_id, TextEncoder(tokenizer_json, max_tokens=1).pad_id
+    if start != pad_id:
+        raise ModelFormatError(
+            f"{folder}: the decoder starts from token {start}, the tokenizer pads with {pad_id}; they must be equal"
+        )
+
+
 def _parameters(model: PreTrainedModel, architecture: Architecture) -> dict[str, Array]:
     """Of the model with its new adapters, under their full-model names."""
     from edge_sdk.modules.adapters import inject_adapters  # noqa: PLC0415
@@ -163,7 +174,7 @@ def _architecture(model: PreTrainedModel, family: Family, task: ModelTask, adapt
         hidden=config.hidden_size,
         vocabulary=getattr(config, "vocab_size", 0),
         positions=_positions(model),
-        labels=config.num_labels if task is not ModelTask.TEXT_GENERATION else 0,
+        labels=0 if task.generates else config.num_labels,
         group_size=config.num_attention_heads // heads,
         encoder_layers=encoder_layers,
         task=task,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from coordinator.models.foundation import Foundation
 from edge_sdk.data.batches import Batch
-from edge_sdk.elastic.submodel import ModelTask
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +27,7 @@ def with_fitted_head(foundation: Foundation, calibration: Sequence[Batch]) -> Fo
     That layer's inputs are computed once; then Adam on all of them together. A head that generates text is no new one
     and is left as it is.
     """
-    if foundation.architecture.task is ModelTask.TEXT_GENERATION:
+    if foundation.architecture.task.generates:
         return foundation
     import torch  # noqa: PLC0415 - seconds of import
 

@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from graphlib import TopologicalSorter
 
 import onnx
 
-from coordinator.models.templates import AUX, HIDDEN_IN, HIDDEN_OUT, Templates
+from coordinator.models.templates import AUX, HIDDEN_IN, HIDDEN_OUT, TARGET_TOKENS, TOKENS, Templates, at_stack
 from edge_sdk.protocol.graphs import GRADIENT
 
 Rename = Callable[[str], str]
@@ -27,40 +27,70 @@ def stitch(templates: Templates, layers: tuple[int, ...], is_wanted: Callable[[s
     serves every submodel that keeps them; parameters have their full-model names. Nothing is shared with ``templates``.
     """
     shell = onnx.load_from_string(templates.shell)
-    _rename(shell.graph, _shell_names(shell.graph, depth=len(layers)))
-    copies = [onnx.load_from_string(templates.layer) for _ in layers]
-    for position, (layer, copy) in enumerate(zip(layers, copies, strict=True)):
-        _rename(
-            copy.graph, _layer_names(copy.graph, position, templates.family.layer_prefix(layer, templates.architecture))
-        )
-        _number_widths(copy.graph, layer)
-    graph = _merge([shell.graph, *(copy.graph for copy in copies)], templates.batch_inputs, is_wanted)
+    stacks = [[layer for layer in layers if layer in stack] for stack in templates.architecture.stacks]
+    _rename(shell.graph, _shell_names(shell.graph, [len(kept) for kept in stacks]))
+    graphs = [shell.graph]
+    for stack, kept in enumerate(stacks):
+        graphs += _stack_graphs(templates, stack, kept)
+    graph = _merge(graphs, templates.batch_inputs, is_wanted)
     return onnx.helper.make_model(graph, opset_imports=shell.opset_import, ir_version=shell.ir_version)
+
+
+def _stack_graphs(templates: Templates, stack: int, kept: Sequence[int]) -> list[onnx.GraphProto]:
+    """A copy of the stack's layer template for each layer of it that is ``kept``, and what sums their gradients."""
+    copies = [onnx.load_from_string(templates.layers[stack]).graph for _ in kept]
+    sums = [value.name for value in copies[0].output if value.name.startswith(GRADIENT + AUX)]
+    for position, (layer, copy) in enumerate(zip(kept, copies, strict=True)):
+        prefix = templates.family.layer_prefix(layer, templates.architecture)
+        _rename(copy, _layer_names(copy, stack, position, prefix))
+        _number_widths(copy, layer)
+    nodes = [_sum(_at(stack, name), len(kept)) for name in sums]
+    return [*copies, onnx.helper.make_graph(nodes, "sums", [], [])]
+
+
+def _sum(name: str, count: int) -> onnx.NodeProto:
+    """Of what ``count`` layers write under ``name``."""
+    return onnx.helper.make_node("Sum", [_of_layer(name, position) for position in range(count)], [name], name=name)
+
+
+def _at(stack: int, name: str) -> str:
+    """:func:`at_stack` for a gradient too."""
+    bare = name.removeprefix(GRADIENT)
+    return name.removesuffix(bare) + at_stack(stack, bare)
+
+
+def _of_layer(name: str, position: int) -> str:
+    return f"{name}@{position}"
 
 
 def _interface(graph: onnx.GraphProto) -> set[str]:
     return {value.name for value in (*graph.input, *graph.output)}
 
 
-def _shell_names(graph: onnx.GraphProto, depth: int) -> Rename:
+def _shell_names(graph: onnx.GraphProto, depths: Sequence[int]) -> Rename:
     """Interface names stay, but for the boundaries to the layers; values inside get a prefix of their own."""
-    names = {name: name for name in _interface(graph)} | _boundaries(0, depth)
+    names = {name: name for name in _interface(graph)}
+    for stack, depth in enumerate(depths):
+        names |= {_at(stack, name): number for name, number in _boundaries(stack, 0, depth).items()}
     return lambda name: names.get(name) or f"shell/{name}"
 
 
-def _layer_names(graph: onnx.GraphProto, position: int, prefix: str) -> Rename:
+def _layer_names(graph: onnx.GraphProto, stack: int, position: int, prefix: str) -> Rename:
     """Parameters get their full-model names, the boundaries their numbers; values inside a prefix of their own."""
-    inputs = {value.name for value in graph.input}
-    parameters = {name for name in inputs if GRADIENT + name in _interface(graph)} - {HIDDEN_IN}
-    names = {name: name for name in _interface(graph)} | _boundaries(position, position + 1)
-    names |= {name: prefix + name for name in parameters}
-    names |= {GRADIENT + name: GRADIENT + prefix + name for name in parameters}
-    return lambda name: names.get(name) or f"layer.{position}/{name}"
+    names = {}
+    for name in _interface(graph):
+        is_gradient, bare = name.startswith(GRADIENT), name.removeprefix(GRADIENT)
+        if not bare.startswith(AUX):
+            names[name] = GRADIENT + prefix + bare if is_gradient else prefix + bare
+        else:
+            names[name] = _of_layer(_at(stack, name), position) if is_gradient else _at(stack, name)
+    names |= _boundaries(stack, position, position + 1)
+    return lambda name: names.get(name) or f"layer.{stack}.{position}/{name}"
 
 
-def _boundaries(first: int, last: int) -> dict[str, str]:
+def _boundaries(stack: int, first: int, last: int) -> dict[str, str]:
     """Where a template meets its neighbours: it begins at boundary ``first`` and ends at ``last``."""
-    numbers = {HIDDEN_IN: f"hidden.{first}", HIDDEN_OUT: f"hidden.{last}"}
+    numbers = {HIDDEN_IN: at_stack(stack, f"hidden.{first}"), HIDDEN_OUT: at_stack(stack, f"hidden.{last}")}
     return numbers | {GRADIENT + name: GRADIENT + number for name, number in numbers.items()}
 
 
@@ -77,7 +107,7 @@ def _number_widths(graph: onnx.GraphProto, layer: int) -> None:
     """Each layer has widths of its own: onnxruntime plans memory by the names of dimensions."""
     for value in graph.input:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param not in {"", "batch", "tokens"}:
+            if dim.dim_param not in {"", "batch", TOKENS, TARGET_TOKENS}:
                 dim.dim_param += f"@{layer}"
 
 
@@ -96,7 +126,8 @@ def _merge(
 
 def _is_internal(name: str) -> bool:
     """Whether a template's output is another template's input."""
-    return name.removeprefix(GRADIENT).startswith(("hidden.", AUX))
+    stack, _, rest = name.removeprefix(GRADIENT).partition(".")
+    return stack.isdigit() and rest.startswith(("hidden.", AUX))
 
 
 def _live_nodes(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], set[str]]:

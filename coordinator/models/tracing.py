@@ -1,42 +1,33 @@
-"""What is traced for the templates: a model of one layer, sizes that cannot be mistaken for each other, and the cut.
+"""What is traced for the templates: a model of one layer a stack, sizes that cannot be mistaken, and the cut.
 
 Tracing takes equal sizes for the same size, so every size that may differ at run time has a number of its own here.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from typing import cast
 
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from coordinator.models.foundation import Foundation
 from coordinator.models.joint_export import Dims
-from coordinator.models.templates import AUX, HIDDEN_IN
-from edge_sdk.elastic.families import Axis, Unit
+from coordinator.models.templates import AUX, HIDDEN_IN, TARGET_TOKENS, TOKENS
+from edge_sdk.elastic.families import Axis, Stack, Unit
 from edge_sdk.elastic.submodel import Architecture, ModelTask
 from edge_sdk.errors import UnsupportedArchitectureError
 from edge_sdk.modules.building import bare_module, parameter_name
 from edge_sdk.protocol.graphs import INPUTS, TEXT_TASKS
 
 Tensors = dict[str, torch.Tensor]
-
-
-class LayerStub(nn.Module):
-    """Stands in for all the layers: records what the first is called with, returns what the last has returned."""
-
-    hidden_out: torch.Tensor
-    seen: list[torch.Tensor]
-
-    def forward(self, *args: object, **kwargs: object) -> torch.Tensor:
-        """Take any layer's arguments."""
-        self.seen = _tensors(pytree.tree_leaves((args, kwargs)))
-        return self.hidden_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +47,11 @@ class LayerCall:
         """The tensors' names in the templates."""
         return [HIDDEN_IN, *(f"{AUX}{index}" for index in range(1, len(self.tensors)))]
 
+    @property
+    def differentiable(self) -> list[str]:
+        """The names of the tensors that depend on parameters: the hidden states, and of the others, if any, which."""
+        return [name for name, tensor in zip(self.names, self.tensors, strict=True) if tensor.requires_grad]
+
     def with_tensors(self, tensors: Iterable[torch.Tensor]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The arguments of the same call with other tensors."""
         given = iter(tensors)
@@ -63,100 +59,124 @@ class LayerCall:
         return pytree.tree_unflatten(leaves, self.structure)
 
 
+class LayerStub(nn.Module):
+    """Stands in for a stack's layers: records how the first is called, returns what the last has returned.
+
+    Without ``hidden_out``, that is what entered the first.
+    """
+
+    hidden_out: torch.Tensor | None = None
+    call: LayerCall
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """Take any layer's arguments."""
+        self.call = LayerCall(*pytree.tree_flatten((args, kwargs)))
+        return self.call.tensors[0] if self.hidden_out is None else self.hidden_out
+
+
+class BiasStub(LayerStub):
+    """Does besides what T5's first layer does for all: it makes the position bias, by the module at ``path`` in it."""
+
+    def __init__(self, layer: nn.Module, path: str) -> None:
+        super().__init__()
+        *containers, last = path.split(".")
+        owner = layer.get_submodule(".".join(containers))
+        for child in [child for child, _ in owner.named_children() if child != last]:
+            delattr(owner, child)
+        self._make_bias = owner.compute_bias
+        for name in reversed(containers[1:]):  # the parameter keeps its name
+            container = nn.Module()
+            container.add_module(name, owner)
+            owner = container
+        self.add_module(containers[0], owner)
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """Take the arguments of T5's layer, of which the third is no bias yet; return what that does."""
+        hidden, mask, _, *rest = args
+        length = cast("torch.Tensor", hidden).shape[1]
+        bias = self._make_bias(length, length)
+        return super().forward(hidden, mask, bias, *rest, **kwargs), bias, None
+
+
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """The size of everything that is free, while it is traced; ``heads`` and ``ffn`` are widths, ``rank`` adapters'."""
+    """The size of everything that is free, while it is traced.
 
-    heads: int
+    ``heads``, of each stack, and ``ffn`` are widths, ``rank`` adapters'; ``targets`` are a decoder's tokens.
+    """
+
+    heads: tuple[int, ...]
     ffn: int
     rank: int
     batch: int
     tokens: int
+    targets: int
 
     @classmethod
     def apart_from(cls, fixed: set[int], architecture: Architecture) -> _Sizes:
         """Numbers that are not ``fixed``, of which no axis has the same."""
-        heads = next(
-            count
-            for count in itertools.count(2)
-            if fixed.isdisjoint({count, *(_axis_size(axis, count, architecture) for axis in _HEAD_AXES)})
-        )
-        taken = fixed | {heads, *(_axis_size(axis, heads, architecture) for axis in _HEAD_AXES)}
-        return cls(heads, *itertools.islice((size for size in itertools.count(4) if size not in taken), 4))
+        taken, heads = fixed, list[int]()
+        for _ in architecture.stacks:
+            sizes = ({_axis_size(axis, count, architecture) for axis in _HEAD_AXES} for count in range(2, 4096))
+            own = next(own for own in sizes if taken.isdisjoint(own))
+            taken = taken | own
+            heads.append(min(own))
+        return cls(tuple(heads), *itertools.islice((size for size in itertools.count(4) if size not in taken), 5))
 
-    def of(self, axis: Axis, architecture: Architecture) -> int:
-        """The size of an elastic axis of a parameter."""
-        units = {Unit.HEADS: self.heads, Unit.FFN: self.ffn, Unit.RANK: self.rank}[axis.unit]
+    def of(self, axis: Axis, stack: int, architecture: Architecture) -> int:
+        """The size of an elastic axis of a parameter of ``stack``."""
+        units = {Unit.HEADS: self.heads[stack], Unit.FFN: self.ffn, Unit.RANK: self.rank}[axis.unit]
         return _axis_size(axis, units, architecture)
 
     def free(self, architecture: Architecture) -> Dims:
         """The dynamic dimension that each size stands for."""
-        heads, least_tokens = Dim("heads", min=1, max=4096), 3
+        least_tokens = 3
         names = {"ffn": 1 << 20, "rank": 4096, "batch": 4096}
         free = {getattr(self, name): Dim(name, min=1, max=most) for name, most in names.items()}
-        for axis in _HEAD_AXES:
-            entries = _axis_size(axis, 1, architecture)
-            free[self.of(axis, architecture)] = entries * heads if entries > 1 else heads
+        for stack in range(len(self.heads)):
+            heads = Dim(f"heads{stack}", min=1, max=4096)
+            for axis in _HEAD_AXES:
+                entries = _axis_size(axis, 1, architecture)
+                free[self.of(axis, stack, architecture)] = entries * heads if entries > 1 else heads
         if architecture.task in TEXT_TASKS:
-            free[self.tokens] = Dim("tokens", min=least_tokens, max=architecture.positions)
+            free[self.tokens] = Dim(TOKENS, min=least_tokens, max=architecture.positions)
+            free[self.targets] = Dim(TARGET_TOKENS, min=least_tokens, max=architecture.positions)
         return free
 
 
-_HEAD_AXES = (Axis.QUERIES, Axis.KEYS, Axis.FUSED)
+_HEAD_AXES = (Axis.HEADS, Axis.QUERIES, Axis.KEYS, Axis.FUSED)
 
 
 class Trace:
-    """A one-layer model and a batch for tracing, in which no two sizes that differ in meaning are equal.
+    """A model of one layer a stack and a batch for tracing, in which no two sizes that differ in meaning are equal.
 
-    Raises ``UnsupportedArchitectureError`` for an encoder-decoder, whose stacks cannot be cut at one place, and for
-    layers that differ in kind.
+    ``layers`` are cut out: in the ``module``, ``stubs`` stand in their places. ``calls`` are how it calls them.
+    Raises ``UnsupportedArchitectureError`` for layers of a stack that differ in kind.
     """
 
     def __init__(self, foundation: Foundation) -> None:
-        self.architecture = foundation.architecture
-        if self.architecture.encoder_layers:
-            raise UnsupportedArchitectureError(
-                f"{self.architecture.family} has an encoder and a decoder, for which no training graph is compiled; "
-                "train it on the torch runtime"
-            )
         kinds = set(json.loads(foundation.config_json).get("layer_types") or ())
         if len(kinds) > 1:
             raise UnsupportedArchitectureError(
                 f"layers are of different kinds ({', '.join(sorted(kinds))}), and one graph has to serve them all; "
                 "use a model of one kind"
             )
-        self.family = foundation.family
-        self.module = bare_module(foundation.config_json, self.architecture, (0,)).requires_grad_(False)
-        self._prefix = self.family.layer_prefix(0, self.architecture)
+        self.architecture, self.family = foundation.architecture, foundation.family
+        firsts = tuple(stack.start for stack in self.architecture.stacks)
+        self.module = bare_module(foundation.config_json, self.architecture, firsts).requires_grad_(False)
         self._sizes = _Sizes.apart_from(_fixed_sizes(self.module, self.architecture), self.architecture)
         self._free = self._sizes.free(self.architecture)
         self._own_names: dict[str, str] = {}
         self.batch = _batch(self._sizes, foundation)
+        self.layers = [copy.deepcopy(self.module.get_submodule(prefix.rstrip("."))) for prefix in self._prefixes]
+        self.stubs = [
+            self._stub_of(stack, prefix) for stack, prefix in zip(self.family.stacks, self._prefixes, strict=True)
+        ]
+        self.calls = self._record()
 
-    @property
-    def layer(self) -> nn.Module:
-        """The model's only layer."""
-        return self.module.get_submodule(self._prefix.rstrip("."))
-
-    def layer_call(self) -> LayerCall:
-        """Run the model once and record how it calls its layer."""
-        calls: list[LayerCall] = []
-        record = self.layer.register_forward_pre_hook(
-            lambda _, args, kwargs: calls.append(LayerCall(*pytree.tree_flatten((args, kwargs)))), with_kwargs=True
-        )
-        names = INPUTS[self.architecture.task]
-        with torch.no_grad(), record:
-            self.module(**dict(zip(names, self.batch, strict=False)))
-        return calls[0]
-
-    def replace_layers(self, stub: nn.Module) -> None:
-        """Put ``stub`` in the place of the list of layers."""
-        owner, _, name = self._prefix.split(".0.")[0].rpartition(".")
-        setattr(self.module.get_submodule(owner), name, nn.ModuleList([stub]))
-
-    def layer_parameters(self) -> Tensors:
-        """Random parameters of the layer to trace with, named relative to it."""
-        return self._parameters(self.layer, self._prefix)
+    def layer_parameters(self, stack: int) -> Tensors:
+        """Random parameters of the layer of ``stack`` to trace with, named relative to it."""
+        return self._parameters(self.layers[stack], self._prefixes[stack])
 
     def shell_parameters(self) -> Tensors:
         """Random parameters of what lies around the layers."""
@@ -166,23 +186,45 @@ class Trace:
         """The same under the names that the modules themselves have, which PEFT changes."""
         return {self._own_names[name]: value for name, value in parameters.items()}
 
+    def dims(self, tensor: torch.Tensor) -> Dims:
+        """The free axes of an input."""
+        return {axis: self._free[size] for axis, size in enumerate(tensor.shape) if size in self._free}
+
+    @property
+    def _prefixes(self) -> list[str]:
+        """What the parameters of each stack's only layer begin with."""
+        return [stack.layer.format(0) for stack in self.family.stacks]
+
+    def _stub_of(self, stack: Stack, prefix: str) -> LayerStub:
+        """The stub, put in the place of the list of the stack's layers."""
+        layer = self.module.get_submodule(prefix.rstrip("."))
+        stub = BiasStub(layer, stack.position_bias) if stack.position_bias else LayerStub()
+        owner, _, name = prefix.removesuffix(".0.").rpartition(".")
+        setattr(self.module.get_submodule(owner), name, nn.ModuleList([stub]))
+        return stub
+
+    def _record(self) -> list[LayerCall]:
+        """Run the model once, at the widths that are traced."""
+        inputs = dict(zip(INPUTS[self.architecture.task], self.batch, strict=False))
+        functional_call(self.module, self.own_names(self.shell_parameters()), (), inputs)
+        return [stub.call for stub in self.stubs]
+
     def _parameters(self, module: nn.Module, prefix: str) -> Tensors:
         """Of a size of its own along every elastic axis."""
         parameters = {}
         for own, value in module.named_parameters():
             name = parameter_name(own)
+            if prefix and self.family.layer_index(prefix + name, self.architecture) is None:
+                continue  # a position bias, which is the shell's
             self._own_names[name] = own
             axes = self.family.axes(prefix + name) or (None,) * value.dim()
+            stack = self.family.stack_index(prefix + name) or 0
             shape = [
-                size if axis is None else self._sizes.of(axis, self.architecture)
+                size if axis is None else self._sizes.of(axis, stack, self.architecture)
                 for axis, size in zip(axes, value.shape, strict=True)
             ]
             parameters[name] = torch.randn(shape).requires_grad_(True)
         return parameters
-
-    def dims(self, tensor: torch.Tensor) -> Dims:
-        """The free axes of an input."""
-        return {axis: self._free[size] for axis, size in enumerate(tensor.shape) if size in self._free}
 
 
 def _tensors(leaves: Iterable[object]) -> list[torch.Tensor]:
@@ -206,6 +248,9 @@ def _batch(sizes: _Sizes, foundation: Foundation) -> tuple[torch.Tensor, ...]:
     labels, offset = architecture.labels, torch.zeros(architecture.labels)
     if architecture.task is ModelTask.TEXT_GENERATION:
         return *_texts(sizes), torch.zeros(sizes.batch, sizes.tokens, dtype=torch.int64)
+    if architecture.task is ModelTask.TEXT2TEXT_GENERATION:
+        written = torch.full((sizes.batch, sizes.targets), 2)
+        return *_texts(sizes), written, torch.zeros_like(written)
     if architecture.task is ModelTask.TOKEN_CLASSIFICATION:
         return *_texts(sizes), torch.ones(sizes.batch, sizes.tokens, labels), offset
     inputs = _texts(sizes) if architecture.task in TEXT_TASKS else (torch.zeros(sizes.batch, *foundation.input_shape),)

@@ -4,6 +4,7 @@
     TextExamples     text classification     text, label
     TaggedExamples   token classification    tokens, tags
     PlainTexts       text generation         text alone
+    PairedTexts      text-to-text            source, target
     ArrayExamples    time series, images     x, y, or image, label
 
 Columns are those of a CSV, JSONL, Parquet or .npz file, or of what :mod:`.owned` takes besides; they say by themselves
@@ -16,6 +17,7 @@ What is wrong with examples is said by file, row and kind, never in their own wo
 from edge_sdk.data.examples import (
     ArrayExamples,
     Examples,
+    PairedTexts,
     PlainTexts,
     TaggedExamples,
     TextExamples,
@@ -29,6 +31,7 @@ from edge_sdk.data.holdout import split_held_out
 __all__ = [
     "ArrayExamples",
     "Examples",
+    "PairedTexts",
     "PlainTexts",
     "TaggedExamples",
     "TextExamples",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_sdk.data.examples import (
     ArrayExamples,
     Examples,
+    PairedTexts,
     PlainTexts,
     TaggedExamples,
     TextExamples,
@@ -24,7 +25,7 @@ from edge_sdk.data.images import IMAGE_CHANNELS, fit_images
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError
-from edge_sdk.protocol.graphs import IGNORED, INPUTS
+from edge_sdk.protocol.graphs import DECODER_INPUT, IGNORED, INPUTS
 from edge_sdk.text import Ids, TextEncoder, pad
 
 Inputs = dict[str, NDArray[Any]]
@@ -41,7 +42,7 @@ class Batch:
 
     def count(self, task: ModelTask) -> int:
         """How many targets the loss is the mean over: examples, tagged words, or following tokens."""
-        if task is ModelTask.TEXT_GENERATION:
+        if task.generates:
             return int((self.targets >= 0).sum())
         return round(float(self.targets.sum()))
 
@@ -89,6 +90,7 @@ def task_of(examples: Examples) -> ModelTask:
         TextExamples: ModelTask.TEXT_CLASSIFICATION,
         TaggedExamples: ModelTask.TOKEN_CLASSIFICATION,
         PlainTexts: ModelTask.TEXT_GENERATION,
+        PairedTexts: ModelTask.TEXT2TEXT_GENERATION,
     }[type(examples)]
 
 
@@ -115,6 +117,8 @@ def encode_examples(
             return _tagged(examples, labels, TextEncoder(tokenizer_json, max_tokens))
         case PlainTexts():
             return _plain_texts(examples, TextEncoder(tokenizer_json, max_tokens))
+        case PairedTexts():
+            return _paired_texts(examples, TextEncoder(tokenizer_json, max_tokens))
         case ArrayExamples():
             fit = _fit(examples.values, input_shape or _shape_of(examples.values))
             return _arrays(examples, labels, fit, partial(pixel_values, mean=pixel_mean, std=pixel_std))
@@ -156,6 +160,19 @@ def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
         return Batch(inputs, np.pad(following, ((0, 0), (0, 1)), constant_values=IGNORED))
 
     return EncodedExamples(_lengths(rows), np.zeros(0, dtype=np.int64), batch_of)
+
+
+def _paired_texts(examples: PairedTexts, encoder: TextEncoder) -> EncodedExamples:
+    """A decoder reads the target one token late, after the padding, from which T5's starts (arXiv 1910.10683)."""
+    sources, targets = encoder.encode(examples.sources), encoder.encode(examples.targets)
+    late = [np.concatenate(([encoder.pad_id], row[:-1])) for row in targets]
+
+    def batch_of(chosen: Indices) -> Batch:
+        inputs = _token_inputs([sources[index] for index in chosen], encoder.pad_id)
+        inputs[DECODER_INPUT], _ = pad([late[index] for index in chosen], encoder.pad_id)
+        return Batch(inputs, pad([targets[index] for index in chosen], IGNORED)[0])
+
+    return EncodedExamples(_lengths(sources), np.zeros(0, dtype=np.int64), batch_of)
 
 
 def _arrays(

@@ -60,6 +60,14 @@ class PlainTexts(Columns):
     texts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PairedTexts(Columns):
+    """Texts, and for each the text that a model learns to write for it."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayExamples(Columns):
     """Arrays, and for each its label or the label's index among the task's.
@@ -72,7 +80,7 @@ class ArrayExamples(Columns):
     labels: tuple[str, ...] | tuple[int, ...]
 
 
-Examples = TextExamples | TaggedExamples | PlainTexts | ArrayExamples
+Examples = TextExamples | TaggedExamples | PlainTexts | PairedTexts | ArrayExamples
 _E = TypeVar("_E", bound=Columns)
 
 

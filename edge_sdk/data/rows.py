@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data.arrays import array_examples
-from edge_sdk.data.examples import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
+from edge_sdk.data.examples import ArrayExamples, Examples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.data.mapped import mapped
 from edge_sdk.errors import DataFormatError
 
 Row = Mapping[str, object]
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NEEDED = "text, label, or tokens, tags, or text alone, or image, label, or x, y"
+_NEEDED = "text, label, or tokens, tags, or source, target, or text alone, or image, label, or x, y"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,10 @@ def _plain(text: object) -> tuple[object, ...] | None:
     return (text,) if text and _is_text(text) else None
 
 
+def _paired(source: object, target: object) -> tuple[object, ...] | None:
+    return (source, target) if source and target and _is_text(source) and _is_text(target) else None
+
+
 def _array(values: object, label: object) -> tuple[object, ...] | None:
     array = values if isinstance(values, np.ndarray) else _array_of_lists(values)
     return (array, label) if array is not None and _is_class(label) else None
@@ -61,10 +65,11 @@ def _picture(image: object, label: object) -> tuple[object, ...] | None:
 _LABELLED = Format(TextExamples, ("text", "label"), _labelled, "a text and a label, both strings")
 _TAGGED = Format(TaggedExamples, ("tokens", "tags"), _tagged, "lists of tokens and of as many tags, all strings")
 _PLAIN = Format(PlainTexts, ("text",), _plain, "a text that is not empty")
+_PAIRED = Format(PairedTexts, ("source", "target"), _paired, "a source and a target, both texts that are not empty")
 _ARRAYS = Format(ArrayExamples, ("x", "y"), _array, "an array of numbers and a label")
 _IMAGES = Format(ArrayExamples, ("image", "label"), _picture, "a picture and a label")
-_KNOWN = {column for form in (_LABELLED, _TAGGED, _ARRAYS, _IMAGES) for column in form.columns}
-_FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _ARRAYS)}
+_KNOWN = {column for form in (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES) for column in form.columns}
+_FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _PAIRED, _ARRAYS)}
 
 
 def format_of(columns: Iterable[str], place: str) -> Format:
@@ -73,7 +78,7 @@ def format_of(columns: Iterable[str], place: str) -> Format:
     Raises ``DataFormatError``, which names ``place``, where nothing has.
     """
     names = list(columns)
-    for form in (_LABELLED, _TAGGED, _ARRAYS, _IMAGES):
+    for form in (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES):
         if {*form.columns} <= {*names}:
             return form
     if names == ["text"]:

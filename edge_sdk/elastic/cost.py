@@ -17,7 +17,7 @@ from edge_sdk.elastic.slicing import Shapes
 from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 
 _FLOATS_PER_PREDICTED_LOGIT = 3  # float32, and float64 for the softmax
-_BY_TOKEN = {ModelTask.TOKEN_CLASSIFICATION, ModelTask.TEXT_GENERATION}
+_BY_TOKEN = {ModelTask.TOKEN_CLASSIFICATION, *(task for task in ModelTask if task.generates)}
 _WITH_OUTPUTS = (".lora_B.weight", ".lora_magnitude_vector.weight", ".ia3_l")
 _ON_TEXT = _BY_TOKEN | {ModelTask.TEXT_CLASSIFICATION}
 
@@ -163,25 +163,34 @@ class CostModel:
             batch_size
             * tokens
             * (
-                kept.hidden * architecture.hidden
-                + kept.heads * heads * architecture.head_size
+                kept.hidden * architecture.hidden * (1 + attentions) / 2
+                + kept.heads * heads * architecture.head_size * attentions
                 + kept.ffn * ffn
-                + kept.scores * heads * tokens
+                + kept.scores * heads * tokens * attentions
             )
-            for heads, ffn in zip(query_heads, submodel.ffn, strict=True)
+            for heads, ffn, attentions in zip(query_heads, submodel.ffn, self._attentions(submodel), strict=True)
         ]
+
+    def _attentions(self, submodel: Submodel) -> list[int]:
+        """How many attention blocks each layer has: two in a decoder that reads an encoder's states, else one."""
+        stacks = zip(family_of(self.architecture.family).stacks, self.architecture.stacks, strict=True)
+        counts = {layer: len(stack.attentions) for stack, layers in stacks for layer in layers}
+        return [counts[layer] for layer in submodel.layers]
 
     def _logits(self, batch_size: int, tokens: int) -> int:
         """The logits of a batch: once an example, or once a token, of the labels or of the vocabulary."""
         architecture = self.architecture
-        each = architecture.vocabulary if architecture.task is ModelTask.TEXT_GENERATION else architecture.labels
+        each = architecture.vocabulary if architecture.task.generates else architecture.labels
         return batch_size * each * (tokens if architecture.task in _BY_TOKEN else 1)
 
     def _flops(self, submodel: Submodel, part: TrainablePart, tokens: int) -> int:
         """Of one example."""
         architecture, passes = self.architecture, 1 if part is TrainablePart.HEAD else 2
         width = architecture.group_size * architecture.head_size
-        scores = sum(4 * tokens * heads * width for heads in submodel.heads)
+        scores = sum(
+            4 * tokens * heads * width * attentions
+            for heads, attentions in zip(submodel.heads, self._attentions(submodel), strict=True)
+        )
         layers = passes * sum(self.products.by_layer(submodel)) + sum(self.trained[part].by_layer(submodel))
         head = 3 * self.products.around * (tokens if architecture.task in _BY_TOKEN else 1)
         return tokens * (2 * layers + (2 * passes - 1) * scores) + 2 * head

@@ -21,7 +21,13 @@ class ModelTask(str, Enum):
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a token is a word here
     IMAGE_CLASSIFICATION = "image-classification"
     TEXT_GENERATION = "text-generation"
+    TEXT2TEXT_GENERATION = "text2text-generation"
     TIME_SERIES_CLASSIFICATION = "time-series-classification"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes text: there are no labels, and a logit for each token of the vocabulary."""
+        return self in {ModelTask.TEXT_GENERATION, ModelTask.TEXT2TEXT_GENERATION}
 
 
 class TrainablePart(str, Enum):

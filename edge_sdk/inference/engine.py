@@ -16,7 +16,7 @@ from edge_sdk.data import ArrayExamples, Examples
 from edge_sdk.data.batches import EncodedExamples, encode_examples
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ModelFormatError
-from edge_sdk.protocol.graphs import IGNORED, INPUTS, LOGITS
+from edge_sdk.protocol.graphs import DECODER_INPUT, IGNORED, INPUTS, LOGITS
 from edge_sdk.text import TextEncoder, pad
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Engine:
         """
         if self._encoder is None:
             raise ModelFormatError("the model is not for texts: the release has no tokenizer")
+        if any(given.name == DECODER_INPUT for given in self._session.get_inputs()):
+            raise ModelFormatError("the model writes a text for a text; it has no label to answer with")
         names = INPUTS[ModelTask.TEXT_CLASSIFICATION]
         rows = ([ids] for ids in self._encoder.encode(texts))
         return [self._prediction(dict(zip(names, pad(row, self._encoder.pad_id), strict=True))) for row in rows]
@@ -113,10 +115,9 @@ class Engine:
         return Measurement(len(encoded), right / counted, statistics.median(times_ms))
 
     def try_out(self) -> None:
-        """Run once, on two tokens or on zeros; ``ModelFormatError`` where that fails."""
+        """Run once, on two tokens of each text or on zeros; ``ModelFormatError`` where that fails."""
         if self._encoder is not None:
-            ids = np.zeros((1, 2), dtype=np.int64)
-            self._run(dict(zip(INPUTS[ModelTask.TEXT_CLASSIFICATION], (ids, ids + 1), strict=True)))
+            self._run({given.name: np.ones((1, 2), dtype=np.int64) for given in self._session.get_inputs()})
         else:
             (given,) = self._session.get_inputs()
             shape = [size if isinstance(size, int) else 1 for size in given.shape]

@@ -36,17 +36,20 @@ _one_at_a_time = threading.RLock()  # what leaves weights uninitialised is switc
 def auto_class(task: ModelTask, config: PreTrainedConfig) -> type[AutoModel]:
     """Transformers' class that finds the model for ``task``.
 
-    Raises ``UnsupportedArchitectureError`` for an encoder-decoder that is to do anything but generate text.
+    Raises ``UnsupportedArchitectureError`` where an encoder-decoder is to do anything but write a text for a text, or
+    another model that.
     """
-    name = _TASK_NAMES.get(task, task.value)
-    if config.is_encoder_decoder:
-        if task is not ModelTask.TEXT_GENERATION:
-            raise UnsupportedArchitectureError(
-                f"{config.model_type} for {task.value} is not supported: an encoder-decoder generates text; "
-                f"use the task {ModelTask.TEXT_GENERATION.value}"
-            )
-        name = "text2text-generation"
-    return TasksManager.get_model_class_for_task(name)
+    if config.is_encoder_decoder and task is not ModelTask.TEXT2TEXT_GENERATION:
+        raise UnsupportedArchitectureError(
+            f"{config.model_type} for {task.value} is not supported: an encoder-decoder writes one text for another; "
+            "give examples with the columns source, target"
+        )
+    if task is ModelTask.TEXT2TEXT_GENERATION and not config.is_encoder_decoder:
+        raise UnsupportedArchitectureError(
+            f"{config.model_type} for {task.value} is not supported: it has no encoder and decoder; "
+            "give examples with the column text alone"
+        )
+    return TasksManager.get_model_class_for_task(_TASK_NAMES.get(task, task.value))
 
 
 def bare_module(config_json: bytes, architecture: Architecture, layers: tuple[int, ...]) -> nn.Module:

@@ -9,6 +9,7 @@ The loss is the mean over all examples of the cross-entropy of ``logits + logit_
                             a teacher thinks, or a mixture of both
     token classification    the same, (batch, tokens, labels); a row of zeros is a token that does not count
     text generation         targets int64 (batch, tokens): the token that follows, or ``IGNORED``; no ``logit_offset``
+    text-to-text            the same, (batch, target tokens)
 
 ``logits`` has the targets' shape, with the vocabulary in the place of the labels where text is generated, and is
 without the offset.
@@ -26,14 +27,17 @@ LOGIT_OFFSET = "logit_offset"
 IGNORED = -100
 """The target of a token after which nothing is to be learnt."""
 
-TEXT_TASKS = frozenset({ModelTask.TEXT_CLASSIFICATION, ModelTask.TOKEN_CLASSIFICATION, ModelTask.TEXT_GENERATION})
 _TEXT = ("input_ids", "attention_mask")
+DECODER_INPUT = "decoder_input_ids"
 INPUTS: dict[ModelTask, tuple[str, ...]] = {
     ModelTask.TEXT_CLASSIFICATION: _TEXT,
     ModelTask.TOKEN_CLASSIFICATION: _TEXT,
     ModelTask.TEXT_GENERATION: _TEXT,
+    ModelTask.TEXT2TEXT_GENERATION: (*_TEXT, DECODER_INPUT),
     ModelTask.IMAGE_CLASSIFICATION: ("pixel_values",),
     ModelTask.TIME_SERIES_CLASSIFICATION: ("series",),
 }
-"""What a model is given: token ids and mask, int64 (batch, tokens); images, float32 (batch, channels, height, width);
-windows of a sensor's channels, float32 (batch, steps, channels)."""
+"""What a model is given: token ids and mask, int64 (batch, tokens), and what a decoder has written so far, int64
+(batch, target tokens), the targets after a start token; images, float32 (batch, channels, height, width); windows of a
+sensor's channels, float32 (batch, steps, channels)."""
+TEXT_TASKS = frozenset(task for task, names in INPUTS.items() if names[0] == _TEXT[0])

@@ -67,7 +67,7 @@ def nested_prefixes(
 
 def has_teacher(recipe: Recipe, task: ModelTask) -> bool:
     """Whether nested submodels learn from the whole one."""
-    return recipe.distillation > 0 and task is not ModelTask.TEXT_GENERATION
+    return recipe.distillation > 0 and not task.generates
 
 
 def taught_targets(targets: Array, logits: Array, offset: Array, share: float) -> Array:

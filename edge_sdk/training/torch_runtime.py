@@ -20,7 +20,6 @@ from torch.nn.utils import clip_grad_norm_
 
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.slicing import Array, Region
-from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError, ModelFormatError, RaffmError, TrainingError
 from edge_sdk.modules.building import full_name, submodel_module
 from edge_sdk.protocol.messages import Optimizer, Recipe
@@ -146,7 +145,7 @@ class TorchRuntime:
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The scalar that :mod:`edge_sdk.protocol.graphs` defines."""
         logits = logits.float()
-        if self._job.architecture.task is ModelTask.TEXT_GENERATION:
+        if self._job.architecture.task.generates:
             return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return -(targets * functional.log_softmax(logits + self._offset, dim=-1)).sum() / targets.sum()
 

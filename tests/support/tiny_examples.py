@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.models.foundation import Foundation
-from edge_sdk.data import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples
+from edge_sdk.data import ArrayExamples, Examples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.elastic.submodel import ModelTask
 from tests.support.tiny_models import LABELS, WORDS
 
@@ -25,6 +25,8 @@ def tiny_examples(foundation: Foundation) -> Examples:
             return TaggedExamples(tuple(words), tags)
         case ModelTask.TEXT_GENERATION:
             return PlainTexts(tuple(" ".join(own * 2) for own in words))
+        case ModelTask.TEXT2TEXT_GENERATION:
+            return PairedTexts(tuple(" ".join(own * 2) for own in words), tuple(" ".join(own[::-1]) for own in words))
         case ModelTask.TIME_SERIES_CLASSIFICATION:
             return ArrayExamples(random.normal(size=(COUNT, *foundation.input_shape)).astype(np.float32), labels)
         case _:

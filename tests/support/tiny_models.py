@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from coordinator.models.foundation import Foundation
-from edge_sdk.elastic.submodel import ModelTask
+from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel
 from edge_sdk.modules.building import auto_class
+from edge_sdk.protocol.graphs import DECODER_INPUT, TEXT_TASKS
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
@@ -22,7 +24,7 @@ TASKS = {
     **dict.fromkeys(FAMILIES, (_CLASSIFY, _TAG)),
     **dict.fromkeys(("vit", "deit"), (ModelTask.IMAGE_CLASSIFICATION,)),
     **dict.fromkeys(("gpt2", "llama", "mistral", "qwen2", "qwen3"), (_CLASSIFY, _TAG, _GENERATE)),
-    "t5": (_GENERATE,),
+    "t5": (ModelTask.TEXT2TEXT_GENERATION,),
     "sensor-transformer": (ModelTask.TIME_SERIES_CLASSIFICATION,),
 }
 """What each family can do; the first is what :func:`save_tiny_model` makes it for."""
@@ -72,9 +74,21 @@ def save_tiny_model(
     randomise(model)
     logging.disable_progress_bar()
     model.save_pretrained(folder)
-    if task in {_CLASSIFY, _TAG, _GENERATE}:
+    if task in TEXT_TASKS:
         tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
+
+
+def in_every_stack(submodel: Submodel, architecture: Architecture) -> Submodel:
+    """``submodel``, of one stack, with the same layers of an encoder-decoder's decoder; heads of a stack are equal."""
+    if not architecture.encoder_layers:
+        return submodel
+    encoder, decoder = architecture.stacks
+    kept = sorted({min(encoder.stop + layer, decoder.stop - 1) for layer in submodel.layers})
+    heads = (submodel.heads[0],) * len(submodel.layers) + (submodel.heads[-1],) * len(kept)
+    return replace(
+        submodel, layers=(*submodel.layers, *kept), heads=heads, ffn=(*submodel.ffn, *submodel.ffn[-len(kept) :])
+    )
 
 
 def randomise(model: torch.nn.Module) -> None:
@@ -109,5 +123,5 @@ def tiny_inputs(foundation: Foundation, *, seed: int = 0) -> dict[str, torch.Ten
     ids = torch.where(mask == 1, torch.randint(3, 40, mask.shape, generator=random), 1)
     texts = {"input_ids": ids, "attention_mask": mask}
     if foundation.architecture.encoder_layers:
-        texts["decoder_input_ids"] = torch.randint(3, 40, (3, 7), generator=random)
+        texts[DECODER_INPUT] = torch.randint(3, 40, (3, 7), generator=random)
     return texts

@@ -24,7 +24,6 @@ from edge_sdk.elastic.submodel import (
     AdapterMethod,
     Adapters,
     Architecture,
-    ModelTask,
     Role,
     Submodel,
     TrainablePart,
@@ -52,7 +51,7 @@ TRAINED, PREDICTED = rows_of("measured_training.csv"), rows_of("measured_predict
 @functools.cache
 def tiny(family: str, adapters: Adapters | None) -> Foundation:
     task = TASKS[family][-1]
-    labels = () if task is ModelTask.TEXT_GENERATION else LABELS
+    labels = () if task.generates else LABELS
     with tempfile.TemporaryDirectory() as folder:
         return load_foundation(
             save_tiny_model(Path(folder), family, task=task), labels, 0, task=task, adapters=adapters

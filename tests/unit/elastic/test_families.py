@@ -12,7 +12,7 @@ from edge_sdk.errors import UnsupportedArchitectureError
 from tests.support.bert import TINY, shapes
 
 ALL, REST, ADAPTERS, HEAD = TrainablePart
-T5 = Architecture("t5", 5, 4, 2, 12, 8, 11, 5, 0, encoder_layers=3, task=ModelTask.TEXT_GENERATION)
+T5 = Architecture("t5", 5, 4, 2, 12, 8, 11, 5, 0, encoder_layers=3, task=ModelTask.TEXT2TEXT_GENERATION)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ LONG = (
     Case("bert", ModelTask.TOKEN_CLASSIFICATION, has_adapters=True),
     Case("vit", ModelTask.IMAGE_CLASSIFICATION, has_adapters=True),
     Case("gpt2", ModelTask.TEXT_GENERATION),
+    _first("t5"),
+    Case("t5", ModelTask.TEXT2TEXT_GENERATION, has_adapters=True),
     Case("llama", ModelTask.TEXT_CLASSIFICATION, has_adapters=True),
 )
 CASES = [*ALWAYS, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)]
@@ -73,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Foundation:
     case: Case = request.param
     folder = save_tiny_model(tmp_path_factory.mktemp(case.name), case.family, task=case.task)
-    labels = () if case.task is ModelTask.TEXT_GENERATION else LABELS
+    labels = () if case.task.generates else LABELS
     adapters = Adapters(rank=4, targets=tuple(Role)) if case.has_adapters else None
     return load_foundation(folder, labels, seed=0, task=case.task, adapters=adapters)
 

@@ -11,15 +11,17 @@ from coordinator.models.templates import Templates
 from coordinator.models.torch_modules import torch_module
 from edge_sdk.data import PlainTexts
 from edge_sdk.data.batches import Batch
-from edge_sdk.elastic.submodel import ModelTask, Submodel, full
+from edge_sdk.elastic.submodel import Submodel, full
 from edge_sdk.errors import DataFormatError
 from tests.support.tiny_examples import tiny_examples
+from tests.support.tiny_models import in_every_stack
 from tests.unit.models.conftest import RECIPE
 
 
 def cut_of(foundation: Foundation) -> Submodel:
     """Two of the three layers, unequal, with half of the adapters' ranks."""
-    return Submodel((0, 2), (2, 1), (25, 1), foundation.architecture.adapter_rank // 2)
+    architecture = foundation.architecture
+    return in_every_stack(Submodel((0, 2), (2, 1), (25, 1), architecture.adapter_rank // 2), architecture)
 
 
 @pytest.mark.parametrize("is_cut", [False, True], ids=["full", "cut"])
@@ -33,8 +35,7 @@ def test_evaluation_equals_torchs(
         with torch.no_grad():
             logits = module(**{name: torch.from_numpy(values) for name, values in batch.inputs.items()}).logits
         loss += mean_loss(task, logits, targets).item() * batch.count(task)
-        generates = task is ModelTask.TEXT_GENERATION
-        counts, wanted = (targets >= 0, targets) if generates else (targets.sum(-1) > 0, targets.argmax(-1))
+        counts, wanted = (targets >= 0, targets) if task.generates else (targets.sum(-1) > 0, targets.argmax(-1))
         right += (logits.argmax(-1) == wanted)[counts].sum().item()
 
     result = Evaluator(tiny_templates, tiny_batches, threads=1).evaluate(submodel, tiny.parameters)

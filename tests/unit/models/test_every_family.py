@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 def tiny_of(family: str, task: ModelTask, method: AdapterMethod | None) -> Foundation:
     """A foundation in float64; adapters on every module, with random values instead of a start that does nothing."""
     adapters = None if method is None else Adapters(rank=4, targets=tuple(Role), method=method)
-    labels = () if task is ModelTask.TEXT_GENERATION else LABELS
+    labels = () if task.generates else LABELS
     with tempfile.TemporaryDirectory() as folder:
         model = save_tiny_model(Path(folder), family, task=task)
         foundation = load_foundation(model, labels, seed=0, task=task, adapters=adapters)
@@ -188,7 +188,7 @@ def test_scatter_of_an_untouched_submodel_restores_the_model(tiny: Foundation, c
 
 
 def test_layers_that_share_a_position_bias_must_share_their_order() -> None:
-    foundation = tiny_of("t5", ModelTask.TEXT_GENERATION, None)
+    foundation = tiny_of("t5", ModelTask.TEXT2TEXT_GENERATION, None)
     orders = random_orders(foundation)
     orders[1] = LayerOrder(orders[1].heads[::-1].copy(), orders[1].ffn)
 

@@ -56,7 +56,7 @@ def test_sizes_are_read_from_the_model(
     positions: int,
 ) -> None:
     task = TASKS[family][0]
-    labels = () if task is ModelTask.TEXT_GENERATION else LABELS
+    labels = () if task.generates else LABELS
     sizes = load_foundation(save_tiny_model(tmp_path, family), labels, seed=0, task=task).architecture
 
     assert (sizes.heads, sizes.group_size, sizes.head_size) == (heads, group_size, head_size)
@@ -293,6 +293,8 @@ def test_pickled_weights_are_refused_and_never_read(tmp_path: Path) -> None:
         ("vit", ModelTask.TOKEN_CLASSIFICATION, "cannot be loaded for token-classification"),
         ("bert", ModelTask.IMAGE_CLASSIFICATION, "cannot be loaded for image-classification"),
         ("t5", ModelTask.TEXT_CLASSIFICATION, "t5 for text-classification is not supported"),
+        ("t5", ModelTask.TEXT_GENERATION, "an encoder-decoder writes one text for another; .* source, target"),
+        ("gpt2", ModelTask.TEXT2TEXT_GENERATION, "gpt2 for text2text-generation .* no encoder and decoder"),
     ],
 )
 def test_task_that_the_model_cannot_do_is_refused_in_one_line(
@@ -324,6 +326,13 @@ def test_decoder_that_classifies_knows_the_padding_of_its_tokenizer(tmp_path: Pa
     folder = save_tiny_model(tmp_path, "gpt2", pad_token_id=None)
 
     assert json.loads(load_foundation(folder, LABELS, seed=0).config_json)["pad_token_id"] == 1
+
+
+def test_decoder_that_starts_from_something_else_than_the_padding_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path, "t5", decoder_start_token_id=2)
+
+    with pytest.raises(ModelFormatError, match="starts from token 2, the tokenizer pads with 1"):
+        load_foundation(folder, (), seed=0, task=ModelTask.TEXT2TEXT_GENERATION)
 
 
 def test_missing_tokenizer_is_made_or_refused(tmp_path: Path) -> None:

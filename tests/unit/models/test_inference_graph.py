@@ -12,10 +12,12 @@ from coordinator.models.templates import Templates
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.submodel import Submodel, full, uniform
 from edge_sdk.protocol.graphs import INPUTS
+from tests.support.tiny_models import in_every_stack
 
 
 def half_of(foundation: Foundation) -> Submodel:
-    return Submodel((0, 2), (2, 2), (25, 25), foundation.architecture.adapter_rank)
+    architecture = foundation.architecture
+    return in_every_stack(Submodel((0, 2), (2, 2), (25, 25), architecture.adapter_rank), architecture)
 
 
 def released_logits(data: bytes, batch: Batch) -> np.ndarray:

@@ -20,7 +20,7 @@ from coordinator.models.merging import merged, without_adapters
 from coordinator.models.torch_modules import torch_module
 from edge_sdk.elastic.families import is_adapter
 from edge_sdk.elastic.slicing import Array, extract, slices_of
-from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, Submodel
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, Submodel
 from edge_sdk.modules.building import submodel_module
 from tests.support.tiny_models import LABELS, TASKS, save_tiny_model, tiny_inputs
 
@@ -50,7 +50,7 @@ def adapted(family: str, method: AdapterMethod, targets: tuple[Role, ...]) -> Fo
     """In float64, with adapters that do something."""
     print(f"seed {SEED}")
     task, random = TASKS[family][0], np.random.default_rng(SEED)
-    labels = () if task is ModelTask.TEXT_GENERATION else LABELS
+    labels = () if task.generates else LABELS
     adapters = Adapters(rank=4, targets=targets, method=method)
     with tempfile.TemporaryDirectory() as folder:
         model = save_tiny_model(Path(folder), family, task=task)

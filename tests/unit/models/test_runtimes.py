@@ -18,7 +18,7 @@ from edge_sdk.data import write_examples
 from edge_sdk.elastic.families import Family
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, extract, slices_of
-from edge_sdk.elastic.submodel import ModelTask, Role, Submodel, TrainablePart
+from edge_sdk.elastic.submodel import Role, Submodel, TrainablePart
 from edge_sdk.protocol.messages import Optimizer, Recipe
 from edge_sdk.protocol.tensors import Tensors, read_tensors, write_tensors
 from edge_sdk.training.calibration import logit_offset
@@ -27,6 +27,7 @@ from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import TrainingRuntime, examples_of, train
 from edge_sdk.training.torch_runtime import TorchRuntime
 from tests.support.tiny_examples import tiny_examples
+from tests.support.tiny_models import in_every_stack
 
 RUNTIMES: dict[Runtime, Callable[[TrainingJob, Array], TrainingRuntime]] = {
     Runtime.ONNX: OnnxRuntime,
@@ -57,7 +58,7 @@ def job_of(tiny: Foundation, templates: Templates, folder: Path, part: Trainable
     """Two of the layers, at widths that differ, for both runtimes."""
     architecture, family = tiny.architecture, tiny.family
     rank = architecture.adapter_rank
-    submodel = Submodel((0, 2), (3, 2), (40, 25), max(0, rank - 1))
+    submodel = in_every_stack(Submodel((0, 2), (3, 2), (40, 25), max(0, rank - 1)), architecture)
     shapes = {name: values.shape for name, values in tiny.parameters.items()}
     parameters = extract(tiny.parameters, slices_of(submodel, architecture, family, shapes))
     for name, is_trained in (("weights", True), ("frozen", False)):
@@ -86,8 +87,11 @@ def job_of(tiny: Foundation, templates: Templates, folder: Path, part: Trainable
 
 
 def nested_in(job: TrainingJob) -> tuple[Submodel, ...]:
-    rank = job.submodel.adapter_rank
-    return Submodel((0, 2), (2, 1), (25, 25), min(2, rank)), Submodel((0, 2), (1, 1), (10, 1), min(1, rank))
+    rank, architecture = job.submodel.adapter_rank, job.architecture
+    return (
+        in_every_stack(Submodel((0, 2), (2, 1), (25, 25), min(2, rank)), architecture),
+        in_every_stack(Submodel((0, 2), (1, 1), (10, 1), min(1, rank)), architecture),
+    )
 
 
 def outcome_of(job: TrainingJob, runtime: Runtime) -> Outcome:
@@ -176,7 +180,7 @@ def test_recipes_differ_in_what_they_train(tiny: Foundation, tiny_templates: Tem
         job = job_of(tiny, tiny_templates, tmp_path, part_of(tiny), recipe)
         nested = nested_in(job) if name in NESTED else ()
         found[name] = outcome_of(msgspec.structs.replace(job, nested=nested), Runtime.TORCH).losses
-    if tiny.architecture.task is ModelTask.TEXT_GENERATION:
+    if tiny.architecture.task.generates:
         assert found.pop("taught") == found["untaught"]
     for one, other in itertools.combinations(found.values(), 2):
         assert not np.allclose(one, other, rtol=1e-3, atol=0)

@@ -15,13 +15,14 @@ from edge_sdk.elastic.slicing import slices_of
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ConfigurationError
 from tests.support.tiny_examples import tiny_examples
+from tests.support.tiny_models import in_every_stack
 from tests.unit.models.conftest import RECIPE
 
 
 def with_silent_units(foundation: Foundation) -> Foundation:
     """Every weight of the last head and of the last neuron of layer 1 is zero."""
     sizes = foundation.architecture
-    kept = Submodel((1,), (sizes.heads - 1,), (sizes.ffn - 1,), sizes.adapter_rank)
+    kept = in_every_stack(Submodel((1,), (sizes.heads - 1,), (sizes.ffn - 1,), sizes.adapter_rank), sizes)
     shapes = {name: values.shape for name, values in foundation.parameters.items()}
     parameters = dict(foundation.parameters)
     for name, region in slices_of(kept, sizes, foundation.family, shapes).items():
@@ -39,7 +40,8 @@ def test_units_that_do_nothing_come_last(
     silent = with_silent_units(tiny)
     orders = unit_salience(salience, silent, tiny_templates, tiny_batches, threads=1).orders(tiny.architecture)
 
-    assert orders[1].heads[-1] == tiny.architecture.heads - 1
+    if not tiny.architecture.encoder_layers:  # whose layers share one order of heads
+        assert orders[1].heads[-1] == tiny.architecture.heads - 1
     assert orders[1].ffn[-1] == tiny.architecture.ffn - 1
     for order in orders:
         assert sorted(order.heads) == list(range(tiny.architecture.heads))

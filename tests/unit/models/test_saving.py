@@ -59,7 +59,7 @@ def test_task_that_goes_on_from_a_saved_model_needs_no_new_templates(tmp_path: P
 )
 def test_saved_model_loads_as_a_hugging_face_folder(tmp_path: Path, family: str, task: ModelTask) -> None:
     folder = save_tiny_model(tmp_path / "tiny", family, task=task)
-    labels = () if task is ModelTask.TEXT_GENERATION else LABELS
+    labels = () if task.generates else LABELS
     foundation = load_foundation(folder, labels, seed=0, task=task)
     version = trained_version(foundation, TrainablePart.NO_EMBEDDINGS, BlobFolder(tmp_path / "blobs"))
 

@@ -11,6 +11,7 @@ from coordinator.models.templates import Templates
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.submodel import Submodel, full
 from tests.support.masking import masked
+from tests.support.tiny_models import in_every_stack
 
 MINILM = Submodel((0, 1, 2, 3, 4, 5), (12, 3, 5, 1, 8, 6), (1536, 100, 500, 64, 1000, 700))
 
@@ -19,7 +20,9 @@ MINILM = Submodel((0, 1, 2, 3, 4, 5), (12, 3, 5, 1, 8, 6), (1536, 100, 500, 64, 
 def test_submodel_graph_equals_the_full_graph_masked(
     tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch], window: tuple[int, int]
 ) -> None:
-    submodel = Submodel((0, 1, 2), (2, 1, 3), (25, 1, 49), min(3, tiny.architecture.adapter_rank), *window)
+    architecture = tiny.architecture
+    widths = Submodel((0, 1, 2), (2, 1, 3), (25, 1, 49), min(3, architecture.adapter_rank), *window)
+    submodel = in_every_stack(widths, architecture)
     evaluator = Evaluator(tiny_templates, tiny_batches, threads=1)
     cut = evaluator.logits(submodel, tiny.parameters)
     whole = evaluator.logits(full(tiny.architecture), masked(tiny, submodel))

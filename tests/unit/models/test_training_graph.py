@@ -16,9 +16,10 @@ from coordinator.models.template_export import gradients_of
 from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
 from edge_sdk.data.batches import Batch
-from edge_sdk.elastic.submodel import ModelTask, Submodel, TrainablePart, full
+from edge_sdk.elastic.submodel import Submodel, TrainablePart, full
 from edge_sdk.errors import ConfigurationError, ModelFormatError
 from edge_sdk.protocol.graphs import GRADIENT
+from tests.support.tiny_models import in_every_stack
 
 TINY = (
     Submodel((0, 1, 2), (3, 3, 3), (50, 50, 50), 4),
@@ -36,7 +37,8 @@ MINILM = (
 def test_gradients_equal_torchs_at_any_width_and_depth(
     tiny: Foundation, tiny_templates: Templates, submodel: Submodel
 ) -> None:
-    submodel = replace(submodel, adapter_rank=min(submodel.adapter_rank, tiny.architecture.adapter_rank))
+    rank = min(submodel.adapter_rank, tiny.architecture.adapter_rank)
+    submodel = in_every_stack(replace(submodel, adapter_rank=rank), tiny.architecture)
     assert max(gradient_errors(tiny, tiny_templates, submodel).values()) <= GRADIENT_TOLERANCE
 
 
@@ -70,7 +72,7 @@ def test_smaller_trainable_part_needs_fewer_nodes(tiny: Foundation, tiny_templat
 def test_logit_offset_moves_the_loss_but_not_the_logits(
     tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch]
 ) -> None:
-    if tiny.architecture.task is ModelTask.TEXT_GENERATION:
+    if tiny.architecture.task.generates:
         pytest.skip("a model that generates text has no logit offset")
     runner = Runner(training_graph(tiny_templates, full(tiny.architecture), TrainablePart.HEAD), threads=1)
     given = feeds(tiny_batches[0], tiny.architecture)
@@ -89,9 +91,9 @@ def test_submodel_larger_than_the_model_is_refused(tiny_templates: Templates) ->
 def test_wrong_gradient_is_refused_when_templates_are_compiled(
     tiny: Foundation, tiny_templates: Templates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = Templates(tiny_templates.architecture, tiny_templates.shell, tiny_templates.layer)
+    wrong = Templates(tiny_templates.architecture, tiny_templates.shell, tiny_templates.layers)
     monkeypatch.setattr(compilation, "export_shell", lambda _: _Serialised(wrong.shell))
-    monkeypatch.setattr(compilation, "export_layer", lambda _: _Serialised(wrong.layer))
+    monkeypatch.setattr(compilation, "export_layers", lambda _: [*map(_Serialised, wrong.layers)])
     monkeypatch.setattr(compilation, "gradient_errors", lambda *_: {"score.weight": 3.0, "score.bias": 0.0})
 
     with pytest.raises(ModelFormatError, match=r"score\.weight"):

@@ -24,7 +24,7 @@ GENERATE = ModelTask.TEXT_GENERATION
 def foundation_of(folder: Path, family: str, *, adapters: Adapters | None = None, **settings: object) -> Foundation:
     task = GENERATE if GENERATE in TASKS[family] else TASKS[family][0]
     saved = save_tiny_model(folder, family, task=task, **settings)
-    return load_foundation(saved, () if task is GENERATE else LABELS, seed=0, task=task, adapters=adapters)
+    return load_foundation(saved, () if task.generates else LABELS, seed=0, task=task, adapters=adapters)
 
 
 def cut(foundation: Foundation, submodel: Submodel) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import pytest
 
 from edge_sdk.data import (
     ArrayExamples,
+    PairedTexts,
     PlainTexts,
     TaggedExamples,
     TextExamples,
@@ -16,7 +17,7 @@ from edge_sdk.data import (
     tag_indices,
     write_examples,
 )
-from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
+from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples, task_of
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError, ModelFormatError
 from edge_sdk.protocol.graphs import IGNORED
@@ -144,6 +145,19 @@ def test_texts_of_one_token_are_left_out() -> None:
     assert len(encode_examples(PlainTexts(("good", "bad film")), (), **settings)) == 1
     with pytest.raises(DataFormatError, match="none of the 1 texts has two tokens"):
         encode_examples(PlainTexts(("good",)), (), **settings)
+
+
+def test_decoder_reads_the_target_one_token_late() -> None:
+    pairs = PairedTexts(("good film the", "bad film"), ("film", "the bad film"))
+    data = encode_examples(pairs, (), tokenizer_json=tokenizer_json(), max_tokens=8)
+    batch = all_of(data)
+    assert batch.inputs["input_ids"].tolist() == [[2, 7, 6], [4, 7, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch.inputs["decoder_input_ids"].tolist() == [[0, 0, 0], [0, 6, 4]]
+    assert batch.targets.tolist() == [[7, IGNORED, IGNORED], [6, 4, 7]]
+    assert {values.dtype for values in (*batch.inputs.values(), batch.targets)} == {np.dtype(np.int64)}
+    assert batch.count(ModelTask.TEXT2TEXT_GENERATION) == 4
+    assert task_of(pairs) is ModelTask.TEXT2TEXT_GENERATION
 
 
 @pytest.mark.parametrize("labels", [("still", "moving", "still"), (0, 1, 0)])

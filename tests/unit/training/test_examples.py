@@ -8,6 +8,7 @@ import pytest
 from edge_sdk.data import (
     ArrayExamples,
     Examples,
+    PairedTexts,
     PlainTexts,
     TaggedExamples,
     TextExamples,
@@ -36,6 +37,7 @@ def test_examples_from_csv_with_byte_order_mark(tmp_path: Path) -> None:
         TextExamples(("a\nb", 'quote " and ü'), ("x", "y")),
         TaggedExamples((("New", "York"), ("a",)), (("PLACE", "PLACE"), ("O",))),
         PlainTexts(("once", "upon a time")),
+        PairedTexts(("once", "a film"), ("einmal", "ein Film")),
     ],
 )
 def test_examples_written_are_read_back(tmp_path: Path, examples: Examples) -> None:
@@ -69,6 +71,12 @@ def test_windows_of_double_precision_are_read_as_single(tmp_path: Path) -> None:
 def test_plain_texts_from_csv(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text\nonce\nupon\n", encoding="utf-8")
     assert read_examples(tmp_path / "data.csv") == PlainTexts(("once", "upon"))
+
+
+def test_source_without_a_target_is_no_example(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("source,target\nonce,einmal\nupon,\n", encoding="utf-8")
+    with pytest.raises(DataFormatError, match="row 2 needs a source and a target, both texts that are not empty"):
+        read_examples(tmp_path / "data.csv")
 
 
 def test_texts_wanted_and_something_else_found(tmp_path: Path) -> None:
