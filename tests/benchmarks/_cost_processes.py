@@ -18,7 +18,7 @@ from edge_sdk.data import write_examples
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.messages import Optimizer, Recipe
 from edge_sdk.protocol.tensors import write_tensors
 from edge_sdk.training.job import Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
@@ -39,6 +39,8 @@ class Training:
     max_tokens: int = 32
     nested: tuple[Submodel, ...] = ()
     runtime: Runtime = Runtime.ONNX
+    optimizer: Optimizer = Optimizer.ADAMW
+    micro_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ def training_job(subject: Subject, training: Training, steps: int) -> TrainingJo
             epochs=steps,
             max_tokens=training.max_tokens,
             max_steps=steps,
+            micro_batch_size=training.micro_batch_size,
+            optimizer=training.optimizer,
         ),
         seed=0,
         threads=1,

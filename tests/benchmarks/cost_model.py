@@ -1,7 +1,7 @@
 """Submodels of three families trained and run in processes of their own: predicted and measured peak memory.
 
-None of these is among the measurements that the cost model's constants are fitted to. Widths, depths, batches and parts
-differ; uploads are compared to the byte. Compiling five models takes some minutes the first time.
+None of these is among the measurements that the cost model's constants are fitted to. Widths, depths, batches, parts
+and optimizers differ; uploads are compared to the byte. Compiling five models takes some minutes the first time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edge_sdk.elastic.runtimes import ONNX, TORCH, Runtime
 from edge_sdk.elastic.submodel import Adapters, Submodel, TrainablePart
+from edge_sdk.protocol.messages import Optimizer
 from edge_sdk.protocol.tensors import read_tensors
 from tests.benchmarks._cost_models import SUBJECTS, Subject
 from tests.benchmarks._cost_processes import Prediction, Training, prediction_peak_bytes, training_peak_bytes
@@ -37,7 +38,13 @@ CASES: dict[str, tuple[Training | Prediction, ...]] = {
         Training(_FOUR, _ALL, batch_size=8, max_tokens=64),
         Training(_FOUR, _HEAD, batch_size=24, max_tokens=64),
         Training(_MIDDLE, batch_size=20, max_tokens=40, nested=(Submodel(_EVERY, (4,) * 6, (512,) * 6),)),
+        Training(_FALLING, batch_size=12, max_tokens=48, optimizer=Optimizer.SGD),
+        Training(_FOUR, _ALL, batch_size=8, max_tokens=64, optimizer=Optimizer.MOMENTUM),
+        Training(_MIDDLE, batch_size=24, max_tokens=64, micro_batch_size=6),
+        Training(_MIDDLE, batch_size=24, max_tokens=64, optimizer=Optimizer.SGD, micro_batch_size=6),
         Training(_FOUR, batch_size=24, max_tokens=96, runtime=Runtime.TORCH),
+        Training(_FOUR, batch_size=24, max_tokens=96, runtime=Runtime.TORCH, micro_batch_size=8),
+        Training(_FALLING, batch_size=16, runtime=Runtime.TORCH, optimizer=Optimizer.SGD),
         Prediction(_FALLING),
         Prediction(_FOUR, quantised=True),
         Prediction(_FALLING, runtime=Runtime.TORCH),
@@ -57,6 +64,7 @@ CASES: dict[str, tuple[Training | Prediction, ...]] = {
     "Llama": (
         Training(_GROUPS, batch_size=10, max_tokens=96),
         Training(_GATES, _ALL, batch_size=12, max_tokens=48),
+        Training(_GROUPS, batch_size=12, max_tokens=96, optimizer=Optimizer.MOMENTUM, micro_batch_size=4),
         Training(_GROUPS, batch_size=12, max_tokens=48, nested=(Submodel(_EVERY, (2, 2, 2, 2, 2, 1), (200,) * 6),)),
         Training(_GROUPS, batch_size=12, max_tokens=80, runtime=Runtime.TORCH),
         Prediction(_GROUPS, max_tokens=96),
@@ -108,6 +116,8 @@ def _outcome(name: str, subject: Subject, case: Training | Prediction) -> Outcom
         is_text = not subject.foundation.input_shape
         tokens = case.max_tokens if is_text else subject.foundation.architecture.positions
         label += f", {case.part.value}, {case.batch_size} x {tokens}{', nested' if case.nested else ''}"
+        label += f", {case.optimizer.value}" if case.optimizer is not Optimizer.ADAMW else ""
+        label += f", {case.micro_batch_size} at a time" if case.micro_batch_size else ""
         outcome = Outcome(label, _training_bytes(subject, case), training_peak_bytes(subject, case))
         _check_upload(subject, case)
         return outcome
@@ -122,10 +132,12 @@ def _training_bytes(subject: Subject, case: Training) -> int:
     return subject.costs.training_memory_bytes(
         case.submodel,
         case.part,
-        batch_size=case.batch_size,
+        batch_size=case.micro_batch_size or case.batch_size,
         max_tokens=case.max_tokens,
         nested=case.nested,
         runtime=_CONSTANTS[case.runtime],
+        moments=case.optimizer.moments,
+        is_summed=case.micro_batch_size is not None,
     )
 
 
