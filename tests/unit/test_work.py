@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from edge_sdk.agent import Phase
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
 from edge_sdk.protocol.messages import (
@@ -23,7 +24,6 @@ from edge_sdk.protocol.messages import (
     Part,
     Recipe,
     Snapshot,
-    UpdateReady,
 )
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
@@ -108,7 +108,7 @@ def test_offer_whose_checkpoints_do_not_fit_on_the_disk_is_declined(
         need_bytes = sum(sizes.values()) + 6 * sizes[Part.WEIGHTS]
         free_bytes = device.supervisor._config.policy.min_disk_free_bytes + need_bytes - lacking_bytes
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
-        device.run_until(lambda: device.heard(Declined) or device.heard(UpdateReady))
+        device.run_until(lambda: device.heard(Declined) or device.supervisor.status.phase is Phase.TRAINING)
     if lacking_bytes:
         declined = device.heard(Declined)[0]
         assert isinstance(declined, Declined)
