@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -10,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_sdk.protocol.topics import Topic
+from edge_sdk.transport.base import Incoming
+from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Broker, iotcore_broker
 from tests.support.crash import Crash
 from tests.support.kill_case import KillCase, Outcome
@@ -79,6 +85,27 @@ def test_coordinator_killed_around_commit_points_comes_to_the_same_model(cases: 
     chosen = points if proof.is_full else random.Random(proof.seed).sample(points, 3)
     print(*chosen, sep="\n")
     show(proof, cases, f"around {len(chosen)} commit points", [cases.run(crash) for crash in chosen])
+
+
+def test_coordinator_killed_is_announced_again_within_seconds(
+    embedded_broker: Broker, tmp_path: Path, proof: Proof
+) -> None:
+    """As a user starts it, imports included; with a task to go on with, its model is loaded beside that."""
+    serve = (sys.executable, "-m", "coordinator.cli", "serve", "--state-dir", str(tmp_path))
+    link = MqttTransport(embedded_broker.address, "device", (str(Topic("default")),))
+    link.connect()
+    slowest_s = 0.0
+    for _ in range(proof.count(short=1, full=10)):
+        with (tmp_path / "log").open("ab") as log:
+            started_s = time.monotonic()
+            process = subprocess.Popen((*serve, "--broker", str(embedded_broker.address)), stderr=log)
+        while not isinstance(link.receive(1.0), Incoming):
+            assert time.monotonic() - started_s < 60, (tmp_path / "log").read_text()
+        slowest_s = max(slowest_s, time.monotonic() - started_s)
+        process.kill()
+        process.wait()
+    link.close()
+    proof.show("R1", "seconds from the start of a killed coordinator to its announcement", slowest_s, at_most=AGAIN_S)
 
 
 def test_receipt_before_its_commit_loses_an_update(cases: Cases) -> None:
