@@ -26,7 +26,6 @@ from tests.support.logistic_graph import training_job
 from tests.support.proof import Proof
 
 INTERVAL_S = 0.3
-SLACK_S = 0.2  # of a step, and of a busy machine's clock
 
 
 class Cases:

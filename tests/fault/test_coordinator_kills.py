@@ -87,6 +87,7 @@ def test_coordinator_killed_around_commit_points_comes_to_the_same_model(cases: 
     show(proof, cases, f"around {len(chosen)} commit points", [cases.run(crash) for crash in chosen])
 
 
+@pytest.mark.long  # a bar in seconds is for a machine that does nothing else
 def test_coordinator_killed_is_announced_again_within_seconds(
     embedded_broker: Broker, tmp_path: Path, proof: Proof
 ) -> None:
