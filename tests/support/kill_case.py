@@ -87,9 +87,10 @@ class KillCase:
             lived_s = time.monotonic() - began_s
             if kill_after_s is not None and lived_s >= kill_after_s:
                 self._coordinator.kill()
-            elif space_after_s is not None and lived_s >= space_after_s:
+                continue
+            if space_after_s is not None and lived_s >= space_after_s:
                 self._coordinator.give_space()
-            elif self._is_over():
+            if self._is_over():
                 return False
         return True
 
