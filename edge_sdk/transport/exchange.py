@@ -20,6 +20,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.blobs import grains_of
@@ -260,8 +261,14 @@ class BlobExchange:
         except StorageError as error:
             self._end(transfer, str(error))
             return
+        transfer.delay_s = max(transfer.delay_s, self._usual_delay_s())
         transfer.begin(now_s)
         self._advance(transfer, now_s)
+
+    def _usual_delay_s(self) -> float:
+        """Of the transfers that run: where it is this side that is slow, a new one is not silent after five seconds."""
+        running = [t.delay_s for t in self._transfers.values() if t.partial is not None and not t.silences]
+        return median(running) if running else 0.0
 
 
 def _chunk_grains(room_bytes: int) -> int:

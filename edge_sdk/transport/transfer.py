@@ -29,8 +29,8 @@ class Transfer:
     """One blob on its way; :class:`edge_sdk.transport.exchange.BlobExchange` drives it.
 
     ``partial`` is ``None`` while the transfer waits for its turn. ``asked`` maps each grain on its way to when it was
-    asked for; ``welcome`` are those and the late ones, which are taken if they still come. ``window`` counts grains.
-    ``silences`` counts the re-asks since the last chunk.
+    asked for last, ``first_asked`` to when first; ``welcome`` are those and the late ones, which are taken if they
+    still come. ``window`` counts grains, ``silences`` the re-asks since the last chunk.
     """
 
     digest: str
@@ -40,6 +40,7 @@ class Transfer:
     asked: dict[int, float] = field(default_factory=dict)
     welcome: set[int] = field(default_factory=set)
     window: int = _FIRST_WINDOW_GRAINS
+    first_asked: dict[int, float] = field(default_factory=dict)
     delay_s: float = 0.0
     silences: int = 0
     heard_s: float = 0.0
@@ -52,6 +53,7 @@ class Transfer:
     def begin(self, now_s: float) -> None:
         """Nothing is on its way; ask anew."""
         self.asked.clear()
+        self.first_asked.clear()
         self.window, self.silences, self.heard_s = _FIRST_WINDOW_GRAINS, 0, now_s
 
     def close(self) -> None:
@@ -68,6 +70,7 @@ class Transfer:
             return ()
         chosen = list(islice((grain for grain in self.partial.missing() if grain not in self.asked), half))
         self.asked |= dict.fromkeys(chosen, now_s)
+        self.first_asked = dict.fromkeys(chosen, now_s) | self.first_asked
         self.welcome.update(chosen)
         return tuple(ranges_of(chosen, self.size_bytes))
 
@@ -83,10 +86,15 @@ class Transfer:
         )
 
     def arrived(self, chunk: Chunk, now_s: float, most: int) -> None:
-        """Adapt the window to how long the grains took. ``delay_s`` is a maximum that fades by a quarter a chunk."""
+        """Adapt the window to how long the grains took. ``delay_s`` is a maximum that fades by a quarter a chunk.
+
+        It counts from when a grain was first asked for: an answer to that, after a second request, would look prompt.
+        """
         grains = _grains_in(chunk)
         self.welcome.difference_update(grains)
-        asked_s = [self.asked.pop(grain, self.heard_s) for grain in grains]
+        for grain in grains:
+            self.asked.pop(grain, None)
+        asked_s = [self.first_asked.pop(grain, self.heard_s) for grain in grains]
         delay_s = now_s - min(asked_s)
         self.delay_s = max(delay_s, 0.75 * self.delay_s)
         if delay_s < _PROMPT_S:

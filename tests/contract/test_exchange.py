@@ -306,6 +306,17 @@ def test_no_more_than_so_many_silent_peers_hold_files_open(
     assert {o.peer for o in net.outcomes if isinstance(o, Failed)} < set(mute)
 
 
+def test_new_transfer_is_as_patient_as_those_that_run(network: Callable[..., BlobNetwork]) -> None:
+    net = network(Link(delay_s=4.0), "here", "a", "b")
+    long, short = bytes_of(1, 40 * MAX_CHUNK_BYTES), bytes_of(2, MAX_CHUNK_BYTES)
+    net.fetch("here", "a", net.folders["a"].put_bytes(long), len(long))
+    net.run(until_s=20)
+    net.fetch("here", "b", net.folders["b"].put_bytes(short), len(short))
+    net.run()
+    assert [type(o) for o in net.outcomes] == [Fetched, Fetched]
+    assert net.chunk_bytes_sent("b") == len(short), "chunks that took eight seconds were asked for twice"
+
+
 def test_peer_whose_link_is_back_is_asked_again_at_once(network: Callable[..., BlobNetwork]) -> None:
     net = network(Link(loss=1.0), "here", "a", "b")
     for number, peer in enumerate("ab"):
