@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MOST_ABANDONED = 5
 _REMIND_AFTER_S = 60.0
+_ASKS_PER_S = 20
 
 
 class Stage(str, Enum):
@@ -194,7 +195,10 @@ class Conductor:
         self._wait(device, self.stage.value)
 
     def _wait(self, device: str, reason: str) -> None:
-        self._resources.send(device, Wait(retry_after_s=self._resources.settings.retry_after_s, reason=reason))
+        """The larger the fleet, the seldomer each asks: its questions leave room for its updates."""
+        settings = self._resources.settings
+        spread_s = min(len(self._candidates) / _ASKS_PER_S, 0.8 * settings.ready_valid_s)
+        self._resources.send(device, Wait(retry_after_s=max(settings.retry_after_s, spread_s), reason=reason))
 
     def _leave_out(self, device: str, runtime: Runtime) -> None:
         """Tell a device, and once the log, that what it trains on cannot train this task."""
@@ -281,8 +285,10 @@ class Conductor:
             and candidate.snapshot.runtime in self._run.runtimes
         }
         is_late = now_s - self._gathering_since_s > self._resources.settings.gather_s
+        if len(fresh) < self.config.min_devices and not is_late:
+            return
         cohort = self._plan(fresh)
-        if len(cohort) < self.config.quorum or (len(fresh) < self.config.min_devices and not is_late):
+        if len(cohort) < self.config.quorum:
             if is_late:
                 self._remind(now_s, len(fresh), len(cohort))
             return

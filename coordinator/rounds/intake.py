@@ -37,6 +37,9 @@ class Intake:
 
     def announced(self, device: str, update: UpdateReady, collecting: int | None) -> None:
         """Pull an update of the round that is ``collecting``; answer at once what needs no bytes."""
+        if self._coming.get((device, update.update.digest)) == update:  # said again while it waits: a fleet does
+            self._resources.fetch(device, update.update.digest, update.update.size_bytes)
+            return
         with self._resources.store.reading() as tx:
             known = tx.updates.get(update.update_id)
             offer = tx.offers.get(update.task, update.round, device)

@@ -32,7 +32,7 @@ from edge_sdk.transport.mqtt import BrokerAddress, MqttTransport
 from tests.support import light_model
 from tests.support.simulator import Fleet, MemoryBlobs, Pace
 
-_AS_IN_THE_FIELD = Pace(ready_s=10.0, resend_s=5.0, tick_s=1.0)
+_AS_IN_THE_FIELD = Pace(ready_s=10.0, wait_s=60.0, resend_s=20.0, tick_s=1.0)
 _A_PROCESS = 250
 
 

@@ -88,9 +88,13 @@ def able_device(memory_bytes: int = 2 << 30) -> Snapshot:
 
 @dataclass(frozen=True)
 class Pace:
-    """How often a device asks for work, says again what has no receipt, and lets its transfers look at the clock."""
+    """How often a device asks for work, says again what has no receipt, and lets its transfers look at the clock.
+
+    Told to wait, it does so for ``wait_s`` at most, and for ``ready_s`` at least.
+    """
 
     ready_s: float = 0.2
+    wait_s: float = 0.0
     resend_s: float = 0.5
     tick_s: float = 0.5
 
@@ -264,8 +268,8 @@ class Device:
                 self._receipted(receipt)
             case Release(envelope=envelope):
                 self._released(envelope)
-            case Wait():
-                self._ready_due_s = now_s + self.pace.ready_s
+            case Wait(retry_after_s=retry_after_s):
+                self._ready_due_s = now_s + max(self.pace.ready_s, min(retry_after_s, self.pace.wait_s))
             case Announce():
                 self.announced_s = self._ready_due_s = self._resend_due_s = now_s
             case _:

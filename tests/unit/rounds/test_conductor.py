@@ -113,6 +113,13 @@ def test_device_that_asked_before_the_task_was_ready_gets_no_offer_it_cannot_use
     assert not any(isinstance(message, Offer) for _, message in sent)
 
 
+def test_devices_of_a_large_fleet_are_told_to_ask_seldom(conductor: Conductor, sent: Sent) -> None:
+    for number in range(2000):
+        conductor.device_ready(f"device-{number}", able_to_train_on(Runtime.TORCH))
+    waits = [message.retry_after_s for _, message in sent if isinstance(message, Wait)]
+    assert [waits[0], waits[599], waits[-1]] == [10.0, 30.0, 48.0]  # 20 a second, and while an answer counts
+
+
 def test_device_that_comes_back_on_another_runtime_is_not_sent_its_offer_again(
     conductor: Conductor, sent: Sent
 ) -> None:
