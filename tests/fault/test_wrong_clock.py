@@ -12,14 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import msgspec
 import pytest
 
 from coordinator.rounds import conductor
-from edge_sdk.protocol.messages import Offer, Release, ReleaseReport, UpdateReady
-from edge_sdk.protocol.signing import Role, sign, verify
+from edge_sdk.protocol.messages import Offer, ReleaseReport, UpdateReady
 from edge_sdk.protocol.topics import coordinator_filters
-from edge_sdk.security.trust import load_public_key
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from edge_sdk.transport.mqtt import BrokerAddress
 from tests.support.certificate import self_signed
@@ -89,13 +86,6 @@ def releases_installed(device: LoneDevice) -> list[int]:
     return [report.release for report in reports if report.healthy]
 
 
-def numbered(device: LoneDevice, folder: Path, number: int) -> Release:
-    """The device's release under another number, signed as well as the real one."""
-    manifest = verify(device.release.envelope, Role.RELEASE, load_public_key(folder / "release.pub"))
-    renumbered = msgspec.structs.replace(manifest, release=number)
-    return Release(envelope=sign(device._key, Role.RELEASE, renumbered))
-
-
 def test_agent_works_and_refuses_older_releases_whatever_its_clock_says(
     tmp_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,12 +93,13 @@ def test_agent_works_and_refuses_older_releases_whatever_its_clock_says(
     clocks = [skewed(-TEN_YEARS_S), skewed(TEN_YEARS_S), *map(jumping, proof.seeds(short=1, full=50))]
     monkeypatch.setattr(time, "time", clocks[-1])
     with LoneDevice(tmp_path, MAIL) as device:
-        device.release = numbered(device, tmp_path, NEWEST)
+        device.release = device.goods.release(NEWEST)
         device.run_until(lambda: NEWEST in releases_installed(device))
+        older = [device.goods.release(number) for number in range(1, NEWEST)]
         for clock in clocks:
             monkeypatch.setattr(time, "time", clock)
-            for older in range(1, NEWEST):
-                device.send(numbered(device, tmp_path, older))
+            for release in older:
+                device.send(release)
         refused = len(clocks) * (NEWEST - 1)
         device.run_until(lambda: caplog.text.count("is older than") == refused)
         rolled_back = sum(number < NEWEST for number in releases_installed(device))
@@ -121,10 +112,10 @@ def test_agent_that_remembers_no_release_would_take_an_older_one(
 ) -> None:
     """The control: it is the number that is kept which holds, and no clock."""
     with LoneDevice(tmp_path, MAIL, releases_first=True) as device:
-        device.release = numbered(device, tmp_path, NEWEST)
+        device.release = device.goods.release(NEWEST)
         device.run_until(lambda: NEWEST in releases_installed(device))
         monkeypatch.setattr(device.supervisor, "_installed", lambda _: 0)
-        device.send(numbered(device, tmp_path, 1))
+        device.send(device.goods.release(1))
         device.run_until(lambda: 1 in releases_installed(device))
 
 

@@ -63,8 +63,8 @@ class LoneDevice:
         self.said: list[DeviceMessage] = []
         self.hub = RecordingHub()
         self._releases_first = releases_first
-        goods = Goods(folder, DEVICE, labels)
-        self.offer, self.release = goods.offer(), goods.release(1)
+        self.goods = Goods(folder, DEVICE, labels)
+        self.offer, self.release = self.goods.offer(), self.goods.release(1)
         self.state_dir = folder / "device"
         config = AgentConfig(
             device=DEVICE,
@@ -76,7 +76,7 @@ class LoneDevice:
         )
         self.supervisor = Supervisor(config, examples, make_transport=self._transport)
         self._link = MemoryTransport(self.hub, coordinator_filters("default"))
-        self._exchange = BlobExchange(goods.blobs, lambda _, message: self.send(message))
+        self._exchange = BlobExchange(self.goods.blobs, lambda _, message: self.send(message))
         self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
 
     def __enter__(self) -> LoneDevice:  # noqa: PYI034 - Self needs Python 3.11
