@@ -5,7 +5,7 @@
                                      ◀──       Chunk, Chunk, …   or   BlobGone
       verify and store each chunk; ask for more as chunks come; at the end verify the whole
 
-The receiver bounds everything: at most ``window`` grains of a transfer are on their way, at most ``max_transfers``
+The receiver bounds everything: at most a window of grains is on its way, at most ``max_transfers``
 transfers run, and a chunk that was not asked for, of this peer, is refused. So neither the broker nor a sender's queue
 can be made to hold more than that, and a resumed transfer costs only what was missing. The sender reads and sends a
 chunk only when ``room`` says that there is some, each peer in turn, and never more than fits into one message.
@@ -38,7 +38,8 @@ from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.requested import Requested
 from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
 
-WINDOW_BYTES = 1 << 20
+WINDOW_BYTES = 1 << 20  # for each place; a transfer that runs alone has them all, up to the most
+MOST_WINDOW_BYTES = 4 << 20
 MAX_TRANSFERS = 2  # one fetches while another is verified; a coordinator has a place for each of many devices
 MAX_SILENT = 64  # transfers that hold files open and no place; with more, the longest silent is given up
 
@@ -90,7 +91,7 @@ class BlobExchange:
         self.held = False
         self._folder = folder
         self._send = send
-        self._window_grains = max(1, window_bytes // GRAIN_BYTES)
+        self._window_bytes = window_bytes * max_transfers
         self._room = room
         self._requested = Requested()
         self._max_transfers = max_transfers
@@ -197,8 +198,13 @@ class BlobExchange:
         except StorageError as error:
             self._end(transfer, str(error))
             return
-        transfer.arrived(chunk, now_s, self._window_grains)
+        transfer.arrived(chunk, now_s, self._most_grains())
         self._advance(transfer, now_s)
+
+    def _most_grains(self) -> int:
+        """What one transfer may have on its way: its share of all, so that those that run never exceed that."""
+        running = sum(transfer.partial is not None for transfer in self._transfers.values())
+        return max(1, min(MOST_WINDOW_BYTES, self._window_bytes // running) // GRAIN_BYTES)
 
     def _advance(self, transfer: Transfer, now_s: float) -> None:
         if transfer.partial is None or not transfer.partial.is_complete:

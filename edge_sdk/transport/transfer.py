@@ -98,9 +98,10 @@ class Transfer:
         delay_s = now_s - min(asked_s)
         self.delay_s = max(delay_s, 0.75 * self.delay_s)
         if delay_s < _PROMPT_S:
-            self.window = min(most, self.window + len(grains))
+            self.window += len(grains)
         elif delay_s > _SLOW_S:
-            self.window = max(1, self.window - len(grains))
+            self.window -= len(grains)
+        self.window = min(most, max(1, self.window))
         self.silences, self.heard_s = 0, now_s
 
     def drop_late(self, now_s: float) -> bool:
