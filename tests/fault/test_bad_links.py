@@ -167,12 +167,14 @@ def test_rounds_end_in_time_through_any_weather(tmp_path: Path, proof: Proof) ->
 
 def test_without_digests_wrong_bytes_are_aggregated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: bits flip on the way up, and nobody looks at what came."""
-    monkeypatch.setattr(transfer.Transfer, "expects", lambda self, chunk: chunk.offset in self.welcome)
+    monkeypatch.setattr(
+        transfer.Transfer, "expects", lambda self, chunk: self.welcome.issuperset(transfer._grains_in(chunk))
+    )
     monkeypatch.setattr(Partial, "commit", _believing_commit)
     name = "believing"
     with mosquitto_broker() as broker, light_models() as run, Aggregated(run) as aggregated, FaultProxy(3) as proxy:
         config = quick(tmp_path, str(broker.address), fleet=name)
-        task = light_task(tmp_path, name=name, rounds=1, min_devices=3, quorum=1)
+        task = light_task(tmp_path, name=name, rounds=1, min_devices=3, quorum=1, round_deadline_s=30.0)
         served = Served(config, task, mqtt_transport(config))
 
         def work(device: str, offer: Offer, weights: bytes) -> bytes:
