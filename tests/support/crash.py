@@ -193,6 +193,19 @@ def _context() -> ForkServerContext:
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
+def _while_tested(run: Callable[[_S], None], settings: _S) -> None:
+    """Run for as long as there is a test to run for: one that is killed ends nobody by itself."""
+    test = multiprocessing.parent_process()
+    assert test is not None
+
+    def follow() -> None:
+        test.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    run(settings)
+
+
 class Mortal(Generic[_S]):
     """``run(settings)`` as a process that is started again and again, each time with changes to its settings."""
 
@@ -203,7 +216,7 @@ class Mortal(Generic[_S]):
     def start(self, **changes: object) -> None:
         """Begin (again)."""
         settings = msgspec.structs.replace(self._settings, **changes)
-        self._process = _context().Process(target=self._run, args=(settings,))
+        self._process = _context().Process(target=_while_tested, args=(self._run, settings))
         self._process.start()
 
     def is_dead(self, within_s: float = 0.0) -> bool:
