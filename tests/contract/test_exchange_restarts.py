@@ -31,7 +31,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("receiver", ["device", "coordinator"])
+@pytest.mark.parametrize("receiver", ["device", pytest.param("coordinator", marks=pytest.mark.long)])
 @pytest.mark.parametrize("victim", ["receiver", "sender"])
 def test_killed_side_goes_on_where_it_was(tmp_path: Path, receiver: str, victim: str) -> None:
     sender = "coordinator" if receiver == "device" else "device"

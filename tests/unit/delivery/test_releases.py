@@ -23,7 +23,10 @@ def test_release_names_how_its_recipe_scales_pixels() -> None:
     sent: list[Release] = []
     key = Ed25519PrivateKey.generate()
     resources: Any = SimpleNamespace(
-        settings=SimpleNamespace(fleet="default"), key=key, send=lambda _, message: sent.append(message)
+        settings=SimpleNamespace(fleet="default"),
+        key=key,
+        addressed=tuple,
+        send=lambda _, message: sent.append(message),
     )
     nothing: Any = None
     desk = ReleaseDesk(run, nothing, nothing, resources)
