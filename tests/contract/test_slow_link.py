@@ -91,6 +91,7 @@ def test_small_message_passes_bulk_within_a_chunks_time(pair: Pair) -> None:
     assert max(took_s) < MAX_CHUNK_BYTES / 32_000
 
 
+@pytest.mark.long
 def test_small_message_waits_long_where_bulk_is_not_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: it is the bound that lets it pass."""
     monkeypatch.setattr(transfer, "_FIRST_WINDOW_GRAINS", 64)

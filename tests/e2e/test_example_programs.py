@@ -113,6 +113,7 @@ def test_device_goes_offline_and_loses_nothing(run: Run) -> None:
     assert "since then it has trained for round 2 only" in printed
 
 
+@pytest.mark.long
 def test_example_ends_its_processes_when_it_is_terminated(tmp_path: Path, template_cache: dict[str, str]) -> None:
     environment = os.environ | template_cache | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, str(FOLDER / "04_recognise_activities.py")]

@@ -22,20 +22,19 @@ def children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def test_local_coordinator_ends_what_it_started(tmp_path: Path) -> None:
+def test_local_coordinator_says_what_fails_and_ends_what_it_started(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = {child.pid for child in children()}
     with local_coordinator(tmp_path) as server:
         assert listens(BrokerAddress.parse(server.broker))
         assert len({child.pid for child in children()} - before) == 2
         assert server.release_key.is_file()
+        with pytest.raises(subprocess.CalledProcessError):
+            server.command("model", "save", "news", tmp_path / "saved")
+        assert "task 'news' has no version to save" in capfd.readouterr().err
     assert {child.pid for child in children()} <= before
     assert not listens(BrokerAddress.parse(server.broker))
-
-
-def test_command_that_fails_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with local_coordinator(tmp_path) as server, pytest.raises(subprocess.CalledProcessError):
-        server.command("model", "save", "news", tmp_path / "saved")
-    assert "task 'news' has no version to save" in capfd.readouterr().err
 
 
 def test_wait_for_a_task_that_cannot_end_well_says_why(tmp_path: Path, small_model: Path) -> None:

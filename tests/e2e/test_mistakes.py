@@ -116,7 +116,7 @@ def test_model_folder_missing(data: Path, tmp_path: Path) -> None:
 def test_data_without_the_columns(tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("a,b\n1,2\n")
-    check(typed("edge_sdk.cli", *agent(bad, tmp_path / "s")), 3, "a, b", "text, label")
+    check(typed("edge_sdk.cli", *agent(bad, tmp_path / "s")), 3, "bad.csv", "no column that is known", "text, label")
 
 
 def test_data_missing(tmp_path: Path) -> None:
