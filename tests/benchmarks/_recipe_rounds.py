@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 
 from coordinator.aggregation.coverage import UpdateSource, aggregate
 from coordinator.config import CoordinatorConfig, TaskConfig
+from coordinator.delivery.choice import Judged, best_of
 from coordinator.models.evaluation import Evaluator
 from coordinator.models.foundation import Foundation
 from coordinator.models.templates import Templates
@@ -20,7 +22,7 @@ from coordinator.models.versions import split_part
 from coordinator.planning.nesting import Nesting, draw, nested_widths
 from edge_sdk.data.batches import Batch, EncodedExamples
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.elastic.slicing import Array, Slices, extract, slices_of
+from edge_sdk.elastic.slicing import Array, Slices, extract, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, uniform
 from edge_sdk.protocol.messages import FP32, Encoding, Recipe
 from edge_sdk.protocol.tensors import write_tensors
@@ -108,17 +110,17 @@ ARMS = (RECIPE, EVERYONE_FULL, ABLE, EVERYONE_QUARTER, AUTHORS)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Percent right by width, of the examples that choose and of the test's; bytes of all updates."""
+    """By width: how it does on the examples that choose, and percent right of the test's; bytes of all updates."""
 
-    choosing: Mapping[str, float]
+    choosing: Mapping[str, Judged]
     test: Mapping[str, float]
     bytes_up: int
 
     @property
     def deployed(self) -> float:
-        """Percent right of the size that is best on the examples that choose; of equal ones the smaller."""
-        best = max(reversed(self.choosing), key=lambda width: self.choosing[width])
-        return self.test[best]
+        """Percent right of the size that the coordinator would release to a device that can run them all."""
+        best = best_of([*self.choosing.values()])
+        return next(self.test[width] for width, judged in self.choosing.items() if judged.submodel == best)
 
 
 class Rounds:
@@ -150,15 +152,18 @@ class Rounds:
 
     def outcome(self) -> Outcome:
         """How the version is now, at every width."""
-        return Outcome(self.accuracy(self._choosing), self.accuracy(self._test), self._bytes_up)
+        choosing, test = self.judged(self._choosing), self.judged(self._test)
+        return Outcome(choosing, {width: 100 * judged.accuracy for width, judged in test.items()}, self._bytes_up)
 
-    def accuracy(self, evaluator: Evaluator | None = None) -> dict[str, float]:
-        """Percent right by width, of the examples that choose where nothing else is said."""
+    def judged(self, evaluator: Evaluator | None = None) -> dict[str, Judged]:
+        """Every width, on the examples that choose where nothing else is said."""
         evaluator = evaluator or self._choosing
-        submodels = {width: self._problem.submodel(share) for width, share in WIDTHS.items()}
-        return {
-            width: 100 * evaluator.evaluate(submodel, self.parameters).accuracy for width, submodel in submodels.items()
-        }
+        return {width: self._judge(self._problem.submodel(share), evaluator) for width, share in WIDTHS.items()}
+
+    def _judge(self, submodel: Submodel, evaluator: Evaluator) -> Judged:
+        found = evaluator.evaluate(submodel, self.parameters)
+        shapes = shapes_of(self._problem.slices(submodel)).values()
+        return Judged(submodel, sum(map(math.prod, shapes)), found.accuracy, found.samples)
 
     def _cohort(self, number: int) -> list[int]:
         """The learners of a round, the same for every arm in which all can take part."""

@@ -20,8 +20,9 @@ Arms, all with the device's runtime on compiled graphs and the coordinator's agg
     authors' rule         :mod:`tests.benchmarks._recipe_authors`
 
 A, B and C are plain: no nested widths, no calibration, no floor. Every arm's full model is cut to a half and a quarter;
-what a device that can run them all deploys is the size that does best on the examples that choose. The recipe's numbers
-are the product's defaults (:mod:`coordinator.config`), but for what a model from scratch needs: ``_recipe_sensors``.
+what a device that can run them all deploys is chosen among them as the coordinator does it for a release: the largest
+that cannot be told from the best on the examples that choose. The recipe's numbers are the product's defaults
+(:mod:`coordinator.config`), but for what a model from scratch needs: ``_recipe_sensors``.
 
 ``cut``: MiniLM trained centrally on the devices' articles for one epoch, ranked, and cut without further training.
 
@@ -109,7 +110,7 @@ def _rounds(rounds: Rounds, arm: Arm, play: Play, count: int) -> Outcome:
     for number in range(1, count + 1):
         rounds.play(number)
         if arm is RECIPE:
-            cells = " ".join(f"{accuracy:5.1f}" for accuracy in rounds.accuracy().values())
+            cells = " ".join(f"{100 * judged.accuracy:5.1f}" for judged in rounds.judged().values())
             _say(f"  {play.task}, seed {play.seed}, round {number}: {cells}")
     outcome = rounds.outcome()
     _say(f"{play.task}, seed {play.seed}, {arm.name}: {_cells([outcome])} MB, {time.monotonic() - started_s:.0f} s")
