@@ -191,6 +191,14 @@ def create_task(
     learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of 16 examples in a round, at most.")] = None,
+    distillation: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How much nested submodels learn from the whole one, not from labels; 0.5 for a model from scratch.",
+        ),
+    ] = DEFAULT_RECIPE.distillation,
     encoding: Annotated[
         str,
         typer.Option(
@@ -225,7 +233,13 @@ def create_task(
         part=part,
         adapters=Adapters.of(adapters or AdapterMethod.LORA, lora_rank) if part is TrainablePart.ADAPTERS else None,
         space=Space(depth=depth),
-        recipe=msgspec.structs.replace(DEFAULT_RECIPE, learning_rate=learning_rate, epochs=epochs, max_steps=max_steps),
+        recipe=msgspec.structs.replace(
+            DEFAULT_RECIPE,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            max_steps=max_steps,
+            distillation=distillation,
+        ),
         encoding=parse_encoding(encoding),
         release=release,
         seed=seed,
