@@ -32,7 +32,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("receiver", ["device", pytest.param("coordinator", marks=pytest.mark.long)])
-@pytest.mark.parametrize("victim", ["receiver", "sender"])
+@pytest.mark.parametrize("victim", ["receiver", pytest.param("sender", marks=pytest.mark.long)])
 def test_killed_side_goes_on_where_it_was(tmp_path: Path, receiver: str, victim: str) -> None:
     sender = "coordinator" if receiver == "device" else "device"
     data = os.urandom(SIZE_BYTES)

@@ -37,6 +37,7 @@ def test_local_coordinator_says_what_fails_and_ends_what_it_started(
     assert not listens(BrokerAddress.parse(server.broker))
 
 
+@pytest.mark.long
 def test_wait_for_a_task_that_cannot_end_well_says_why(tmp_path: Path, small_model: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

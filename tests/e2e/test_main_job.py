@@ -13,7 +13,7 @@ import pytest
 from coordinator.store.states import Outcome, Phase, ReleaseStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import TrainablePart
-from edge_sdk.protocol.messages import Failure, Verdict
+from edge_sdk.protocol.messages import EncodingKind, Failure, Verdict
 from tests.support.broker import Broker
 from tests.support.small_fleet import COSTS, LABELS, SmallFleet, forbidding, need_mib
 
@@ -89,7 +89,7 @@ def test_device_that_runs_out_of_memory_gets_a_smaller_submodel(
 ) -> None:
     """The planner is made to believe too much of a device once; its report mends that by itself."""
     with SmallFleet(tmp_path, small_model, str(broker.address), template_cache) as fleet:
-        fleet.create_task("news", "--rounds", "3", "--min-devices", "2")
+        fleet.create_task("news", "--rounds", "3", "--min-devices", "2", "--encoding", "int8")
         _believe(fleet, "small", 1.02 * need_mib(4) / need_mib(1))
         fleet.serve()
         fleet.agent("large", 400)
@@ -100,6 +100,8 @@ def test_device_that_runs_out_of_memory_gets_a_smaller_submodel(
         assert offers[0].failure is Failure.OUT_OF_MEMORY, fleet.story()
         assert max(offers[-1].submodel.heads) < 4
         assert offers[-1].outcome is Outcome.UPDATED, fleet.story()
+        updates = fleet.read(lambda tx: tx.updates.accepted("news", 3))
+        assert {update.report.encoding.kind for update in updates} == {EncodingKind.INT8}
 
 
 def _believe(fleet: SmallFleet, device: str, factor: float) -> None:
@@ -113,6 +115,7 @@ def _believe(fleet: SmallFleet, device: str, factor: float) -> None:
     store.close()
 
 
+@pytest.mark.long
 def test_updates_come_as_the_task_says_and_make_up_for_what_the_last_ones_left_out(fleet: SmallFleet) -> None:
     limits = {"large": 400, "small": need_mib(1)}
     fleet.create_task("news", "--rounds", "2", "--min-devices", "2", "--no-release", "--encoding", "topk:0.1", *EAGER)

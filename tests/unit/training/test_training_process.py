@@ -80,6 +80,7 @@ def test_process_with_too_little_memory_ends_as_out_of_memory(tmp_path: Path, li
     assert not Path(job.update).exists()
 
 
+@pytest.mark.long  # that a limit ends as out of memory shows in every run in tests/e2e
 def test_process_whose_batch_needs_too_much_ends_as_out_of_memory(tmp_path: Path) -> None:
     """The control has the same batch and a limit that is large enough."""
     big = Recipe(learning_rate=0.001, batch_size=4096, epochs=1, max_tokens=8192)
