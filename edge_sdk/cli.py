@@ -65,6 +65,7 @@ def run(
     ca_file: CaFile = None,
     allow_plaintext: AllowPlaintext = None,
     runtime: Annotated[Runtime | None, typer.Option(help=ABOUT["runtime"])] = None,
+    threads: Annotated[int | None, typer.Option(help=ABOUT["threads"])] = None,
     cache_mib: Annotated[int | None, typer.Option(help=ABOUT["cache_bytes"], min=1)] = None,
     image_size: Annotated[int | None, typer.Option(help=ABOUT["image_size"])] = None,
     seed: Annotated[int | None, typer.Option(help=ABOUT["seed"])] = None,

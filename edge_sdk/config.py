@@ -26,8 +26,9 @@ class AgentConfig:
     """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
 
     ``release_key`` is the file with the public key whose releases are trusted; without it every release is refused.
-    ``runtime`` is what trains. ``providers`` are onnxruntime's to use before the processor, the first first; ``None``
-    is CUDA where it is there. Pictures are kept as squares of ``image_size`` pixels a side, at least the model's.
+    ``runtime`` is what trains, on ``threads`` at most where they are given. ``providers`` are onnxruntime's to use
+    before the processor, the first first; ``None`` is CUDA where it is there. Pictures are kept as squares of
+    ``image_size`` pixels a side, at least the model's.
     ``held_out_share`` of the examples is never trained on and measures each released model.
     ``cache_bytes`` bounds what lies on the disk of models to train and updates on their way; the model that runs lies
     beside it. A round takes the submodel and, for its update, its trained part once more: 0.13 GiB for all of MiniLM.
@@ -55,6 +56,7 @@ class AgentConfig:
     held_out_share: float = 0.1
     cache_bytes: int = 1 << 30
     image_size: int = IMAGE_SIZE
+    threads: int | None = None
     ready_interval_s: float = 10.0
     resend_first_s: float = 2.0
     resend_most_s: float = 60.0
@@ -70,6 +72,8 @@ class AgentConfig:
             raise SettingError("held_out_share", self.held_out_share, "must be from 0 up to, not including, 1")
         if self.cache_bytes <= 0:
             raise SettingError("cache_bytes", self.cache_bytes, "must be positive")
+        if self.threads is not None and self.threads < 1:
+            raise SettingError("threads", self.threads, "must be at least 1")
         if self.image_size < 1:
             raise SettingError("image_size", self.image_size, "must be at least 1 pixel")
         if self.ready_interval_s <= 0:

@@ -17,6 +17,7 @@ ABOUT = {
     "allow_plaintext": "Allow mqtt:// to another machine.",
     "mqtt_version": "5, 3.1.1, or any: 5 where the broker speaks it, else 3.1.1.",
     "runtime": "What trains, onnx or torch; torch has to be installed.",
+    "threads": "Most threads that training uses; default: the profile's, and no more than there are cores.",
     "providers": "Execution providers of onnxruntime to use, the first first; default: CUDA where it is; []: none.",
     "mixed_precision": "On torch, multiply in bfloat16, or in float16 where a GPU has no bfloat16.",
     "gradient_checkpointing": "On torch, keep fewer activations and compute them again.",

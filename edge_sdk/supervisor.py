@@ -125,6 +125,7 @@ class Supervisor:
             config.state_dir,
             kept=self._outbox.number,
             runtime=config.runtime,
+            threads=config.threads,
         )
         self._tasks = OwnTasks(examples, config)
         self._session = int(self._outbox.number("session") or 0) + 1

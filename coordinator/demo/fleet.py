@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def agent_arguments(device: DemoDevice, broker: str, state_dir: Path) -> Sequenc
         broker,
         "--profile",
         device.profile,
+        "--threads",
+        str(max(1, (os.cpu_count() or 1) // len(FLEET))),  # they share this machine's cores
         "--data",
         str(data_file(device, state_dir)),
         "--state-dir",

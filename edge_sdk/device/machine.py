@@ -33,8 +33,8 @@ class Machine:
     """``profile`` limits what may be used; without one, what is measured is what there is.
 
     ``kept`` looks up what :meth:`numbers` gave before a restart: what is left of a profile's battery, full at the first
-    start, and of the day's budgets. ``runtime`` is what its owner wants to train on. ``link_speed`` is told of
-    transfers by whoever makes them.
+    start, and of the day's budgets. ``runtime`` is what its owner wants to train on, with ``threads`` at most.
+    ``link_speed`` is told of transfers by whoever makes them.
     """
 
     def __init__(
@@ -45,12 +45,13 @@ class Machine:
         *,
         kept: Callable[[str], float | None] = _nothing_kept,
         runtime: Runtime = Runtime.ONNX,
+        threads: int | None = None,
         system: System | None = None,
     ) -> None:
         self.profile: DeviceProfile | None = None if profile is None else load_profile(profile)
         self.policy = policy
         self.link_speed = LinkSpeed()
-        self._folder, self._runtime = folder, runtime
+        self._folder, self._runtime, self._most_threads = folder, runtime, threads
         self._system = system or System()
         self._link_cost = LinkCost(self._system)
         self._moved = False
@@ -119,8 +120,10 @@ class Machine:
             self._accelerator = accelerator_name(self._system)
         elif training:
             self._clock_share = clock_share(self._system)
+        taken = take_snapshot(self.profile, self._battery, self._folder, self._system)
         return msgspec.structs.replace(
-            take_snapshot(self.profile, self._battery, self._folder, self._system),
+            taken,
+            threads=min(taken.threads, self._most_threads or taken.threads),
             gflops=self._speed.gflops,
             runtime=self._runtime,
             accelerator=self._accelerator,

@@ -70,6 +70,11 @@ def test_without_a_profile_a_quarter_trains_and_an_eighth_serves(tmp_path: Path)
     assert snapshot.threads == 4
 
 
+@pytest.mark.parametrize(("most", "used"), [(None, 4), (2, 2), (8, 4)])
+def test_owner_bounds_the_threads_of_the_profile(tmp_path: Path, most: int | None, used: int) -> None:
+    assert Machine("raspberry-pi-5-8gb", Policy(), tmp_path, threads=most).snapshot().threads == used
+
+
 def test_machine_without_room_spares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_memory(monkeypatch, total=16 * GIB, available=RESERVE_BYTES - 1)
     snapshot = look(tmp_path)
