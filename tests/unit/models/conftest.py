@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from coordinator.config import CoordinatorConfig
 from coordinator.models.batches import batches_of
 from coordinator.models.compilation import load_or_compile
 from coordinator.models.foundation import Foundation, load_foundation
@@ -104,8 +105,9 @@ def minilm() -> Foundation:
 
 
 @pytest.fixture(scope="session")
-def minilm_templates(minilm: Foundation, template_cache: Path) -> Templates:
-    return load_or_compile(minilm, template_cache)
+def minilm_templates(minilm: Foundation) -> Templates:
+    """The demo's own, where it has run on this machine."""
+    return load_or_compile(minilm, CoordinatorConfig(state_dir=Path(), broker="").template_cache)
 
 
 @pytest.fixture(scope="session")
