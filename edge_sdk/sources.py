@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from edge_sdk.device.machine import Machine
 from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import BlobEntry, Chunk, Failure
+from edge_sdk.transport.address import BrokerAddress, BrokerSettings
 from edge_sdk.transport.base import BulkRoom, Transport
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import MAX_TRANSFERS, BlobExchange, BlobMessage, Failed, Fetched, Outcome
@@ -27,6 +27,8 @@ class BlobSources:
     """Blobs in and out of ``folder``; ``machine`` hears how many bytes of them come, and how fast.
 
     While :attr:`held` none moves; :meth:`resume` after it. What ``transport`` delivers of blobs is for :meth:`handle`.
+    Only behind a broker of this machine, by ``settings``, may plaintext web servers of this machine be named: another
+    coordinator could have the device ask whatever listens here.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class BlobSources:
         send: Callable[[BlobMessage], None],
         transport: Transport,
         machine: Machine,
-        ca_file: Path | None,
+        settings: BrokerSettings,
     ) -> None:
         self._exchange = BlobExchange(folder, lambda _, message: send(message), room=transport.bulk_room)
-        self._folder, self._transport, self._machine, self._ca_file = folder, transport, machine, ca_file
+        self._folder, self._transport, self._machine, self._ca_file = folder, transport, machine, settings.ca_file
+        self._is_near = BrokerAddress.parse(settings.broker or "").is_loopback
         self._waiting: dict[str, BlobEntry] = {}
         self._running: dict[str, tuple[BlobEntry, WebFetch]] = {}
         self._web_bytes = 0
@@ -73,7 +76,7 @@ class BlobSources:
             self._machine.link_speed.begin(time.monotonic())
         outcomes: list[Outcome] = []
         for entry in entries:
-            if entry.address is None or self._folder.has(entry.digest):
+            if not self._is_on_the_web(entry) or self._folder.has(entry.digest):
                 outcomes += self._exchange_fetch(entry)
             elif entry.digest not in self.unfinished:
                 self._waiting[entry.digest] = entry
@@ -118,6 +121,9 @@ class BlobSources:
         """Close all files; what was fetched stays for the next process."""
         for digest in self.unfinished:
             self.cancel(digest)
+
+    def _is_on_the_web(self, entry: BlobEntry) -> bool:
+        return entry.address is not None and (self._is_near or entry.address.startswith("https://"))
 
     def _exchange_fetch(self, entry: BlobEntry) -> list[Outcome]:
         return self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())

@@ -132,7 +132,7 @@ class Supervisor:
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
         self._uplink = Uplink(config, self._transport, self._count_sent)
-        self._blobs = BlobSources(self._cache, self._uplink.publish, self._transport, self._machine, config.ca_file)
+        self._blobs = BlobSources(self._cache, self._uplink.publish, self._transport, self._machine, config)
         self._stock = Stock(self._cache, self._blobs, self._updates)
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
         self._training: TrainingProcess | None = None

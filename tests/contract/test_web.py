@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from edge_sdk.config import AgentConfig
 from edge_sdk.device.link import LinkSpeed
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.blobs import digest_of
@@ -85,10 +86,16 @@ class Bytes:
 class Device:
     """A device's sources in a loop of their own; ``asked`` is what it asks its coordinator for."""
 
-    def __init__(self, folder: Path, ca_file: Path | None = None) -> None:
+    def __init__(self, folder: Path, ca_file: Path | None = None, broker: str = "mqtt://127.0.0.1") -> None:
         self.folder, self.asked, self.machine = BlobFolder(folder), list[ChunkRequest](), Bytes()
         self.transport = MemoryTransport(MemoryHub(), ())
-        self.sources = BlobSources(self.folder, self.asked.append, self.transport, self.machine, ca_file)  # type: ignore[arg-type]
+        self.sources = BlobSources(
+            self.folder,
+            self.asked.append,  # type: ignore[arg-type]
+            self.transport,
+            self.machine,  # type: ignore[arg-type]
+            AgentConfig(device="pi", broker=broker, state_dir=folder, ca_file=ca_file),
+        )
 
     def fetch(self, address: str | None, size_bytes: int = len(DATA)) -> list[Outcome]:
         entry = BlobEntry(part=Part.WEIGHTS, digest=DIGEST, size_bytes=size_bytes, address=address)
@@ -142,6 +149,14 @@ def test_blob_comes_from_the_web_whatever_the_server_does_with_ranges(
     assert device.machine.counted == device.sources.received_bytes == len(DATA)
     assert len(server.ranges) == (4 if fault == "breaks off" else 1), "each goes on where the last ended"
     assert device.sources.unfinished == ()
+
+
+def test_coordinator_elsewhere_names_no_server_of_this_machine(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server, device = serve(), Device(tmp_path, broker="mqtts://broker.example")
+    with closing(device.sources):
+        device.fetch(server.address)
+        assert {request.digest for request in device.asked} == {DIGEST}
+    assert server.ranges == []
 
 
 def test_only_what_is_missing_is_asked_of_the_web(device: Device, serve: Callable[..., Server]) -> None:

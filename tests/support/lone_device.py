@@ -68,7 +68,7 @@ class LoneDevice:
         self.state_dir = folder / "device"
         config = AgentConfig(
             device=DEVICE,
-            broker="",
+            broker="mqtt://127.0.0.1",
             state_dir=self.state_dir,
             release_key=folder / "release.pub",
             held_out_share=0.3,

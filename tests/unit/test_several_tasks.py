@@ -34,7 +34,7 @@ SNAPSHOT = Snapshot(
 
 
 def config_in(state_dir: Path) -> AgentConfig:
-    return AgentConfig(device="d", broker="", state_dir=state_dir)
+    return AgentConfig(device="d", broker="mqtt://127.0.0.1", state_dir=state_dir)
 
 
 def test_agent_asks_for_the_tasks_that_it_has_examples_for_and_serves_each(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_one_task_may_go_by_any_name(tmp_path: Path) -> None:
 
 def test_command_asks_the_model_of_the_one_task_by_any_name_and_of_several_by_theirs(tmp_path: Path) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
-    OwnTasks(MAIL, AgentConfig(device="d", broker="", state_dir=one))
-    OwnTasks({"news": MAIL, "notes": MAIL}, AgentConfig(device="d", broker="", state_dir=several))
+    OwnTasks(MAIL, AgentConfig(device="d", broker="mqtt://127.0.0.1", state_dir=one))
+    OwnTasks({"news": MAIL, "notes": MAIL}, AgentConfig(device="d", broker="mqtt://127.0.0.1", state_dir=several))
     assert folder_with(one, "whatever") == folder_with(one, None) == one
     assert folder_with(several, "news") == several / "tasks" / "news"
 

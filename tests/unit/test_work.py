@@ -55,7 +55,9 @@ RESULT = TrainingResult(samples=1, steps=1, loss_first=1.0, loss_last=0.5, secon
 def updates(tmp_path: Path) -> Iterator[Updates]:
     outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, longest_pause_s=1)
     yield Updates(
-        AgentConfig(device="d", broker="", state_dir=tmp_path), outbox, BlobCache(tmp_path / "blobs", 1 << 20)
+        AgentConfig(device="d", broker="mqtt://127.0.0.1", state_dir=tmp_path),
+        outbox,
+        BlobCache(tmp_path / "blobs", 1 << 20),
     )
     outbox.close()
 
@@ -129,7 +131,10 @@ SNAPSHOT = Snapshot(
 
 
 def job(folder: Path, device: str = "d", **changes: object) -> TrainingJob:
-    config, cache = AgentConfig(device=device, broker="", state_dir=folder), BlobCache(folder / "blobs", 1 << 20)
+    config, cache = (
+        AgentConfig(device=device, broker="mqtt://127.0.0.1", state_dir=folder),
+        BlobCache(folder / "blobs", 1 << 20),
+    )
     return job_of(msgspec.structs.replace(LOSSY, **changes), cache, SNAPSHOT, config, folder)
 
 
