@@ -44,6 +44,7 @@ GRADIENT_TOLERANCE = 1e-4
 _SOURCES = (
     "coordinator.models.compilation",
     "coordinator.models.joint_export",
+    "coordinator.models.recording",
     "coordinator.models.template_export",
     "coordinator.models.templates",
     "coordinator.models.tracing",
@@ -57,7 +58,7 @@ _SOURCES = (
 
 
 def compile_templates(foundation: Foundation) -> Templates:
-    """Export the templates and check them; about 30 s on one core for each stack, whatever the depth and width.
+    """Export the templates and check them; about 10 s on one core for each stack, whatever the depth and width.
 
     Raises ``ModelFormatError`` where a gradient of a stitched submodel differs from torch's.
     """
@@ -91,7 +92,7 @@ def load_or_compile(foundation: Foundation, cache: Path, say: Callable[[str], No
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.is_file():
                 return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
-            say("compiling the graph's templates: half a minute, once for this model")
+            say("compiling the graph's templates, once for this model")
             templates = compile_templates(foundation)
             with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
                 file.write(msgspec.msgpack.encode(templates))

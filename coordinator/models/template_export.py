@@ -48,7 +48,7 @@ def _export_layer(trace: Trace, stack: int) -> onnx.ModelProto:
     model = export_function(
         forward_backward,
         (parameters, tensors, torch.randn_like(tensors[0])),
-        trace.dims,
+        trace.free_sizes,
         inputs=[*parameters, *call.names, GRADIENT + HIDDEN_OUT],
         outputs=[HIDDEN_OUT, *_gradient_names([*wanted, *parameters])],
     )
@@ -95,7 +95,7 @@ def export_shell(foundation: Foundation) -> onnx.ModelProto:
             dict(zip(ends, hidden, strict=True)),
             {name: torch.randn_like(recorded[name]) for name in cut},
         ),
-        trace.dims,
+        trace.free_sizes,
         inputs=[*parameters, *batch_inputs(task), *ends, *_gradient_names(cut)],
         outputs=[LOSS, LOGITS, *recorded, *_gradient_names([*ends, *parameters])],
     )

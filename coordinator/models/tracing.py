@@ -14,12 +14,11 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.export import Dim
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from coordinator.models.foundation import Foundation
-from coordinator.models.joint_export import Dims
+from coordinator.models.recording import FreeSize, FreeSizes
 from coordinator.models.templates import AUX, HIDDEN_IN, TARGET_TOKENS, TOKENS
 from edge_sdk.elastic.families import Axis, Stack, Unit
 from edge_sdk.elastic.submodel import Architecture, ModelTask
@@ -128,19 +127,18 @@ class _Sizes:
         units = {Unit.HEADS: self.heads[stack], Unit.FFN: self.ffn, Unit.RANK: self.rank}[axis.unit]
         return _axis_size(axis, units, architecture)
 
-    def free(self, architecture: Architecture) -> Dims:
-        """The dynamic dimension that each size stands for."""
+    def free(self, architecture: Architecture) -> FreeSizes:
+        """What each size that is free stands for."""
         least_tokens = 3
-        names = {"ffn": 1 << 20, "rank": 4096, "batch": 4096}
-        free = {getattr(self, name): Dim(name, min=1, max=most) for name, most in names.items()}
-        for stack in range(len(self.heads)):
-            heads = Dim(f"heads{stack}", min=1, max=4096)
+        most = {"ffn": 1 << 20, "rank": 4096, "batch": 4096}
+        free = {getattr(self, name): FreeSize(name, getattr(self, name), most=most[name]) for name in most}
+        for stack, heads in enumerate(self.heads):
             for axis in _HEAD_AXES:
                 entries = _axis_size(axis, 1, architecture)
-                free[self.of(axis, stack, architecture)] = entries * heads if entries > 1 else heads
+                free[entries * heads] = FreeSize(f"heads{stack}", heads, entries)
         if architecture.task in TEXT_TASKS:
-            free[self.tokens] = Dim(TOKENS, min=least_tokens, max=architecture.positions)
-            free[self.targets] = Dim(TARGET_TOKENS, min=least_tokens, max=architecture.positions)
+            for name, tokens in ((TOKENS, self.tokens), (TARGET_TOKENS, self.targets)):
+                free[tokens] = FreeSize(name, tokens, least=least_tokens, most=architecture.positions)
         return free
 
 
@@ -186,7 +184,7 @@ class Trace:
         """The same under the names that the modules themselves have, which PEFT changes."""
         return {self._own_names[name]: value for name, value in parameters.items()}
 
-    def dims(self, tensor: torch.Tensor) -> Dims:
+    def free_sizes(self, tensor: torch.Tensor) -> FreeSizes:
         """The free axes of an input."""
         return {axis: self._free[size] for axis, size in enumerate(tensor.shape) if size in self._free}
 
@@ -238,7 +236,7 @@ def _axis_size(axis: Axis, units: int, architecture: Architecture) -> int:
 def _fixed_sizes(module: nn.Module, architecture: Architecture) -> set[int]:
     """Every size in the model and of the architecture."""
     tensors = itertools.chain(module.parameters(), module.buffers())
-    numbers = {value for value in astuple(architecture) if isinstance(value, int)}
+    numbers = {value for value in (*astuple(architecture), *architecture.input_shape) if isinstance(value, int)}
     return numbers | {size for tensor in tensors for size in tensor.shape}
 
 

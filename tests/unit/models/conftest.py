@@ -1,6 +1,6 @@
 """Models and templates of this folder's tests; each is compiled once.
 
-Compiling takes half a minute a model, so only MiniLM and the smallest are compiled in every run; the others are marked
+Compiling takes ten seconds a model, so only MiniLM and the smallest are compiled in every run; the others are marked
 ``long``. No graph is used unchecked all the same: whatever is compiled is compared with torch first.
 """
 
