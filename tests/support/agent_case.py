@@ -20,6 +20,7 @@ from edge_sdk.protocol.messages import (
     ChunkRequest,
     CoordinatorMessage,
     DeviceMessage,
+    Hello,
     Ready,
     Receipt,
     ReleaseReport,
@@ -119,6 +120,8 @@ class AgentCase:
             case ChunkRequest() | Chunk() | BlobGone():
                 self._exchange.handle(self._name, message, time.monotonic())
                 self._receipt_what_came()
+            case Hello():  # what was on its way to or from it is lost
+                self._exchange.resume(time.monotonic(), self._name)
             case Ready():
                 self._send(self._goods.release(self._release) if self._is_receipted else self._goods.offer())
             case UpdateReady(update=update):
