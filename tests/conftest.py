@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, by whatever computes; several processes share the machine
+
 import pytest
 from hypothesis import settings
 

@@ -7,11 +7,13 @@ first statement on (BEGIN IMMEDIATE), so no transaction fails half-way because a
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, make_url, select
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DBAPIError
 
 from coordinator.store import tables
@@ -26,7 +28,7 @@ from coordinator.store.versions import Versions
 from edge_sdk.errors import DiskFullError, StorageError
 
 BUSY_TIMEOUT_S = 30.0
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+_PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "synchronous=FULL", "foreign_keys=ON")
 
 
 class Transaction:
@@ -116,7 +118,22 @@ def _set_up(connection: DBAPIConnection, _: object) -> None:
     cursor = connection.cursor()
     for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
+    _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: DBAPICursor) -> None:
+    """Of two that make the same store at once, SQLite refuses one without waiting, whatever its busy timeout."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:  # noqa: PERF203 - it waits anyway
+            if "locked" not in str(error) or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:

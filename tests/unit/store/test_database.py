@@ -4,6 +4,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ with store.transaction() as tx:
     with store.reading() as tx:
         assert [task.name for task in tx.tasks.all()] == ["committed"]
     store.close()
+
+
+def test_store_that_another_process_is_making_is_waited_for(path: Path) -> None:
+    """SQLite itself waits for no one who writes when it is to begin a write-ahead log."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    done = threading.Timer(0.3, other.close)
+    done.start()
+    Store(address(path)).close()
+    done.join()
 
 
 def test_store_is_durable_and_guarded(path: Path) -> None:
