@@ -49,10 +49,10 @@ def interrupted(process: subprocess.Popen[str]) -> float:
     return time.monotonic() - began_s
 
 
-def wait_for_announcement(broker: Mosquitto) -> None:
-    """Until a coordinator is there."""
+def wait_for_subscription(broker: Mosquitto) -> None:
+    """Until a coordinator is there, and knows it."""
     give_up_s = time.monotonic() + _START_S
-    while "-coordinator" not in broker._log.read_text():
+    while "Sending SUBACK to default-coordinator" not in broker._log.read_text():
         assert time.monotonic() < give_up_s
         time.sleep(0.05)
 
@@ -60,8 +60,8 @@ def wait_for_announcement(broker: Mosquitto) -> None:
 @pytest.mark.mosquitto
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
 def test_coordinator_ends_whatever_its_broker_does(tmp_path: Path, fate: signal.Signals) -> None:
-    with mosquitto_broker() as broker, serving(tmp_path, str(broker.address)) as process:
-        wait_for_announcement(broker)
+    with mosquitto_broker(lines=["log_type all"]) as broker, serving(tmp_path, str(broker.address)) as process:
+        wait_for_subscription(broker)
         os.kill(broker.process_id, fate)
         time.sleep(0.3)
         assert process.poll() is None
