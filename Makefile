@@ -17,15 +17,15 @@ test: $(VENV)/.demo $(VENV)/.dev mosquitto
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest:
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 # what takes long: every family's training graph, more examples, kills and full disks, the main job on mosquitto
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m long
 
 # what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
 soak: $(VENV)/.demo $(VENV)/.dev mosquitto
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --soak --timeout 2700 -m "" tests/fault tests/security tests/unit/protocol
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --soak --timeout 2700 -m "" tests/fault tests/security tests/unit/protocol
 
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
 test-all: mosquitto

@@ -50,12 +50,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("--base") and not is_base(collection_path) else None
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--base"):
         beyond = [item for item in items if item.get_closest_marker("beyond_base")]
         config.hook.pytest_deselected(items=beyond)
         items[:] = [item for item in items if item not in beyond]
+    items.sort(key=lambda item: _ORDER.get(_folder(item), len(_ORDER)))
+    for item in items:
+        if _folder(item) not in _ORDER and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS))))
+
+
+_TESTS = Path(__file__).parent
+_ORDER = {"e2e": 0, "fault": 1}
+"""What takes longest begins first, and one by one; of the others a file is one worker's, with what its tests share."""
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(_TESTS).parts[0]
 
 
 @pytest.fixture(scope="session")

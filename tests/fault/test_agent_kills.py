@@ -25,6 +25,8 @@ from tests.support.crash import Crash
 from tests.support.logistic_graph import training_job
 from tests.support.proof import Proof
 
+pytestmark = pytest.mark.xdist_group("agent kills")  # they share a device that has worked
+
 INTERVAL_S = 0.3
 
 

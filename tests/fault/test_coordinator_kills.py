@@ -21,6 +21,8 @@ from tests.support.crash import Crash
 from tests.support.kill_case import KillCase, Outcome
 from tests.support.proof import Proof
 
+pytestmark = pytest.mark.xdist_group("coordinator kills")  # they share what nobody disturbed
+
 AGAIN_S = 5.0
 HASTY = {"quorum": 2, "round_deadline_s": 2.0}  # so that a round ends without the device whose update is lost
 COMMIT = "commit offers+updates"
