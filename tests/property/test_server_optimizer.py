@@ -89,7 +89,7 @@ def played(rounds: list[Cohort], seed: int, optimizer: ServerOptimizer) -> Itera
         yield state
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(ROUNDS, SEEDS, optimizers())
 def test_rounds_equal_the_papers_algorithm(rounds: list[Cohort], seed: int, optimizer: ServerOptimizer) -> None:
     *_, last = played(rounds, seed, optimizer)

@@ -72,7 +72,9 @@ def test_saved_model_loads_as_a_hugging_face_folder(tmp_path: Path, family: str,
 
 
 @pytest.mark.parametrize("method", list(AdapterMethod))
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(family, marks=pytest.mark.long) for family in ("gpt2", "llama"))]
+)
 def test_saved_adapters_load_with_peft_onto_the_model_that_the_task_began_with(
     tmp_path: Path, family: str, method: AdapterMethod
 ) -> None:

@@ -99,7 +99,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.lists(EVENTS, max_size=40), st.integers(1, 4))
 def test_any_events_in_any_order_keep_the_invariants(events: list[Event], quorum: int) -> None:
     state = replace(OPEN, quorum=quorum)
