@@ -38,16 +38,16 @@ def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int
 
     Raises ``ConfigurationError`` where there is no such task or no version of it, and what loading its model raises.
     """
-    from coordinator.models.run import foundation_of  # noqa: PLC0415 - seconds of import, after the task was found
-    from coordinator.models.saving import save_model  # noqa: PLC0415
-    from coordinator.models.versions import load_version  # noqa: PLC0415
-
     with store.reading() as tx:
         known = {record.name: record for record in tx.tasks.all()}
         latest = tx.versions.latest(task)
     if task not in known or latest is None:
         names = ", ".join(sorted(known)) or "none"
         raise ConfigurationError(f"task {task!r} has no version to save; the tasks are {names}")
+    from coordinator.models.run import foundation_of  # noqa: PLC0415 - seconds of import, after the task was found
+    from coordinator.models.saving import save_model  # noqa: PLC0415
+    from coordinator.models.versions import load_version  # noqa: PLC0415
+
     config = read_task(known[task].config)
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     foundation = foundation_of(config, calibration, test)
