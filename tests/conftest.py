@@ -56,14 +56,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         beyond = [item for item in items if item.get_closest_marker("beyond_base")]
         config.hook.pytest_deselected(items=beyond)
         items[:] = [item for item in items if item not in beyond]
-    items.sort(key=lambda item: _ORDER.get(_folder(item), len(_ORDER)))
+    items.sort(key=lambda item: _ORDER.index(_folder(item)) if _folder(item) in _ORDER else len(_ORDER))
     for item in items:
-        if _folder(item) not in _ORDER and item.get_closest_marker("xdist_group") is None:
+        if _folder(item) not in _ONE_BY_ONE and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS))))
 
 
 _TESTS = Path(__file__).parent
-_ORDER = {"e2e": 0, "fault": 1}
+_ONE_BY_ONE = ("e2e", "fault")
+_ORDER = (*_ONE_BY_ONE, "unit")
 """What takes longest begins first, and one by one; of the others a file is one worker's, with what its tests share."""
 
 
