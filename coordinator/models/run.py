@@ -225,7 +225,7 @@ def prepare(
     say: Say,
     known: tuple[int, tuple[BlobEntry, ...]] | None = None,
 ) -> tuple[Run, ModelVersion]:
-    """Load, compile, rank, permute and check: the run and the version to go on from. Half a minute the first time.
+    """Load, compile, rank, permute and check: the run and the version to go on from. Some 20 s the first time.
 
     ``known`` is the number and the blobs of the version that an earlier start got to; without it version 0 is made.
     Raises the named errors of a model folder or data file that cannot be used, and ``ModelFormatError`` where the

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig
 from transformers.utils import logging
 
 from coordinator.models.foundation import Foundation
+from coordinator.models.permutation import LayerOrder
 from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel
 from edge_sdk.modules.building import auto_class
 from edge_sdk.protocol.graphs import DECODER_INPUT, TEXT_TASKS
@@ -125,3 +127,12 @@ def tiny_inputs(foundation: Foundation, *, seed: int = 0) -> dict[str, torch.Ten
     if foundation.architecture.encoder_layers:
         texts[DECODER_INPUT] = torch.randint(3, 40, (3, 7), generator=random)
     return texts
+
+
+def random_orders(foundation: Foundation, seed: int) -> list[LayerOrder]:
+    """One order of heads for each stack that shares a position bias, else one for each layer."""
+    random, sizes = np.random.default_rng(seed), foundation.architecture
+    heads = [random.permutation(sizes.heads) for _ in range(sizes.layers)]
+    if sizes.encoder_layers:
+        heads = [heads[stack.start] for stack in sizes.stacks for _ in stack]
+    return [LayerOrder(of_layer, random.permutation(sizes.ffn)) for of_layer in heads]

@@ -23,7 +23,7 @@ from edge_sdk.elastic.slicing import Array, extract, full_shapes, scatter, shape
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, Submodel, full
 from edge_sdk.errors import ConfigurationError
 from tests.support.masking import drop_layers, masked
-from tests.support.tiny_models import ALL_FAMILIES, LABELS, TASKS, save_tiny_model, tiny_inputs
+from tests.support.tiny_models import ALL_FAMILIES, LABELS, TASKS, random_orders, save_tiny_model, tiny_inputs
 
 TOLERANCE = 1e-12
 SEED = 5
@@ -104,15 +104,6 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one - other).abs().max().item()
 
 
-def random_orders(foundation: Foundation) -> list[LayerOrder]:
-    """One order of heads for each stack that shares a position bias, else one for each layer."""
-    random, sizes = np.random.default_rng(SEED), foundation.architecture
-    heads = [random.permutation(sizes.heads) for _ in range(sizes.layers)]
-    if sizes.encoder_layers:
-        heads = [heads[stack.start] for stack in sizes.stacks for _ in stack]
-    return [LayerOrder(of_layer, random.permutation(sizes.ffn)) for of_layer in heads]
-
-
 def permuted(foundation: Foundation, orders: list[LayerOrder]) -> dict[str, Array]:
     return permute(foundation.parameters, foundation.family, foundation.architecture, orders)
 
@@ -134,7 +125,7 @@ def without_first_layers(foundation: Foundation) -> Submodel:
 
 
 def test_permuted_model_equals_the_original(tiny: Foundation, original: torch.Tensor) -> None:
-    parameters = permuted(tiny, random_orders(tiny))
+    parameters = permuted(tiny, random_orders(tiny, SEED))
 
     assert distance(logits(tiny, parameters=parameters), original) <= TOLERANCE
     assert {name for name, values in parameters.items() if not np.array_equal(values, tiny.parameters[name])} == {
@@ -145,7 +136,7 @@ def test_permuted_model_equals_the_original(tiny: Foundation, original: torch.Te
 
 
 def test_inverse_order_restores_the_parameters(tiny: Foundation) -> None:
-    orders = random_orders(tiny)
+    orders = random_orders(tiny, SEED)
     moved = replace(tiny, parameters=permuted(tiny, orders))
 
     np.testing.assert_equal(permuted(moved, list(inverse(orders))), tiny.parameters)
@@ -189,7 +180,7 @@ def test_scatter_of_an_untouched_submodel_restores_the_model(tiny: Foundation, c
 
 def test_layers_that_share_a_position_bias_must_share_their_order() -> None:
     foundation = tiny_of("t5", ModelTask.TEXT2TEXT_GENERATION, None)
-    orders = random_orders(foundation)
+    orders = random_orders(foundation, SEED)
     orders[1] = LayerOrder(orders[1].heads[::-1].copy(), orders[1].ffn)
 
     with pytest.raises(ConfigurationError, match="layers 0 and 1 order their heads differently"):

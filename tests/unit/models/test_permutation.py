@@ -7,18 +7,18 @@ import pytest
 
 from coordinator.models.evaluation import Evaluator
 from coordinator.models.foundation import Foundation
-from coordinator.models.permutation import LayerOrder, permute
+from coordinator.models.permutation import permute
 from coordinator.models.templates import Templates
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.families import Axis
+from tests.support.tiny_models import random_orders
 
 SEED = 7
 
 
 def permuted(foundation: Foundation) -> dict[str, np.ndarray]:
-    random, sizes = np.random.default_rng(SEED), foundation.architecture
-    orders = [LayerOrder(random.permutation(sizes.heads), random.permutation(sizes.ffn)) for _ in range(sizes.layers)]
-    return permute(foundation.parameters, foundation.family, sizes, orders)
+    orders = random_orders(foundation, SEED)
+    return permute(foundation.parameters, foundation.family, foundation.architecture, orders)
 
 
 def test_permutation_preserves_the_function(
