@@ -20,6 +20,7 @@ from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import RaffmError
 from edge_sdk.service.cli import app as service_app
 from edge_sdk.settings_help import ABOUT
+from edge_sdk.transport.address import MqttVersion
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(service_app, name="service")
@@ -38,6 +39,7 @@ User = Annotated[str | None, typer.Option(help=ABOUT["user"])]
 PasswordFile = Annotated[Path | None, typer.Option(help=ABOUT["password_file"])]
 AllowPlaintext = Annotated[bool | None, typer.Option(help=ABOUT["allow_plaintext"])]
 CaFile = Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])]
+Mqtt = Annotated[MqttVersion | None, typer.Option("--mqtt-version", help=ABOUT["mqtt_version"])]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -64,6 +66,7 @@ def run(
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
     allow_plaintext: AllowPlaintext = None,
+    mqtt_version: Mqtt = None,
     runtime: Annotated[Runtime | None, typer.Option(help=ABOUT["runtime"])] = None,
     threads: Annotated[int | None, typer.Option(help=ABOUT["threads"])] = None,
     cache_mib: Annotated[int | None, typer.Option(help=ABOUT["cache_bytes"], min=1)] = None,
@@ -151,6 +154,7 @@ def doctor(
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
     allow_plaintext: AllowPlaintext = None,
+    mqtt_version: Mqtt = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether an agent can run here, what is missing, and what to do. Ends with 9 where it cannot."""
@@ -171,6 +175,7 @@ def doctor(
         password=None if password_file is None else read_secret(password_file),
         ca_file=ca_file,
         allow_plaintext=bool(allow_plaintext),
+        mqtt_version=mqtt_version or MqttVersion.ANY,
     )
     findings = examine(patient, CHECKS)
     if as_json:

@@ -10,13 +10,16 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from edge_sdk import settings
+from edge_sdk.cli import app
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.device.policy import Policy
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.settings import example_file, from_environment, keys, load_settings, read_file
+from edge_sdk.transport.address import MqttVersion
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -228,3 +231,16 @@ def test_field_added_to_the_policy_is_a_key_at_once(tmp_path: Path) -> None:
     assert "#hours = []" in example_file()
     with pytest.raises(ConfigurationError, match=r"policy\.share = -1 is wrong"):
         read_file(write(tmp_path, "[policy]\nshare = -1"))
+
+
+def test_version_of_mqtt_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("edge_sdk.supervisor.Supervisor.__init__", lambda _, config, *__, **___: seen.append(config))
+    monkeypatch.setattr("edge_sdk.supervisor.Supervisor.run", lambda _: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    data = tmp_path / "texts.csv"
+    data.write_text("text,label\na,b\n")
+    words = ["run", "--device", "a", "--broker", "mqtt://127.0.0.1", "--data", str(data), "--mqtt-version", "3.1.1"]
+
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    assert [config.mqtt_version for config in seen] == [MqttVersion.V311]
