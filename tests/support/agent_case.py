@@ -110,6 +110,7 @@ class AgentCase:
             delivery = self._link.receive(0.02)
             if isinstance(delivery, Incoming) and f"/{self._name}/" in delivery.topic and delivery.payload:
                 self._answer(decode_from_device(delivery.payload))
+            self._exchange.tick(time.monotonic())  # what does not come is asked for again
             is_dead = self._agent.is_dead()
         if not is_dead:
             self._agent.kill()
