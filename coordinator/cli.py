@@ -199,6 +199,15 @@ def create_task(
             help="How much nested submodels learn from the whole one, not from labels; 0.5 for a model from scratch.",
         ),
     ] = DEFAULT_RECIPE.distillation,
+    nest: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Share of the model that every wider device trains nested in its own, 0.25 if none is given; up to "
+            "three of them. 0.5 and 0.25 for a model from scratch.",
+        ),
+    ] = None,
     encoding: Annotated[
         str,
         typer.Option(
@@ -213,6 +222,7 @@ def create_task(
 
     from coordinator.config import TaskConfig, parse_encoding
     from coordinator.delivery.keys import release_key
+    from coordinator.planning.nesting import MOST_SHARES, Nesting
     from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
     from edge_sdk.elastic.submodel import Adapters
@@ -220,6 +230,8 @@ def create_task(
 
     if adapters is not None and part is not TrainablePart.ADAPTERS:
         raise ConfigurationError(f"--adapters {adapters.value} with --part {part.value} adds none; say --part adapters")
+    if len(nest or ()) > MOST_SHARES:
+        raise ConfigurationError(f"--nest is given {len(nest or ())} times: give it at most {MOST_SHARES} times")
     config = TaskConfig(
         name=name,
         model_dir=str(model.absolute()),
@@ -233,6 +245,7 @@ def create_task(
         part=part,
         adapters=Adapters.of(adapters or AdapterMethod.LORA, lora_rank) if part is TrainablePart.ADAPTERS else None,
         space=Space(depth=depth),
+        nesting=Nesting(shares=tuple(nest)) if nest else Nesting(),
         recipe=msgspec.structs.replace(
             DEFAULT_RECIPE,
             learning_rate=learning_rate,

@@ -11,6 +11,8 @@ import numpy as np
 from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.protocol.messages import Share
 
+MOST_SHARES = 3
+
 
 class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which widths are nested: fixed ``shares`` of the whole model's (FjORD, arXiv 2102.13451, section 3.2).
@@ -19,7 +21,7 @@ class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     that is the sandwich of the smallest, a random one and the largest (arXiv 1903.05134, section 3).
     """
 
-    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=3)] = (0.25,)
+    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MOST_SHARES)] = (0.25,)
     is_random: bool = False
 
 

@@ -68,6 +68,7 @@ class Problem:
     rounds: int
     cohort: int
     seed: int
+    nesting: Nesting = DEFAULTS.nesting
 
     def submodel(self, share: float) -> Submodel:
         """The prefix of ``share`` of the heads and neurons of every layer."""
@@ -88,7 +89,7 @@ class Arm:
     name: str
     share: Callable[[float], float]
     aggregation: Aggregation
-    nesting: Nesting = _NOTHING_NESTED
+    is_nested: bool = False
     calibrated: bool = False
     before_round: Callable[[Problem, Parameters], Parameters] = lambda _, parameters: parameters
 
@@ -98,7 +99,7 @@ RECIPE = Arm(
     "default recipe",
     lambda share: share,
     partial(aggregate, floor=DEFAULTS.aggregation.floor),
-    nesting=DEFAULTS.nesting,
+    is_nested=True,
     calibrated=DEFAULTS.recipe.calibrate_logits,
 )
 EVERYONE_FULL = Arm("A everyone full", lambda _: 1.0, _plain_mean)
@@ -187,6 +188,7 @@ class Rounds:
 
     def _job(self, submodel: Submodel, index: int, number: int) -> TrainingJob:
         problem, architecture = self._problem, self._problem.foundation.architecture
+        nesting = problem.nesting if self._arm.is_nested else _NOTHING_NESTED
         seed, residual = (problem.seed * 1_000 + index) * 1_000 + number, self._folder / f"residual-{index}"
         return TrainingJob(
             **self._files(submodel, number),
@@ -200,7 +202,7 @@ class Rounds:
             memory_limit_bytes=_NO_LIMIT_BYTES,
             architecture=architecture,
             submodel=submodel,
-            nested=nested_widths(submodel, architecture, self._arm.nesting, draw(problem.seed, number)),
+            nested=nested_widths(submodel, architecture, nesting, draw(problem.seed, number)),
             encoding=self._encoding,
             rounding_seed=seed,
             residual=str(residual) if residual.exists() else "",

@@ -14,6 +14,7 @@ from coordinator.demo.motion import ACTIVITIES, Motion, packaged_motion
 from coordinator.models.compilation import load_or_compile
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.fresh import FreshSizes, write_sensor_model
+from coordinator.planning.nesting import Nesting
 from edge_sdk.data import ArrayExamples
 from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
 from edge_sdk.elastic.submodel import ModelTask, TrainablePart
@@ -22,6 +23,8 @@ from tests.benchmarks._recipe_rounds import CACHE, DEFAULTS, Learner, Problem
 
 FROM_SCRATCH = msgspec.structs.replace(DEFAULTS.recipe, learning_rate=2e-3, distillation=0.5)
 """At first a model from scratch has little to teach: where half of the targets are labels, motion gains 0.2 to 0.4."""
+NESTING = Nesting(shares=(0.5, 0.25))
+"""A half that only a third of the devices train is worse than the quarter that all do."""
 Series = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
@@ -60,6 +63,7 @@ def motion(folder: Path, seed: int, rounds: int | None, *, tied: bool) -> Proble
         rounds or 10,
         len(training),
         seed,
+        NESTING,
     )
 
 
@@ -85,6 +89,7 @@ def gestures(folder: Path, seed: int, rounds: int | None) -> Problem:
         rounds or 16,
         12,
         seed,
+        NESTING,
     )
 
 

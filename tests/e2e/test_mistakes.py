@@ -61,6 +61,11 @@ def test_encoding_that_there_is_not(data: Path, tmp_path: Path) -> None:
     check(done, 2, "encoding 'int4' is unknown; use fp32, fp16, int8, or topk:SHARE")
 
 
+def test_more_nested_widths_than_there_may_be(data: Path, tmp_path: Path) -> None:
+    done = typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data), *("--nest", "0.5") * 4)
+    check(done, 2, "--nest is given 4 times: give it at most 3 times")
+
+
 def test_no_broker_there_for_an_agent(data: Path, tmp_path: Path) -> None:
     check(typed("edge_sdk.cli", *agent(data, tmp_path / "s")), 4, "no broker answers at mqtt://127.0.0.1:9")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
+from coordinator.cli import app
 from coordinator.config import TaskConfig, parse_encoding
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, TrainablePart
 from edge_sdk.errors import ConfigurationError
@@ -74,3 +78,19 @@ def test_topk_of_factors_that_are_made_anew_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="topk needs what it leaves out"):
         task("topk", AdapterMethod.LORA)
     assert task("topk", AdapterMethod.LORA, MEAN).offered_encoding.feedback
+
+
+@pytest.mark.parametrize(
+    ("words", "shares"),
+    [((), (0.25,)), (("--nest", "0.5", "--nest", "0.25"), (0.5, 0.25)), (("--nest", "0.1"), (0.1,))],
+)
+def test_nested_widths_are_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], shares: tuple[float, ...]
+) -> None:
+    queued = list[TaskConfig]()
+    monkeypatch.setattr("coordinator.rounds.tasks.queue_task", lambda _, config, __: queued.append(config))
+    files = ("--model", "m", "--calibration", "c", "--test", "t", "--state-dir", str(tmp_path))
+    done = CliRunner().invoke(app, ["task", "create", "news", *files, *words], catch_exceptions=False)
+
+    assert done.exit_code == 0
+    assert [config.nesting.shares for config in queued] == [shares]
