@@ -85,6 +85,7 @@ class MqttTransport:
         self._version, self._keepalive_s = version, keepalive_s
         self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
         self._lane = Lane()
+        self._sending = threading.Lock()  # the end of a link finds in the lane whatever was sent on it
         self._most_bytes = MAX_PAYLOAD_BYTES
         self._up = self._is_old_broker = False
         self._session = self._cuts = 0
@@ -123,14 +124,15 @@ class MqttTransport:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
         """Queue a message for sending; dropped while the link is down or too many wait to be acknowledged."""
-        if not self._up:
-            return
-        if len(payload) > self._most_bytes:
+        if self._up and len(payload) > self._most_bytes:
             _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._most_bytes))
             return
-        info = self._client.publish(topic, payload, qos=1, retain=retain)
-        if info.rc != MQTT_ERR_QUEUE_SIZE:
-            self._lane.sent(info.mid, len(payload), bulk=bulk)
+        with self._sending:
+            if not self._up:
+                return
+            info = self._client.publish(topic, payload, qos=1, retain=retain)
+            if info.rc != MQTT_ERR_QUEUE_SIZE:
+                self._lane.sent(info.mid, len(payload), bulk=bulk)
 
     def bulk_room(self) -> int:
         """The most bytes of a bulk message that may be published now; :class:`BulkRoom` comes when 0 has passed."""
@@ -241,16 +243,17 @@ class MqttTransport:
         self, _client: Client, _data: object, _flags: DisconnectFlags, reason: ReasonCode, _: object
     ) -> None:
         self._session += 1
-        words = self._why_cut(reason)
-        if self._up:
-            self._up = False
+        with self._sending:
+            words = self._why_cut(reason)
+            was_up, self._up = self._up, False
+            self._forget_bulk()
+        if was_up:
             self.inject(LinkDown(words))
         if not self._settled.is_set():
             self._refuse(
                 f"it closed the connection ({words}); check that the port is for {self._kind_of_port}, and that the "
                 "broker has files left for connections (its `ulimit -n`)"
             )
-        self._forget_bulk()
         self._ended.set()
 
     def _forget_bulk(self) -> None:

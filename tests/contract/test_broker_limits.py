@@ -21,6 +21,7 @@ from edge_sdk.transport import mqtt, transfer
 from edge_sdk.transport.address import BrokerAddress, MqttVersion
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp
 from edge_sdk.transport.exchange import Fetched
+from edge_sdk.transport.lane import Lane
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Broker, mosquitto_broker, nats_broker
 from tests.support.exchange_node import Node, wait
@@ -49,15 +50,23 @@ def test_chunks_are_as_large_as_the_broker_says_that_packets_may_be(tmp_path: Pa
         assert fetched(broker, tmp_path, MqttVersion.V5) == []
 
 
+@pytest.mark.parametrize("publishing_takes_s", [0, 0.03])
 def test_broker_that_cuts_off_large_packets_without_a_word_gets_smaller_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publishing_takes_s: float
 ) -> None:
-    """MQTT 3.1.1 has no way to say it."""
+    """MQTT 3.1.1 has no way to say it. The link may be gone before the call that sent the packet returns."""
+    noted = Lane.sent
+
+    def sent(lane: Lane, message_id: int, size_bytes: int, *, bulk: bool) -> None:
+        time.sleep(publishing_takes_s * bulk)
+        noted(lane, message_id, size_bytes, bulk=bulk)
+
+    monkeypatch.setattr(Lane, "sent", sent)
     monkeypatch.setattr(mqtt, "_RECONNECT_FIRST_S", (0.05, 0.1))
     monkeypatch.setattr(transfer, "_PATIENCE_S", 0.5)
     with mosquitto_broker(lines=["max_packet_size 70000"]) as broker:
         cuts = fetched(broker, tmp_path, MqttVersion.V311)
-    assert 2 <= len(cuts) <= 3, "a link that was up too shortly to send on does not count"
+    assert len(cuts) == 2
     assert "max_packet_size" in cuts[-1]
 
 
