@@ -222,7 +222,7 @@ def create_task(
 
     from coordinator.config import TaskConfig, parse_encoding
     from coordinator.delivery.keys import release_key
-    from coordinator.planning.nesting import MOST_SHARES, Nesting
+    from coordinator.planning.nesting import Nesting
     from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
     from edge_sdk.elastic.submodel import Adapters
@@ -230,8 +230,6 @@ def create_task(
 
     if adapters is not None and part is not TrainablePart.ADAPTERS:
         raise ConfigurationError(f"--adapters {adapters.value} with --part {part.value} adds none; say --part adapters")
-    if len(nest or ()) > MOST_SHARES:
-        raise ConfigurationError(f"--nest is given {len(nest or ())} times: give it at most {MOST_SHARES} times")
     config = TaskConfig(
         name=name,
         model_dir=str(model.absolute()),

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from edge_sdk.elastic.submodel import Architecture, Submodel
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Share
 
-MOST_SHARES = 3
+_MOST_SHARES = 3
 
 
 class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which widths are nested: fixed ``shares`` of the whole model's (FjORD, arXiv 2102.13451, section 3.2).
 
     ``is_random`` adds one between the smallest share and the submodel itself, another one every round: with one share,
-    that is the sandwich of the smallest, a random one and the largest (arXiv 1903.05134, section 3).
+    that is the sandwich of the smallest, a random one and the largest (arXiv 1903.05134, section 3). Raises
+    ``ConfigurationError`` for more than three shares: each is trained in every step.
     """
 
-    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MOST_SHARES)] = (0.25,)
+    shares: tuple[Share, ...] = (0.25,)
     is_random: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.shares) > _MOST_SHARES:
+            raise ConfigurationError(f"{len(self.shares)} nested widths: name at most {_MOST_SHARES}")
 
 
 def nested_widths(

@@ -63,7 +63,7 @@ def test_encoding_that_there_is_not(data: Path, tmp_path: Path) -> None:
 
 def test_more_nested_widths_than_there_may_be(data: Path, tmp_path: Path) -> None:
     done = typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data), *("--nest", "0.5") * 4)
-    check(done, 2, "--nest is given 4 times: give it at most 3 times")
+    check(done, 2, "4 nested widths: name at most 3")
 
 
 def test_no_broker_there_for_an_agent(data: Path, tmp_path: Path) -> None:
