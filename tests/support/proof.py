@@ -6,7 +6,8 @@ A test asks for the fixture ``proof``, takes its numbers and its seed from it, a
         lost = sum(lost_in(seed) for seed in proof.seeds(short=5, full=100))
         proof.show("R1", "updates lost in kills of the coordinator", lost, at_most=0)
 
-``--seed N`` replays a run; ``--soak`` takes the full numbers and writes what was shown into ``tests/fault/RESULTS.md``.
+``--seed N`` replays a run; ``--soak`` takes the full numbers and writes what was shown into ``tests/fault/RESULTS.md``,
+in place of what stood there for the same promise and the same words.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import os
 import platform
 import random
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +28,13 @@ import pytest
 RESULTS = Path(__file__).parents[1] / "fault" / "RESULTS.md"
 _SEED = "RAFFM_TEST_SEED"
 _PROPERTY = "proof"
+_HEAD = """# What was promised, and what was seen
+
+Written by `make soak`, each row by the run of its date, commit and seed; `pytest --soak --seed N` replays it.
+On {machine}.
+
+| promise | what | seen | at most | kept | seconds of its test | date | commit | seed |
+|---|---|---:|---:|---|---:|---|---|---:|"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +68,11 @@ def proof(request: pytest.FixtureRequest) -> Proof:
 
 
 class Table:
-    """The plugin that chooses the run's seed and writes the table of a full run."""
+    """The plugin that chooses the run's seed and brings the table of full numbers up to date."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: list[Sequence[object]] = []
-        self._began_s = time.monotonic()
+        self._rows: list[Sequence[Any]] = []
         chosen = config.getoption("--seed")
         if chosen is not None:
             os.environ[_SEED] = str(chosen)
@@ -88,23 +95,30 @@ class Table:
             RESULTS.write_text(self._table(), encoding="utf-8")
 
     def _table(self) -> str:
-        lines = [
-            f"| {promise} | {what} | {figure:g} | {bar:g} | {'yes' if figure <= bar else '**no**'} | {seconds:.0f} |"
-            for promise, what, figure, bar, seconds in sorted(self._rows, key=_order)
-        ]
-        return "\n".join((*self._head(), *lines, ""))
-
-    def _head(self) -> Iterator[str]:
-        minutes = (time.monotonic() - self._began_s) / 60
-        yield "# What was promised, and what was seen\n"
-        yield f"Written by `make soak` in {minutes:.0f} minutes on {datetime.now(timezone.utc):%Y-%m-%d}: {_machine()}."
-        yield f"Commit {_commit()}, seed {os.environ[_SEED]}; `pytest --soak --seed N` replays a run.\n"
-        yield "| promise | what | seen | at most | kept | seconds of its test |"
-        yield "|---|---|---:|---:|---|---:|"
+        run = f"{datetime.now(timezone.utc):%Y-%m-%d} | {_commit()} | {os.environ[_SEED]}"
+        lines = dict(_lines_of(RESULTS)) | {
+            (promise, what): " ".join(("|", _row(promise, what, *rest), "|", run, "|"))
+            for promise, what, *rest in self._rows
+        }
+        return "\n".join((_HEAD.format(machine=_machine()), *(lines[key] for key in sorted(lines, key=_order)), ""))
 
 
-def _order(row: Sequence[object]) -> tuple[str, int, str]:
-    promise, what = str(row[0]), str(row[1])
+def _lines_of(table: Path) -> Iterator[tuple[tuple[str, str], str]]:
+    """The rows that ``table`` has, by promise and words."""
+    if table.exists():
+        for line in table.read_text(encoding="utf-8").splitlines():
+            if line.startswith("| R"):
+                promise, what, *_ = line.removeprefix("| ").split(" | ")
+                yield (promise, what), line
+
+
+def _row(promise: str, what: str, figure: float, bar: float, seconds: float) -> str:
+    kept = "yes" if figure <= bar else "**no**"
+    return " | ".join((promise, what, f"{figure:g}", f"{bar:g}", kept, f"{seconds:.0f}"))
+
+
+def _order(row: tuple[str, str]) -> tuple[str, int, str]:
+    promise, what = row
     return promise[:1], int(promise[1:] or 0), what
 
 

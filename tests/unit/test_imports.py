@@ -11,8 +11,6 @@ import pytest
 import edge_sdk
 
 HEAVY = ("torch", "transformers", "psutil", "paho", "onnxruntime", "rich", "sqlalchemy")
-
-
 OF_TORCH = ("edge_sdk.modules.", "edge_sdk.training.torch_runtime")
 
 
