@@ -17,7 +17,10 @@ from edge_sdk.transport.blob_folder import BlobFolder
 
 
 class Submit(Protocol):
-    """Run ``work`` beside the loop and hand its result to ``then`` on the loop; an error ends the task."""
+    """Run ``work`` beside the loop and hand its result to ``then`` on the loop; an error ends the task.
+
+    Work that the disk refused is done again until it does not.
+    """
 
     def __call__(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Return at once."""

@@ -21,7 +21,7 @@ from coordinator.resources import Resources
 from coordinator.rounds.conductor import Conductor, Stage
 from coordinator.store.database import Store
 from coordinator.store.states import TaskStatus
-from edge_sdk.errors import MalformedMessageError, RaffmError
+from edge_sdk.errors import MalformedMessageError, RaffmError, StorageError
 from edge_sdk.protocol.messages import (
     Announce,
     BlobGone,
@@ -51,14 +51,16 @@ from edge_sdk.transport.mqtt import MqttTransport
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5  # a round is decided at its deadline or so much later
+_DISK_PAUSE_S = 15.0  # until work that the disk refused is tried again
 _MAX_TRANSFERS = 16  # the embedded broker's logs are sized for it
 
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """Heavy work has ended; delivered to the loop like a message."""
+    """Heavy ``work`` has ended; delivered to the loop like a message."""
 
     future: Future[Any]
+    work: Callable[[], Any]
     then: Callable[[Any], None]
 
 
@@ -78,6 +80,7 @@ class Service:
         self._exchange = BlobExchange(blobs, self._send, max_transfers=_MAX_TRANSFERS, room=transport.bulk_room)
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._work: Future[Any] | None = None
+        self._refused: tuple[float, WorkDone] | None = None
         self._stopping = Event()
         self._conductor: Conductor | None = None
         self._tick_due_s = 0.0
@@ -134,9 +137,17 @@ class Service:
                 pass
 
     def _go_on_after(self, done: WorkDone) -> None:
-        """A task that cannot go on fails with its reason; the service goes on, unless that was all it was to do."""
+        """A task that cannot go on fails with its reason; the service goes on, unless that was all it was to do.
+
+        What only a disk refused is tried again, here or by the next start.
+        """
         try:
             result = done.future.result()
+        except StorageError as error:
+            if self._config.exit_when_done:
+                raise
+            _log.error("%s; trying again every %.0f s", error, _DISK_PAUSE_S)
+            self._refused = (time.monotonic() + _DISK_PAUSE_S, done)
         except RaffmError as error:
             _log.error("the task fails: %s", error)
             if self._conductor is not None:
@@ -152,6 +163,9 @@ class Service:
             return
         self._tick_due_s = now_s + _TICK_S
         self._settle(self._exchange.tick(now_s))
+        if self._refused is not None and now_s >= self._refused[0]:
+            (_, refused), self._refused = self._refused, None
+            self._submit(refused.work, refused.then)
         if self._conductor is None or self._conductor.stage is Stage.DONE:
             self._next_task()
         if self._conductor is not None:
@@ -274,4 +288,4 @@ class Service:
 
     def _submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         self._work = self._workers.submit(work)
-        self._work.add_done_callback(lambda done: self._transport.inject(WorkDone(done, then)))
+        self._work.add_done_callback(lambda done: self._transport.inject(WorkDone(done, work, then)))

@@ -184,6 +184,7 @@ class Conductor:
         if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
             self._leave_out(device, snapshot.runtime)
             return
+        self._left_out.discard(device)
         self._candidates[device] = Candidate(time.monotonic(), snapshot)
         if self._round is not None and self._round.offers.get(device) in {Outcome.OFFERED, Outcome.PAUSED}:
             with self._resources.store.transaction(durable=False) as tx:

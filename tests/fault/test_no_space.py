@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from edge_sdk.errors import StorageError
 from tests.support.broker import Broker
+from tests.support.crash import Crash
 from tests.support.kill_case import KillCase
 from tests.support.proof import Proof
 
@@ -49,6 +51,28 @@ def test_coordinator_without_space_keeps_what_it_promised(
     proof.show("R9", f"coordinators of {ended} that ended without a named error", unnamed, at_most=0)
     proof.show("R9", "fleets whose history is wrong once there is space again", wrong, at_most=0)
     proof.show("R9", "final models of other bytes once there is space again", others, at_most=0)
+
+
+def test_disk_that_refuses_once_costs_nothing(embedded_broker: Broker, tmp_path: Path, proof: Proof) -> None:
+    """Wherever something is made durable: in the loop, which ends by name, or in the work beside it, done again."""
+    with closing(KillCase(tmp_path / "whole", embedded_broker)) as case:
+        whole = case.run()
+    passed = Counter(point for point in whole.passed if point in {"fsync", "rename"})
+    refusals = [Crash(point, nth, is_error=True) for point in passed for nth in range(1, passed[point] + 1)]
+    chosen = random.Random(proof.seed).sample(refusals, proof.count(short=4, full=len(refusals)))
+    unnamed = wrong = others = 0
+    for number, refusal in enumerate(chosen):
+        with closing(KillCase(tmp_path / f"case-{number}", embedded_broker)) as case:
+            found = case.run(refusal)
+        print(refusal, found.is_killed, found.exit_code)
+        unnamed += found.is_killed and found.exit_code != StorageError.exit_code
+        wrong += not found.judgement.holds
+        others += found.digest != whole.digest
+    proof.show(
+        "R9", "coordinators that ended without a named error, of single refusals by the disk", unnamed, at_most=0
+    )
+    proof.show("R9", f"fleets whose history is wrong, of {len(chosen)} single refusals by the disk", wrong, at_most=0)
+    proof.show("R9", "final models of other bytes, of single refusals by the disk", others, at_most=0)
 
 
 @pytest.mark.long

@@ -179,6 +179,7 @@ def serve(settings: Serving) -> None:
 def hurried(folder: Path, broker: str, fleet: str) -> CoordinatorConfig:
     """Settings for a round in a tenth of a second."""
     service._TICK_S = 0.02
+    service._DISK_PAUSE_S = 0.2
     return CoordinatorConfig(
         state_dir=folder, broker=broker, fleet=fleet, threads=1, retry_after_s=0.1, receive_timeout_s=0.02
     )

@@ -140,7 +140,7 @@ class SteppedService(Service):
             future.set_result(work())
         except RaffmError as error:
             future.set_exception(error)
-        self.end.inject(WorkDone(future, then))
+        self.end.inject(WorkDone(future, work, then))
 
 
 class SteppedDevice(Supervisor):
