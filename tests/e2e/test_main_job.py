@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,29 @@ def test_updates_come_as_the_task_says_and_make_up_for_what_the_last_ones_left_o
     for name in limits:
         kept = sorted(path.name for path in (fleet.folder / name / "residuals").iterdir())
         assert kept == ["news.1.safetensors", "news.2.safetensors"], fleet.story()
+
+
+@pytest.mark.long
+def test_blobs_come_from_a_web_server_and_over_mqtt_once_it_is_gone(fleet: SmallFleet) -> None:
+    served = list[str]()
+
+    class Web(SimpleHTTPRequestHandler):
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
+            served.append(self.path.lstrip("/"))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Web, directory=str(fleet.state / "blobs"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fleet.create_task("news", "--rounds", "1", "--min-devices", "1", *EAGER)
+        fleet.serve("--blob-url", f"http://127.0.0.1:{server.server_port}")
+        fleet.agent("reader", need_mib(1))
+        fleet.wait_until(lambda: fleet.read(lambda tx: tx.updates.accepted("news", 1)), "a first update")
+        server.shutdown()
+    fleet.finish()
+    assert fleet.log_of("reader").count("gives no blob") == 1, fleet.story()
+    assert len(served) == len({*served}) == 4, "what the offer names, each once"
+    (release,) = fleet.read(lambda tx: tx.releases.of_task("news"))
+    assert release.status is ReleaseStatus.INSTALLED, fleet.story()
+    assert {entry.digest for entry in release.manifest} - {*served}, "the release came over MQTT"
 
 
 @pytest.mark.long

@@ -127,10 +127,10 @@ class SmallFleet:
         model = ("--model", str(self.model), "--state-dir", str(self.state))
         self.command("coordinator.cli", "task", "create", name, *model, *data, *options)
 
-    def serve(self) -> None:
+    def serve(self, *options: str) -> None:
         """Start `coordinator serve --exit-when-done`."""
-        options = ("--state-dir", str(self.state), "--broker", self.broker, "--exit-when-done", "--threads", "1")
-        self._start("coordinator", "coordinator.cli", "serve", *options)
+        own = ("--state-dir", str(self.state), "--broker", self.broker, "--exit-when-done", "--threads", "1")
+        self._start("coordinator", "coordinator.cli", "serve", *own, *options)
 
     def agent(
         self,
