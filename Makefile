@@ -7,24 +7,24 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto
+.PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto postgresql
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
 
 # side by side, and two processes more than a small machine has cores: some tests wait for others
-test: $(VENV)/.demo $(VENV)/.dev mosquitto
+test: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest:
 	$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 # what takes long: every family's training graph, more examples, kills and full disks, the main job on mosquitto
-test-long: $(VENV)/.demo $(VENV)/.dev mosquitto
+test-long: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m long
 
 # what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
-soak: $(VENV)/.demo $(VENV)/.dev mosquitto
+soak: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --soak --timeout 2700 -m "" tests/fault tests/security tests/unit/protocol
 
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
@@ -53,6 +53,15 @@ mosquitto:
 	  (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y mosquitto) >/dev/null || \
 	  echo "mosquitto could not be installed: its tests will be skipped"; \
 	else echo "mosquitto is not installed (apt install mosquitto): its tests will be skipped"; fi
+
+# the tests run a server of their own for a while; RUNLEVEL=1 keeps Debian from starting one for good
+postgresql:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing postgresql for the tests"; \
+	  (apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y postgresql) >/dev/null || \
+	  echo "postgresql could not be installed: its tests will be skipped"; \
+	else echo "postgresql is not installed (apt install postgresql): its tests will be skipped"; fi
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -32,10 +32,12 @@ model_app = typer.Typer(no_args_is_help=True, help="What can be trained.")
 task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")
 device_app = typer.Typer(no_args_is_help=True, help="Who is there.")
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
+store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
 app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
+app.add_typer(store_app, name="store")
 
 StateDir = Annotated[
     Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
@@ -62,6 +64,7 @@ def serve(
 ) -> None:
     """Serve a fleet: run its tasks one after the other, until interrupted."""
     from coordinator.service import Service, mqtt_transport
+    from coordinator.store.opening import sole_user
     from edge_sdk.security.secrets import read_secret
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -79,12 +82,13 @@ def serve(
         mqtt_version=mqtt_version,
         blob_url=blob_url,
     )
-    service = Service(config, _store(state_dir), mqtt_transport(config))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: service.stop())
-    service.run()
-    if service.is_working:
-        os._exit(0)  # the interpreter would wait for minutes of work that the next start does again
+    with sole_user(state_dir):
+        service = Service(config, _store(state_dir), mqtt_transport(config))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: service.stop())
+        service.run()
+        if service.is_working:
+            os._exit(0)  # the interpreter would wait for minutes of work that the next start does again
 
 
 @model_app.command("inspect")
@@ -295,6 +299,18 @@ def list_rounds(
     from coordinator.listing import round_rows, show
 
     show(round_rows(_store(state_dir), task), as_json=as_json)
+
+
+@store_app.command("move")
+def move(
+    state_dir: StateDir,
+    url: Annotated[str, typer.Argument(help="postgresql://user@host/name of an empty database.")],
+) -> None:
+    """Copy the store to another database, where it lies from then on; the coordinator must have ended."""
+    from coordinator.store.opening import move_store
+
+    rows = move_store(state_dir, url)
+    typer.echo(f"{rows} rows are copied; every command with --state-dir {state_dir} works there from now on")
 
 
 @app.command()

@@ -10,6 +10,7 @@
     ├── BrokerUnreachableError            4   no broker answers at the address
     ├── BlobUnreachableError              4   a web address gives no blob
     ├── PortInUseError                    4   the port to listen on is taken
+    ├── StateInUseError                   4   another process works in the state folder
     ├── ProtocolError                     5   bytes from the other side that break the contract
     │   ├── MalformedMessageError         5
     │   ├── UnsupportedVersionError       5
@@ -95,6 +96,12 @@ class BlobUnreachableError(RaffmError):
 
 class PortInUseError(RaffmError):
     """Another process listens on the port already."""
+
+    exit_code = 4
+
+
+class StateInUseError(RaffmError):
+    """Another process works in the state folder."""
 
     exit_code = 4
 

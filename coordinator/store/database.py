@@ -1,34 +1,27 @@
-"""Open the store, and run transactions on it.
-
-SQLite with a write-ahead log, so that others read while one writes, and ``synchronous=FULL``, so that what was
-committed survives a loss of power: a receipt is sent after the commit. Writers queue up behind each other from their
-first statement on (BEGIN IMMEDIATE), so no transaction fails half-way because another was faster.
-"""
+"""Open the store, and run transactions on it: committed together or not at all, and durable before anyone is told."""
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, insert, make_url, select
-from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy import Connection, Table, event, insert, make_url, select
 from sqlalchemy.exc import DBAPIError
 
-from coordinator.store import tables
+from coordinator.store.backends import backend_of
 from coordinator.store.devices import Devices
 from coordinator.store.evaluations import Evaluations
+from coordinator.store.migrations import bring_up_to_date
 from coordinator.store.offers import Offers
 from coordinator.store.releases import Releases
 from coordinator.store.rounds import Rounds
+from coordinator.store.tables import metadata
 from coordinator.store.tasks import Tasks
 from coordinator.store.updates import Updates
 from coordinator.store.versions import Versions
 from edge_sdk.errors import DiskFullError, StorageError
 
-BUSY_TIMEOUT_S = 30.0
-_PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "synchronous=FULL", "foreign_keys=ON")
+_COPIED_AT_ONCE = 500
 
 
 class Transaction:
@@ -46,17 +39,19 @@ class Transaction:
 
 
 class Store:
-    """The store at an SQLAlchemy address, created where it does not exist; usable from several threads and processes.
+    """The store at an SQLAlchemy address, made or upgraded where need be; usable from several threads and processes.
 
-    Raises ``StorageError`` where it cannot be opened, or was written by a newer coordinator.
+    Raises ``ConfigurationError`` for a kind of database that is not supported, and ``StorageError`` where it cannot be
+    opened, or was written by a newer coordinator.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._engine = _engine(url)
+        self._backend = backend_of(url)
+        self._engine = self._backend.engine(url)
+        self._name = make_url(url).render_as_string(hide_password=True)
+        event.listen(self._engine, "begin", self._begin)
         with self._connection(read_only=False) as connection:
-            tables.metadata.create_all(connection)
-            self._check_schema(connection)
+            bring_up_to_date(connection, self._name)
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
@@ -76,6 +71,22 @@ class Store:
         with self._connection(read_only=True) as connection:
             yield Transaction(connection)
 
+    def copy_to(self, other: Store) -> int:
+        """Put every row into ``other`` too, in one transaction; how many. ``StorageError`` where it is not empty."""
+        with self._connection(read_only=True) as source, other._connection(read_only=False) as target:
+            taken = [table.name for table in metadata.sorted_tables if target.execute(select(table)).first()]
+            if taken:
+                raise StorageError(f"store {other._name} is not empty (it has {', '.join(taken)}): name another")
+            return sum(other._fill(target, table, source) for table in metadata.sorted_tables)
+
+    def _fill(self, target: Connection, table: Table, source: Connection) -> int:
+        count = 0
+        for rows in source.execute(select(table)).mappings().partitions(_COPIED_AT_ONCE):
+            target.execute(insert(table), [dict(row) for row in rows])
+            count += len(rows)
+        self._backend.continue_numbers(target, table)
+        return count
+
     def close(self) -> None:
         """Close every connection; idempotent."""
         self._engine.dispose()
@@ -87,66 +98,15 @@ class Store:
             with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
         except DBAPIError as error:
-            raise _translated(error, self._url) from error
+            raise self._translated(error) from error
 
-    def _check_schema(self, connection: Connection) -> None:
-        found = connection.execute(select(tables.schema_version.c.version)).scalar_one_or_none()
-        if found is None:
-            connection.execute(insert(tables.schema_version).values(version=tables.SCHEMA_VERSION))
-        elif found > tables.SCHEMA_VERSION:
-            known = tables.SCHEMA_VERSION
-            msg = (
-                f"store {self._url} has schema version {found}, this coordinator knows {known}: update the coordinator"
-            )
-            raise StorageError(msg)
+    def _begin(self, connection: Connection) -> None:
+        options = connection.get_execution_options()
+        self._backend.begin(connection, read_only=options.get("read_only", False), durable=options.get("durable", True))
 
-
-def _engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url)
-    is_in_memory = make_url(url).database in {None, "", ":memory:"}
-    # a database in memory is its only connection, which threads then take in turn
-    size = {"pool_size": 1, "max_overflow": 0} if is_in_memory else {}
-    engine = create_engine(url, poolclass=QueuePool, connect_args={"check_same_thread": False}, **size)
-    event.listen(engine, "connect", _set_up)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _set_up(connection: DBAPIConnection, _: object) -> None:
-    connection.isolation_level = None  # transactions begin where _begin says, not where sqlite3 guesses
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    _write_ahead(cursor)
-    cursor.close()
-
-
-def _write_ahead(cursor: DBAPICursor) -> None:
-    """Of two that make the same store at once, SQLite refuses one without waiting, whatever its busy timeout."""
-    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:  # noqa: PERF203 - it waits anyway
-            if "locked" not in str(error) or time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    read_only = options.get("read_only", False)
-    if not read_only:
-        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable', True) else 'NORMAL'}")
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-def _translated(error: DBAPIError, url: str) -> StorageError:
-    """One line, whatever the driver says."""
-    reason = " ".join(str(error.orig).split())
-    if "database or disk is full" in reason:
-        return DiskFullError(f"store {url} cannot grow, the disk is full: free some space")
-    return StorageError(f"store {url} refuses: {reason}")
+    def _translated(self, error: DBAPIError) -> StorageError:
+        """One line, whatever the driver says."""
+        reason = " ".join(str(error.orig).split())
+        if error.orig is not None and self._backend.is_full(error.orig):
+            return DiskFullError(f"store {self._name} cannot grow, the disk is full: free some space")
+        return StorageError(f"store {self._name} refuses: {reason}")

@@ -1,17 +1,67 @@
-"""Where the store of a state folder lies."""
+"""Where the store of a state folder lies, how it moves to another database, and that one coordinator serves it.
+
+coordinator.sqlite   the store, where nothing else is said
+store.url            the address of another database, which then is the store
+serving.lock         held by the coordinator that serves this folder
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from coordinator.store.backends import is_in_memory
 from coordinator.store.database import Store
-from edge_sdk.errors import StorageError
+from edge_sdk.disk import disk_errors, write_durably
+from edge_sdk.errors import ConfigurationError, StateInUseError
+
+_ADDRESS = "store.url"
 
 
 def open_store(state_dir: Path) -> Store:
-    """The SQLite store in ``state_dir``, made where it is not there; ``StorageError`` where the disk refuses."""
-    try:
+    """The store of ``state_dir``, made where it is not there; ``StorageError`` where it cannot be opened."""
+    with disk_errors(state_dir):
         state_dir.mkdir(parents=True, exist_ok=True)
+    address = state_dir / _ADDRESS
+    with disk_errors(address):
+        return Store(address.read_text("utf-8").strip() if address.exists() else _sqlite(state_dir))
+
+
+def move_store(state_dir: Path, url: str) -> int:
+    """Copy the store of ``state_dir`` into the empty database at ``url``, which it lies in from then on; the rows.
+
+    The old one stays as it is. Raises ``StateInUseError`` while a coordinator serves the folder, ``ConfigurationError``
+    for an address that no store can have, and ``StorageError`` where that database is not empty or refuses.
+    """
+    with sole_user(state_dir), closing(open_store(state_dir)) as old, closing(Store(url)) as new:
+        if is_in_memory(url):
+            raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")
+        rows = old.copy_to(new)
+        with disk_errors(state_dir):
+            write_durably(state_dir / _ADDRESS, f"{url}\n".encode())
+            (state_dir / _ADDRESS).chmod(0o600)  # it may hold a password
+    return rows
+
+
+@contextmanager
+def sole_user(state_dir: Path) -> Iterator[None]:
+    """Nobody else serves, moves or replaces what is in ``state_dir`` meanwhile, else ``StateInUseError``."""
+    with disk_errors(state_dir):
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / "serving.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise StorageError(f"state folder {state_dir} cannot be made: {error.strerror}") from error
-    return Store(f"sqlite:///{state_dir / 'coordinator.sqlite'}")
+        os.close(descriptor)
+        raise StateInUseError(f"state folder {state_dir} is in use by another coordinator: end it first") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sqlite(state_dir: Path) -> str:
+    return f"sqlite:///{state_dir / 'coordinator.sqlite'}"

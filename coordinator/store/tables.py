@@ -1,7 +1,8 @@
 """The tables. Times are seconds on the wall clock, since they must mean the same after a restart.
 
-Portable SQL: the same schema serves SQLite now and PostgreSQL later. Structured values are JSON text of typed structs,
-so a value that does not fit its type is found when it is read, not when it is used.
+Portable SQL: the same schema serves SQLite and PostgreSQL, and a change to it needs a revision in :mod:`.migrations`.
+Structured values are JSON text of typed structs, so a value that does not fit its type is found when it is read, not
+when it is used.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
 
-SCHEMA_VERSION = 1
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=Enum)
 
@@ -82,16 +82,22 @@ class Named(TypeDecorator[_E]):
         return None if value is None else self.kind(value)
 
 
-metadata = MetaData()
-
-schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+metadata = MetaData(
+    naming_convention={  # a migration can only change a constraint that has a name
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
 
 devices = Table(
     "devices",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("profile", String(64), nullable=False),
-    Column("session", Integer, nullable=False),
+    Column("session", BigInteger, nullable=False),
     Column("online", Boolean, nullable=False),
     Column("snapshot", Json(Snapshot)),
     Column("memory_factor", Float, nullable=False),
@@ -144,7 +150,7 @@ offers = Table(
     Column("peak_memory_bytes", BigInteger),
     Column("offered_s", Float, nullable=False),
     Column("answered_s", Float),
-    Column("parameters", Integer, nullable=False),
+    Column("parameters", BigInteger, nullable=False),
     Column("micro_batch_size", Integer),
     Column("max_steps", Integer),
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
@@ -191,6 +197,6 @@ releases = Table(
     Column("manifest", Json(tuple[BlobEntry, ...]), nullable=False),
     Column("status", Named(ReleaseStatus), nullable=False),
     Column("report", Json(ReleaseReport)),
-    Column("parameters", Integer, nullable=False),
+    Column("parameters", BigInteger, nullable=False),
     sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is not newer
 )

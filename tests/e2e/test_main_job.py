@@ -18,6 +18,7 @@ from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.protocol.messages import EncodingKind, Failure, Verdict
 from tests.support.broker import Broker
+from tests.support.postgres import postgres_server
 from tests.support.small_fleet import COSTS, LABELS, SmallFleet, forbidding, need_mib
 
 EAGER = ("--learning-rate", "4e-4", "--epochs", "6", "--max-steps", "18")
@@ -159,6 +160,22 @@ def test_blobs_come_from_a_web_server_and_over_mqtt_once_it_is_gone(fleet: Small
     (release,) = fleet.read(lambda tx: tx.releases.of_task("news"))
     assert release.status is ReleaseStatus.INSTALLED, fleet.story()
     assert {entry.digest for entry in release.manifest} - {*served}, "the release came over MQTT"
+
+
+@pytest.mark.long
+def test_round_is_kept_by_postgresql(fleet: SmallFleet) -> None:
+    with postgres_server() as address:
+        fleet.create_task("news", "--rounds", "1", "--min-devices", "1", *EAGER)
+        fleet.command("coordinator.cli", "store", "move", address, "--state-dir", str(fleet.state))
+        (fleet.state / "coordinator.sqlite").unlink()
+        fleet.serve()
+        fleet.agent("pi", need_mib(1))
+        fleet.finish()
+        (known,) = fleet.read(lambda tx: tx.rounds.all("news"))
+        assert known.phase is Phase.CLOSED, fleet.story()
+        (release,) = fleet.read(lambda tx: tx.releases.of_task("news"))
+        assert release.status is ReleaseStatus.INSTALLED, fleet.story()
+    assert not (fleet.state / "coordinator.sqlite").exists()
 
 
 @pytest.mark.long

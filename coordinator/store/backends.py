@@ -1,0 +1,144 @@
+"""The databases that a store stands on, and what each needs so that all keep the same promises.
+
+    SQLite       in the state folder; nothing to set up
+    PostgreSQL   ``postgresql://user@host/name``; for fleets that outgrow a file, and for its backups
+
+A commit outlives a loss of power. Writers queue up behind each other from their first statement on, so no transaction
+fails half-way because another was faster; readers wait for nobody and see one consistent state.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from sqlalchemy import Connection, Engine, QueuePool, Table, create_engine, event, func, make_url, select
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from edge_sdk.errors import ConfigurationError
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a writer waits for another one."""
+_CONNECT_TIMEOUT_S = 10
+_PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "synchronous=FULL", "foreign_keys=ON")
+_WRITER = 0x7261_6666_6D  # PostgreSQL's advisory lock of whoever writes; any number that no other program takes
+
+
+class Backend(Protocol):
+    """One kind of database."""
+
+    def engine(self, url: str) -> Engine:
+        """Not connected yet."""
+
+    def begin(self, connection: Connection, *, read_only: bool, durable: bool) -> None:
+        """The first statements of a transaction."""
+
+    def continue_numbers(self, connection: Connection, table: Table) -> None:
+        """What the database numbers itself goes on after the rows that came with their numbers."""
+
+    def is_full(self, error: BaseException) -> bool:
+        """Whether what the driver raised says that no space is left."""
+
+
+def backend_of(url: str) -> Backend:
+    """Which one an SQLAlchemy address names; ``ConfigurationError`` for any other."""
+    try:
+        name = make_url(url).get_backend_name()
+    except (ArgumentError, NoSuchModuleError):
+        name = url.partition(":")[0]
+    if name not in _BACKENDS:
+        raise ConfigurationError(f"a store cannot stand on {name!r}: use sqlite:///FILE or postgresql://…")
+    return _BACKENDS[name]()
+
+
+def is_in_memory(url: str) -> bool:
+    """Whether a database is gone with its process."""
+    parts = make_url(url)
+    return parts.get_backend_name() == "sqlite" and parts.database in {None, "", ":memory:"}
+
+
+class Sqlite:
+    """With a write-ahead log, so that others read while one writes."""
+
+    def engine(self, url: str) -> Engine:
+        """One file, or memory, which has one connection that threads take in turn."""
+        size = {"pool_size": 1, "max_overflow": 0} if is_in_memory(url) else {}
+        engine = create_engine(url, poolclass=QueuePool, connect_args={"check_same_thread": False}, **size)
+        event.listen(engine, "connect", _set_up)
+        return engine
+
+    def begin(self, connection: Connection, *, read_only: bool, durable: bool) -> None:
+        """A writer takes the lock at once."""
+        if not read_only:
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    def continue_numbers(self, connection: Connection, table: Table) -> None:
+        """SQLite does."""
+
+    def is_full(self, error: BaseException) -> bool:
+        """SQLite says it in words."""
+        return "database or disk is full" in str(error)
+
+
+class Postgres:
+    """Any server that libpq reaches; its own settings say how, as ``PGPASSFILE`` or ``sslmode`` in the address."""
+
+    def engine(self, url: str) -> Engine:
+        """A connection that the server has dropped meanwhile is made anew."""
+        options = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "raffm-edge"}
+        address = make_url(url).set(drivername="postgresql+psycopg")
+        try:
+            return create_engine(address, pool_pre_ping=True, connect_args=options)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError("PostgreSQL needs its driver: pip install 'raffm-edge[postgres]'") from error
+
+    def begin(self, connection: Connection, *, read_only: bool, durable: bool) -> None:
+        """A writer sees what was committed while it waited for the lock; a reader sees one moment."""
+        if read_only:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        if not durable:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
+
+    def continue_numbers(self, connection: Connection, table: Table) -> None:
+        """Its sequence knows only the numbers that it has given."""
+        numbered = table.autoincrement_column
+        if numbered is not None:
+            sequence = func.pg_get_serial_sequence(table.name, numbered.name)
+            connection.execute(select(func.setval(sequence, func.max(numbered))).having(func.max(numbered) > 0))
+
+    def is_full(self, error: BaseException) -> bool:
+        """The SQL standard's code."""
+        return getattr(error, "sqlstate", None) == "53100"
+
+
+_BACKENDS: Mapping[str, type[Backend]] = {"sqlite": Sqlite, "postgresql": Postgres}
+
+
+def _set_up(connection: DBAPIConnection, _: object) -> None:
+    connection.isolation_level = None  # transactions begin where Sqlite.begin says, not where sqlite3 guesses
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    _write_ahead(cursor)
+    cursor.close()
+
+
+def _write_ahead(cursor: DBAPICursor) -> None:
+    """Of two that make the same store at once, SQLite refuses one without waiting, whatever its busy timeout."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:  # noqa: PERF203 - it waits anyway
+            if "locked" not in str(error) or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
