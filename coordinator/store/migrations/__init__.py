@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 from sqlalchemy import Connection, Inspector, String, column, inspect, select, table
 
@@ -14,6 +15,7 @@ from edge_sdk.errors import StorageError
 
 HEAD = "1"
 """The newest revision."""
+_alembic = Lock()  # what a revision calls is Alembic's one environment in this process
 _VERSION = table("alembic_version", column("version_num", String))
 
 
@@ -51,4 +53,5 @@ def move_to(connection: Connection, revision: str) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     is_down = revision == "base" or int(revision) < int(revision_of(connection) or 0)
-    (command.downgrade if is_down else command.upgrade)(config, revision)
+    with _alembic:
+        (command.downgrade if is_down else command.upgrade)(config, revision)

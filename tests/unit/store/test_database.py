@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_store_that_another_process_is_making_is_waited_for(path: Path) -> None:
     done.start()
     Store(address(path)).close()
     done.join()
+
+
+def test_stores_that_threads_make_at_once_are_all_made(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(lambda number: Store(address(tmp_path / f"{number}.sqlite")), range(16)))
+    for store in stores:
+        with store.reading() as tx:
+            assert tx.tasks.all() == ()
+        store.close()
 
 
 def test_store_is_durable_and_guarded(path: Path) -> None:
