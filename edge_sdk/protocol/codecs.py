@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -48,8 +48,8 @@ class Codec(Protocol):
     def table(self, shape: Shape) -> dict[str, Spec]:
         """What is stored of a parameter."""
 
-    def encode(self, values: Array, random: BitGenerator) -> Parts:
-        """The parts of ``values``: finite, float32, contiguous."""
+    def encode(self, values: Array, seeds: Sequence[int]) -> Parts:
+        """The parts of ``values``: finite, float32, contiguous. ``seeds`` decide what is rounded up."""
 
     def flaw(self, shape: Shape, read: Read) -> tuple[Flaw, str] | None:
         """What cannot be decoded, and in words. Values that are not finite are left to whoever looks at them next."""
@@ -78,7 +78,7 @@ class Fp32:
         """See :class:`Codec`."""
         return {VALUES: (_F32, shape)}
 
-    def encode(self, values: Array, _: BitGenerator) -> Parts:
+    def encode(self, values: Array, _: Sequence[int]) -> Parts:
         """See :class:`Codec`."""
         return {VALUES: values}
 
@@ -98,7 +98,7 @@ class Fp16:
         """See :class:`Codec`."""
         return {VALUES: (_F16, shape)}
 
-    def encode(self, values: Array, _: BitGenerator) -> Parts:
+    def encode(self, values: Array, _: Sequence[int]) -> Parts:
         """See :class:`Codec`."""
         return {VALUES: to_half(values)}
 
@@ -120,9 +120,9 @@ class Int8:
         """See :class:`Codec`."""
         return {SCALE: (_F32, (rows_of(shape)[0],)), VALUES: (_I8, shape)}
 
-    def encode(self, values: Array, random: BitGenerator) -> Parts:
+    def encode(self, values: Array, seeds: Sequence[int]) -> Parts:
         """See :class:`Codec`. In fixed point: random bits are added to those below the unit, which then go."""
-        scales, rounded = _scales(values), np.empty(values.size, _I8)
+        scales, rounded, random = _scales(values), np.empty(values.size, _I8), np.random.SFC64(list(seeds))
         factors = np.divide(1 << _FIXED_BITS, scales, out=np.zeros_like(scales), where=scales > 0)
         fixed, flat = np.empty(max(BLOCK, rows_of(values.shape)[1]), np.int32), values.reshape(-1)
         for block in row_blocks(values.shape, BLOCK):
@@ -161,7 +161,7 @@ class TopK:
         count = self._count(shape)
         return {INDEX: (_U32, (count,)), VALUES: (_F16, (count,))}
 
-    def encode(self, values: Array, _: BitGenerator) -> Parts:
+    def encode(self, values: Array, _: Sequence[int]) -> Parts:
         """See :class:`Codec`. Of entries of equal size the first are taken."""
         flat, count = values.reshape(-1), self._count(values.shape)
         sizes = np.abs(flat)

@@ -56,8 +56,8 @@ def encode(deltas: Mapping[str, Array], encoding: Encoding, seed: int) -> Tensor
     """
     codec, parts = codec_of(encoding), Parts()
     for name, values in deltas.items():
-        random = np.random.SFC64([seed, zlib.crc32(name.encode())])
-        parts |= {name + part: array for part, array in codec.encode(values, random).items()}
+        seeds = seed, zlib.crc32(name.encode())
+        parts |= {name + part: array for part, array in codec.encode(values, seeds).items()}
     return {name: parts[name] for name in table_of(_shapes(deltas), encoding)}
 
 

@@ -59,8 +59,8 @@ def header_of(table: Table) -> bytes:
     """The bytes that precede the rows: length and JSON, padded with spaces so that rows start 8-byte aligned."""
     entries, offset = {}, 0
     for name, (dtype, shape) in table.items():
-        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        entries[name] = _Entry(_NAMES[dtype.newbyteorder("<")], shape, (offset, offset + size))
+        size = dtype.itemsize * math.prod(shape)
+        entries[name] = _Entry(_NAMES[dtype], shape, (offset, offset + size))
         offset += size
     text = msgspec.json.encode(entries)
     text += b" " * (-len(text) % 8)
@@ -150,9 +150,6 @@ def _compare(entries: Mapping[str, _Entry], expected: Table) -> None:
 
 
 def _array(view: memoryview, start: int, entry: _Entry) -> NDArray[Any]:
-    begin, stop = entry.data_offsets
-    array: NDArray[Any] = np.frombuffer(view[start + begin : start + stop], dtype=_DTYPES[entry.dtype]).reshape(
-        entry.shape
-    )
+    array: NDArray[Any] = np.ndarray(entry.shape, _DTYPES[entry.dtype], view, start + entry.data_offsets[0])
     array.flags.writeable = False
     return array
