@@ -42,6 +42,7 @@ app.add_typer(store_app, name="store")
 StateDir = Annotated[
     Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
 ]
+TaskName = Annotated[str, typer.Argument(help="The task's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -52,6 +53,7 @@ def serve(
     fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
     threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End once every task has ended.")] = False,
+    tasks_at_once: Annotated[int, typer.Option(min=1, help="Tasks that run side by side; others wait.")] = 4,
     user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
     password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
@@ -62,7 +64,7 @@ def serve(
         typer.Option(help="https://… under which a web server shows the blobs folder; else they go over MQTT."),
     ] = None,
 ) -> None:
-    """Serve a fleet: run its tasks one after the other, until interrupted."""
+    """Serve a fleet: run its tasks, until interrupted."""
     from coordinator.service import Service, mqtt_transport
     from coordinator.store.opening import sole_user
     from edge_sdk.security.secrets import read_secret
@@ -75,6 +77,7 @@ def serve(
         fleet=fleet,
         threads=threads,
         exit_when_done=exit_when_done,
+        tasks_at_once=tasks_at_once,
         user=user,
         password=None if password_file is None else read_secret(password_file),
         ca_file=ca_file,
@@ -160,7 +163,7 @@ def new_model(
 
 @model_app.command("save")
 def save_model(
-    task: Annotated[str, typer.Argument(help="The task's name.")],
+    task: TaskName,
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     state_dir: StateDir,
 ) -> None:
@@ -182,6 +185,7 @@ def create_task(
     test: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of examples to judge each version by.")],
     rounds: Annotated[int, typer.Option(min=1, help="How many rounds.")] = 5,
     min_devices: Annotated[int, typer.Option(min=1, help="How many devices a round waits for.")] = 1,
+    max_devices: Annotated[int | None, typer.Option(min=1, help="How many a round takes in; all if not named.")] = None,
     quorum: Annotated[int, typer.Option(min=1, help="How many updates a round needs at its deadline.")] = 1,
     only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
     salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
@@ -241,6 +245,7 @@ def create_task(
         test_file=str(test.absolute()),
         rounds=rounds,
         min_devices=min_devices,
+        max_devices=max_devices,
         quorum=quorum,
         participation=Participation.ABLE if only_able else Participation.ALL,
         salience=salience,
@@ -262,6 +267,67 @@ def create_task(
     queue_task(_store(state_dir), config, time.time())
     release_key(state_dir)
     typer.echo(f"task {name} is queued; devices trust {state_dir / 'release.pub'}")
+
+
+@task_app.command("apply")
+def apply_task(
+    file: Annotated[Path, typer.Argument(help="TOML: every option of a task, and more than `create` has.")],
+    state_dir: StateDir,
+) -> None:
+    """Queue a task as a TOML file says it; the file may be kept, reviewed and applied again."""
+    from coordinator.config import task_of_file
+    from coordinator.delivery.keys import release_key
+    from coordinator.rounds.tasks import queue_task
+
+    config = task_of_file(file)
+    queue_task(_store(state_dir), config, time.time())
+    release_key(state_dir)
+    typer.echo(f"task {config.name} is queued; devices trust {state_dir / 'release.pub'}")
+
+
+@task_app.command("start")
+def start_task(name: TaskName, state_dir: StateDir) -> None:
+    """Go on with a task that is paused, stopped or failed, where it was."""
+    from coordinator.rounds.tasks import change_status
+    from coordinator.store.states import TaskStatus
+
+    change_status(_store(state_dir), name, TaskStatus.PENDING)
+
+
+@task_app.command("pause")
+def pause_task(name: TaskName, state_dir: StateDir) -> None:
+    """Open no more rounds; the open one comes to its end."""
+    from coordinator.rounds.tasks import change_status
+    from coordinator.store.states import TaskStatus
+
+    change_status(_store(state_dir), name, TaskStatus.PAUSED)
+
+
+@task_app.command("stop")
+def stop_task(name: TaskName, state_dir: StateDir) -> None:
+    """End now: the open round is decided with the updates that have come. `start` goes on from there."""
+    from coordinator.rounds.tasks import change_status
+    from coordinator.store.states import TaskStatus
+
+    change_status(_store(state_dir), name, TaskStatus.STOPPED)
+
+
+@task_app.command("list")
+def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
+    """Every task: where it stands, how many rounds it had, how good its newest version is."""
+    from coordinator.listing import show, task_rows
+
+    show(task_rows(_store(state_dir)), as_json=as_json)
+
+
+@task_app.command("show")
+def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> None:
+    """One task: its settings, its versions by width, its rounds."""
+    from coordinator.listing import round_rows, setting_rows, show, version_rows
+
+    store = _store(state_dir)
+    for rows in (setting_rows(store, name), version_rows(store, name), round_rows(store, name)):
+        show(rows, as_json=as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -12,12 +13,18 @@ from platformdirs import user_cache_path
 
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.planning.nesting import Nesting
+from coordinator.planning.selection import Schedule, Targets
 from coordinator.planning.space import Space
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePart
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Recipe
 from edge_sdk.transport.address import MqttVersion
 from edge_sdk.transport.web import check_address
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 class Participation(str, Enum):
@@ -45,9 +52,11 @@ DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One training task. Paths are of this machine.
 
-    A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round; it
+    A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round, and
+    takes in all of them, or ``max_devices`` drawn by ``seed``; it
     closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
-    ``space`` says in what submodels may differ, and ``nesting`` which narrower ones a device trains besides its own.
+    ``targets`` says which devices are asked, and ``schedule`` when a round may open. ``space`` says in what submodels
+    may differ, and ``nesting`` which narrower ones a device trains besides its own.
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
     and the largest submodel that fits. Updates come in ``encoding``. ``ConfigurationError`` where ``adapters`` do not
     go with ``part``, ``aggregation`` or ``encoding``, or cannot be cut.
@@ -60,6 +69,7 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     rounds: int = 5
     participation: Participation = Participation.ALL
     min_devices: int = 1
+    max_devices: int | None = None
     quorum: int = 1
     round_deadline_s: float = 600.0
     recipe: Recipe = DEFAULT_RECIPE
@@ -67,6 +77,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     salience: Salience = Salience.TAYLOR
     adapters: Adapters | None = None
     aggregation: AggregationRule = AggregationRule()
+    targets: Targets = Targets()
+    schedule: Schedule = Schedule()
     nesting: Nesting = Nesting()
     space: Space = Space()
     encoding: Encoding = FP32
@@ -108,11 +120,27 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 # made once, on import: msgspec crashes where two threads meet a type for the first time
 _tasks = msgspec.json.Decoder(TaskConfig)
+_PATHS = ("model_dir", "calibration_file", "test_file")
 
 
 def read_task(encoded: bytes) -> TaskConfig:
     """A task as the store keeps it."""
     return _tasks.decode(encoded)
+
+
+def task_of_file(path: Path) -> TaskConfig:
+    """A task as a TOML file says it; paths in it are meant from its folder on.
+
+    Raises ``ConfigurationError`` for a file that cannot be read, or says what no task can have.
+    """
+    try:
+        says = tomllib.loads(path.read_text(encoding="utf-8"))
+        says |= {name: str(path.absolute().parent / says[name]) for name in _PATHS if isinstance(says.get(name), str)}
+        return msgspec.convert(says, TaskConfig)
+    except OSError as error:
+        raise ConfigurationError(f"task file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError(f"task file {path}: {error}") from error
 
 
 def parse_encoding(text: str) -> Encoding:
@@ -146,6 +174,7 @@ class CoordinatorConfig:
     blob_url: str | None = None
     threads: int = 2
     exit_when_done: bool = False
+    tasks_at_once: int = 4
     gather_s: float = 20.0
     lost_after_s: float = 30.0
     ready_valid_s: float = 60.0

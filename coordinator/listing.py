@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.config import read_task
+from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
-from coordinator.store.records import RoundRecord
+from coordinator.store.records import RoundRecord, TaskRecord
+from coordinator.store.states import Phase
 from edge_sdk.protocol.messages import Snapshot
 
 Cell = str | int | float | bool | None
@@ -73,6 +77,29 @@ def round_rows(store: Store, task: str | None) -> list[Row]:
         return [_round_row(tx, known) for name in names for known in tx.rounds.all(name)]
 
 
+def task_rows(store: Store) -> list[Row]:
+    """One row a task."""
+    with store.reading() as tx:
+        return [_task_row(tx, known) for known in tx.tasks.all()]
+
+
+def setting_rows(store: Store, task: str) -> list[Row]:
+    """One row a setting of ``task``, under its name in TOML; ``ConfigurationError`` where there is no such task."""
+    with store.reading() as tx:
+        config = msgspec.to_builtins(read_task(known_task(tx, task).config))
+    return [{"setting": name, "value": _plain(value)} for name, value in _flat("", config)]
+
+
+def version_rows(store: Store, task: str) -> list[Row]:
+    """One row a version of ``task``: percent right by width."""
+    with store.reading() as tx:
+        found = tx.evaluations.all(task)
+    numbers = sorted({one.round for one in found})
+    return [
+        {"version": number} | {one.width: one.accuracy for one in found if one.round == number} for number in numbers
+    ]
+
+
 def show(rows: Sequence[Row], *, as_json: bool) -> None:
     """Print ``rows``; as JSON, one array."""
     if as_json:
@@ -126,3 +153,32 @@ def _round_row(tx: Transaction, known: RoundRecord) -> Row:
         "uploaded_mib": round(sum(update.size_bytes for update in updates) / 2**20, 2),
         **{width: accuracy.get(width) and round(accuracy[width], 4) for width in ("full", "half", "quarter")},
     }
+
+
+def _task_row(tx: Transaction, known: TaskRecord) -> Row:
+    latest, rounds = tx.versions.latest(known.name), tx.rounds.all(known.name)
+    accuracy = (
+        {}
+        if latest is None
+        else {one.width: one.accuracy for one in tx.evaluations.of_round(known.name, latest.number)}
+    )
+    return {
+        "task": known.name,
+        "status": known.status.value,
+        "rounds": sum(one.phase is Phase.CLOSED for one in rounds),
+        "of": read_task(known.config).rounds,
+        "version": None if latest is None else latest.number,
+        **{width: accuracy.get(width) for width in ("full", "half", "quarter")},
+    }
+
+
+def _flat(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            yield from _flat(f"{prefix}{name}.", inner)
+        else:
+            yield f"{prefix}{name}", inner
+
+
+def _plain(value: object) -> Cell:
+    return value if isinstance(value, str | int | float | bool | None) else msgspec.json.encode(value).decode()

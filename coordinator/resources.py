@@ -17,12 +17,12 @@ from edge_sdk.transport.blob_folder import BlobFolder
 
 
 class Submit(Protocol):
-    """Run ``work`` beside the loop and hand its result to ``then`` on the loop; an error ends the task.
+    """Run ``work`` beside the loop and hand its result to ``then`` on the loop, or tell ``fail`` of a named error.
 
     Work that the disk refused is done again until it does not.
     """
 
-    def __call__(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def __call__(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None]) -> None:
         """Return at once."""
 
 
@@ -30,7 +30,7 @@ class Submit(Protocol):
 class Resources:
     """``send(device, message)`` publishes; ``fetch(device, digest, size_bytes)`` pulls a blob from a device.
 
-    ``cancel(digest)`` pulls it no longer.
+    ``cancel(digest)`` pulls it no longer. ``sweep()`` deletes what nobody needs, once nothing is in the making.
     """
 
     settings: CoordinatorConfig
@@ -41,6 +41,7 @@ class Resources:
     fetch: Callable[[str, str, int], None]
     cancel: Callable[[str], None]
     submit: Submit
+    sweep: Callable[[], None]
 
     @property
     def template_cache(self) -> Path:

@@ -1,4 +1,4 @@
-"""The coordinator as a process: one loop that hears devices, keeps the registry, moves blobs and drives tasks in turn.
+"""The coordinator as a process: one loop that hears devices, keeps the registry, moves blobs and drives tasks.
 
 All state that matters is in the store and in the blob folder before anyone is told, so the process may end at any
 instant and be started again.
@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from coordinator.config import CoordinatorConfig, read_task
+from coordinator.config import CoordinatorConfig
 from coordinator.delivery.keys import release_key
 from coordinator.resources import Resources
-from coordinator.rounds.conductor import Conductor, Stage
+from coordinator.rounds.agenda import Agenda
 from coordinator.store.database import Store
-from coordinator.store.states import TaskStatus
 from edge_sdk.errors import MalformedMessageError, RaffmError, StorageError
 from edge_sdk.protocol.messages import (
     Announce,
@@ -33,13 +33,9 @@ from edge_sdk.protocol.messages import (
     Hello,
     Offline,
     Ready,
-    Receipt,
     Refused,
     ReleaseReport,
-    Snapshot,
     UpdateReady,
-    Verdict,
-    Wait,
     decode_from_device,
     encode,
 )
@@ -62,6 +58,7 @@ class WorkDone:
     future: Future[Any]
     work: Callable[[], Any]
     then: Callable[[Any], None]
+    fail: Callable[[], None]
 
 
 def mqtt_transport(config: CoordinatorConfig) -> MqttTransport:
@@ -79,13 +76,13 @@ class Service:
         blobs = BlobFolder(config.blob_dir)
         self._exchange = BlobExchange(blobs, self._send, max_transfers=_MAX_TRANSFERS, room=transport.bulk_room)
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="work")
-        self._work: Future[Any] | None = None
-        self._refused: tuple[float, WorkDone] | None = None
+        self._making = 0
+        self._sweep_is_due = False
+        self._refused: deque[tuple[float, WorkDone]] = deque()
         self._stopping = Event()
-        self._conductor: Conductor | None = None
         self._tick_due_s = 0.0
         self._gone_since_s: dict[str, float] = {}
-        self._resources = Resources(
+        resources = Resources(
             settings=config,
             store=store,
             blobs=blobs,
@@ -94,7 +91,9 @@ class Service:
             fetch=self._fetch,
             cancel=self._exchange.cancel,
             submit=self._submit,
+            sweep=self._sweep_soon,
         )
+        self._agenda = Agenda(resources)
 
     def run(self) -> None:
         """Connect and serve. Raises ``BrokerUnreachableError``, and whatever named error ends a task."""
@@ -115,7 +114,7 @@ class Service:
     @property
     def is_working(self) -> bool:
         """Whether heavy work runs beside the loop, which cannot be stopped and outlasts :meth:`run`."""
-        return self._work is not None and not self._work.done()
+        return self._making > 0
 
     # -- the loop
 
@@ -141,21 +140,22 @@ class Service:
 
         What only a disk refused is tried again, here or by the next start.
         """
+        self._making -= 1
         try:
             result = done.future.result()
         except StorageError as error:
             if self._config.exit_when_done:
                 raise
             _log.error("%s; trying again every %.0f s", error, _DISK_PAUSE_S)
-            self._refused = (time.monotonic() + _DISK_PAUSE_S, done)
+            self._refused.append((time.monotonic() + _DISK_PAUSE_S, done))
         except RaffmError as error:
             _log.error("the task fails: %s", error)
-            if self._conductor is not None:
-                self._conductor.fail()
+            done.fail()
             if self._config.exit_when_done:
                 raise
         else:
             done.then(result)
+        self._sweep_if_due()
 
     def _tick(self) -> None:
         now_s = time.monotonic()
@@ -163,31 +163,14 @@ class Service:
             return
         self._tick_due_s = now_s + _TICK_S
         self._settle(self._exchange.tick(now_s))
-        if self._refused is not None and now_s >= self._refused[0]:
-            (_, refused), self._refused = self._refused, None
-            self._submit(refused.work, refused.then)
-        if self._conductor is None or self._conductor.stage is Stage.DONE:
-            self._next_task()
-        if self._conductor is not None:
-            self._conductor.tick(self._absences(now_s))
-
-    def _next_task(self) -> None:
-        """An interrupted task first, then the oldest that waits."""
-        with self._store.reading() as tx:
-            tasks = {task.status: task for task in reversed(tx.tasks.all())}
-        task = tasks.get(TaskStatus.RUNNING) or tasks.get(TaskStatus.PENDING)
-        self._conductor = None
-        if task is not None:
-            _log.info("task %s begins", task.name)
-            self._conductor = Conductor(read_task(task.config), self._resources)
-            self._conductor.start()
+        while self._refused and now_s >= self._refused[0][0]:
+            _, refused = self._refused.popleft()
+            self._submit(refused.work, refused.then, refused.fail)
+        self._agenda.tick(self._absences(now_s))
+        self._sweep_if_due()
 
     def _is_done(self) -> bool:
-        if not self._config.exit_when_done or self._conductor is not None:
-            return False
-        with self._store.reading() as tx:
-            tasks = tx.tasks.all()
-        return bool(tasks) and all(task.status in {TaskStatus.DONE, TaskStatus.FAILED} for task in tasks)
+        return self._config.exit_when_done and self._agenda.is_over()
 
     def _absences(self, now_s: float) -> dict[str, float]:
         """For how long each device that is offline has been, as far as this process has seen."""
@@ -220,21 +203,13 @@ class Service:
                     known = tx.devices.get(device)
                     tx.devices.seen(device, time.time(), snapshot)
                 if known is not None:
-                    self._device_ready(device, snapshot, tasks)
+                    self._agenda.device_ready(known, snapshot, tasks)
             case UpdateReady():
-                self._update_ready(device, message)
-            case Declined(task=task):
-                if self._conductor is not None and self._conductor.config.name == task:
-                    self._conductor.device_declined(device, message)
-            case ReleaseReport(task=task):
-                if self._conductor is not None and self._conductor.config.name == task:
-                    self._conductor.release_reported(device, message)
-
-    def _device_ready(self, device: str, snapshot: Snapshot, tasks: Sequence[str]) -> None:
-        if self._conductor is not None:
-            self._conductor.device_ready(device, snapshot, tasks)
-        else:
-            self._send(device, Wait(retry_after_s=self._config.retry_after_s, reason="no task is waiting"))
+                self._agenda.update_ready(device, message)
+            case Declined():
+                self._agenda.device_declined(device, message)
+            case ReleaseReport():
+                self._agenda.release_reported(device, message)
 
     def _register(self, device: str, message: Hello | Offline) -> None:
         """Keep the registry. The topic says who speaks; a message that names another is refused."""
@@ -255,21 +230,7 @@ class Service:
             elif tx.devices.offline(device, message.session):
                 _log.info("%s is offline", device)
 
-    def _update_ready(self, device: str, update: UpdateReady) -> None:
-        """To the running task; an update for another one gets the receipt that it had, or is refused."""
-        if self._conductor is not None and self._conductor.config.name == update.task:
-            self._conductor.update_ready(device, update)
-            return
-        with self._store.reading() as tx:
-            known = tx.updates.get(update.update_id)
-            is_waiting = any(task.name == update.task and task.status is TaskStatus.RUNNING for task in tx.tasks.all())
-        if known is not None:
-            self._send(device, Receipt(update_id=update.update_id, verdict=known.verdict, reason=known.reason[:500]))
-        elif not is_waiting:
-            reason = f"task {update.task} is not running"
-            self._send(device, Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=reason))
-
-    # -- what the conductor works with
+    # -- what the tasks work with
 
     def _send(self, device: str, message: CoordinatorMessage) -> None:
         is_bulk = isinstance(message, Chunk)
@@ -281,11 +242,22 @@ class Service:
 
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
-            if isinstance(outcome, Fetched) and self._conductor is not None:
-                self._conductor.blob_fetched(outcome.peer, outcome.digest)
-            elif not isinstance(outcome, Fetched):
+            if isinstance(outcome, Fetched):
+                self._agenda.blob_fetched(outcome.peer, outcome.digest)
+            else:
                 _log.warning("blob %s of %s: %s", outcome.digest[:16], outcome.peer, outcome.reason)
 
-    def _submit(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        self._work = self._workers.submit(work)
-        self._work.add_done_callback(lambda done: self._transport.inject(WorkDone(done, work, then)))
+    def _submit(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None]) -> None:
+        self._making += 1
+        future = self._workers.submit(work)
+        future.add_done_callback(lambda done: self._transport.inject(WorkDone(done, work, then, fail)))
+
+    def _sweep_soon(self) -> None:
+        self._sweep_is_due = True
+        self._sweep_if_due()
+
+    def _sweep_if_due(self) -> None:
+        """Blobs that are being made are in no record yet: nothing is deleted meanwhile."""
+        if self._sweep_is_due and self._making == 0 and not self._refused:
+            self._sweep_is_due = False
+            self._agenda.sweep()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from coordinator.delivery.choice import Judged, best_of
@@ -29,10 +30,12 @@ Built = dict[str, tuple[Submodel, tuple[BlobEntry, ...]]]
 
 
 class ReleaseDesk:
-    """Sends a task's release and waits for what the devices say of it."""
+    """Sends a task's release and waits for what the devices say of it; ``fail`` ends the task."""
 
-    def __init__(self, run: Run, costs: TaskCosts, ladder: Ladder, resources: Resources) -> None:
-        self._run = run
+    def __init__(
+        self, run: Run, costs: TaskCosts, ladder: Ladder, resources: Resources, fail: Callable[[], None]
+    ) -> None:
+        self._run, self._fail = run, fail
         self._ladder = ladder
         self._costs = costs
         self._resources = resources
@@ -57,7 +60,7 @@ class ReleaseDesk:
                 if submodel is not None
             }
 
-        self._resources.submit(work, self._record)
+        self._resources.submit(work, self._record, self._fail)
 
     def send(self, device: str) -> bool:
         """Send a device its release (again) where it has not reported yet; whether there was one to send."""

@@ -146,7 +146,8 @@ def _run_processes(options: DemoOptions, store: Store, console: Console) -> None
     logs = options.state_dir / "logs"
     with EmbeddedBroker(options.state_dir / "broker") as broker, Processes(logs) as processes:
         address = str(broker.address)
-        coordinator = ("serve", "--state-dir", str(options.state_dir / "coordinator"), "--broker", address)
+        state = str(options.state_dir / "coordinator")
+        coordinator = ("serve", "--state-dir", state, "--broker", address, "--tasks-at-once", "1")
         processes.start("coordinator", "coordinator.cli", (*coordinator, "--fleet", NAME, "--exit-when-done"))
         for device in FLEET:
             processes.start(device.name, "edge_sdk.cli", agent_arguments(device, address, options.state_dir))

@@ -134,6 +134,11 @@ class Run:
             self._manifests[key] = self._pack(version, submodel, runtime)
         return self._manifests[key]
 
+    def packed(self, version: ModelVersion) -> set[str]:
+        """The digests of all that :meth:`manifest` has made of a version."""
+        made = (entries for (digest, *_), entries in self._manifests.items() if digest == version.digest)
+        return {entry.digest for entries in made for entry in entries}
+
     def aggregate(self, version: ModelVersion, number: int, updates: Sequence[UpdateSource]) -> ModelVersion:
         """The version after round ``number``: a pure function of ``version`` and the set of ``updates``."""
         family, part = self.foundation.family, self.config.part

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -27,8 +27,10 @@ from coordinator.delivery.releases import ReleaseDesk
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import Pace, estimated_pace, shrunk, training_budget
 from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan
+from coordinator.planning.selection import drawn_from
 from coordinator.planning.space import rolled, spread
 from coordinator.resources import Resources
+from coordinator.rounds.candidates import Candidates
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import (
     DeviceFailed,
@@ -44,11 +46,11 @@ from coordinator.rounds.machine import (
 from coordinator.rounds.pace import paces_of_round
 from coordinator.rounds.recovery import load_round
 from coordinator.store.database import Transaction
-from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
+from coordinator.store.records import DeviceRecord, EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import full
-from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady, Wait
+from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady
 
 if TYPE_CHECKING:
     from coordinator.models.run import Run, WidthResult
@@ -56,7 +58,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MOST_ABANDONED = 5
 _REMIND_AFTER_S = 60.0
-_ASKS_PER_S = 20
 
 
 class Stage(str, Enum):
@@ -70,37 +71,33 @@ class Stage(str, Enum):
     DONE = "done"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A device that asked for work: when, on the steady clock, and what it can spare."""
-
-    asked_s: float
-    snapshot: Snapshot
-
-
 class Conductor:
     """Drives one task. Every method is called from the service's loop.
 
     What is decided by time is decided by a steady clock; the wall's, which may jump, only dates what is recorded.
     """
 
-    def __init__(self, config: TaskConfig, resources: Resources) -> None:
+    def __init__(self, config: TaskConfig, resources: Resources, candidates: Candidates) -> None:
         self.config = config
         self.stage = Stage.PREPARING
+        self.is_held = False
         self._resources = resources
-        self._candidates: dict[str, Candidate] = {}
+        self._candidates = candidates
         self._left_out: set[str] = set()
         self._round: RoundState | None = None
         self._paces: dict[str, Pace] = {}
-        self._paced = 0
+        self._paced = self._forgiven = 0
         self._gathering_since_s = 0.0
         self._reminded_s = -_REMIND_AFTER_S
 
-    def start(self) -> None:
-        """Prepare the run, or what an earlier start left of it."""
+    def start(self, status: TaskStatus) -> None:
+        """Prepare the run, or what an earlier start left of it, of a task that stands so in the store."""
         resources, config = self._resources, self.config
+        self.is_held = status is TaskStatus.PAUSED
         with resources.store.transaction() as tx:
-            tx.tasks.set_status(config.name, TaskStatus.RUNNING)
+            if status is TaskStatus.PENDING:
+                tx.tasks.set_status(config.name, TaskStatus.RUNNING)
+                self._forgiven = len(tx.rounds.all(config.name))
             latest = tx.versions.latest(config.name)
         known = None if latest is None else (latest.number, latest.blobs)
 
@@ -117,7 +114,7 @@ class Conductor:
             )
             return run, version, [] if known else run.evaluate(version)
 
-        resources.submit(work, lambda made: self._prepared(*made))
+        resources.submit(work, lambda made: self._prepared(*made), self._fail)
 
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
@@ -125,7 +122,7 @@ class Conductor:
         costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
         self._planner = Planner(costs, config.space, ranking)
         self._intake = Intake(run, self._resources)
-        self._desk = ReleaseDesk(run, *self._planner.of(Runtime.ONNX), self._resources)
+        self._desk = ReleaseDesk(run, *self._planner.of(Runtime.ONNX), self._resources, self._fail)
         if results:
             self._keep_version(version, results)
         self._go_on()
@@ -138,7 +135,7 @@ class Conductor:
             rounds = tx.rounds.all(name)
             self._learn_paces(tx, rounds)
         closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
-        ended = [known for known in rounds if known.phase is not Phase.COLLECTING]
+        ended = [known for known in rounds[self._forgiven :] if known.phase is not Phase.COLLECTING]
         abandoned = sum(1 for _ in takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended)))
         self._gathering_since_s = time.monotonic()
         if self._round is not None:
@@ -161,7 +158,7 @@ class Conductor:
                 self._paces |= paces_of_round(tx, known, costs, self._paces)
                 self._paced = known.number
 
-    def fail(self) -> None:
+    def _fail(self) -> None:
         """The task cannot go on."""
         self._end(TaskStatus.FAILED)
 
@@ -171,45 +168,62 @@ class Conductor:
         self.stage = Stage.DONE
         _log.info("task %s is %s", self.config.name, status.value)
 
+    def obey(self, status: TaskStatus) -> None:
+        """What the store says of the task now, which an operator may have changed."""
+        self.is_held = status is TaskStatus.PAUSED
+        if status is TaskStatus.STOPPED:
+            self._stop()
+        elif status is TaskStatus.PENDING:
+            with self._resources.store.transaction() as tx:
+                tx.tasks.set_status(self.config.name, TaskStatus.RUNNING)
+
+    def _stop(self) -> None:
+        """End after what is in the making; an open round is decided with the updates that it has."""
+        if self._round is not None and self.stage is Stage.COLLECTING:
+            with self._resources.store.transaction() as tx:
+                self._advance(tx, Tick(self._round.deadline_s))
+            self._close_if_decided()
+        if self.stage in {Stage.GATHERING, Stage.RELEASING}:
+            self.stage = Stage.DONE
+            _log.info("task %s is stopped", self.config.name)
+
     # -- what devices say
 
-    def device_ready(self, device: str, snapshot: Snapshot, tasks: Sequence[str] = ()) -> None:
-        """A device asks for work in one of ``tasks``, or any: its open offer again, its release again, or to wait."""
-        if self.stage is Stage.RELEASING and self._desk.send(device):
-            return
-        if tasks and self.config.name not in tasks:
-            self._candidates.pop(device, None)
-            self._wait(device, f"{self.config.name} is trained now, which this device has no examples of")
-            return
+    def refusal(self, known: DeviceRecord, snapshot: Snapshot, tasks: Sequence[str]) -> str | None:
+        """Why a device that has examples of ``tasks``, or any, cannot work for this one; ``None`` where it can."""
+        name = self.config.name
+        if tasks and name not in tasks:
+            return f"{name} is trained now, which this device has no examples of"
+        if not self.config.targets.include(known.id, known.profile):
+            return f"{name} is trained now, which is for other devices"
         if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
-            self._leave_out(device, snapshot.runtime)
-            return
-        self._left_out.discard(device)
-        self._candidates[device] = Candidate(time.monotonic(), snapshot)
-        if self._round is not None and self._round.offers.get(device) in {Outcome.OFFERED, Outcome.PAUSED}:
-            with self._resources.store.transaction(durable=False) as tx:
-                offered = tx.offers.reopened(self.config.name, self._round.number, device)
-                self._advance(tx, Offered(device))
-            if offered is not None:
-                self._send_offer(offered, snapshot.runtime)
-                return
-        self._wait(device, self.stage.value)
+            return self._leave_out(known.id, snapshot.runtime)
+        self._left_out.discard(known.id)
+        return None
 
-    def _wait(self, device: str, reason: str) -> None:
-        """The larger the fleet, the seldomer each asks: its questions leave room for its updates."""
-        settings = self._resources.settings
-        spread_s = min(len(self._candidates) / _ASKS_PER_S, 0.8 * settings.ready_valid_s)
-        self._resources.send(device, Wait(retry_after_s=max(settings.retry_after_s, spread_s), reason=reason))
-
-    def _leave_out(self, device: str, runtime: Runtime) -> None:
-        """Tell a device, and once the log, that what it trains on cannot train this task."""
+    def _leave_out(self, device: str, runtime: Runtime) -> str:
+        """What to tell a device, and once the log, whose runtime cannot train this task."""
         able = " or ".join(known.value for known in self._run.runtimes)
         reason = f"task {self.config.name} cannot be trained on {runtime.value}; run the agent with --runtime {able}"
         if device not in self._left_out:
             _log.warning("%s is left out: %s", device, reason)
         self._left_out.add(device)
-        self._candidates.pop(device, None)
-        self._wait(device, reason)
+        return reason
+
+    def send_release(self, device: str) -> bool:
+        """Send a device its release (again) where it has not reported yet; whether there was one to send."""
+        return self.stage is Stage.RELEASING and self._desk.send(device)
+
+    def offer_again(self, device: str, snapshot: Snapshot) -> bool:
+        """Send a device its open offer again; whether there was one."""
+        if self._round is None or self._round.offers.get(device) not in {Outcome.OFFERED, Outcome.PAUSED}:
+            return False
+        with self._resources.store.transaction(durable=False) as tx:
+            offered = tx.offers.reopened(self.config.name, self._round.number, device)
+            self._advance(tx, Offered(device))
+        if offered is not None:
+            self._send_offer(offered, snapshot.runtime)
+        return offered is not None
 
     def device_declined(self, device: str, declined: Declined) -> None:
         """A device gives its offer up; one that ran out of memory gets a smaller submodel from now on."""
@@ -261,8 +275,10 @@ class Conductor:
     def tick(self, gone_s: Mapping[str, float]) -> None:
         """Time passes; ``gone_s`` is for how long each device that is offline has been."""
         now_s = time.monotonic()
-        if self.stage is Stage.GATHERING:
+        if self.stage is Stage.GATHERING and self._may_open():
             self._open_round(now_s)
+        elif self.stage is Stage.GATHERING:
+            self._gathering_since_s = now_s
         elif self._round is not None and self.stage is Stage.COLLECTING:
             with self._resources.store.transaction() as tx:
                 for device, absence_s in gone_s.items():
@@ -273,18 +289,20 @@ class Conductor:
         elif self.stage is Stage.RELEASING and self._desk.is_settled(now_s):
             self._end(TaskStatus.DONE)
 
+    def _may_open(self) -> bool:
+        with self._resources.store.reading() as tx:
+            newest = tx.rounds.newest(self.config.name)
+        opened_s = None if newest is None else newest.opened_s
+        return not self.is_held and self.config.schedule.allows(time.time(), opened_s)
+
     def _lose(self, tx: Transaction, device: str) -> None:
         if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
             tx.offers.failed(self.config.name, self._round.number, device, time.time(), detail="offline")
             self._advance(tx, DeviceLost(device))
 
     def _open_round(self, now_s: float) -> None:
-        fresh = {
-            device: candidate.snapshot
-            for device, candidate in self._candidates.items()
-            if now_s - candidate.asked_s <= self._resources.settings.ready_valid_s
-            and candidate.snapshot.runtime in self._run.runtimes
-        }
+        waiting = self._candidates.fresh(self.config.name, now_s - self._resources.settings.ready_valid_s)
+        fresh = {device: snapshot for device, snapshot in waiting.items() if snapshot.runtime in self._run.runtimes}
         is_late = now_s - self._gathering_since_s > self._resources.settings.gather_s
         if len(fresh) < self.config.min_devices and not is_late:
             return
@@ -309,8 +327,8 @@ class Conductor:
         _log.info("round %d opens with %d devices", number, len(cohort))
         if timed := sorted(device for device, plan in cohort.items() if plan.is_timed):
             _log.info("round %d asks for what there is time for, less than memory allows: %s", number, ", ".join(timed))
+        self._candidates.take(cohort)
         for offer in offers:
-            del self._candidates[offer.device]
             self._send_offer(offer, fresh[offer.device].runtime)
 
     def _remind(self, now_s: float, asking: int, fitting: int) -> None:
@@ -343,11 +361,13 @@ class Conductor:
             for device, snapshot in fresh.items()
         }
         whole = full(self._run.foundation.architecture)
-        return {
+        able = {
             device: plan
             for device, plan in chosen.items()
             if plan is not None and (self.config.participation is Participation.ALL or plan.submodel == whole)
         }
+        drawn = drawn_from(able, self.config.max_devices, seed=self.config.seed, round_number=self._version.number)
+        return {device: able[device] for device in drawn}
 
     def _placed(self, cohort: Mapping[str, TrainingPlan], number: int) -> dict[str, TrainingPlan]:
         """Submodels of the same cost whose wide layers and windows lie so that the round covers the model evenly."""
@@ -410,7 +430,7 @@ class Conductor:
             _log.info("round %d is %s", self._round.number, self._round.phase.value)
             self._intake.stop()
             if self._round.phase is Phase.ABANDONED:
-                self._forget_old_blobs()
+                self._resources.sweep()
             self._round = None
             self._go_on()
 
@@ -436,23 +456,25 @@ class Conductor:
             version = run.aggregate(base, number, sources)
             return version, run.evaluate(version)
 
-        self._resources.submit(work, lambda made: self._closed(*made))
+        self._resources.submit(work, lambda made: self._closed(*made), self._fail)
 
     def _closed(self, version: ModelVersion, results: list[WidthResult]) -> None:
         self._keep_version(version, results)
         self._version = version
-        self._forget_old_blobs()
+        self._resources.sweep()
         self._go_on()
 
-    def _forget_old_blobs(self) -> None:
-        """Delete what no task's newest version and no release needs: offers, updates, older versions, half a blob."""
+    def needed(self) -> set[str]:
+        """The digests of what an open round, or one that is being aggregated, consists of."""
+        if self.stage is Stage.PREPARING:
+            return set()
         with self._resources.store.reading() as tx:
-            tasks = [known.name for known in tx.tasks.all()]
-            versions = [latest for task in tasks if (latest := tx.versions.latest(task)) is not None]
-            releases = [release for task in tasks for release in tx.releases.of_task(task)]
-        needed = {entry.digest for version in versions for entry in version.blobs}
-        needed |= {entry.digest for release in releases for entry in release.manifest}
-        self._resources.blobs.keep_only(needed | {entry.digest for entry in self._run.tokenizer})
+            newest = tx.rounds.newest(self.config.name)
+            is_unfinished = newest is not None and newest.number > self._version.number
+            updates = tx.updates.accepted(self.config.name, newest.number) if newest and is_unfinished else ()
+        digests = {entry.digest for entry in (*self._version.blobs, *self._run.tokenizer)}
+        digests |= {update.digest for update in updates} | self._intake.coming
+        return digests | (self._run.packed(self._version) if self._round is not None else set())
 
     def _keep_version(self, version: ModelVersion, results: list[WidthResult]) -> None:
         with self._resources.store.transaction() as tx:

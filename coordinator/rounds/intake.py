@@ -35,6 +35,11 @@ class Intake:
         self._resources = resources
         self._coming: dict[tuple[str, str], UpdateReady] = {}
 
+    @property
+    def coming(self) -> set[str]:
+        """The digests of the updates that are being pulled."""
+        return {digest for _, digest in self._coming}
+
     def announced(self, device: str, update: UpdateReady, collecting: int | None) -> None:
         """Pull an update of the round that is ``collecting``; answer at once what needs no bytes."""
         if self._coming.get((device, update.update.digest)) == update:  # said again while it waits: a fleet does

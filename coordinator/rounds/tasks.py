@@ -1,4 +1,4 @@
-"""Queue a task, after looking at all that can be wrong with it before anything heavy is loaded; save its result."""
+"""Queue, start, pause, stop and save a task; what can be wrong with it is looked at before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ import msgspec
 from coordinator.aggregation.rule import AdapterMerge
 from coordinator.config import TaskConfig, read_task
 from coordinator.models.foundation import model_type_of
-from coordinator.store.database import Store
+from coordinator.store.database import Store, Transaction
+from coordinator.store.records import TaskRecord
+from coordinator.store.states import TaskStatus
 from edge_sdk.data import read_examples
 from edge_sdk.elastic.families import family_of
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.topics import check_name
 from edge_sdk.transport.blob_folder import BlobFolder
+
+_FROM = {
+    TaskStatus.PENDING: {TaskStatus.PAUSED, TaskStatus.STOPPED, TaskStatus.FAILED},
+    TaskStatus.PAUSED: {TaskStatus.PENDING, TaskStatus.RUNNING},
+    TaskStatus.STOPPED: {TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED},
+}
+"""From where an operator brings a task to each status."""
+_WORDS = {TaskStatus.PENDING: "started", TaskStatus.PAUSED: "paused", TaskStatus.STOPPED: "stopped"}
 
 
 def queue_task(store: Store, config: TaskConfig, now_s: float) -> None:
@@ -33,22 +43,41 @@ def queue_task(store: Store, config: TaskConfig, now_s: float) -> None:
             raise ConfigurationError(f"task {config.name!r} exists with other settings; choose another name")
 
 
+def change_status(store: Store, task: str, wanted: TaskStatus) -> None:
+    """Have ``task`` run, paused or stopped from now on; a coordinator that serves it follows within a second.
+
+    Raises ``ConfigurationError`` where there is no such task, or it cannot be that any more.
+    """
+    with store.transaction() as tx:
+        known = known_task(tx, task)
+        if known.status not in _FROM[wanted]:
+            raise ConfigurationError(f"task {task!r} is {known.status.value} and cannot be {_WORDS[wanted]}")
+        tx.tasks.set_status(task, wanted)
+
+
+def known_task(tx: Transaction, task: str) -> TaskRecord:
+    """The task of this name; ``ConfigurationError`` with the names that there are."""
+    found = tx.tasks.get(task)
+    if found is None:
+        names = ", ".join(known.name for known in tx.tasks.all()) or "none"
+        raise ConfigurationError(f"there is no task {task!r}; the tasks are {names}")
+    return found
+
+
 def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int:
     """Write the newest version of ``task`` as the field's own libraries load it; its number.
 
     Raises ``ConfigurationError`` where there is no such task or no version of it, and what loading its model raises.
     """
     with store.reading() as tx:
-        known = {record.name: record for record in tx.tasks.all()}
-        latest = tx.versions.latest(task)
-    if task not in known or latest is None:
-        names = ", ".join(sorted(known)) or "none"
-        raise ConfigurationError(f"task {task!r} has no version to save; the tasks are {names}")
+        known, latest = known_task(tx, task), tx.versions.latest(task)
+    if latest is None:
+        raise ConfigurationError(f"task {task!r} has no version yet: it is {known.status.value}")
     from coordinator.models.run import foundation_of  # noqa: PLC0415 - seconds of import, after the task was found
     from coordinator.models.saving import save_model  # noqa: PLC0415
     from coordinator.models.versions import load_version  # noqa: PLC0415
 
-    config = read_task(known[task].config)
+    config = read_task(known.config)
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     foundation = foundation_of(config, calibration, test)
     is_stacked = config.aggregation.adapters is AdapterMerge.STACK

@@ -38,8 +38,7 @@ class Releases(Repository[ReleaseRecord]):
 
     def latest(self, device: str) -> ReleaseRecord | None:
         """The newest release of a device, ``None`` where it never had one."""
-        known = self._all("release", device=device)
-        return known[-1] if known else None
+        return self._last("release", device=device)
 
     def of_task(self, task: str) -> tuple[ReleaseRecord, ...]:
         """Every release of a task, oldest first."""

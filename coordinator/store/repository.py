@@ -57,6 +57,11 @@ class Repository(Generic[_R]):
         rows = self._connection.execute(_selecting(self.table, tuple(key), order), _named("is", key))
         return tuple(map(self._read, rows))
 
+    def _last(self, order: str, **key: object) -> _R | None:
+        """Of the records with these values the last in the order of a column, ``None`` where there is none."""
+        row = self._connection.execute(_newest(self.table, tuple(key), order), _named("is", key)).one_or_none()
+        return None if row is None else self._read(row)
+
     def _read(self, row: Row[Any]) -> _R:
         return self.record(**row._mapping)  # noqa: SLF001
 
@@ -64,6 +69,11 @@ class Repository(Generic[_R]):
 @cache
 def _selecting(table: Table, key: tuple[str, ...], order: tuple[str, ...] = ()) -> Select[Any]:
     return select(table).where(_matches(table, key)).order_by(*(table.c[name] for name in order))
+
+
+@cache
+def _newest(table: Table, key: tuple[str, ...], order: str) -> Select[Any]:
+    return select(table).where(_matches(table, key)).order_by(table.c[order].desc()).limit(1)
 
 
 @cache

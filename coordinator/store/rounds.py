@@ -28,8 +28,11 @@ class Rounds(Repository[RoundRecord]):
 
     def collecting(self, task: str) -> RoundRecord | None:
         """The newest round that is not decided, ``None`` where all are."""
-        known = self._all("number", task=task, phase=Phase.COLLECTING)
-        return known[-1] if known else None
+        return self._last("number", task=task, phase=Phase.COLLECTING)
+
+    def newest(self, task: str) -> RoundRecord | None:
+        """The round that was opened last, ``None`` before the first."""
+        return self._last("number", task=task)
 
     def all(self, task: str) -> tuple[RoundRecord, ...]:
         """Every round of a task, oldest first."""

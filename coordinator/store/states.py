@@ -6,10 +6,12 @@ from enum import Enum
 
 
 class TaskStatus(str, Enum):
-    """Where a task stands."""
+    """Where a task stands, or is to stand: a paused one opens no round, a stopped one ends with what it has."""
 
     PENDING = "pending"
     RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
     DONE = "done"
     FAILED = "failed"
 

@@ -23,8 +23,7 @@ class Versions(Repository[VersionRecord]):
 
     def latest(self, task: str) -> VersionRecord | None:
         """The newest version, ``None`` before version 0."""
-        known = self.all(task)
-        return known[-1] if known else None
+        return self._last("number", task=task)
 
     def all(self, task: str) -> tuple[VersionRecord, ...]:
         """Every version of a task, oldest first."""

@@ -32,7 +32,7 @@ def test_local_coordinator_says_what_fails_and_ends_what_it_started(
         assert server.release_key.is_file()
         with pytest.raises(subprocess.CalledProcessError):
             server.command("model", "save", "news", tmp_path / "saved")
-        assert "task 'news' has no version to save" in capfd.readouterr().err
+        assert "there is no task 'news'; the tasks are none" in capfd.readouterr().err
     assert {child.pid for child in children()} <= before
     assert not listens(BrokerAddress.parse(server.broker))
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import coordinator.delivery.releases
+import coordinator.rounds.agenda
 import coordinator.rounds.conductor
 import coordinator.rounds.intake
 import coordinator.service
@@ -41,6 +42,7 @@ FLEET = "default"
 _RESULT = TrainingResult(samples=7, steps=1, loss_first=1.0, loss_last=0.5, seconds=0.1, peak_memory_bytes=1)
 _TICKING = (
     coordinator.delivery.releases,
+    coordinator.rounds.agenda,
     coordinator.rounds.conductor,
     coordinator.rounds.intake,
     coordinator.service,
@@ -134,13 +136,14 @@ class SteppedService(Service):
         self._exchange.close()
         self.store.close()
 
-    def _submit(self, work: Any, then: Any) -> None:
+    def _submit(self, work: Any, then: Any, fail: Any) -> None:
+        self._making += 1
         future: Future[Any] = Future()
         try:
             future.set_result(work())
         except RaffmError as error:
             future.set_exception(error)
-        self.end.inject(WorkDone(future, work, then))
+        self.end.inject(WorkDone(future, work, then, fail))
 
 
 class SteppedDevice(Supervisor):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.config import CoordinatorConfig, parse_encoding
 from coordinator.resources import Resources
+from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.conductor import Conductor, Stage
 from coordinator.store.opening import open_store
+from coordinator.store.records import DeviceRecord
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod
 from edge_sdk.protocol.codecs import rows_of
@@ -46,15 +49,15 @@ def sent() -> Sent:
 
 
 @pytest.fixture
-def conductor(tmp_path: Path, sent: Sent, template_cache: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Conductor:
-    """Of a task with DoRA and updates in int8, ready for its first round; work is done at once."""
+def agenda(tmp_path: Path, sent: Sent, template_cache: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Agenda:
+    """Of a task with DoRA and updates in int8, about to begin; work is done at once."""
     for name, value in template_cache.items():
         monkeypatch.setenv(name, value)
     settings = CoordinatorConfig(state_dir=tmp_path, broker="", threads=1, gather_s=0)
     store = open_store(tmp_path)
     config = motion_task(tmp_path, AdapterMethod.DORA, encoding=parse_encoding("int8"))
     with store.transaction() as tx:
-        tx.tasks.add(config.name, b"", 0.0)
+        tx.tasks.add(config.name, msgspec.json.encode(config), 0.0)
         for device in ("light", "heavy"):
             tx.devices.hello(device, "unknown", 0, 0.0)
     resources = Resources(
@@ -65,11 +68,21 @@ def conductor(tmp_path: Path, sent: Sent, template_cache: dict[str, str], monkey
         send=lambda device, message: sent.append((device, message)),
         fetch=lambda *_: None,
         cancel=lambda _: None,
-        submit=lambda work, then: then(work()),
+        submit=lambda work, then, _: then(work()),
+        sweep=lambda: None,
     )
-    made = Conductor(config, resources)
-    made.start()
-    return made
+    return Agenda(resources)
+
+
+@pytest.fixture
+def conductor(agenda: Agenda) -> Conductor:
+    """Ready for its first round."""
+    agenda._follow()
+    return agenda._conductors["motion"]
+
+
+def a_device(name: str) -> DeviceRecord:
+    return DeviceRecord(name, "unknown", 0, True, None, 1.0, 0.0)
 
 
 def able_to_train_on(runtime: Runtime) -> Snapshot:
@@ -85,12 +98,12 @@ def able_to_train_on(runtime: Runtime) -> Snapshot:
 
 
 def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_waits_for(
-    conductor: Conductor, sent: Sent, caplog: pytest.LogCaptureFixture
+    agenda: Agenda, conductor: Conductor, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     for _ in range(2):
-        conductor.device_ready("light", able_to_train_on(Runtime.ONNX))
-        conductor.tick({})
+        agenda.device_ready(a_device("light"), able_to_train_on(Runtime.ONNX))
+        agenda.tick({})
 
     assert [(device, message.reason) for device, message in sent if isinstance(message, Wait)] == [
         ("light", REASON)
@@ -103,42 +116,42 @@ def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_w
 
 
 def test_device_that_asked_before_the_task_was_ready_gets_no_offer_it_cannot_use(
-    conductor: Conductor, sent: Sent
+    agenda: Agenda, conductor: Conductor, sent: Sent
 ) -> None:
     conductor.stage = Stage.PREPARING
-    conductor.device_ready("light", able_to_train_on(Runtime.ONNX))
+    agenda.device_ready(a_device("light"), able_to_train_on(Runtime.ONNX))
     conductor.stage = Stage.GATHERING
-    conductor.tick({})
+    agenda.tick({})
 
     assert not any(isinstance(message, Offer) for _, message in sent)
 
 
-def test_devices_of_a_large_fleet_are_told_to_ask_seldom(conductor: Conductor, sent: Sent) -> None:
+@pytest.mark.usefixtures("conductor")
+def test_devices_of_a_large_fleet_are_told_to_ask_seldom(agenda: Agenda, sent: Sent) -> None:
     for number in range(2000):
-        conductor.device_ready(f"device-{number}", able_to_train_on(Runtime.TORCH))
+        agenda.device_ready(a_device(f"device-{number}"), able_to_train_on(Runtime.TORCH))
     waits = [message.retry_after_s for _, message in sent if isinstance(message, Wait)]
     assert [waits[0], waits[599], waits[-1]] == [10.0, 30.0, 48.0]  # 20 a second, and while an answer counts
 
 
-def test_device_that_comes_back_on_another_runtime_is_not_sent_its_offer_again(
-    conductor: Conductor, sent: Sent
-) -> None:
-    conductor.device_ready("heavy", able_to_train_on(Runtime.TORCH))
-    conductor.tick({})
+@pytest.mark.usefixtures("conductor")
+def test_device_that_comes_back_on_another_runtime_is_not_sent_its_offer_again(agenda: Agenda, sent: Sent) -> None:
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.TORCH))
+    agenda.tick({})
     (device, offer), *_ = [(device, message) for device, message in sent if isinstance(message, Offer)]
     assert device == "heavy"
     assert {entry.part for entry in offer.manifest} == {Part.WEIGHTS, Part.FROZEN, Part.CONFIG}
 
-    conductor.device_ready("heavy", able_to_train_on(Runtime.ONNX))
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.ONNX))
     assert sent[-1] == ("heavy", Wait(retry_after_s=10.0, reason=REASON))
 
 
 def test_offer_says_how_to_write_the_update_and_a_larger_one_is_refused_before_a_byte_is_pulled(
-    conductor: Conductor, sent: Sent
+    agenda: Agenda, conductor: Conductor, sent: Sent
 ) -> None:
     """No feedback, since DoRA's factors are made anew in each round. A device that cannot may answer in fp32."""
-    conductor.device_ready("heavy", able_to_train_on(Runtime.TORCH))
-    conductor.tick({})
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.TORCH))
+    agenda.tick({})
     offer = next(message for _, message in sent if isinstance(message, Offer))
     assert offer.encoding == Encoding(kind=EncodingKind.INT8, feedback=False)
     slices = conductor._run.trained_slices(offer.submodel)

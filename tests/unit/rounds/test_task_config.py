@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import time
 from pathlib import Path
 
 import msgspec
@@ -10,7 +13,7 @@ from typer.testing import CliRunner
 
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.cli import app
-from coordinator.config import TaskConfig, parse_encoding
+from coordinator.config import TaskConfig, parse_encoding, task_of_file
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, TrainablePart
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind
@@ -94,3 +97,112 @@ def test_nested_widths_are_an_option(
 
     assert done.exit_code == 0
     assert [config.nesting.shares for config in queued] == [shares]
+
+
+# -- from a file
+
+TASK_TOML = """
+name = "motion"
+model_dir = "model"
+calibration_file = "data/few.npz"
+test_file = "/data/held-out.npz"
+rounds = 20
+min_devices = 5
+max_devices = 50
+round_deadline_s = 3600.0
+part = "all"
+
+[recipe]
+learning_rate = 2e-3
+batch_size = 16
+epochs = 1
+max_tokens = 32
+distillation = 0.5
+
+[nesting]
+shares = [0.5, 0.25]
+
+[encoding]
+kind = "topk"
+share = 0.1
+
+[aggregation]
+floor = 1.0
+
+[targets]
+profiles = ["raspberry-pi-*", "jetson-*"]
+
+[schedule]
+begins = 2027-01-01T00:00:00Z
+hours = [22:00:00, 06:00:00]
+every_s = 86400.0
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "motion.toml"
+    path.write_text(TASK_TOML)
+    return path
+
+
+def test_task_is_read_from_toml_with_paths_from_its_folder(file: Path) -> None:
+    config = task_of_file(file)
+    assert (config.name, config.rounds, config.max_devices, config.part) == ("motion", 20, 50, TrainablePart.ALL)
+    assert config.model_dir == str(file.parent / "model")
+    assert config.test_file == "/data/held-out.npz"
+    assert config.nesting.shares == (0.5, 0.25)
+    assert config.encoding == Encoding(kind=EncodingKind.TOPK, share=0.1)
+    assert config.targets.include("any", "raspberry-pi-5-8gb")
+    assert not config.targets.include("any", "android-phone")
+    assert config.schedule.hours == (time(22), time(6))
+    assert msgspec.convert(msgspec.to_builtins(config), TaskConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rounds = 20", "rounds = 'many'", "Expected `int`, got `str` - at `$.rounds`"),
+        ("rounds = 20", "round = 20", "contains unknown field `round`"),
+        ('kind = "topk"', 'kind = "int4"', r"Invalid enum value 'int4' - at `\$.encoding.kind`"),
+        ("[targets]", "[targets", "motion.toml: "),
+        ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are none"),
+        ("shares = [0.5, 0.25]", "shares = [0.5, 0.25, 0.2, 0.1]", "4 nested widths: name at most 3"),
+    ],
+)
+def test_file_that_says_what_no_task_can_have_is_refused(file: Path, old: str, new: str, words: str) -> None:
+    file.write_text(TASK_TOML.replace(old, new))
+    with pytest.raises(ConfigurationError, match=words.replace("$.rounds", r"\$.rounds")):
+        task_of_file(file)
+
+
+def test_task_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nothing\.toml cannot be read: No such file"):
+        task_of_file(tmp_path / "nothing.toml")
+
+
+# -- from a terminal
+
+
+def coordinator(*words: object) -> str:
+    return CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False).stdout
+
+
+def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path, small_model: Path) -> None:
+    examples = tmp_path / "texts.csv"
+    examples.write_text("text,label\ngood,yes\nbad,no\n")
+    file, state = tmp_path / "news.toml", ("--state-dir", tmp_path / "state")
+    names = f'model_dir = "{small_model}"\ncalibration_file = "texts.csv"\ntest_file = "texts.csv"\n'
+    file.write_text(f'name = "news"\nrounds = 3\n{names}[schedule]\nevery_s = 60.0\n')
+
+    assert "task news is queued" in coordinator("task", "apply", file, *state)
+    assert "queued" in coordinator("task", "apply", file, *state), "the same again changes nothing"
+    for word, status in (("pause", "paused"), ("start", "pending"), ("stop", "stopped")):
+        coordinator("task", word, "news", *state)
+        (row,) = json.loads(coordinator("task", "list", *state, "--json"))
+        assert (row["task"], row["status"], row["rounds"], row["of"]) == ("news", status, 0, 3)
+    shown = coordinator("task", "show", "news", *state)
+    assert re.search(r"schedule\.every_s +. 60\.0", shown)
+    assert "nothing yet" in shown
+    with pytest.raises(ConfigurationError, match="there is no task 'views'; the tasks are news"):
+        coordinator("task", "show", "views", *state)

@@ -13,6 +13,12 @@ depends_on = None
 
 def upgrade() -> None:
     """From an empty database."""
+    _fleet_and_tasks()
+    _rounds()
+    _results()
+
+
+def _fleet_and_tasks() -> None:
     op.create_table(
         "devices",
         sa.Column("id", sa.String(64), primary_key=True),
@@ -38,6 +44,9 @@ def upgrade() -> None:
         sa.Column("blobs", sa.Text, nullable=False),
         sa.Column("created_s", sa.Float, nullable=False),
     )
+
+
+def _rounds() -> None:
     op.create_table(
         "rounds",
         sa.Column("task", sa.String(64), sa.ForeignKey("tasks.name"), primary_key=True),
@@ -83,6 +92,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("task", "round", "device"),
         sa.ForeignKeyConstraint(["task", "round", "device"], ["offers.task", "offers.round", "offers.device"]),
     )
+
+
+def _results() -> None:
     op.create_table(
         "evaluations",
         sa.Column("task", sa.String(64), sa.ForeignKey("tasks.name"), primary_key=True),

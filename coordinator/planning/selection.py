@@ -1,0 +1,69 @@
+"""Whom a task asks, and when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from datetime import datetime, time
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from edge_sdk.errors import ConfigurationError
+
+
+class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Devices by patterns of their id and of their profile's name, as a shell's: ``*``, ``?``, ``[abc]``."""
+
+    devices: tuple[str, ...] = ("*",)
+    profiles: tuple[str, ...] = ("*",)
+
+    def include(self, device: str, profile: str) -> bool:
+        """Whether a device matches one pattern of each kind."""
+        pairs = ((device, self.devices), (profile, self.profiles))
+        return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in pairs)
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a round may open: at or after ``begins``, within ``hours``, and ``every_s`` after the last one opened.
+
+    Times without a zone are those of the coordinator's machine. ``hours`` may pass midnight: from 22:00 to 06:00.
+    Raises ``ConfigurationError`` for hours that begin when they end.
+    """
+
+    begins: datetime | None = None
+    hours: tuple[time, time] | None = None
+    every_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and self.hours[0] == self.hours[1]:
+            raise ConfigurationError(
+                f"hours from {self.hours[0]} to {self.hours[1]} are none: leave them out, or widen them"
+            )
+
+    def allows(self, now_s: float, last_opened_s: float | None) -> bool:
+        """Whether a round may open now, on the wall clock that the schedule is about.
+
+        A last round that opened in the future, on a clock that was set back since, delays nothing.
+        """
+        now = datetime.fromtimestamp(now_s).astimezone()
+        if self.begins is not None and now < self.begins.astimezone():
+            return False
+        if last_opened_s is not None and 0 <= now_s - last_opened_s < self.every_s:
+            return False
+        return self.hours is None or _is_within(now.time(), *self.hours)
+
+
+def drawn_from(devices: Iterable[str], most: int | None, *, seed: int, round_number: int) -> tuple[str, ...]:
+    """``most`` of ``devices`` at random, all with the same chance (FedAvg, arXiv 1602.05629, algorithm 1); else all.
+
+    In any order of ``devices`` the same round of the same seed draws the same ones.
+    """
+    known = sorted(devices)
+    if most is None or len(known) <= most:
+        return tuple(known)
+    return tuple(sorted(random.Random(f"{seed} {round_number}").sample(known, most)))  # noqa: S311 no secret
+
+
+def _is_within(now: time, begin: time, end: time) -> bool:
+    return begin <= now < end if begin < end else now >= begin or now < end

@@ -1,0 +1,174 @@
+"""The tasks that run now, side by side: which begin, pause and stop, as the store says, and what each device is told.
+
+An operator changes a task's status in the store, from any process; the agenda follows within a tick. Devices are dealt
+out: an open offer comes before anything new, and whoever opens a round takes its devices from all other tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from coordinator.config import read_task
+from coordinator.resources import Resources
+from coordinator.rounds.candidates import Candidate, Candidates
+from coordinator.rounds.conductor import Conductor, Stage
+from coordinator.store.database import Transaction
+from coordinator.store.records import DeviceRecord
+from coordinator.store.states import Phase, TaskStatus
+from edge_sdk.protocol.messages import (
+    Declined,
+    Receipt,
+    ReleaseReport,
+    Snapshot,
+    UpdateReady,
+    Verdict,
+    Wait,
+)
+
+_log = logging.getLogger(__name__)
+_ASKS_PER_S = 20
+_BEGINS = {TaskStatus.RUNNING, TaskStatus.PENDING}
+_HELD = {TaskStatus.PAUSED, TaskStatus.STOPPED}
+_HAS_ENDED = {TaskStatus.DONE, TaskStatus.FAILED, TaskStatus.STOPPED}
+
+
+class Agenda:
+    """Every method is called from the service's loop."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._conductors: dict[str, Conductor] = {}
+        self._candidates = Candidates()
+        self._settled: set[str] = set()
+
+    # -- tasks
+
+    def tick(self, gone_s: Mapping[str, float]) -> None:
+        """Follow the store, then the clock; ``gone_s`` is for how long each device that is offline has been."""
+        self._follow()
+        for name, conductor in tuple(self._conductors.items()):
+            was_gathering = conductor.stage is Stage.GATHERING
+            conductor.tick(gone_s)
+            if was_gathering and conductor.stage is Stage.COLLECTING:  # the others choose first next time
+                self._conductors[name] = self._conductors.pop(name)
+        ended = [name for name, conductor in self._conductors.items() if conductor.stage is Stage.DONE]
+        for name in ended:
+            del self._conductors[name]
+        if ended:
+            self._candidates.keep_tasks(self._conductors)
+
+    def is_over(self) -> bool:
+        """Whether there were tasks, and all have ended."""
+        with self._resources.store.reading() as tx:
+            tasks = tx.tasks.all()
+            is_unfinished = any(task.status in _HELD and self._is_unfinished(tx, task.name) for task in tasks)
+        return bool(tasks) and not is_unfinished and not self._conductors and {t.status for t in tasks} <= _HAS_ENDED
+
+    def sweep(self) -> None:
+        """Delete what no task's newest version, no release and no open round needs: offers, updates, half a blob."""
+        with self._resources.store.reading() as tx:
+            names = [known.name for known in tx.tasks.all()]
+            versions = [latest for name in names if (latest := tx.versions.latest(name)) is not None]
+            releases = [release for name in names for release in tx.releases.of_task(name)]
+        needed = {entry.digest for version in versions for entry in version.blobs}
+        needed |= {entry.digest for release in releases for entry in release.manifest}
+        needed.update(*(conductor.needed() for conductor in self._conductors.values()))
+        self._resources.blobs.keep_only(needed)
+
+    def _follow(self) -> None:
+        with self._resources.store.reading() as tx:
+            tasks = sorted(tx.tasks.all(), key=lambda task: task.status is not TaskStatus.RUNNING)
+            idle = [task for task in tasks if task.name not in self._conductors]
+            begun = {task.name for task in idle if task.status in _HELD and self._is_unfinished(tx, task.name)}
+        for task in tasks:
+            if task.name in self._conductors:
+                self._conductors[task.name].obey(task.status)
+        for task in idle:
+            if task.name in begun or (task.status in _BEGINS and self._has_room()):
+                _log.info("task %s begins", task.name)
+                made = Conductor(read_task(task.config), self._resources, self._candidates)
+                self._conductors[task.name] = made
+                self._settled.discard(task.name)
+                made.start(task.status)
+
+    def _is_unfinished(self, tx: Transaction, task: str) -> bool:
+        """Whether a task that is not to go on has a round that is: it collects, or was closed and not aggregated yet.
+
+        Looked at once: no round opens without a conductor.
+        """
+        if task in self._settled:
+            return False
+        latest, rounds = tx.versions.latest(task), tx.rounds.all(task)
+        number = 0 if latest is None else latest.number
+        found = any(
+            known.phase is Phase.COLLECTING or (known.phase is Phase.CLOSED and known.number > number)
+            for known in rounds
+        )
+        if not found:
+            self._settled.add(task)
+        return found
+
+    def _has_room(self) -> bool:
+        running = sum(not conductor.is_held for conductor in self._conductors.values())
+        return running < self._resources.settings.tasks_at_once
+
+    # -- what devices say
+
+    def device_ready(self, known: DeviceRecord, snapshot: Snapshot, tasks: Sequence[str] = ()) -> None:
+        """A device asks for work in one of ``tasks``, or any: its release again, its open offer again, or to wait."""
+        device, conductors = known.id, tuple(self._conductors.values())
+        if sum(conductor.send_release(device) for conductor in conductors):  # all that are due, not the first alone
+            return
+        self._candidates.forget(device)
+        able, refusals = list[Conductor](), list[str]()
+        for conductor in conductors:
+            refusal = conductor.refusal(known, snapshot, tasks)
+            if refusal is None:
+                able.append(conductor)
+            else:
+                refusals.append(refusal)
+        if any(conductor.offer_again(device, snapshot) for conductor in able):
+            return
+        if able:
+            names = frozenset(conductor.config.name for conductor in able)
+            self._candidates.ask(device, Candidate(time.monotonic(), snapshot, names))
+            refusals = [able[0].stage.value]
+        self._wait(device, refusals[0] if refusals else "no task is waiting")
+
+    def _wait(self, device: str, reason: str) -> None:
+        """The larger the fleet, the seldomer each asks: its questions leave room for its updates."""
+        settings = self._resources.settings
+        spread_s = min(len(self._candidates) / _ASKS_PER_S, 0.8 * settings.ready_valid_s)
+        self._resources.send(device, Wait(retry_after_s=max(settings.retry_after_s, spread_s), reason=reason))
+
+    def update_ready(self, device: str, update: UpdateReady) -> None:
+        """To its task; an update for one that does not run gets the receipt that it had, or is refused."""
+        if update.task in self._conductors:
+            self._conductors[update.task].update_ready(device, update)
+            return
+        with self._resources.store.reading() as tx:
+            known = tx.updates.get(update.update_id)
+            is_waiting = any(task.name == update.task and task.status is TaskStatus.RUNNING for task in tx.tasks.all())
+        if known is not None:
+            receipt = Receipt(update_id=update.update_id, verdict=known.verdict, reason=known.reason[:500])
+            self._resources.send(device, receipt)
+        elif not is_waiting:
+            reason = f"task {update.task} is not running"
+            self._resources.send(device, Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=reason))
+
+    def device_declined(self, device: str, declined: Declined) -> None:
+        """To its task."""
+        if declined.task in self._conductors:
+            self._conductors[declined.task].device_declined(device, declined)
+
+    def blob_fetched(self, device: str, digest: str) -> None:
+        """To the task whose update it is."""
+        for conductor in tuple(self._conductors.values()):
+            conductor.blob_fetched(device, digest)
+
+    def release_reported(self, device: str, report: ReleaseReport) -> None:
+        """To its task."""
+        if report.task in self._conductors:
+            self._conductors[report.task].release_reported(device, report)
