@@ -380,6 +380,28 @@ def move(
 
 
 @app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to write, a tar. It has the release key: keep it secret.")],
+    state_dir: StateDir,
+) -> None:
+    """Copy all that the coordinator is into one file; it may serve meanwhile."""
+    from coordinator.backup import back_up
+
+    typer.echo(f"{file} has the store, the release key and {back_up(state_dir, file)} blobs")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    state_dir: StateDir,
+) -> None:
+    """Make a new state folder what another was when it was backed up."""
+    from coordinator.backup import restore as restored
+
+    typer.echo(f"{state_dir} has the store, the release key and {restored(file, state_dir)} blobs of {file}")
+
+
+@app.command()
 def demo(
     state_dir: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-state"),
     model: Annotated[Path | None, typer.Option(help="Another BERT-family folder instead of MiniLM-L6.")] = None,

@@ -14,6 +14,7 @@ from coordinator.config import read_task
 from coordinator.resources import Resources
 from coordinator.rounds.candidates import Candidate, Candidates
 from coordinator.rounds.conductor import Conductor, Stage
+from coordinator.rounds.recovery import recorded_blobs
 from coordinator.store.database import Transaction
 from coordinator.store.records import DeviceRecord
 from coordinator.store.states import Phase, TaskStatus
@@ -69,11 +70,7 @@ class Agenda:
     def sweep(self) -> None:
         """Delete what no task's newest version, no release and no open round needs: offers, updates, half a blob."""
         with self._resources.store.reading() as tx:
-            names = [known.name for known in tx.tasks.all()]
-            versions = [latest for name in names if (latest := tx.versions.latest(name)) is not None]
-            releases = [release for name in names for release in tx.releases.of_task(name)]
-        needed = {entry.digest for version in versions for entry in version.blobs}
-        needed |= {entry.digest for release in releases for entry in release.manifest}
+            needed = recorded_blobs(tx)
         needed.update(*(conductor.needed() for conductor in self._conductors.values()))
         self._resources.blobs.keep_only(needed)
 

@@ -465,15 +465,10 @@ class Conductor:
         self._go_on()
 
     def needed(self) -> set[str]:
-        """The digests of what an open round, or one that is being aggregated, consists of."""
+        """The digests of what an open round is sent, and of what comes back, beside what the store records."""
         if self.stage is Stage.PREPARING:
             return set()
-        with self._resources.store.reading() as tx:
-            newest = tx.rounds.newest(self.config.name)
-            is_unfinished = newest is not None and newest.number > self._version.number
-            updates = tx.updates.accepted(self.config.name, newest.number) if newest and is_unfinished else ()
-        digests = {entry.digest for entry in (*self._version.blobs, *self._run.tokenizer)}
-        digests |= {update.digest for update in updates} | self._intake.coming
+        digests = {entry.digest for entry in self._run.tokenizer} | self._intake.coming
         return digests | (self._run.packed(self._version) if self._round is not None else set())
 
     def _keep_version(self, version: ModelVersion, results: list[WidthResult]) -> None:

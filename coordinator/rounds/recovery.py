@@ -1,4 +1,4 @@
-"""The open round of a task, rebuilt from the store: a restart reads the last state and continues.
+"""What a restart needs: the open round of a task, rebuilt from the store, and the blobs that the store records.
 
 While a coordinator runs, its deadlines are on a clock that nobody sets. The store has them on the wall's, which is all
 that two processes share. A wall clock that was set back meanwhile cannot prolong a round: what is left of it is never
@@ -33,6 +33,20 @@ def load_round(transaction: Transaction, task: str, *, wall_s: float, steady_s: 
         phase=record.phase,
         offers={offer.device: offer.outcome for offer in transaction.offers.of_round(task, record.number)},
     )
+
+
+def recorded_blobs(transaction: Transaction) -> set[str]:
+    """The digests without which what the store records cannot go on: of each task's newest version, of its releases,
+    and of the updates of a round that is not aggregated yet.
+    """  # noqa: D205 - the summary is a list
+    needed = set[str]()
+    for task in transaction.tasks.all():
+        latest, newest = transaction.versions.latest(task.name), transaction.rounds.newest(task.name)
+        needed |= {entry.digest for entry in (latest.blobs if latest else ())}
+        needed |= {entry.digest for known in transaction.releases.of_task(task.name) for entry in known.manifest}
+        if newest is not None and newest.number > (latest.number if latest else -1):
+            needed |= {update.digest for update in transaction.updates.accepted(task.name, newest.number)}
+    return needed
 
 
 def _left_s(record: RoundRecord, wall_s: float) -> float:

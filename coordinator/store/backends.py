@@ -12,9 +12,28 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, QueuePool, Table, create_engine, event, func, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Function,
+    Integer,
+    QueuePool,
+    String,
+    Table,
+    cast,
+    column,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    make_url,
+    select,
+    table,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -24,6 +43,7 @@ BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another one."""
 _CONNECT_TIMEOUT_S = 10
 _PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "synchronous=FULL", "foreign_keys=ON")
+_SEQUENCES = table("sqlite_sequence", column("name", String), column("seq", Integer))
 _WRITER = 0x7261_6666_6D  # PostgreSQL's advisory lock of whoever writes; any number that no other program takes
 
 
@@ -36,8 +56,11 @@ class Backend(Protocol):
     def begin(self, connection: Connection, *, read_only: bool, durable: bool) -> None:
         """The first statements of a transaction."""
 
-    def continue_numbers(self, connection: Connection, table: Table) -> None:
-        """What the database numbers itself goes on after the rows that came with their numbers."""
+    def last_number(self, connection: Connection, table: Table) -> int:
+        """The last number that the database gave in a table that it numbers itself; 0 before the first."""
+
+    def continue_numbers(self, connection: Connection, table: Table, last: int) -> None:
+        """The next number that it gives there is ``last`` + 1."""
 
     def is_full(self, error: BaseException) -> bool:
         """Whether what the driver raised says that no space is left."""
@@ -76,8 +99,15 @@ class Sqlite:
             connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
-    def continue_numbers(self, connection: Connection, table: Table) -> None:
-        """SQLite does."""
+    def last_number(self, connection: Connection, table: Table) -> int:
+        """Of AUTOINCREMENT."""
+        found = connection.execute(select(_SEQUENCES.c.seq).where(_SEQUENCES.c.name == table.name))
+        return found.scalar_one_or_none() or 0
+
+    def continue_numbers(self, connection: Connection, table: Table, last: int) -> None:
+        """SQLite has no key there: what was is taken out first."""
+        connection.execute(delete(_SEQUENCES).where(_SEQUENCES.c.name == table.name))
+        connection.execute(insert(_SEQUENCES).values(name=table.name, seq=last))
 
     def is_full(self, error: BaseException) -> bool:
         """SQLite says it in words."""
@@ -106,12 +136,15 @@ class Postgres:
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
 
-    def continue_numbers(self, connection: Connection, table: Table) -> None:
-        """Its sequence knows only the numbers that it has given."""
-        numbered = table.autoincrement_column
-        if numbered is not None:
-            sequence = func.pg_get_serial_sequence(table.name, numbered.name)
-            connection.execute(select(func.setval(sequence, func.max(numbered))).having(func.max(numbered) > 0))
+    def last_number(self, connection: Connection, table: Table) -> int:
+        """Of its sequence."""
+        last = func.pg_sequence_last_value(cast(_sequence_of(table), REGCLASS))
+        return connection.execute(select(last)).scalar_one() or 0
+
+    def continue_numbers(self, connection: Connection, table: Table, last: int) -> None:
+        """A sequence that has given nothing cannot be set to 0."""
+        if last > 0:
+            connection.execute(select(func.setval(_sequence_of(table), last)))
 
     def is_full(self, error: BaseException) -> bool:
         """The SQL standard's code."""
@@ -119,6 +152,11 @@ class Postgres:
 
 
 _BACKENDS: Mapping[str, type[Backend]] = {"sqlite": Sqlite, "postgresql": Postgres}
+
+
+def _sequence_of(table: Table) -> Function[Any]:
+    numbered = table.autoincrement_column
+    return func.pg_get_serial_sequence(table.name, "" if numbered is None else numbered.name)
 
 
 def _set_up(connection: DBAPIConnection, _: object) -> None:

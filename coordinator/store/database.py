@@ -22,6 +22,7 @@ from coordinator.store.versions import Versions
 from edge_sdk.errors import DiskFullError, StorageError
 
 _COPIED_AT_ONCE = 500
+_NUMBERED = tuple(table for table in metadata.sorted_tables if table.autoincrement_column is not None)
 
 
 class Transaction:
@@ -77,15 +78,17 @@ class Store:
             taken = [table.name for table in metadata.sorted_tables if target.execute(select(table)).first()]
             if taken:
                 raise StorageError(f"store {other._name} is not empty (it has {', '.join(taken)}): name another")
-            return sum(other._fill(target, table, source) for table in metadata.sorted_tables)
+            rows = sum(_copy(table, source, target) for table in metadata.sorted_tables)
+            for table in _NUMBERED:
+                other._backend.continue_numbers(target, table, self._backend.last_number(source, table))
+            return rows
 
-    def _fill(self, target: Connection, table: Table, source: Connection) -> int:
-        count = 0
-        for rows in source.execute(select(table)).mappings().partitions(_COPIED_AT_ONCE):
-            target.execute(insert(table), [dict(row) for row in rows])
-            count += len(rows)
-        self._backend.continue_numbers(target, table)
-        return count
+    def skip_numbers(self, count: int) -> None:
+        """The next ``count`` numbers of what the database numbers itself are never given."""
+        with self._connection(read_only=False) as connection:
+            for table in _NUMBERED:
+                last = self._backend.last_number(connection, table)
+                self._backend.continue_numbers(connection, table, last + count)
 
     def close(self) -> None:
         """Close every connection; idempotent."""
@@ -110,3 +113,11 @@ class Store:
         if error.orig is not None and self._backend.is_full(error.orig):
             return DiskFullError(f"store {self._name} cannot grow, the disk is full: free some space")
         return StorageError(f"store {self._name} refuses: {reason}")
+
+
+def _copy(table: Table, source: Connection, target: Connection) -> int:
+    count = 0
+    for rows in source.execute(select(table)).mappings().partitions(_COPIED_AT_ONCE):
+        target.execute(insert(table), [dict(row) for row in rows])
+        count += len(rows)
+    return count

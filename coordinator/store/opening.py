@@ -18,7 +18,13 @@ from coordinator.store.database import Store
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, StateInUseError
 
+SQLITE_FILE = "coordinator.sqlite"
 _ADDRESS = "store.url"
+
+
+def is_new(state_dir: Path) -> bool:
+    """Whether no store was ever opened in ``state_dir``."""
+    return not any((state_dir / name).exists() for name in (SQLITE_FILE, _ADDRESS))
 
 
 def open_store(state_dir: Path) -> Store:
@@ -64,4 +70,4 @@ def sole_user(state_dir: Path) -> Iterator[None]:
 
 
 def _sqlite(state_dir: Path) -> str:
-    return f"sqlite:///{state_dir / 'coordinator.sqlite'}"
+    return f"sqlite:///{state_dir / SQLITE_FILE}"

@@ -340,6 +340,17 @@ def test_newest_revision_is_the_one_that_a_store_is_brought_to() -> None:
     assert ScriptDirectory(migrations.__path__[0]).get_heads() == [HEAD]
 
 
+def test_numbers_that_are_skipped_are_never_given(offered: Store) -> None:
+    def release() -> int:
+        with offered.transaction() as tx:
+            return tx.releases.add("news", "pi-4", HALF, BLOBS).release
+
+    offered.skip_numbers(10)
+    assert release() == 11
+    offered.skip_numbers(1000)
+    assert [release(), release()] == [1012, 1013]
+
+
 # -- moving
 
 
@@ -377,6 +388,9 @@ def everything(folder: Path) -> tuple[object, ...]:
 
 def test_store_moves_to_another_database_with_all_that_it_has(state: Path, postgres: str) -> None:
     before = everything(state)
+    store = open_store(state)
+    store.skip_numbers(100)
+    store.close()
     assert move_store(state, emptied(postgres)) == 10
     (state / "coordinator.sqlite").unlink()
     assert everything(state) == before
@@ -384,7 +398,7 @@ def test_store_moves_to_another_database_with_all_that_it_has(state: Path, postg
     assert (state / "store.url").stat().st_mode & 0o077 == 0
     store = open_store(state)
     with store.transaction() as tx:
-        assert tx.releases.add("news", "pi-4", HALF, BLOBS).release == 4
+        assert tx.releases.add("news", "pi-4", HALF, BLOBS).release == 104
     store.close()
 
 

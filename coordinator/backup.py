@@ -1,0 +1,137 @@
+"""All that a coordinator is, as one file: its store, the blobs that the store records, and the release key.
+
+    coordinator.sqlite   whatever database the store lies in
+    release.key          secret: whoever has the file can sign models for the fleet
+    blobs/<digest>       newest versions, releases, and updates that are not aggregated yet
+
+A backup may be taken while a coordinator serves. A restored one goes on from that moment: devices send again what has
+no receipt, and are told again what they were told since.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+from coordinator.delivery.keys import KEY_FILE
+from coordinator.rounds.recovery import recorded_blobs
+from coordinator.store.database import Store
+from coordinator.store.opening import SQLITE_FILE, is_new, open_store, sole_user
+from edge_sdk.disk import disk_errors, durable_file, sync, write_durably
+from edge_sdk.errors import ConfigurationError, DataFormatError, StorageError
+from edge_sdk.transport.blob_folder import BlobFolder
+
+_BLOBS = "blobs"
+_TRIES = 5
+_RELEASES_SINCE = 1_000_000
+
+
+def back_up(state_dir: Path, file: Path) -> int:
+    """Write all of ``state_dir`` to ``file``, which only its owner can read; how many blobs are in it.
+
+    Raises ``ConfigurationError`` where there is nothing to back up or ``file`` is there, and ``StorageError``.
+    """
+    if is_new(state_dir):
+        raise ConfigurationError(f"state folder {state_dir} has no store: there is nothing to back up")
+    if file.exists():
+        raise ConfigurationError(f"{file} is there already: name another file")
+    folder = file.absolute().parent
+    with disk_errors(folder), TemporaryDirectory(dir=folder) as scratch, closing(open_store(state_dir)) as store:
+        for number in range(_TRIES):
+            copy = Path(scratch) / f"{number}.sqlite"
+            needed = _copied(store, copy)
+            try:
+                _pack(file, state_dir, copy, needed)
+            except FileNotFoundError:  # its coordinator has deleted a blob since, which a newer store does not record
+                continue
+            return len(needed)
+    raise StorageError(f"blobs of {state_dir} go faster than they are copied: try again")
+
+
+def restore(file: Path, state_dir: Path) -> int:
+    """Make ``state_dir`` what it was when ``file`` was written; how many blobs came.
+
+    Releases get numbers beyond any that was given since, as devices refuse what is not newer. What an interrupted
+    restoring left is completed by the next. Raises ``ConfigurationError`` where the folder has a store or another key,
+    ``DataFormatError`` for a file that is no backup or a damaged one, and ``StorageError``.
+    """
+    with sole_user(state_dir):
+        if not is_new(state_dir):
+            raise ConfigurationError(f"state folder {state_dir} has a store: restore into another one")
+        try:
+            with disk_errors(file), tarfile.open(file) as archive:
+                return _unpack(archive, file, state_dir)
+        except (tarfile.TarError, EOFError) as error:
+            raise DataFormatError(f"{file} is no backup of a coordinator, or is cut short ({error})") from error
+
+
+def _copied(store: Store, copy: Path) -> set[str]:
+    """Make ``copy`` of one moment of ``store``; the blobs that it records."""
+    with closing(_store_in(copy)) as other:
+        store.copy_to(other)
+        with other.reading() as tx:
+            return recorded_blobs(tx)
+
+
+def _pack(file: Path, state_dir: Path, copy: Path, digests: set[str]) -> None:
+    with durable_file(file) as out, tarfile.open(fileobj=out, mode="w") as archive:
+        os.fchmod(out.fileno(), 0o600)
+        archive.add(copy, SQLITE_FILE)
+        archive.add(state_dir / KEY_FILE, KEY_FILE)
+        for digest in sorted(digests):
+            archive.add(BlobFolder(state_dir / _BLOBS).path_of(digest), f"{_BLOBS}/{digest}")
+
+
+def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
+    """The store comes last, and at once: without it the folder is still new."""
+    blobs, digests = BlobFolder(state_dir / _BLOBS), set[str]()
+    with TemporaryDirectory(dir=state_dir) as scratch:
+        part, copy = Path(scratch) / "part", Path(scratch) / SQLITE_FILE
+        for member in archive:
+            content = archive.extractfile(member)
+            folder, _, name = member.name.rpartition("/")
+            if content is None or (folder, name) not in {("", SQLITE_FILE), ("", KEY_FILE), (_BLOBS, name)}:
+                raise DataFormatError(f"{file} is no backup of a coordinator: it has {member.name[:80]!r}")
+            if name == KEY_FILE:
+                _put_key(state_dir / KEY_FILE, content.read())
+                continue
+            _write(content, part if folder else copy)
+            if folder and blobs.put_file(part, move=True) != name:
+                raise DataFormatError(f"{file} is damaged: blob {name[:16]} has other bytes")
+            digests |= {name} if folder else set()
+        _check_store(copy, digests, file)
+        copy.replace(state_dir / SQLITE_FILE)
+        sync(state_dir)
+    return len(digests)
+
+
+def _put_key(path: Path, key: bytes) -> None:
+    if path.exists() and path.read_bytes() != key:
+        raise ConfigurationError(f"{path} is another key than the backup's: restore into another folder")
+    write_durably(path, key)
+    path.chmod(0o600)
+
+
+def _write(content: IO[bytes], path: Path) -> None:
+    with path.open("wb") as out:
+        shutil.copyfileobj(content, out)
+
+
+def _check_store(copy: Path, digests: set[str], file: Path) -> None:
+    if not copy.exists():
+        raise DataFormatError(f"{file} is no backup of a coordinator: it has no store")
+    with closing(_store_in(copy)) as store:
+        with store.reading() as tx:
+            lacking = recorded_blobs(tx) - digests
+        if lacking:
+            raise DataFormatError(f"{file} is damaged: {len(lacking)} blobs that its store records are not in it")
+        store.skip_numbers(_RELEASES_SINCE)
+
+
+def _store_in(path: Path) -> Store:
+    return Store(f"sqlite:///{path}")

@@ -1,0 +1,150 @@
+"""A coordinator is backed up in the middle of a round, lost, and restored elsewhere: the round ends there."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.backup import back_up, restore
+from coordinator.store.states import Outcome, Phase, TaskStatus
+from edge_sdk.errors import ConfigurationError, DataFormatError
+from edge_sdk.protocol.messages import Offer
+from edge_sdk.protocol.topics import coordinator_filters
+from edge_sdk.transport.memory import MemoryHub, MemoryTransport
+from tests.support.light_model import light_models, light_task
+from tests.support.served import Served, quick
+from tests.support.simulator import Answer, Fleet, small_update
+
+DEVICES = ("a", "b", "c")
+
+
+@pytest.fixture(autouse=True)
+def light() -> Iterator[None]:
+    with light_models():
+        yield
+
+
+class Case:
+    """A task of two rounds of three devices; two of them answer before ``everyone`` may."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder, self.hub, self.everyone = folder, MemoryHub(), False
+
+    def serve(self, state: Path) -> Served:
+        state.mkdir(exist_ok=True)
+        task = light_task(self.folder, rounds=2, release=True, round_deadline_s=3600.0)
+        return Served(quick(state), task, MemoryTransport(self.hub, coordinator_filters("default")))
+
+    def fleet(self) -> Fleet:
+        return Fleet(DEVICES, lambda _, filters, will: MemoryTransport(self.hub, filters, will=will), work=self.work)
+
+    def work(self, device: str, offer: Offer, weights: bytes) -> Answer:
+        return small_update(device, offer, weights) if device != "c" or self.everyone else None
+
+
+def latest(served: Served) -> str:
+    return served.read(lambda tx: tx.versions.latest("task")).digest
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path / "case")
+
+
+@pytest.fixture
+def backup(case: Case, tmp_path: Path) -> Path:
+    """Taken while the first round has two updates of three."""
+    with case.serve(tmp_path / "state") as served, case.fleet():
+        served.wait_until(lambda: len(served.accepted) == 2)
+        assert back_up(tmp_path / "state", tmp_path / "backup.tar") >= 4
+    return tmp_path / "backup.tar"
+
+
+def test_restored_coordinator_ends_the_round_with_the_updates_that_it_had(
+    case: Case, backup: Path, tmp_path: Path
+) -> None:
+    assert backup.stat().st_mode & 0o077 == 0
+    restore(backup, tmp_path / "elsewhere")
+    case.everyone = True
+    with case.serve(tmp_path / "elsewhere") as served:
+        before = {update.update_id for update in served.accepted}
+        assert len(before) == 2
+        with case.fleet():
+            served.wait_for_end()
+    whole = Case(tmp_path / "whole")
+    whole.everyone = True
+    with whole.serve(tmp_path / "uninterrupted") as other, whole.fleet():
+        other.wait_for_end()
+    with case.serve(tmp_path / "elsewhere") as served, whole.serve(tmp_path / "uninterrupted") as other:
+        assert [known.phase for known in served.decided] == [Phase.CLOSED] * 2
+        assert before < {update.update_id for update in served.accepted}
+        assert served.status is TaskStatus.DONE
+        assert latest(served) == latest(other), "the same bytes as without a loss"
+        offers = served.read(lambda tx: tx.offers.of_round("task", 1))
+        assert {offer.outcome for offer in offers} == {Outcome.UPDATED}
+        releases = served.read(lambda tx: tx.releases.of_task("task"))
+        assert min(release.release for release in releases) > 1_000_000, "devices may have had others meanwhile"
+
+
+def test_backup_is_restored_only_into_a_new_folder(backup: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="has a store: restore into another one"):
+        restore(backup, tmp_path / "state")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "release.key").write_text("ab" * 32)
+    with pytest.raises(ConfigurationError, match="is another key than the backup's"):
+        restore(backup, tmp_path / "other")
+    assert restore(backup, tmp_path / "new") >= 4
+
+
+def test_nothing_is_backed_up_where_nothing_is_or_over_another_file(backup: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is nothing to back up"):
+        back_up(tmp_path / "nowhere", tmp_path / "x.tar")
+    with pytest.raises(ConfigurationError, match="is there already: name another file"):
+        back_up(tmp_path / "state", backup)
+
+
+def repacked(backup: Path, change: Callable[[str, bytes], bytes | None], more: dict[str, bytes] | None = None) -> None:
+    """With other contents; ``None`` leaves a member out."""
+    with tarfile.open(backup) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    with tarfile.open(backup, "w") as archive:
+        for name, content in (members | (more or {})).items():
+            changed = change(name, content)
+            if changed is not None:
+                member = tarfile.TarInfo(name)
+                member.size = len(changed)
+                archive.addfile(member, io.BytesIO(changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        (lambda name, content: content[:-1] + b"?" if "/" in name else content, {}, "damaged: blob .* has other bytes"),
+        (lambda name, content: None if "/" in name else content, {}, "damaged: .* blobs that its store records"),
+        (lambda name, content: None if "sqlite" in name else content, {}, "has no store"),
+        (lambda _, content: content, {"../escape": b"x"}, r"it has '\.\./escape'"),
+        (lambda _, content: content, {"blobs/../../escape": b"x"}, "it has 'blobs/../../escape'"),
+    ],
+)
+def test_file_that_is_no_whole_backup_is_refused_and_leaves_the_folder_new(
+    backup: Path, tmp_path: Path, change: Callable[[str, bytes], bytes | None], more: dict[str, bytes], words: str
+) -> None:
+    whole = backup.read_bytes()
+    repacked(backup, change, more)
+    with pytest.raises(DataFormatError, match=words):
+        restore(backup, tmp_path / "new")
+    assert not (tmp_path / "escape").exists()
+    backup.write_bytes(whole)
+    assert restore(backup, tmp_path / "new") >= 4
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000])
+def test_file_that_is_cut_short_is_refused(backup: Path, tmp_path: Path, length: int) -> None:
+    backup.write_bytes(backup.read_bytes()[:length])
+    with pytest.raises(DataFormatError, match="no backup of a coordinator, or is cut short"):
+        restore(backup, tmp_path / "new")
