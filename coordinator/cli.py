@@ -13,37 +13,31 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from coordinator.config import DEFAULT_RECIPE, STATE_DIR_VARIABLE, CoordinatorConfig, Participation, Salience
+from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Salience
+from coordinator.options import AsJson, StateDir, TaskName, open_store, typist
+from coordinator.store.states import AccessRole
+from coordinator.task_commands import task_app
 from edge_sdk.data.images import IMAGE_SIZE
-from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 from edge_sdk.errors import RaffmError
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 
-if TYPE_CHECKING:
-    from coordinator.store.database import Store
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 model_app = typer.Typer(no_args_is_help=True, help="What can be trained.")
-task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")
 device_app = typer.Typer(no_args_is_help=True, help="Who is there.")
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
+token_app = typer.Typer(no_args_is_help=True, help="Who may use the API.")
 store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
 app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
+app.add_typer(token_app, name="token")
 app.add_typer(store_app, name="store")
-
-StateDir = Annotated[
-    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
-]
-TaskName = Annotated[str, typer.Argument(help="The task's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
@@ -86,7 +80,7 @@ def serve(
         blob_url=blob_url,
     )
     with sole_user(state_dir):
-        service = Service(config, _store(state_dir), mqtt_transport(config))
+        service = Service(config, open_store(state_dir), mqtt_transport(config))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: service.stop())
         service.run()
@@ -172,162 +166,8 @@ def save_model(
     from edge_sdk.transport.blob_folder import BlobFolder
 
     blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
-    number = save_latest(_store(state_dir), blobs, task, folder)
+    number = save_latest(open_store(state_dir), blobs, task, folder)
     typer.echo(f"version {number} of task {task} is in {folder}")
-
-
-@task_app.command("create")
-def create_task(
-    name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-'.")],
-    state_dir: StateDir,
-    model: Annotated[Path, typer.Option(help="Hugging Face folder; see `coordinator model new` for sensors.")],
-    calibration: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of a few examples, for the salience.")],
-    test: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of examples to judge each version by.")],
-    rounds: Annotated[int, typer.Option(min=1, help="How many rounds.")] = 5,
-    min_devices: Annotated[int, typer.Option(min=1, help="How many devices a round waits for.")] = 1,
-    max_devices: Annotated[int | None, typer.Option(min=1, help="How many a round takes in; all if not named.")] = None,
-    quorum: Annotated[int, typer.Option(min=1, help="How many updates a round needs at its deadline.")] = 1,
-    only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
-    salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
-    part: Annotated[TrainablePart, typer.Option(help="What devices train.")] = TrainablePart.NO_EMBEDDINGS,
-    adapters: Annotated[
-        AdapterMethod | None,
-        typer.Option(help="Which, where adapters are trained: lora if not named; the others need devices on torch."),
-    ] = None,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Of LoRA's or DoRA's adapters, where these are trained.")] = 8,
-    depth: Annotated[bool, typer.Option("--depth", help="Also leave layers out for the smallest devices.")] = False,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of 16 examples in a round, at most.")] = None,
-    distillation: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="How much nested submodels learn from the whole one, not from labels; 0.5 for a model from scratch.",
-        ),
-    ] = DEFAULT_RECIPE.distillation,
-    nest: Annotated[
-        list[float] | None,
-        typer.Option(
-            min=0.01,
-            max=1,
-            help="Share of the model that every wider device trains nested in its own, 0.25 if none is given; up to "
-            "three of them. 0.5 and 0.25 for a model from scratch.",
-        ),
-    ] = None,
-    encoding: Annotated[
-        str,
-        typer.Option(
-            help="Of updates: fp32, fp16, int8, or topk:SHARE, which sends a share of each parameter's entries."
-        ),
-    ] = "fp32",
-    release: Annotated[bool, typer.Option(help="Release the result to the devices.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the new head.")] = 0,
-) -> None:
-    """Queue a task; `coordinator serve` runs it."""
-    import msgspec
-
-    from coordinator.config import TaskConfig, parse_encoding
-    from coordinator.delivery.keys import release_key
-    from coordinator.planning.nesting import Nesting
-    from coordinator.planning.space import Space
-    from coordinator.rounds.tasks import queue_task
-    from edge_sdk.elastic.submodel import Adapters
-    from edge_sdk.errors import ConfigurationError
-
-    if adapters is not None and part is not TrainablePart.ADAPTERS:
-        raise ConfigurationError(f"--adapters {adapters.value} with --part {part.value} adds none; say --part adapters")
-    config = TaskConfig(
-        name=name,
-        model_dir=str(model.absolute()),
-        calibration_file=str(calibration.absolute()),
-        test_file=str(test.absolute()),
-        rounds=rounds,
-        min_devices=min_devices,
-        max_devices=max_devices,
-        quorum=quorum,
-        participation=Participation.ABLE if only_able else Participation.ALL,
-        salience=salience,
-        part=part,
-        adapters=Adapters.of(adapters or AdapterMethod.LORA, lora_rank) if part is TrainablePart.ADAPTERS else None,
-        space=Space(depth=depth),
-        nesting=Nesting(shares=tuple(nest)) if nest else Nesting(),
-        recipe=msgspec.structs.replace(
-            DEFAULT_RECIPE,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            max_steps=max_steps,
-            distillation=distillation,
-        ),
-        encoding=parse_encoding(encoding),
-        release=release,
-        seed=seed,
-    )
-    queue_task(_store(state_dir), config, time.time())
-    release_key(state_dir)
-    typer.echo(f"task {name} is queued; devices trust {state_dir / 'release.pub'}")
-
-
-@task_app.command("apply")
-def apply_task(
-    file: Annotated[Path, typer.Argument(help="TOML: every option of a task, and more than `create` has.")],
-    state_dir: StateDir,
-) -> None:
-    """Queue a task as a TOML file says it; the file may be kept, reviewed and applied again."""
-    from coordinator.config import task_of_file
-    from coordinator.delivery.keys import release_key
-    from coordinator.rounds.tasks import queue_task
-
-    config = task_of_file(file)
-    queue_task(_store(state_dir), config, time.time())
-    release_key(state_dir)
-    typer.echo(f"task {config.name} is queued; devices trust {state_dir / 'release.pub'}")
-
-
-@task_app.command("start")
-def start_task(name: TaskName, state_dir: StateDir) -> None:
-    """Go on with a task that is paused, stopped or failed, where it was."""
-    from coordinator.rounds.tasks import change_status
-    from coordinator.store.states import TaskStatus
-
-    change_status(_store(state_dir), name, TaskStatus.PENDING)
-
-
-@task_app.command("pause")
-def pause_task(name: TaskName, state_dir: StateDir) -> None:
-    """Open no more rounds; the open one comes to its end."""
-    from coordinator.rounds.tasks import change_status
-    from coordinator.store.states import TaskStatus
-
-    change_status(_store(state_dir), name, TaskStatus.PAUSED)
-
-
-@task_app.command("stop")
-def stop_task(name: TaskName, state_dir: StateDir) -> None:
-    """End now: the open round is decided with the updates that have come. `start` goes on from there."""
-    from coordinator.rounds.tasks import change_status
-    from coordinator.store.states import TaskStatus
-
-    change_status(_store(state_dir), name, TaskStatus.STOPPED)
-
-
-@task_app.command("list")
-def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every task: where it stands, how many rounds it had, how good its newest version is."""
-    from coordinator.listing import show, task_rows
-
-    show(task_rows(_store(state_dir)), as_json=as_json)
-
-
-@task_app.command("show")
-def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> None:
-    """One task: its settings, its versions by width, its rounds."""
-    from coordinator.listing import round_rows, setting_rows, show, version_rows
-
-    store = _store(state_dir)
-    for rows in (setting_rows(store, name), version_rows(store, name), round_rows(store, name)):
-        show(rows, as_json=as_json)
 
 
 @app.command()
@@ -348,7 +188,7 @@ def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
     """Every device that has ever said hello, as it last said that it is; --json tells more."""
     from coordinator.listing import device_rows, show, show_devices
 
-    rows = device_rows(_store(state_dir), time.time())
+    rows = device_rows(open_store(state_dir), time.time())
     if as_json:
         show(rows, as_json=True)
     else:
@@ -364,7 +204,68 @@ def list_rounds(
     """Every round: who took part, how good the result is, what it cost."""
     from coordinator.listing import round_rows, show
 
-    show(round_rows(_store(state_dir), task), as_json=as_json)
+    show(round_rows(open_store(state_dir), task), as_json=as_json)
+
+
+@app.command()
+def api(
+    state_dir: StateDir,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    certificate: Annotated[Path | None, typer.Option(help="PEM, with the chain; needed off this machine.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
+    allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP off this machine too.")] = False,
+) -> None:
+    """Serve the REST API, until interrupted; its pages are at /docs, and `coordinator token create` lets one in."""
+    from contextlib import closing
+
+    from coordinator.api.serving import Listening, serve_api
+
+    listening = Listening(host, port, certificate, key, allow_plaintext)
+    with closing(open_store(state_dir)) as store:
+        typer.echo(f"API at {listening.address}/api/v1, described at {listening.address}/docs; Ctrl-C ends it")
+        serve_api(store, listening)
+
+
+@token_app.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-', which the audit log shows.")],
+    state_dir: StateDir,
+    role: Annotated[AccessRole, typer.Option(help="What its bearer may do.")] = AccessRole.VIEWER,
+    days: Annotated[float | None, typer.Option(min=0.001, help="Until it expires; never if not named.")] = None,
+) -> None:
+    """Make a token and print it: nobody can read it again."""
+    from coordinator.api.access import make_token
+
+    typer.echo(make_token(open_store(state_dir), name, role, days, time.time(), typist()))
+
+
+@token_app.command("list")
+def list_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
+    """Every token by name, without its secret."""
+    from coordinator.listing import show, token_rows
+
+    show(token_rows(open_store(state_dir), time.time()), as_json=as_json)
+
+
+@token_app.command("revoke")
+def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], state_dir: StateDir) -> None:
+    """The token is worth nothing from now on."""
+    from coordinator.api.access import revoke_token
+
+    revoke_token(open_store(state_dir), name, time.time(), typist())
+
+
+@app.command()
+def audit(
+    state_dir: StateDir,
+    most: Annotated[int, typer.Option(min=1, help="So many of the newest.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Who has changed what, newest first."""
+    from coordinator.listing import audit_rows, show
+
+    show(audit_rows(open_store(state_dir), most), as_json=as_json)
 
 
 @store_app.command("move")
@@ -416,12 +317,6 @@ def demo(
     from coordinator.demo.main import DemoOptions, run_demo
 
     run_demo(DemoOptions(state_dir, model, data, rounds, seed, compare, resume, report))
-
-
-def _store(state_dir: Path) -> Store:
-    from coordinator.store.opening import open_store
-
-    return open_store(state_dir)
 
 
 def main() -> None:

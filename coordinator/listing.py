@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -98,6 +99,35 @@ def version_rows(store: Store, task: str) -> list[Row]:
     return [
         {"version": number} | {one.width: one.accuracy for one in found if one.round == number} for number in numbers
     ]
+
+
+def token_rows(store: Store, now_s: float) -> list[Row]:
+    """One row a token."""
+    with store.reading() as tx:
+        return [
+            {
+                "token": known.name,
+                "role": known.role.value,
+                "made_days_ago": round((now_s - known.created_s) / 86400, 1),
+                "good_for_days": None if known.expires_s is None else round((known.expires_s - now_s) / 86400, 1),
+            }
+            for known in tx.tokens.all()
+        ]
+
+
+def audit_rows(store: Store, most: int) -> list[Row]:
+    """One row a change, newest first."""
+    with store.reading() as tx:
+        return [
+            {
+                "entry": known.entry,
+                "at": datetime.fromtimestamp(known.at_s).astimezone().isoformat(" ", "seconds"),
+                "who": known.who,
+                "action": known.action,
+                "subject": known.subject,
+            }
+            for known in tx.audit.newest(most)
+        ]
 
 
 def show(rows: Sequence[Row], *, as_json: bool) -> None:

@@ -110,7 +110,7 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
     for config in _tasks(options, model):
         for file, part in ((config.calibration_file, dealt.calibration), (config.test_file, dealt.test)):
             write_examples(Path(file), part)
-        queue_task(store, config, time.time())
+        queue_task(store, config, time.time(), "the demo")
     release_key(database.parent)
     console.print(f"{len(examples)} texts dealt to {len(FLEET)} devices; {len(dealt.test)} stay with the coordinator")
     return store

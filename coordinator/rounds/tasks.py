@@ -24,11 +24,16 @@ _FROM = {
     TaskStatus.STOPPED: {TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED},
 }
 """From where an operator brings a task to each status."""
+_ACTIONS = {
+    TaskStatus.PENDING: "start task",
+    TaskStatus.PAUSED: "pause task",
+    TaskStatus.STOPPED: "stop task",
+}
 _WORDS = {TaskStatus.PENDING: "started", TaskStatus.PAUSED: "paused", TaskStatus.STOPPED: "stopped"}
 
 
-def queue_task(store: Store, config: TaskConfig, now_s: float) -> None:
-    """Record a pending task.
+def queue_task(store: Store, config: TaskConfig, now_s: float, who: str) -> None:
+    """Record a pending task, and in the audit log ``who`` made it.
 
     Raises ``ConfigurationError`` for a name that is taken, ``UnsupportedArchitectureError``, ``ModelFormatError`` or
     ``DataFormatError`` for what it is to work on.
@@ -39,11 +44,14 @@ def queue_task(store: Store, config: TaskConfig, now_s: float) -> None:
         read_examples(Path(file))
     encoded = msgspec.json.encode(config)
     with store.transaction() as tx:
+        is_new = tx.tasks.get(config.name) is None
         if tx.tasks.add(config.name, encoded, now_s).config != encoded:
             raise ConfigurationError(f"task {config.name!r} exists with other settings; choose another name")
+        if is_new:
+            tx.audit.note(now_s, who, "create task", config.name)
 
 
-def change_status(store: Store, task: str, wanted: TaskStatus) -> None:
+def change_status(store: Store, task: str, wanted: TaskStatus, now_s: float, who: str) -> None:
     """Have ``task`` run, paused or stopped from now on; a coordinator that serves it follows within a second.
 
     Raises ``ConfigurationError`` where there is no such task, or it cannot be that any more.
@@ -53,6 +61,7 @@ def change_status(store: Store, task: str, wanted: TaskStatus) -> None:
         if known.status not in _FROM[wanted]:
             raise ConfigurationError(f"task {task!r} is {known.status.value} and cannot be {_WORDS[wanted]}")
         tx.tasks.set_status(task, wanted)
+        tx.audit.note(now_s, who, _ACTIONS[wanted], task)
 
 
 def known_task(tx: Transaction, task: str) -> TaskRecord:

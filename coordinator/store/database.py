@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Table, event, insert, make_url, select
 from sqlalchemy.exc import DBAPIError
 
+from coordinator.store.audit import Audit
 from coordinator.store.backends import backend_of
 from coordinator.store.devices import Devices
 from coordinator.store.evaluations import Evaluations
@@ -17,6 +18,7 @@ from coordinator.store.releases import Releases
 from coordinator.store.rounds import Rounds
 from coordinator.store.tables import metadata
 from coordinator.store.tasks import Tasks
+from coordinator.store.tokens import Tokens
 from coordinator.store.updates import Updates
 from coordinator.store.versions import Versions
 from edge_sdk.errors import DiskFullError, StorageError
@@ -37,6 +39,8 @@ class Transaction:
         self.updates = Updates(connection)
         self.evaluations = Evaluations(connection)
         self.releases = Releases(connection)
+        self.tokens = Tokens(connection)
+        self.audit = Audit(connection)
 
 
 class Store:

@@ -46,6 +46,10 @@ class Devices(Repository[DeviceRecord]):
         """One device, ``None`` where it has never said hello."""
         return self._one(id=device)
 
+    def page(self, most: int, after: str | None) -> tuple[DeviceRecord, ...]:
+        """The first ``most`` devices by id, of those after one."""
+        return self._some(most, "id", after or "")
+
     def all(self) -> tuple[DeviceRecord, ...]:
         """Every device by id."""
         return self._all("id")

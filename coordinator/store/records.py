@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
 
@@ -123,3 +123,25 @@ class ReleaseRecord:
     status: ReleaseStatus
     report: ReleaseReport | None = None
     parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A token of the API: the SHA-256 of its secret, and until when it is good."""
+
+    name: str
+    role: AccessRole
+    digest: str
+    created_s: float
+    expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who did what, to what."""
+
+    entry: int
+    at_s: float
+    who: str
+    action: str
+    subject: str

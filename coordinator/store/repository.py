@@ -57,6 +57,11 @@ class Repository(Generic[_R]):
         rows = self._connection.execute(_selecting(self.table, tuple(key), order), _named("is", key))
         return tuple(map(self._read, rows))
 
+    def _some(self, most: int, order: str, after: object, **key: object) -> tuple[_R, ...]:
+        """The first ``most`` records with these values in the order of a column, of those beyond ``after``."""
+        statement = _selecting(self.table, tuple(key), (order,)).where(self.table.c[order] > after).limit(most)
+        return tuple(map(self._read, self._connection.execute(statement, _named("is", key))))
+
     def _last(self, order: str, **key: object) -> _R | None:
         """Of the records with these values the last in the order of a column, ``None`` where there is none."""
         row = self._connection.execute(_newest(self.table, tuple(key), order), _named("is", key)).one_or_none()

@@ -34,6 +34,10 @@ class Rounds(Repository[RoundRecord]):
         """The round that was opened last, ``None`` before the first."""
         return self._last("number", task=task)
 
+    def page(self, task: str, most: int, after: int) -> tuple[RoundRecord, ...]:
+        """The first ``most`` rounds of a task, of those after one."""
+        return self._some(most, "number", after, task=task)
+
     def all(self, task: str) -> tuple[RoundRecord, ...]:
         """Every round of a task, oldest first."""
         return self._all("number", task=task)

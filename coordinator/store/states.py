@@ -39,3 +39,16 @@ class ReleaseStatus(str, Enum):
     SENT = "sent"
     INSTALLED = "installed"
     FAILED = "failed"
+
+
+class AccessRole(str, Enum):
+    """What a token's bearer may do, each more than the one before: look; change tasks; give tokens."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def includes(self, other: AccessRole) -> bool:
+        """Whether who has this role may do what ``other`` may."""
+        order = tuple(AccessRole)
+        return order.index(self) >= order.index(other)

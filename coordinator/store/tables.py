@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
@@ -199,4 +199,25 @@ releases = Table(
     Column("report", Json(ReleaseReport)),
     Column("parameters", BigInteger, nullable=False),
     sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is not newer
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("role", Named(AccessRole), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_s", Float, nullable=False),
+    Column("expires_s", Float),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("entry", Integer, primary_key=True),
+    Column("at_s", Float, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", Text, nullable=False),
+    sqlite_autoincrement=True,
 )

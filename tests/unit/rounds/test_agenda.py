@@ -47,7 +47,7 @@ class Shop:
             for task in self._others:
                 tx.tasks.add(task.name, msgspec.json.encode(task), time.time())
         if wanted is not None:
-            change_status(served.store, self._first.name, wanted)
+            change_status(served.store, self._first.name, wanted, 0.0, "a test")
         return served
 
     def fleet(self, work: Work = small_update) -> Fleet:
@@ -148,13 +148,13 @@ def test_paused_task_ends_its_round_opens_no_other_and_goes_on_where_it_was(tmp_
     shop = Shop(tmp_path, news={"rounds": 6})
     with shop.serve() as served, shop.fleet():
         served.wait_until(lambda: in_phase(served, "news", Phase.CLOSED) >= 1)
-        change_status(served.store, "news", TaskStatus.PAUSED)
+        change_status(served.store, "news", TaskStatus.PAUSED, 0.0, "a test")
         served.wait_until(lambda: not in_phase(served, "news", Phase.COLLECTING))
         time.sleep(0.1)
         before = len(rounds(served, "news"))
         time.sleep(1)
         assert len(rounds(served, "news")) == before < 6
-        change_status(served.store, "news", TaskStatus.PENDING)
+        change_status(served.store, "news", TaskStatus.PENDING, 0.0, "a test")
         served.wait_for_end()
     with shop.serve() as served:
         assert [known.phase for known in rounds(served, "news")] == [Phase.CLOSED] * 6
@@ -170,7 +170,7 @@ def test_stopped_task_decides_its_round_with_what_has_come_and_starts_from_there
     with shop.serve() as served, shop.fleet(first_alone()):
         served.wait_until(lambda: len(served.accepted) == 1)
         if not is_restarted:
-            change_status(served.store, "news", TaskStatus.STOPPED)
+            change_status(served.store, "news", TaskStatus.STOPPED, 0.0, "a test")
             served.wait_for_end()
     if is_restarted:  # the round is open in the store, and nobody serves it
         with shop.serve(TaskStatus.STOPPED) as served:
@@ -190,7 +190,7 @@ def test_paused_task_ends_its_round_after_a_restart_too(tmp_path: Path) -> None:
     shop = Shop(tmp_path, news={"rounds": 3, "round_deadline_s": 3600.0})
     with shop.serve() as served, shop.fleet(lambda *_: None):
         served.wait_until(lambda: in_phase(served, "news", Phase.COLLECTING) == 1)
-        change_status(served.store, "news", TaskStatus.PAUSED)
+        change_status(served.store, "news", TaskStatus.PAUSED, 0.0, "a test")
     with shop.serve() as served, shop.fleet():
         served.wait_until(lambda: in_phase(served, "news", Phase.CLOSED) == 1)
         served.wait_until(lambda: served.read(lambda tx: tx.versions.latest("news")).number == 1)
@@ -249,7 +249,7 @@ def test_status_that_makes_no_sense_is_refused(
     with served.store.transaction() as tx:
         tx.tasks.set_status("news", found)
     with pytest.raises(ConfigurationError, match=words):
-        change_status(served.store, "news", wanted)
+        change_status(served.store, "news", wanted, 0.0, "a test")
     with pytest.raises(ConfigurationError, match="no task 'views'; the tasks are news"):
-        change_status(served.store, "views", wanted)
+        change_status(served.store, "views", wanted, 0.0, "a test")
     served.store.close()

@@ -91,7 +91,7 @@ def test_nested_widths_are_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], shares: tuple[float, ...]
 ) -> None:
     queued = list[TaskConfig]()
-    monkeypatch.setattr("coordinator.rounds.tasks.queue_task", lambda _, config, __: queued.append(config))
+    monkeypatch.setattr("coordinator.rounds.tasks.queue_task", lambda _, config, *__: queued.append(config))
     files = ("--model", "m", "--calibration", "c", "--test", "t", "--state-dir", str(tmp_path))
     done = CliRunner().invoke(app, ["task", "create", "news", *files, *words], catch_exceptions=False)
 
@@ -188,11 +188,12 @@ def coordinator(*words: object) -> str:
     return CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False).stdout
 
 
-def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path, small_model: Path) -> None:
+def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> None:
     examples = tmp_path / "texts.csv"
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     examples.write_text("text,label\ngood,yes\nbad,no\n")
     file, state = tmp_path / "news.toml", ("--state-dir", tmp_path / "state")
-    names = f'model_dir = "{small_model}"\ncalibration_file = "texts.csv"\ntest_file = "texts.csv"\n'
+    names = 'model_dir = "."\ncalibration_file = "texts.csv"\ntest_file = "texts.csv"\n'
     file.write_text(f'name = "news"\nrounds = 3\n{names}[schedule]\nevery_s = 60.0\n')
 
     assert "task news is queued" in coordinator("task", "apply", file, *state)

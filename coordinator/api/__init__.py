@@ -1,0 +1,1 @@
+"""What the command line does, over HTTP: tasks and tokens changed, everything else read. Its pages are OpenAPI."""

@@ -1,0 +1,55 @@
+"""Tokens: made once, shown once, kept as a digest; and what their bearers may do.
+
+A secret has 256 random bits, so that its SHA-256 tells nothing of it and needs no salt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from coordinator.store.database import Store, Transaction
+from coordinator.store.records import TokenRecord
+from coordinator.store.states import AccessRole
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.topics import check_name
+
+_PREFIX = "raffm_"  # what scanners of leaked secrets look for
+_DAY_S = 86400.0
+
+
+def make_token(store: Store, name: str, role: AccessRole, days: float | None, now_s: float, who: str) -> str:
+    """A new token for ``days``, or for good; its secret, which nobody can read again.
+
+    Raises ``ConfigurationError`` for a name that is taken or is none.
+    """
+    check_name(name, "token")
+    secret = _PREFIX + secrets.token_urlsafe(32)
+    expires_s = None if days is None else now_s + days * _DAY_S
+    with store.transaction() as tx:
+        if tx.tokens.get(name) is not None:
+            raise ConfigurationError(f"token {name!r} exists: choose another name, or revoke it first")
+        tx.tokens.add(TokenRecord(name, role, _digest(secret), now_s, expires_s))
+        tx.audit.note(now_s, who, f"create {role.value} token", name)
+    return secret
+
+
+def revoke_token(store: Store, name: str, now_s: float, who: str) -> None:
+    """The token is worth nothing from now on; ``ConfigurationError`` where there is none of this name."""
+    with store.transaction() as tx:
+        if tx.tokens.get(name) is None:
+            names = ", ".join(known.name for known in tx.tokens.all()) or "none"
+            raise ConfigurationError(f"there is no token {name!r}; the tokens are {names}")
+        tx.tokens.remove(name)
+        tx.audit.note(now_s, who, "revoke token", name)
+
+
+def bearer_of(tx: Transaction, secret: str, now_s: float) -> TokenRecord | None:
+    """Whose secret this is; ``None`` where nobody's, or where the token has expired."""
+    known = tx.tokens.of_digest(_digest(secret))
+    is_good = known is not None and (known.expires_s is None or now_s < known.expires_s)
+    return known if is_good else None
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

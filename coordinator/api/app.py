@@ -1,0 +1,243 @@
+"""The REST API of one coordinator's store: what the command line shows and changes, for programs and pages.
+
+Every request but ``/health`` carries a token (``Authorization: Bearer …``). What changes something is in the audit log
+in the same transaction. A task's paths are of the coordinator's machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Path, Query, Request, status
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import JsonValue
+
+from coordinator.api.access import bearer_of, make_token, revoke_token
+from coordinator.api.schemas import (
+    AuditEntry,
+    Device,
+    NewToken,
+    Page,
+    Problem,
+    Release,
+    Round,
+    Secret,
+    Task,
+    Token,
+)
+from coordinator.config import TaskConfig
+from coordinator.rounds.tasks import change_status, known_task, queue_task
+from coordinator.store.database import Store
+from coordinator.store.records import TokenRecord
+from coordinator.store.states import AccessRole, TaskStatus
+from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError, RaffmError, StorageError
+
+_MOST = 500
+_REFUSED = (ConfigurationError, DataFormatError, ModelFormatError)
+_T = TypeVar("_T")
+Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
+After = Annotated[str | None, Query(max_length=64, description="What the page before ended with.")]
+_bearer = HTTPBearer(description="A token, from `coordinator token create`.")
+_problems: dict[int | str, dict[str, Any]] = {
+    status.HTTP_400_BAD_REQUEST: {"model": Problem},
+    status.HTTP_401_UNAUTHORIZED: {"model": Problem},
+    status.HTTP_403_FORBIDDEN: {"model": Problem},
+    status.HTTP_404_NOT_FOUND: {"model": Problem},
+}
+
+
+def create_app(store: Store) -> FastAPI:
+    """The API of ``store``, which outlives it."""
+    app = FastAPI(title="raffm-edge coordinator", version="1", docs_url="/docs", redoc_url=None)
+    app.state.store = store
+    app.add_exception_handler(RaffmError, _told)
+    app.add_exception_handler(HTTPException, _told)
+    app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"])
+    for router in (_devices, _tasks, _access):
+        app.include_router(router, prefix="/api/v1")
+    return app
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _may(role: AccessRole) -> Callable[..., TokenRecord]:
+    def check(
+        store: Annotated[Store, Depends(_store)], given: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)]
+    ) -> TokenRecord:
+        with store.reading() as tx:
+            known = bearer_of(tx, given.credentials, time.time())
+        if known is None:
+            raise HTTPException(status.HTTP_401_UNAUTHORIZED, "the token is unknown, revoked or expired")
+        if not known.role.includes(role):
+            raise HTTPException(
+                status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
+            )
+        return known
+
+    return check
+
+
+async def _told(_: Request, error: Exception) -> JSONResponse:
+    """One line, as on the command line; what the disk or the database refuses is the server's fault."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    code = status.HTTP_400_BAD_REQUEST if isinstance(error, _REFUSED) else status.HTTP_503_SERVICE_UNAVAILABLE
+    return JSONResponse({"error": str(error)}, code)
+
+
+Opened = Annotated[Store, Depends(_store)]
+Viewer = Depends(_may(AccessRole.VIEWER))
+Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
+Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]
+_devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=_problems)
+_tasks = APIRouter(tags=["tasks"], dependencies=[Viewer], responses=_problems)
+_access = APIRouter(tags=["access"], responses=_problems)
+
+
+def _page(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[Sequence[_T], str | None]:
+    """The first of what comes after, and how to ask for the rest."""
+    some = found[:limit]
+    return some, key(some[-1]) if len(found) > limit else None
+
+
+# -- devices
+
+
+@_devices.get("/devices")
+def list_devices(store: Opened, limit: Limit = 100, after: After = None) -> Page[Device]:
+    """Every device that has ever said hello, by id."""
+    with store.reading() as tx:
+        found = tx.devices.page(limit + 1, after)
+    some, more = _page(found, lambda known: known.id, limit)
+    return Page(items=[Device.of(known) for known in some], after=more)
+
+
+@_devices.get("/devices/{device}")
+def show_device(store: Opened, device: Name) -> Device:
+    """One device."""
+    with store.reading() as tx:
+        known = tx.devices.get(device)
+    if known is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no device {device!r}")
+    return Device.of(known)
+
+
+# -- tasks
+
+
+@_tasks.get("/tasks")
+def list_tasks(store: Opened) -> list[Task]:
+    """Every task, oldest first."""
+    with store.reading() as tx:
+        return [Task.of(tx, known) for known in tx.tasks.all()]
+
+
+@_tasks.post("/tasks", status_code=status.HTTP_201_CREATED)
+def create_task(store: Opened, who: Operator, settings: Annotated[dict[str, JsonValue], Body()]) -> Task:
+    """Queue a task: its settings under the names that they have in TOML, paths on the coordinator's machine."""
+    try:
+        config = msgspec.convert(settings, TaskConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"task: {error}") from error
+    queue_task(store, config, time.time(), who.name)
+    return show_task(store, config.name)
+
+
+@_tasks.get("/tasks/{task}")
+def show_task(store: Opened, task: Name) -> Task:
+    """One task."""
+    with store.reading() as tx:
+        return Task.of(tx, _known(lambda: known_task(tx, task)))
+
+
+@_tasks.post("/tasks/{task}/start")
+def start_task(store: Opened, who: Operator, task: Name) -> Task:
+    """Go on with a task that is paused, stopped or failed, where it was."""
+    return _changed(store, task, TaskStatus.PENDING, who)
+
+
+@_tasks.post("/tasks/{task}/pause")
+def pause_task(store: Opened, who: Operator, task: Name) -> Task:
+    """Open no more rounds; the open one comes to its end."""
+    return _changed(store, task, TaskStatus.PAUSED, who)
+
+
+@_tasks.post("/tasks/{task}/stop")
+def stop_task(store: Opened, who: Operator, task: Name) -> Task:
+    """End now; the open round is decided with the updates that have come."""
+    return _changed(store, task, TaskStatus.STOPPED, who)
+
+
+@_tasks.get("/tasks/{task}/rounds")
+def list_rounds(
+    store: Opened, task: Name, limit: Limit = 100, after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
+) -> Page[Round]:
+    """The rounds of a task, oldest first."""
+    with store.reading() as tx:
+        _known(lambda: known_task(tx, task))
+        some, more = _page(tx.rounds.page(task, limit + 1, after), lambda known: str(known.number), limit)
+        return Page(items=[Round.of(tx, known) for known in some], after=more)
+
+
+@_tasks.get("/tasks/{task}/releases")
+def list_releases(store: Opened, task: Name) -> list[Release]:
+    """What each device was sent of a task."""
+    with store.reading() as tx:
+        _known(lambda: known_task(tx, task))
+        return [Release.of(known) for known in tx.releases.of_task(task)]
+
+
+def _changed(store: Store, task: str, wanted: TaskStatus, who: TokenRecord) -> Task:
+    with store.reading() as tx:
+        _known(lambda: known_task(tx, task))
+    change_status(store, task, wanted, time.time(), who.name)
+    return show_task(store, task)
+
+
+def _known(look: Callable[[], _T]) -> _T:
+    try:
+        return look()
+    except StorageError:
+        raise
+    except ConfigurationError as error:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
+
+
+# -- access
+
+
+@_access.get("/tokens")
+def list_tokens(store: Opened, _: Admin) -> list[Token]:
+    """Every token, by name; no secrets."""
+    with store.reading() as tx:
+        return [Token.of(known) for known in tx.tokens.all()]
+
+
+@_access.post("/tokens", status_code=status.HTTP_201_CREATED)
+def create_token(store: Opened, who: Admin, wanted: NewToken) -> Secret:
+    """A new token."""
+    return Secret(secret=make_token(store, wanted.name, wanted.role, wanted.days, time.time(), who.name))
+
+
+@_access.delete("/tokens/{token}", status_code=status.HTTP_204_NO_CONTENT)
+def delete_token(store: Opened, who: Admin, token: Name) -> None:
+    """Revoke a token, at once."""
+    _known(lambda: revoke_token(store, token, time.time(), who.name))
+
+
+@_access.get("/audit")
+def list_audit(
+    store: Opened, _: Admin, limit: Limit = 100, after: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+) -> Page[AuditEntry]:
+    """Who has changed what, newest first."""
+    with store.reading() as tx:
+        some, more = _page(tx.audit.newest(limit + 1, after), lambda known: str(known.entry), limit)
+    return Page(items=[AuditEntry.of(known) for known in some], after=more)

@@ -1,0 +1,185 @@
+"""What the API answers, as its OpenAPI document says it. Times are seconds since 1970, on the coordinator's clock."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+from pydantic import BaseModel, Field, JsonValue
+
+from coordinator.config import read_task
+from coordinator.store.database import Transaction
+from coordinator.store.records import (
+    AuditRecord,
+    DeviceRecord,
+    ReleaseRecord,
+    RoundRecord,
+    TaskRecord,
+    TokenRecord,
+)
+from coordinator.store.states import AccessRole, Phase, ReleaseStatus, TaskStatus
+
+_I = TypeVar("_I")
+
+
+def _plain(value: object) -> dict[str, JsonValue]:
+    """A struct as JSON has it; tuples and times are none there."""
+    plain: dict[str, JsonValue] = msgspec.json.decode(msgspec.json.encode(value))
+    return plain
+
+
+class Page(BaseModel, Generic[_I]):
+    """Some of the answer; ``after`` is what to ask for the next with, nothing at the end."""
+
+    items: list[_I]
+    after: str | None
+
+
+class Problem(BaseModel):
+    """What is wrong, in the words of the command line."""
+
+    error: str
+
+
+class Device(BaseModel):
+    """A device, as it last said that it is."""
+
+    id: str
+    profile: str
+    online: bool
+    last_seen_s: float
+    memory_factor: float = Field(description="What the device's own figure of memory is multiplied by.")
+    snapshot: dict[str, JsonValue] | None = Field(description="What it could spare when it last asked for work.")
+
+    @classmethod
+    def of(cls, known: DeviceRecord) -> Device:
+        """As the store has it."""
+        return cls(
+            id=known.id,
+            profile=known.profile,
+            online=known.online,
+            last_seen_s=known.last_seen_s,
+            memory_factor=known.memory_factor,
+            snapshot=None if known.snapshot is None else _plain(known.snapshot),
+        )
+
+
+class Task(BaseModel):
+    """A task, how far it is, and its settings under the names that they have in TOML."""
+
+    name: str
+    status: TaskStatus
+    created_s: float
+    rounds_closed: int
+    version: int | None
+    accuracy: dict[str, float] = Field(description="Of the newest version, 0 to 1, by width.")
+    settings: dict[str, JsonValue]
+
+    @classmethod
+    def of(cls, tx: Transaction, known: TaskRecord) -> Task:
+        """As the store has it."""
+        latest = tx.versions.latest(known.name)
+        evaluations = () if latest is None else tx.evaluations.of_round(known.name, latest.number)
+        return cls(
+            name=known.name,
+            status=known.status,
+            created_s=known.created_s,
+            rounds_closed=sum(one.phase is Phase.CLOSED for one in tx.rounds.all(known.name)),
+            version=None if latest is None else latest.number,
+            accuracy={one.width: one.accuracy for one in evaluations},
+            settings=_plain(read_task(known.config)),
+        )
+
+
+class Round(BaseModel):
+    """A round: whom it asked, who delivered, and what became of it."""
+
+    number: int
+    phase: Phase
+    quorum: int
+    opened_s: float
+    deadline_s: float
+    closed_s: float | None
+    outcomes: dict[str, str] = Field(description="By device: offered, paused, updated or failed.")
+    uploaded_bytes: int
+    accuracy: dict[str, float] = Field(description="Of the version that it made, 0 to 1, by width.")
+
+    @classmethod
+    def of(cls, tx: Transaction, known: RoundRecord) -> Round:
+        """As the store has it."""
+        key = (known.task, known.number)
+        return cls(
+            number=known.number,
+            phase=known.phase,
+            quorum=known.quorum,
+            opened_s=known.opened_s,
+            deadline_s=known.deadline_s,
+            closed_s=known.closed_s,
+            outcomes={offer.device: offer.outcome.value for offer in tx.offers.of_round(*key)},
+            uploaded_bytes=sum(update.size_bytes for update in tx.updates.accepted(*key)),
+            accuracy={one.width: one.accuracy for one in tx.evaluations.of_round(*key)},
+        )
+
+
+class Release(BaseModel):
+    """A model that a device was sent for inference, and what the device says of it."""
+
+    release: int
+    device: str
+    status: ReleaseStatus
+    parameters: int
+    report: dict[str, JsonValue] | None
+
+    @classmethod
+    def of(cls, known: ReleaseRecord) -> Release:
+        """As the store has it."""
+        return cls(
+            release=known.release,
+            device=known.device,
+            status=known.status,
+            parameters=known.parameters,
+            report=None if known.report is None else _plain(known.report),
+        )
+
+
+class NewToken(BaseModel):
+    """A token to make."""
+
+    name: str = Field(description="Of a-z, 0-9 and '-', at most 64.")
+    role: AccessRole = AccessRole.VIEWER
+    days: float | None = Field(default=None, gt=0, le=36500, description="Until it expires; never where not named.")
+
+
+class Token(BaseModel):
+    """A token without its secret."""
+
+    name: str
+    role: AccessRole
+    created_s: float
+    expires_s: float | None
+
+    @classmethod
+    def of(cls, known: TokenRecord) -> Token:
+        """As the store has it."""
+        return cls(name=known.name, role=known.role, created_s=known.created_s, expires_s=known.expires_s)
+
+
+class Secret(BaseModel):
+    """What a new token's bearer sends as ``Authorization: Bearer …``; it is not shown again."""
+
+    secret: str
+
+
+class AuditEntry(BaseModel):
+    """Who changed what."""
+
+    entry: int
+    at_s: float
+    who: str
+    action: str
+    subject: str
+
+    @classmethod
+    def of(cls, known: AuditRecord) -> AuditEntry:
+        """As the store has it."""
+        return cls(entry=known.entry, at_s=known.at_s, who=known.who, action=known.action, subject=known.subject)

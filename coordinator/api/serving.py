@@ -1,0 +1,68 @@
+"""The API as a process: on loopback, or with TLS."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from coordinator.api.app import create_app
+from coordinator.store.database import Store
+from edge_sdk.errors import ConfigurationError, PortInUseError
+from edge_sdk.transport.address import is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where, and with which certificate; ``ConfigurationError`` for plain HTTP off this machine, unless allowed."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certificate: Path | None = None
+    key: Path | None = None
+    allow_plaintext: bool = False
+
+    def __post_init__(self) -> None:
+        if self.certificate is None and not is_loopback(self.host) and not self.allow_plaintext:
+            raise ConfigurationError(
+                f"tokens would cross the network in plain text to {self.host}: give --certificate and --key, or "
+                "--allow-plaintext"
+            )
+        for file in (self.certificate, self.key):
+            if file is not None and not file.is_file():
+                raise ConfigurationError(f"there is no file {file}")
+
+    @property
+    def address(self) -> str:
+        """As a browser takes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
+
+
+def serve_api(store: Store, listening: Listening) -> None:
+    """Serve until interrupted. Raises ``PortInUseError``."""
+    with closing(_listener(listening)) as listener:
+        config = uvicorn.Config(
+            create_app(store),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ssl_certfile=listening.certificate,
+            ssl_keyfile=listening.key,
+        )
+        uvicorn.Server(config).run([listener])
+
+
+def _listener(listening: Listening) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
+    try:
+        return socket.create_server((listening.host, listening.port), family=family)
+    except OSError as error:
+        where = f"{listening.host}:{listening.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(f"{where} is taken: end what listens there, or choose another --port") from error
+        raise ConfigurationError(f"{where} cannot be listened on: {error.strerror}") from error

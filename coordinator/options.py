@@ -1,0 +1,37 @@
+"""What several commands take, and how they find what they work on."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordinator.config import STATE_DIR_VARIABLE
+
+if TYPE_CHECKING:
+    from coordinator.store.database import Store
+
+StateDir = Annotated[
+    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
+]
+TaskName = Annotated[str, typer.Argument(help="The task's name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def typist() -> str:
+    """Whom the audit log names."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"user {os.getuid()}"
+    return f"{name}, command line"
+
+
+def open_store(state_dir: Path) -> Store:
+    """As :func:`coordinator.store.opening.open_store`."""
+    from coordinator.store.opening import open_store as opened  # noqa: PLC0415 - --help stays fast
+
+    return opened(state_dir)

@@ -1,0 +1,27 @@
+"""Who has changed what, and when: written with the change, never changed itself."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select
+
+from coordinator.store import tables
+from coordinator.store.records import AuditRecord
+from coordinator.store.repository import Repository
+
+
+class Audit(Repository[AuditRecord]):
+    """Entries by their rising number."""
+
+    table = tables.audit
+    record = AuditRecord
+
+    def note(self, at_s: float, who: str, action: str, subject: str) -> None:
+        """One more entry."""
+        self._connection.execute(insert(self.table), {"at_s": at_s, "who": who, "action": action, "subject": subject})
+
+    def newest(self, most: int, before: int | None = None) -> tuple[AuditRecord, ...]:
+        """The last ``most`` entries, newest first; of those before the entry ``before`` where it is named."""
+        entries = select(self.table).order_by(self.table.c.entry.desc()).limit(most)
+        if before is not None:
+            entries = entries.where(self.table.c.entry < before)
+        return tuple(map(self._read, self._connection.execute(entries)))

@@ -1,0 +1,95 @@
+"""`coordinator api` as an operator runs it: a real process, over TLS and without."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from coordinator.api.serving import Listening
+from edge_sdk.errors import ConfigurationError
+from tests.support.authority import Authority
+
+PATIENCE_S = 60.0
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
+def coordinator(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "coordinator.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+
+
+@contextmanager
+def serving(state: Path, *options: object) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    port = free_port()
+    words = ("api", "--state-dir", state, "--port", port, *options)
+    command = [sys.executable, "-m", "coordinator.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield port, process
+        finally:
+            process.kill()
+
+
+def ask(address: str, token: str = "", tls: ssl.SSLContext | bool = True) -> tuple[int, object]:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up_s:
+        with suppress(httpx.TransportError):
+            answer = httpx.get(address, headers={"Authorization": f"Bearer {token}"} if token else {}, verify=tls)
+            return answer.status_code, answer.json()
+        time.sleep(0.1)
+    raise AssertionError(f"nobody answers at {address}")
+
+
+def test_token_lets_in_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    token = coordinator("token", "create", "page", "--days", "1", "--state-dir", state).stdout.strip()
+    with serving(state) as (port, process):
+        base = f"http://127.0.0.1:{port}"
+        assert ask(f"{base}/health") == (200, {"status": "ok"})
+        assert ask(f"{base}/api/v1/tasks", token) == (200, [])
+        status, answer = ask(f"{base}/api/v1/tokens", token)
+        assert (status, answer) == (403, {"error": "token 'page' is a viewer's; this takes admin"})
+        taken = coordinator("api", "--state-dir", state, "--port", port)
+        assert (taken.returncode, taken.stderr.count("\n")) == (4, 1)
+        assert f"127.0.0.1:{port} is taken" in taken.stderr
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=10)
+        assert process.returncode in {0, 130, -signal.SIGINT}, said
+        assert "Traceback" not in said
+        assert token not in said
+    revoked = coordinator("token", "revoke", "page", "--state-dir", state)
+    assert revoked.returncode == 0
+    rows = json.loads(coordinator("audit", "--state-dir", state, "--json").stdout)
+    assert [row["action"] for row in rows] == ["revoke token", "create viewer token"]
+
+
+def test_api_over_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.server()
+    trusting = ssl.create_default_context(cafile=str(authority.ca_file))
+    with serving(tmp_path / "state", "--certificate", certificate, "--key", key) as (port, _):
+        assert ask(f"https://127.0.0.1:{port}/health", tls=trusting) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "fleet.example", "::"])
+def test_plain_http_off_this_machine_is_refused_unless_allowed(host: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="tokens would cross the network in plain text"):
+        Listening(host)
+    Listening(host, allow_plaintext=True)
+    with pytest.raises(ConfigurationError, match="there is no file"):
+        Listening(host, certificate=tmp_path / "nothing.pem")
