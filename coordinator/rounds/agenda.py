@@ -62,10 +62,12 @@ class Agenda:
 
     def is_over(self) -> bool:
         """Whether there were tasks, and all have ended."""
+        if self._conductors:
+            return False
         with self._resources.store.reading() as tx:
             tasks = tx.tasks.all()
             is_unfinished = any(task.status in _HELD and self._is_unfinished(tx, task.name) for task in tasks)
-        return bool(tasks) and not is_unfinished and not self._conductors and {t.status for t in tasks} <= _HAS_ENDED
+        return bool(tasks) and not is_unfinished and {task.status for task in tasks} <= _HAS_ENDED
 
     def sweep(self) -> None:
         """Delete what no task's newest version, no release and no open round needs: offers, updates, half a blob."""
