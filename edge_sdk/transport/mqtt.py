@@ -17,6 +17,7 @@ import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ _CLOSE_TIMEOUT_S = 2.0
 _KEEPALIVE_S = 60
 _MAX_UNREAD = 64
 _MAX_UNSENT = 512
+_TRY_AGAIN_S = (0.2, 0.4)
 _RECONNECT_FIRST_S = (0.5, 2.0)
 _RECONNECT_LAST_S = (20.0, 60.0)
 _PACKET_OVERHEAD_BYTES = 256  # the topic and MQTT's own bytes
@@ -87,7 +89,7 @@ class MqttTransport:
         self._lane = Lane()
         self._sending = threading.Lock()  # the end of a link finds in the lane whatever was sent on it
         self._most_bytes = MAX_PAYLOAD_BYTES
-        self._up = self._is_old_broker = False
+        self._up = self._is_old_broker = self._is_cut_off = False
         self._session = self._cuts = 0
         self._refusal = self._said = ""
         self._settled = threading.Event()
@@ -111,14 +113,19 @@ class MqttTransport:
         )
 
     def connect(self) -> None:
-        """Connect and subscribe, within seconds; ``BrokerUnreachableError`` where that fails."""
+        """Connect and subscribe, within seconds; ``BrokerUnreachableError`` where that fails.
+
+        A link that is cut before it is up may be a bad one, or lead to what is no broker: it is tried a few times.
+        """
         self._open()
         if self._is_old_broker and self._version is MqttVersion.ANY:
             _log.warning("the broker at %s does not speak MQTT 5; going on with 3.1.1", self._address)
-            self._version, self._refusal = MqttVersion.V311, ""
-            self._settled.clear()
-            self._client = self._make_client()
-            self._open()
+            self._version = MqttVersion.V311
+            self._open_again()
+        for pause_s in _TRY_AGAIN_S:
+            if self._is_cut_off:
+                time.sleep(pause_s)
+                self._open_again()
         if self._refusal:
             raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {self._refusal}")
 
@@ -160,6 +167,12 @@ class MqttTransport:
             _cut(self._client.socket())
         self._client.loop_stop()
         _discard(self._client.socket())
+
+    def _open_again(self) -> None:
+        self._refusal, self._is_cut_off = "", False
+        self._settled.clear()
+        self._client = self._make_client()
+        self._open()
 
     def _open(self) -> None:
         """Up afterwards, or with a refusal and closed."""
@@ -250,6 +263,7 @@ class MqttTransport:
         if was_up:
             self.inject(LinkDown(words))
         if not self._settled.is_set():
+            self._is_cut_off = True
             self._refuse(
                 f"it closed the connection ({words}); check that the port is for {self._kind_of_port}, and that the "
                 "broker has files left for connections (its `ulimit -n`)"

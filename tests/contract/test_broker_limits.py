@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -135,6 +136,47 @@ def test_broker_that_speaks_only_3_1_1_is_refused_where_5_is_wanted() -> None:
 
 
 # -- keep-alive, and coming back
+
+
+def cut_off(listener: socket.socket, times: int) -> None:
+    """Take so many connections and close them."""
+    for _ in range(times):
+        listener.accept()[0].close()
+
+
+def test_link_that_is_cut_while_it_comes_up_is_tried_again() -> None:
+    with mosquitto_broker() as broker, socket.create_server(("127.0.0.1", 0)) as bad:
+        device = MqttTransport(BrokerAddress(*bad.getsockname()), "device", ("a/b",))
+        opened = list[str]()
+        open_again = device._open_again
+
+        def to_the_broker_at_last() -> None:
+            opened.append("again")
+            if len(opened) == 2:
+                device._address = broker.address
+            open_again()
+
+        device._open_again = to_the_broker_at_last  # type: ignore[method-assign]
+        cutting = threading.Thread(target=cut_off, args=(bad, 2))
+        cutting.start()
+        with closing(device):
+            device.connect()
+            assert device.receive(5) == LinkUp()
+        cutting.join()
+
+
+def test_link_that_is_always_cut_is_given_up_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bad:
+        cutting = threading.Thread(target=cut_off, args=(bad, 3))
+        cutting.start()
+        began_s = time.monotonic()
+        with (
+            closing(MqttTransport(BrokerAddress(*bad.getsockname()), "device", ("a/b",))) as device,
+            pytest.raises(BrokerUnreachableError, match="check that the port is for MQTT"),
+        ):
+            device.connect()
+        assert 0.6 < time.monotonic() - began_s < 20
+        cutting.join()
 
 
 def test_loop_that_is_busy_for_longer_than_the_keep_alive_stays_connected() -> None:

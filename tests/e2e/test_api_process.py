@@ -15,9 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
-from coordinator.api.serving import Listening
-from edge_sdk.errors import ConfigurationError
+from coordinator.api.access import make_token
+from coordinator.api.serving import Listening, serve_api
+from coordinator.cli import app
+from coordinator.store.database import Store
+from coordinator.store.opening import open_store
+from coordinator.store.states import AccessRole
+from edge_sdk.errors import ConfigurationError, PortInUseError
 from tests.support.authority import Authority
 
 PATIENCE_S = 60.0
@@ -26,11 +32,6 @@ PATIENCE_S = 60.0
 def free_port() -> int:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         return int(listener.getsockname()[1])
-
-
-def coordinator(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "coordinator.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -55,29 +56,43 @@ def ask(address: str, token: str = "", tls: ssl.SSLContext | bool = True) -> tup
     raise AssertionError(f"nobody answers at {address}")
 
 
-def test_token_lets_in_and_ctrl_c_ends_it(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    token = coordinator("token", "create", "page", "--days", "1", "--state-dir", state).stdout.strip()
-    with serving(state) as (port, process):
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(open_store(tmp_path / "state")) as opened:
+        yield opened
+
+
+def test_token_lets_in_and_ctrl_c_ends_it(store: Store, tmp_path: Path) -> None:
+    token = make_token(store, "page", AccessRole.VIEWER, 1, time.time(), "a test")
+    with serving(tmp_path / "state") as (port, process):
         base = f"http://127.0.0.1:{port}"
         assert ask(f"{base}/health") == (200, {"status": "ok"})
         assert ask(f"{base}/api/v1/tasks", token) == (200, [])
         status, answer = ask(f"{base}/api/v1/tokens", token)
         assert (status, answer) == (403, {"error": "token 'page' is a viewer's; this takes admin"})
-        taken = coordinator("api", "--state-dir", state, "--port", port)
-        assert (taken.returncode, taken.stderr.count("\n")) == (4, 1)
-        assert f"127.0.0.1:{port} is taken" in taken.stderr
+        with pytest.raises(PortInUseError, match=f"127.0.0.1:{port} is taken: end what listens there"):
+            serve_api(store, Listening(port=port))
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=10)
         assert process.returncode in {0, 130, -signal.SIGINT}, said
         assert "Traceback" not in said
         assert token not in said
-    revoked = coordinator("token", "revoke", "page", "--state-dir", state)
-    assert revoked.returncode == 0
-    rows = json.loads(coordinator("audit", "--state-dir", state, "--json").stdout)
+
+
+def test_what_is_typed_is_in_the_audit_log(tmp_path: Path) -> None:
+    def typed(*words: str) -> str:
+        return CliRunner().invoke(app, [*words, "--state-dir", str(tmp_path)], catch_exceptions=False).stdout
+
+    assert typed("token", "create", "page", "--days", "1").startswith("raffm_")
+    (row,) = json.loads(typed("token", "list", "--json"))
+    assert (row["token"], row["role"], row["good_for_days"]) == ("page", "viewer", 1.0)
+    typed("token", "revoke", "page")
+    rows = json.loads(typed("audit", "--json"))
     assert [row["action"] for row in rows] == ["revoke token", "create viewer token"]
+    assert all(row["who"].endswith(", command line") for row in rows)
 
 
+@pytest.mark.long
 def test_api_over_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.server()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.support.simulator import Answer, Fleet, small_update
 DEVICES = ("a", "b", "c")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def light() -> Iterator[None]:
     with light_models():
         yield
@@ -56,15 +57,24 @@ def case(tmp_path: Path) -> Case:
     return Case(tmp_path / "case")
 
 
-@pytest.fixture
-def backup(case: Case, tmp_path: Path) -> Path:
-    """Taken while the first round has two updates of three."""
-    with case.serve(tmp_path / "state") as served, case.fleet():
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of ``state`` beside it, taken while the first round has two updates of three."""
+    folder = tmp_path_factory.mktemp("backup")
+    case = Case(folder / "case")
+    with light_models(), case.serve(folder / "state") as served, case.fleet():
         served.wait_until(lambda: len(served.accepted) == 2)
-        assert back_up(tmp_path / "state", tmp_path / "backup.tar") >= 4
-    return tmp_path / "backup.tar"
+        assert back_up(folder / "state", folder / "backup.tar") >= 4
+    return folder / "backup.tar"
 
 
+@pytest.fixture
+def backup(taken: Path, tmp_path: Path) -> Path:
+    """A copy, which a test may damage."""
+    return Path(shutil.copy2(taken, tmp_path / "backup.tar"))
+
+
+@pytest.mark.usefixtures("light")
 def test_restored_coordinator_ends_the_round_with_the_updates_that_it_had(
     case: Case, backup: Path, tmp_path: Path
 ) -> None:
@@ -91,9 +101,9 @@ def test_restored_coordinator_ends_the_round_with_the_updates_that_it_had(
         assert min(release.release for release in releases) > 1_000_000, "devices may have had others meanwhile"
 
 
-def test_backup_is_restored_only_into_a_new_folder(backup: Path, tmp_path: Path) -> None:
+def test_backup_is_restored_only_into_a_new_folder(taken: Path, backup: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="has a store: restore into another one"):
-        restore(backup, tmp_path / "state")
+        restore(backup, taken.parent / "state")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "release.key").write_text("ab" * 32)
     with pytest.raises(ConfigurationError, match="is another key than the backup's"):
@@ -101,11 +111,11 @@ def test_backup_is_restored_only_into_a_new_folder(backup: Path, tmp_path: Path)
     assert restore(backup, tmp_path / "new") >= 4
 
 
-def test_nothing_is_backed_up_where_nothing_is_or_over_another_file(backup: Path, tmp_path: Path) -> None:
+def test_nothing_is_backed_up_where_nothing_is_or_over_another_file(taken: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is nothing to back up"):
         back_up(tmp_path / "nowhere", tmp_path / "x.tar")
     with pytest.raises(ConfigurationError, match="is there already: name another file"):
-        back_up(tmp_path / "state", backup)
+        back_up(taken.parent / "state", taken)
 
 
 def repacked(backup: Path, change: Callable[[str, bytes], bytes | None], more: dict[str, bytes] | None = None) -> None:

@@ -10,11 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
-import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from schemathesis.checks import not_a_server_error
 
 from coordinator.api.access import make_token, revoke_token
 from coordinator.api.app import create_app
@@ -208,12 +206,15 @@ def test_settings_of_a_task_read_back_as_they_were_sent(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fleet")
 def test_no_request_that_the_document_allows_is_the_servers_fault(store: Store) -> None:
+    import schemathesis  # two seconds, of which other tests' workers have no need
+    from schemathesis.checks import not_a_server_error
+
     app = create_app(store)
     mine = header(store, AccessRole.ADMIN)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
     @settings(
-        max_examples=60,
+        max_examples=30,
         deadline=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),

@@ -29,7 +29,7 @@ def test_release_names_how_its_recipe_scales_pixels() -> None:
         send=lambda _, message: sent.append(message),
     )
     nothing: Any = None
-    desk = ReleaseDesk(run, nothing, nothing, resources)
+    desk = ReleaseDesk(run, nothing, nothing, resources, lambda: None)
     desk._sent["pi"] = ReleaseRecord(1, "news", "pi", Submodel((0,), (1,), (1,)), (), ReleaseStatus.SENT)
     assert desk.send("pi")
     (release,) = sent

@@ -93,6 +93,7 @@ def test_two_tasks_run_side_by_side_and_no_device_works_for_both_at_once(tmp_pat
         assert {task for *_, task in spans[: len(spans) // 2]} == {"left", "right"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("light")
 def test_one_task_at_a_time_where_so_configured(tmp_path: Path) -> None:
     shop = Shop(tmp_path, left={"rounds": 2}, right={"rounds": 2})
@@ -162,7 +163,7 @@ def test_paused_task_ends_its_round_opens_no_other_and_goes_on_where_it_was(tmp_
 
 
 @pytest.mark.usefixtures("light")
-@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("is_restarted", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_stopped_task_decides_its_round_with_what_has_come_and_starts_from_there(
     tmp_path: Path, is_restarted: bool
 ) -> None:
@@ -185,6 +186,7 @@ def test_stopped_task_decides_its_round_with_what_has_come_and_starts_from_there
         assert status(served, "news") is TaskStatus.DONE
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("light")
 def test_paused_task_ends_its_round_after_a_restart_too(tmp_path: Path) -> None:
     shop = Shop(tmp_path, news={"rounds": 3, "round_deadline_s": 3600.0})
