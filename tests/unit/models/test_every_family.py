@@ -30,6 +30,8 @@ SEED = 5
 TORCH_ONLY = [
     (family, method) for family in ("bert", "gpt2", "t5") for method in (AdapterMethod.DORA, AdapterMethod.IA3)
 ]
+UNLIKE = ("bert", "gpt2", "llama", "t5", "vit")
+"""Whose modules, where LoRA's factors go, are laid out unlike each other's."""
 CASES = [
     *((family, TASKS[family][0], None) for family in ALL_FAMILIES),
     *(
@@ -37,7 +39,12 @@ CASES = [
         for family in ALL_FAMILIES
         for task in TASKS[family][1:]
     ),
-    *((family, TASKS[family][0], AdapterMethod.LORA) for family in ALL_FAMILIES),
+    *(
+        pytest.param(
+            (family, TASKS[family][0], AdapterMethod.LORA), marks=() if family in UNLIKE else pytest.mark.long
+        )
+        for family in ALL_FAMILIES
+    ),
     *((family, TASKS[family][0], method) for family, method in TORCH_ONLY),
 ]
 
