@@ -40,9 +40,7 @@ CASES = [
         for task in TASKS[family][1:]
     ),
     *(
-        pytest.param(
-            (family, TASKS[family][0], AdapterMethod.LORA), marks=() if family in UNLIKE else pytest.mark.long
-        )
+        pytest.param((family, TASKS[family][0], AdapterMethod.LORA), marks=() if family in UNLIKE else pytest.mark.long)
         for family in ALL_FAMILIES
     ),
     *((family, TASKS[family][0], method) for family, method in TORCH_ONLY),
