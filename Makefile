@@ -12,12 +12,12 @@ PINNED := -c .ci/constraints.txt
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
 
-# side by side, and two processes more than a small machine has cores: some tests wait for others
+# side by side, and one process more than a small machine has cores: some tests wait for others
 test: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest:
-	$(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 # what takes long: every family's training graph, more examples, kills and full disks, the main job on mosquitto
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
