@@ -117,7 +117,7 @@ def list_devices(store: Opened, limit: Limit = 100, after: After = None) -> Page
     with store.reading() as tx:
         found = tx.devices.page(limit + 1, after)
     some, more = _page(found, lambda known: known.id, limit)
-    return Page(items=[Device.of(known) for known in some], after=more)
+    return Page(items=[Device.model_validate(known) for known in some], after=more)
 
 
 @_devices.get("/devices/{device}")
@@ -127,7 +127,7 @@ def show_device(store: Opened, device: Name) -> Device:
         known = tx.devices.get(device)
     if known is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no device {device!r}")
-    return Device.of(known)
+    return Device.model_validate(known)
 
 
 # -- tasks
@@ -192,7 +192,7 @@ def list_releases(store: Opened, task: Name) -> list[Release]:
     """What each device was sent of a task."""
     with store.reading() as tx:
         _known(lambda: known_task(tx, task))
-        return [Release.of(known) for known in tx.releases.of_task(task)]
+        return [Release.model_validate(known) for known in tx.releases.of_task(task)]
 
 
 def _changed(store: Store, task: str, wanted: TaskStatus, who: TokenRecord) -> Task:
@@ -218,7 +218,7 @@ def _known(look: Callable[[], _T]) -> _T:
 def list_tokens(store: Opened, _: Admin) -> list[Token]:
     """Every token, by name; no secrets."""
     with store.reading() as tx:
-        return [Token.of(known) for known in tx.tokens.all()]
+        return [Token.model_validate(known) for known in tx.tokens.all()]
 
 
 @_access.post("/tokens", status_code=status.HTTP_201_CREATED)
@@ -240,4 +240,4 @@ def list_audit(
     """Who has changed what, newest first."""
     with store.reading() as tx:
         some, more = _page(tx.audit.newest(limit + 1, after), lambda known: str(known.entry), limit)
-    return Page(items=[AuditEntry.of(known) for known in some], after=more)
+    return Page(items=[AuditEntry.model_validate(known) for known in some], after=more)

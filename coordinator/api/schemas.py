@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from coordinator.config import read_task
 from coordinator.store.database import Transaction
-from coordinator.store.records import (
-    AuditRecord,
-    DeviceRecord,
-    ReleaseRecord,
-    RoundRecord,
-    TaskRecord,
-    TokenRecord,
-)
+from coordinator.store.records import RoundRecord, TaskRecord
 from coordinator.store.states import AccessRole, Phase, ReleaseStatus, TaskStatus
 
 _I = TypeVar("_I")
 
 
-def _plain(value: object) -> dict[str, JsonValue]:
+def _plain(value: object) -> dict[str, JsonValue] | None:
     """A struct as JSON has it; tuples and times are none there."""
-    plain: dict[str, JsonValue] = msgspec.json.decode(msgspec.json.encode(value))
+    plain: dict[str, JsonValue] | None = msgspec.json.decode(msgspec.json.encode(value))
     return plain
+
+
+Plain = Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
+
+
+class _Record(BaseModel):
+    """What is read off a record of the store by the same names."""
+
+    model_config = ConfigDict(from_attributes=True)
 
 
 class Page(BaseModel, Generic[_I]):
@@ -41,7 +43,7 @@ class Problem(BaseModel):
     error: str
 
 
-class Device(BaseModel):
+class Device(_Record):
     """A device, as it last said that it is."""
 
     id: str
@@ -49,19 +51,7 @@ class Device(BaseModel):
     online: bool
     last_seen_s: float
     memory_factor: float = Field(description="What the device's own figure of memory is multiplied by.")
-    snapshot: dict[str, JsonValue] | None = Field(description="What it could spare when it last asked for work.")
-
-    @classmethod
-    def of(cls, known: DeviceRecord) -> Device:
-        """As the store has it."""
-        return cls(
-            id=known.id,
-            profile=known.profile,
-            online=known.online,
-            last_seen_s=known.last_seen_s,
-            memory_factor=known.memory_factor,
-            snapshot=None if known.snapshot is None else _plain(known.snapshot),
-        )
+    snapshot: Plain | None = Field(description="What it could spare when it last asked for work.")
 
 
 class Task(BaseModel):
@@ -73,7 +63,7 @@ class Task(BaseModel):
     rounds_closed: int
     version: int | None
     accuracy: dict[str, float] = Field(description="Of the newest version, 0 to 1, by width.")
-    settings: dict[str, JsonValue]
+    settings: Plain
 
     @classmethod
     def of(cls, tx: Transaction, known: TaskRecord) -> Task:
@@ -87,7 +77,7 @@ class Task(BaseModel):
             rounds_closed=sum(one.phase is Phase.CLOSED for one in tx.rounds.all(known.name)),
             version=None if latest is None else latest.number,
             accuracy={one.width: one.accuracy for one in evaluations},
-            settings=_plain(read_task(known.config)),
+            settings=msgspec.to_builtins(read_task(known.config)),
         )
 
 
@@ -121,25 +111,14 @@ class Round(BaseModel):
         )
 
 
-class Release(BaseModel):
+class Release(_Record):
     """A model that a device was sent for inference, and what the device says of it."""
 
     release: int
     device: str
     status: ReleaseStatus
     parameters: int
-    report: dict[str, JsonValue] | None
-
-    @classmethod
-    def of(cls, known: ReleaseRecord) -> Release:
-        """As the store has it."""
-        return cls(
-            release=known.release,
-            device=known.device,
-            status=known.status,
-            parameters=known.parameters,
-            report=None if known.report is None else _plain(known.report),
-        )
+    report: Plain | None
 
 
 class NewToken(BaseModel):
@@ -150,18 +129,13 @@ class NewToken(BaseModel):
     days: float | None = Field(default=None, gt=0, le=36500, description="Until it expires; never where not named.")
 
 
-class Token(BaseModel):
+class Token(_Record):
     """A token without its secret."""
 
     name: str
     role: AccessRole
     created_s: float
     expires_s: float | None
-
-    @classmethod
-    def of(cls, known: TokenRecord) -> Token:
-        """As the store has it."""
-        return cls(name=known.name, role=known.role, created_s=known.created_s, expires_s=known.expires_s)
 
 
 class Secret(BaseModel):
@@ -170,7 +144,7 @@ class Secret(BaseModel):
     secret: str
 
 
-class AuditEntry(BaseModel):
+class AuditEntry(_Record):
     """Who changed what."""
 
     entry: int
@@ -178,8 +152,3 @@ class AuditEntry(BaseModel):
     who: str
     action: str
     subject: str
-
-    @classmethod
-    def of(cls, known: AuditRecord) -> AuditEntry:
-        """As the store has it."""
-        return cls(entry=known.entry, at_s=known.at_s, who=known.who, action=known.action, subject=known.subject)
