@@ -148,7 +148,7 @@ def short_lived_links(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_lived_links")
 @pytest.mark.timeout(1500)
 def test_rounds_end_in_time_through_any_weather(tmp_path: Path, proof: Proof) -> None:
-    seeds = proof.seeds(short=4, full=200)
+    seeds = proof.seeds(short=2, full=200)
     with (
         mosquitto_broker() as broker,
         light_models() as run,
