@@ -19,7 +19,7 @@ test: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 pytest:
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
-# what takes long: every family's training graph, more examples, kills and full disks, the main job on mosquitto
+# what takes long: the demo, every family's training graph, more examples, kills and full disks, the main job on mosquitto
 test-long: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m long
 

@@ -85,6 +85,7 @@ def updates_of(store: Store, number: int) -> list[UpdateRecord]:
         return tx.updates.of_round(ELASTIC, number)
 
 
+@pytest.mark.long  # a seventh of what make test takes in all; the main job itself is in test_main_job
 @pytest.mark.timeout(300)
 def test_demo_interrupted_in_its_second_round_goes_on_from_there(
     tmp_path: Path, small_model: Path, template_cache: dict[str, str]
