@@ -11,26 +11,23 @@ import logging
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Salience
-from coordinator.options import AsJson, StateDir, TaskName, open_store, typist
-from coordinator.store.states import AccessRole
-from coordinator.task_commands import task_app
-from edge_sdk.data.images import IMAGE_SIZE
+from coordinator.commands.device import device_app
+from coordinator.commands.model import model_app
+from coordinator.commands.options import AsJson, StateDir, open_store
+from coordinator.commands.task import task_app
+from coordinator.commands.token import token_app
+from coordinator.config import CoordinatorConfig
 from edge_sdk.errors import RaffmError
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-model_app = typer.Typer(no_args_is_help=True, help="What can be trained.")
-device_app = typer.Typer(no_args_is_help=True, help="Who is there.")
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
-token_app = typer.Typer(no_args_is_help=True, help="Who may use the API.")
 store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
 app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
@@ -88,88 +85,6 @@ def serve(
             os._exit(0)  # the interpreter would wait for minutes of work that the next start does again
 
 
-@model_app.command("inspect")
-def inspect_model(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder.")],
-    data: Annotated[Path, typer.Argument(help="CSV, JSONL or .npz of labelled examples.")],
-    metric: Annotated[list[Salience] | None, typer.Option(help="Compare these; all where none is named.")] = None,
-    picture: Annotated[Path, typer.Option(help="Where the curves go, as SVG.")] = Path("inspection.svg"),
-    max_tokens: Annotated[int, typer.Option(min=3, help="Of each text.")] = DEFAULT_RECIPE.max_tokens,
-    calibration: Annotated[int, typer.Option(min=1, help="Examples to rank by.")] = 256,
-    test: Annotated[int, typer.Option(min=1, help="Examples to judge by.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the split, the new head and the random metric.")] = 0,
-    threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
-    as_json: AsJson = False,
-) -> None:
-    """What each layer's units weigh, and how good the submodels are that are cut without any training."""
-    import msgspec
-
-    from coordinator.inspecting import layer_rows, width_rows, write_picture
-    from coordinator.listing import show
-    from coordinator.models import inspection
-
-    metrics = tuple(metric or Salience)
-    recipe = msgspec.structs.replace(DEFAULT_RECIPE, max_tokens=max_tokens)
-    cache = CoordinatorConfig(state_dir=Path(), broker="").template_cache
-    found = inspection.inspect_model(
-        model,
-        data,
-        metrics,
-        cache,
-        recipe,
-        calibration=calibration,
-        test=test,
-        seed=seed,
-        threads=threads,
-        say=lambda text: typer.echo(text, err=True),
-    )
-    write_picture(found, picture)
-    for rows in (layer_rows(found, metrics[0]), width_rows(found)):
-        show(rows, as_json=as_json)
-    typer.echo(f"the curves are in {picture}", err=True)
-
-
-@model_app.command("new")
-def new_model(
-    folder: Annotated[Path, typer.Argument(help="Folder to write, as Hugging Face does.")],
-    data: Annotated[
-        Path, typer.Argument(help=".npz of windows (x: examples, steps, channels) or square images, or label/*.png.")
-    ],
-    patch: Annotated[int, typer.Option(min=1, help="Steps of a window, or pixels a side, that make one token.")] = 8,
-    layers: Annotated[int, typer.Option(min=1)] = 3,
-    heads: Annotated[int, typer.Option(min=1)] = 8,
-    hidden: Annotated[int, typer.Option(min=1)] = 64,
-    ffn: Annotated[int, typer.Option(min=1)] = 256,
-    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side, where the data is a folder.")] = IMAGE_SIZE,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
-) -> None:
-    """A small transformer with random weights that fits your data, for sensors and images without a pretrained one."""
-    from coordinator.models.fresh import FreshSizes, write_model_for
-    from edge_sdk.data import ArrayExamples, read_examples
-    from edge_sdk.errors import DataFormatError
-
-    examples = read_examples(data, image_size)
-    if not isinstance(examples, ArrayExamples):
-        raise DataFormatError(f"{data} holds texts, for which a pretrained model does better; name its folder instead")
-    write_model_for(folder, examples, FreshSizes(layers, heads, hidden, ffn), patch=patch, seed=seed)
-    typer.echo(f"a new model for {len(examples)} examples like {data} is in {folder}")
-
-
-@model_app.command("save")
-def save_model(
-    task: TaskName,
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
-    state_dir: StateDir,
-) -> None:
-    """The newest version of a task as a Hugging Face folder, or its adapters as PEFT's."""
-    from coordinator.rounds.tasks import save_latest
-    from edge_sdk.transport.blob_folder import BlobFolder
-
-    blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
-    number = save_latest(open_store(state_dir), blobs, task, folder)
-    typer.echo(f"version {number} of task {task} is in {folder}")
-
-
 @app.command()
 def broker(
     state_dir: StateDir,
@@ -181,18 +96,6 @@ def broker(
     with EmbeddedBroker(state_dir, port) as running:
         typer.echo(f"broker at {running.address}; Ctrl-C ends it")
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
-
-
-@device_app.command("list")
-def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every device that has ever said hello, as it last said that it is; --json tells more."""
-    from coordinator.listing import device_rows, show, show_devices
-
-    rows = device_rows(open_store(state_dir), time.time())
-    if as_json:
-        show(rows, as_json=True)
-    else:
-        show_devices(rows)
 
 
 @round_app.command("list")
@@ -225,35 +128,6 @@ def api(
     with closing(open_store(state_dir)) as store:
         typer.echo(f"API at {listening.address}/api/v1, described at {listening.address}/docs; Ctrl-C ends it")
         serve_api(store, listening)
-
-
-@token_app.command("create")
-def create_token(
-    name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-', which the audit log shows.")],
-    state_dir: StateDir,
-    role: Annotated[AccessRole, typer.Option(help="What its bearer may do.")] = AccessRole.VIEWER,
-    days: Annotated[float | None, typer.Option(min=0.001, help="Until it expires; never if not named.")] = None,
-) -> None:
-    """Make a token and print it: nobody can read it again."""
-    from coordinator.api.access import make_token
-
-    typer.echo(make_token(open_store(state_dir), name, role, days, time.time(), typist()))
-
-
-@token_app.command("list")
-def list_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every token by name, without its secret."""
-    from coordinator.listing import show, token_rows
-
-    show(token_rows(open_store(state_dir), time.time()), as_json=as_json)
-
-
-@token_app.command("revoke")
-def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], state_dir: StateDir) -> None:
-    """The token is worth nothing from now on."""
-    from coordinator.api.access import revoke_token
-
-    revoke_token(open_store(state_dir), name, time.time(), typist())
 
 
 @app.command()

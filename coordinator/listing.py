@@ -49,6 +49,7 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
             {
                 "device": known.id,
                 "profile": known.profile,
+                "group": known.group,
                 "online": known.online,
                 "last_seen_s_ago": round(now_s - known.last_seen_s),
                 **_spare(known.snapshot),

@@ -20,6 +20,7 @@ from coordinator.api.access import bearer_of, make_token, revoke_token
 from coordinator.api.schemas import (
     AuditEntry,
     Device,
+    Move,
     NewToken,
     Page,
     Problem,
@@ -30,6 +31,7 @@ from coordinator.api.schemas import (
     Token,
 )
 from coordinator.config import TaskConfig
+from coordinator.fleet.groups import put_into_group
 from coordinator.rounds.tasks import change_status, known_task, queue_task
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
@@ -128,6 +130,14 @@ def show_device(store: Opened, device: Name) -> Device:
     if known is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no device {device!r}")
     return Device.model_validate(known)
+
+
+@_devices.post("/devices/{device}/group")
+def group_device(store: Opened, who: Operator, device: Name, move: Move) -> Device:
+    """Put a device into a group, out of the one that it was in."""
+    show_device(store, device)
+    put_into_group(store, device, move.group, time.time(), who.name)
+    return show_device(store, device)
 
 
 # -- tasks

@@ -48,6 +48,7 @@ class Device(_Record):
 
     id: str
     profile: str
+    group: str
     online: bool
     last_seen_s: float
     memory_factor: float = Field(description="What the device's own figure of memory is multiplied by.")
@@ -119,6 +120,12 @@ class Release(_Record):
     status: ReleaseStatus
     parameters: int
     report: Plain | None
+
+
+class Move(BaseModel):
+    """Where a device shall be."""
+
+    group: str = Field(description="Of a-z, 0-9 and '-', at most 64; it need not exist yet.")
 
 
 class NewToken(BaseModel):

@@ -13,14 +13,15 @@ from edge_sdk.errors import ConfigurationError
 
 
 class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Devices by patterns of their id and of their profile's name, as a shell's: ``*``, ``?``, ``[abc]``."""
+    """Devices by patterns of their id, their profile's name and their group, as a shell's: ``*``, ``?``, ``[abc]``."""
 
     devices: tuple[str, ...] = ("*",)
     profiles: tuple[str, ...] = ("*",)
+    groups: tuple[str, ...] = ("*",)
 
-    def include(self, device: str, profile: str) -> bool:
+    def include(self, device: str, profile: str, group: str) -> bool:
         """Whether a device matches one pattern of each kind."""
-        pairs = ((device, self.devices), (profile, self.profiles))
+        pairs = ((device, self.devices), (profile, self.profiles), (group, self.groups))
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in pairs)
 
 

@@ -194,7 +194,7 @@ class Conductor:
         name = self.config.name
         if tasks and name not in tasks:
             return f"{name} is trained now, which this device has no examples of"
-        if not self.config.targets.include(known.id, known.profile):
+        if not self.config.targets.include(known.id, known.profile, known.group):
             return f"{name} is trained now, which is for other devices"
         if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
             return self._leave_out(known.id, snapshot.runtime)

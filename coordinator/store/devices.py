@@ -42,6 +42,10 @@ class Devices(Repository[DeviceRecord]):
         """What the device's own figure is multiplied by from now on."""
         self._update({"id": device}, memory_factor=memory_factor)
 
+    def set_group(self, device: str, group: str) -> None:
+        """Where the device is from now on."""
+        self._update({"id": device}, group=group)
+
     def get(self, device: str) -> DeviceRecord | None:
         """One device, ``None`` where it has never said hello."""
         return self._one(id=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.store.states import AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import DEFAULT_GROUP, AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
 
@@ -20,6 +20,7 @@ class DeviceRecord:
     snapshot: Snapshot | None
     memory_factor: float
     last_seen_s: float
+    group: str = DEFAULT_GROUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+DEFAULT_GROUP = "default"
+"""Where a device is that nobody put elsewhere."""
+
 
 class TaskStatus(str, Enum):
     """Where a task stands, or is to stand: a paused one opens no round, a stopped one ends with what it has."""

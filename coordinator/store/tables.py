@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from coordinator.store.states import AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import DEFAULT_GROUP, AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
@@ -102,6 +102,7 @@ devices = Table(
     Column("snapshot", Json(Snapshot)),
     Column("memory_factor", Float, nullable=False),
     Column("last_seen_s", Float, nullable=False),
+    Column("group", String(64), nullable=False, server_default=DEFAULT_GROUP),
 )
 
 tasks = Table(

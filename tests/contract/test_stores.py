@@ -88,11 +88,12 @@ def test_device_reads_back_what_it_said(store: Store) -> None:
         assert tx.devices.hello("pi-4", "raspberry-pi-4", 7, 2.5)
         tx.devices.seen("pi-4", 3.5, SNAPSHOT)
         tx.devices.set_memory_factor("pi-4", 0.64)
+        tx.devices.set_group("pi-4", "canary")
     with store.reading() as tx:
         device = tx.devices.get("pi-4")
         assert tx.devices.all() == (device,)
     assert (device.profile, device.session, device.online, device.last_seen_s) == ("raspberry-pi-4", 7, True, 3.5)
-    assert (device.snapshot, device.memory_factor) == (SNAPSHOT, 0.64)
+    assert (device.snapshot, device.memory_factor, device.group) == (SNAPSHOT, 0.64, "canary")
 
 
 def test_device_keeps_its_memory_factor_and_snapshot_over_a_rebirth(store: Store) -> None:

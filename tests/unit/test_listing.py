@@ -66,6 +66,7 @@ def test_row_of_a_device_says_how_it_does(store: Store) -> None:
         "link_kb_per_s": 12345.68,
     }
     assert told.items() <= west.items()
+    assert west["group"] == "default"
     assert list(west) == list(new) == list(silent)
     assert {new[name] for name in told} == {None}
     assert (silent["runtime"], silent["temperature_c"], silent["throttled"]) == ("onnx", None, None)

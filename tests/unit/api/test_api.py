@@ -166,6 +166,19 @@ def test_operator_creates_pauses_starts_and_stops_a_task_and_the_log_says_so(
     ]
 
 
+@pytest.mark.usefixtures("fleet")
+def test_operator_puts_a_device_into_a_group(client: TestClient, store: Store) -> None:
+    mine = header(store, AccessRole.OPERATOR, "olga")
+    moved = client.post("/api/v1/devices/pi-04/group", json={"group": "canary"}, headers=mine)
+    assert moved.json()["group"] == "canary"
+    assert client.get("/api/v1/devices/pi-04", headers=mine).json() == moved.json()
+    refused = client.post("/api/v1/devices/pi-04/group", json={"group": "No Name"}, headers=mine)
+    assert (refused.status_code, "group" in refused.json()["error"]) == (400, True)
+    with store.reading() as tx:
+        (entry,) = tx.audit.newest(1)
+    assert (entry.who, entry.action, entry.subject) == ("olga", "put into group canary", "pi-04")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -27,10 +27,12 @@ def at(hour: int, minute: int = 0) -> float:
         (Targets(devices=("pi-*",), profiles=("jetson-*",)), False),
         (Targets(profiles=("raspberry-pi-[45]*",)), True),
         (Targets(devices=()), False),
+        (Targets(groups=("greenhouse", "canary")), True),
+        (Targets(devices=("pi-*",), groups=("default",)), False),
     ],
 )
 def test_target_matches_a_pattern_of_each_kind(targets: Targets, included: bool) -> None:
-    assert targets.include("pi-7", "raspberry-pi-4-4gb") is included
+    assert targets.include("pi-7", "raspberry-pi-4-4gb", "greenhouse") is included
 
 
 @pytest.mark.parametrize(

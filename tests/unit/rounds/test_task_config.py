@@ -153,8 +153,8 @@ def test_task_is_read_from_toml_with_paths_from_its_folder(file: Path) -> None:
     assert config.test_file == "/data/held-out.npz"
     assert config.nesting.shares == (0.5, 0.25)
     assert config.encoding == Encoding(kind=EncodingKind.TOPK, share=0.1)
-    assert config.targets.include("any", "raspberry-pi-5-8gb")
-    assert not config.targets.include("any", "android-phone")
+    assert config.targets.include("any", "raspberry-pi-5-8gb", "default")
+    assert not config.targets.include("any", "android-phone", "default")
     assert config.schedule.hours == (time(22), time(6))
     assert msgspec.convert(msgspec.to_builtins(config), TaskConfig) == config
 

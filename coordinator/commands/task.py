@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from coordinator.commands.options import AsJson, StateDir, TaskName, open_store, typist
 from coordinator.config import DEFAULT_RECIPE, Participation, Salience
-from coordinator.options import AsJson, StateDir, TaskName, open_store, typist
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 
 task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")

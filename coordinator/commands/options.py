@@ -32,6 +32,6 @@ def typist() -> str:
 
 def open_store(state_dir: Path) -> Store:
     """As :func:`coordinator.store.opening.open_store`."""
-    from coordinator.store.opening import open_store as opened  # noqa: PLC0415 - --help stays fast
+    from coordinator.store.opening import open_store as opened
 
     return opened(state_dir)

@@ -1,0 +1,17 @@
+"""Every device is in one group, ``default`` until an operator says otherwise."""
+
+from __future__ import annotations
+
+from coordinator.store.database import Store
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.topics import check_name
+
+
+def put_into_group(store: Store, device: str, group: str, now_s: float, who: str) -> None:
+    """Move a device; ``ConfigurationError`` where there is no such device, or ``group`` is no name."""
+    check_name(group, "group")
+    with store.transaction() as tx:
+        if tx.devices.get(device) is None:
+            raise ConfigurationError(f"there is no device {device!r}; `coordinator device list` shows those that are")
+        tx.devices.set_group(device, group)
+        tx.audit.note(now_s, who, f"put into group {group}", device)
