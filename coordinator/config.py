@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.planning.nesting import Nesting
-from coordinator.planning.selection import Schedule, Targets
+from coordinator.planning.selection import DataSchema, Schedule, Targets
 from coordinator.planning.space import Space
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePart
 from edge_sdk.errors import ConfigurationError
@@ -55,7 +55,8 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round, and
     takes in all of them, or ``max_devices`` drawn by ``seed``; it
     closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
-    ``targets`` says which devices are asked, and ``schedule`` when a round may open. ``space`` says in what submodels
+    ``data`` says what examples are learnt from, ``targets`` which devices are asked, and ``schedule`` when a round may
+    open. ``space`` says in what submodels
     may differ, and ``nesting`` which narrower ones a device trains besides its own.
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
     and the largest submodel that fits. Updates come in ``encoding``. ``ConfigurationError`` where ``adapters`` do not
@@ -77,6 +78,7 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     salience: Salience = Salience.TAYLOR
     adapters: Adapters | None = None
     aggregation: AggregationRule = AggregationRule()
+    data: DataSchema = DataSchema()
     targets: Targets = Targets()
     schedule: Schedule = Schedule()
     nesting: Nesting = Nesting()

@@ -198,12 +198,12 @@ class Service:
                 self._register(device, message)
             case ChunkRequest() | Chunk() | BlobGone():
                 self._settle(self._exchange.handle(device, message, time.monotonic()))
-            case Ready(snapshot=snapshot, tasks=tasks):
+            case Ready(snapshot=snapshot):
                 with self._store.transaction(durable=False) as tx:
                     known = tx.devices.get(device)
                     tx.devices.seen(device, time.time(), snapshot)
                 if known is not None:
-                    self._agenda.device_ready(known, snapshot, tasks)
+                    self._agenda.device_ready(known, message)
             case UpdateReady():
                 self._agenda.update_ready(device, message)
             case Declined():

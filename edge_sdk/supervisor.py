@@ -37,7 +37,6 @@ from edge_sdk.protocol.messages import (
     Hello,
     Offer,
     Offline,
-    Ready,
     Refused,
     ReleaseReport,
     Snapshot,
@@ -373,11 +372,11 @@ class Supervisor:
         self._cache.shrink(self._pinned())
         snapshot = self._snapshot()
         denial = self._machine.denial(snapshot)
-        able = self._tasks.ready()
-        waiting_for = "examples" if able is None else "" if denial is None else denial.reason
+        ready = self._tasks.ready(snapshot)
+        waiting_for = "examples" if ready is None else "" if denial is None else denial.reason
         self._status = replace(self._status, waiting_for=waiting_for)
-        if denial is None and able is not None:
-            self._uplink.publish(Ready(snapshot=snapshot, tasks=able))
+        if denial is None and ready is not None:
+            self._uplink.publish(ready)
 
     def _snapshot(self) -> Snapshot:
         """What can be spared now, of each task's model."""

@@ -16,7 +16,7 @@ from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import COSTS, Runtime
 from edge_sdk.errors import ConfigurationError, did_you_mean
 from edge_sdk.inference.serving import Serving
-from edge_sdk.protocol.messages import MAX_TASKS
+from edge_sdk.protocol.messages import MAX_TASKS, Ready, Snapshot
 from edge_sdk.protocol.topics import check_name
 
 
@@ -72,10 +72,12 @@ class OwnTasks:
             raise ConfigurationError(f"this agent has no task {name!r}; {did_you_mean(str(name), known)}")
         return found
 
-    def ready(self) -> tuple[str, ...] | None:
-        """The names of the tasks that there are examples for, none where any name will do; ``None``: no examples."""
-        able = [name for name, task in self._tasks.items() if task.examples.has_any()]
-        return tuple(name for name in able if name is not None) if able else None
+    def ready(self, snapshot: Snapshot) -> Ready | None:
+        """A request for work in the tasks that there are examples for; ``None`` where there are none."""
+        found = {name: task.examples.holding() for name, task in self._tasks.items()}
+        held = {name: holding for name, holding in found.items() if holding is not None}
+        names = tuple(name for name in held if name is not None)
+        return Ready(snapshot=snapshot, tasks=names, holdings=tuple(held.values())) if held else None
 
     def share_bytes(self, inference_bytes: int) -> int:
         """What each task's model may take, where those of all stay loaded and together take ``inference_bytes``.

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from coordinator.models.foundation import Foundation
 from edge_sdk.data import Examples, PairedTexts, PlainTexts, TaggedExamples
-from edge_sdk.data.batches import Batch, encode_examples, task_of
+from edge_sdk.data.batches import Batch, encode_examples
+from edge_sdk.data.examples import task_of
 from edge_sdk.elastic.submodel import Architecture
 from edge_sdk.errors import DataFormatError
 from edge_sdk.protocol.graphs import LOGIT_OFFSET, TARGETS

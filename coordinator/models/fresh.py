@@ -11,7 +11,7 @@ import numpy as np
 
 from coordinator.models.foundation import quiet_transformers
 from edge_sdk.data import ArrayExamples
-from edge_sdk.data.batches import task_of
+from edge_sdk.data.examples import task_of
 from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError, DataFormatError

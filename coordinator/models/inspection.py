@@ -16,7 +16,7 @@ from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
 from coordinator.models.salience import UnitSalience, ranked, unit_salience
 from edge_sdk.data import Examples, read_examples
-from edge_sdk.data.batches import task_of
+from edge_sdk.data.examples import task_of
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.submodel import Architecture, full, uniform
 from edge_sdk.errors import DataFormatError

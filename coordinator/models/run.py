@@ -35,7 +35,8 @@ from coordinator.models.versions import (
 )
 from coordinator.planning.nesting import draw, nested_widths
 from edge_sdk.data import Examples, read_examples
-from edge_sdk.data.batches import Batch, task_of
+from edge_sdk.data.batches import Batch
+from edge_sdk.data.examples import task_of
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
@@ -205,11 +206,11 @@ class Run:
 
 
 def foundation_of(config: TaskConfig, calibration: Examples, test: Examples) -> Foundation:
-    """The task's model for the labels that occur, with a random head; raises what loading a model raises.
+    """The task's model for its labels, or those that occur, with a random head; raises what loading a model raises.
 
     Raises ``ConfigurationError`` where there is nothing to train.
     """
-    labels, part = labels_of(calibration, test), config.part
+    labels, part = config.data.labels or labels_of(calibration, test), config.part
     foundation = load_foundation(
         Path(config.model_dir), labels, config.seed, task=task_of(test), adapters=config.adapters
     )

@@ -6,10 +6,13 @@ import random
 from collections.abc import Iterable
 from datetime import datetime, time
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import msgspec
 
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.messages import Holding
 
 
 class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,6 +26,35 @@ class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Whether a device matches one pattern of each kind."""
         pairs = ((device, self.devices), (profile, self.profiles), (group, self.groups))
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in pairs)
+
+
+class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a device's examples have to be: at least ``least_examples`` of what the task's model learns from.
+
+    ``labels`` are the classes in the order of the logits; where none are given, those that the task's own files have.
+    Raises ``ConfigurationError`` for a label that stands twice.
+    """
+
+    labels: tuple[str, ...] = ()
+    least_examples: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+    def __post_init__(self) -> None:
+        twice = {label for label in self.labels if self.labels.count(label) > 1}
+        if twice:
+            raise ConfigurationError(f"labels has {', '.join(sorted(twice))} twice: name each class once")
+
+    def refusal(self, holding: Holding | None, suits: ModelTask | None) -> str | None:
+        """Why a device that has ``holding`` cannot be asked; ``None`` where it can, or does not tell.
+
+        ``suits`` is what the model learns, ``None`` while that is not known.
+        """
+        if holding is None:
+            return None
+        if suits is not None and holding.suits is not suits:
+            return f"its examples are for {holding.suits.value}, the model is for {suits.value}"
+        if holding.examples < self.least_examples:
+            return f"it has {holding.examples} examples to train on, and needs {self.least_examples}"
+        return None
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from coordinator.config import read_task
 from coordinator.resources import Resources
@@ -20,9 +20,9 @@ from coordinator.store.records import DeviceRecord
 from coordinator.store.states import Phase, TaskStatus
 from edge_sdk.protocol.messages import (
     Declined,
+    Ready,
     Receipt,
     ReleaseReport,
-    Snapshot,
     UpdateReady,
     Verdict,
     Wait,
@@ -115,15 +115,15 @@ class Agenda:
 
     # -- what devices say
 
-    def device_ready(self, known: DeviceRecord, snapshot: Snapshot, tasks: Sequence[str] = ()) -> None:
-        """A device asks for work in one of ``tasks``, or any: its release again, its open offer again, or to wait."""
-        device, conductors = known.id, tuple(self._conductors.values())
+    def device_ready(self, known: DeviceRecord, ready: Ready) -> None:
+        """A device asks for work: it gets its release again, its open offer again, or is to wait."""
+        device, conductors, snapshot = known.id, tuple(self._conductors.values()), ready.snapshot
         if sum(conductor.send_release(device) for conductor in conductors):  # all that are due, not the first alone
             return
         self._candidates.forget(device)
         able, refusals = list[Conductor](), list[str]()
         for conductor in conductors:
-            refusal = conductor.refusal(known, snapshot, tasks)
+            refusal = conductor.refusal(known, ready)
             if refusal is None:
                 able.append(conductor)
             else:

@@ -50,7 +50,7 @@ from coordinator.store.records import DeviceRecord, EvaluationRecord, OfferRecor
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import full
-from edge_sdk.protocol.messages import Declined, Failure, Offer, ReleaseReport, Snapshot, UpdateReady
+from edge_sdk.protocol.messages import Declined, Failure, Offer, Ready, ReleaseReport, Snapshot, UpdateReady
 
 if TYPE_CHECKING:
     from coordinator.models.run import Run, WidthResult
@@ -189,26 +189,31 @@ class Conductor:
 
     # -- what devices say
 
-    def refusal(self, known: DeviceRecord, snapshot: Snapshot, tasks: Sequence[str]) -> str | None:
-        """Why a device that has examples of ``tasks``, or any, cannot work for this one; ``None`` where it can."""
+    def refusal(self, known: DeviceRecord, ready: Ready) -> str | None:
+        """Why a device that asks for work cannot have this; ``None`` where it can."""
         name = self.config.name
-        if tasks and name not in tasks:
+        if ready.tasks and name not in ready.tasks:
             return f"{name} is trained now, which this device has no examples of"
         if not self.config.targets.include(known.id, known.profile, known.group):
             return f"{name} is trained now, which is for other devices"
-        if self.stage is not Stage.PREPARING and snapshot.runtime not in self._run.runtimes:
-            return self._leave_out(known.id, snapshot.runtime)
-        self._left_out.discard(known.id)
-        return None
+        unfit = self._unfit(ready)
+        if unfit is None:
+            self._left_out.discard(known.id)
+            return None
+        if known.id not in self._left_out:
+            _log.warning("%s is left out: task %s: %s", known.id, name, unfit)
+        self._left_out.add(known.id)
+        return f"task {name}: {unfit}"
 
-    def _leave_out(self, device: str, runtime: Runtime) -> str:
-        """What to tell a device, and once the log, whose runtime cannot train this task."""
-        able = " or ".join(known.value for known in self._run.runtimes)
-        reason = f"task {self.config.name} cannot be trained on {runtime.value}; run the agent with --runtime {able}"
-        if device not in self._left_out:
-            _log.warning("%s is left out: %s", device, reason)
-        self._left_out.add(device)
-        return reason
+    def _unfit(self, ready: Ready) -> str | None:
+        """What the device's examples, or its runtime, are not; the model tells once it is loaded."""
+        run = None if self.stage is Stage.PREPARING else self._run
+        suits = None if run is None else run.foundation.architecture.task
+        unfit = self.config.data.refusal(ready.holding_for(self.config.name), suits)
+        if unfit is not None or run is None or ready.snapshot.runtime in run.runtimes:
+            return unfit
+        able = " or ".join(known.value for known in run.runtimes)
+        return f"it cannot be trained on {ready.snapshot.runtime.value}; run the agent with --runtime {able}"
 
     def send_release(self, device: str) -> bool:
         """Send a device its release (again) where it has not reported yet; whether there was one to send."""

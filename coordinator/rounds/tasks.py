@@ -8,6 +8,7 @@ import msgspec
 
 from coordinator.aggregation.rule import AdapterMerge
 from coordinator.config import TaskConfig, read_task
+from coordinator.models.batches import labels_of
 from coordinator.models.foundation import model_type_of
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import TaskRecord
@@ -40,8 +41,10 @@ def queue_task(store: Store, config: TaskConfig, now_s: float, who: str) -> None
     """
     check_name(config.name, "task")
     family_of(model_type_of(Path(config.model_dir)))
-    for file in (config.calibration_file, config.test_file):
-        read_examples(Path(file))
+    files = [read_examples(Path(file)) for file in (config.calibration_file, config.test_file)]
+    unnamed = {*labels_of(*files)}.difference(config.data.labels or labels_of(*files))
+    if unnamed:
+        raise ConfigurationError(f"data.labels lacks {', '.join(sorted(unnamed))}, which the task's own files have")
     encoded = msgspec.json.encode(config)
     with store.transaction() as tx:
         is_new = tx.tasks.get(config.name) is None

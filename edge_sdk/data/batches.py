@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data.examples import (
+    IMAGE_AXES,
     ArrayExamples,
     Examples,
     PairedTexts,
@@ -20,6 +21,7 @@ from edge_sdk.data.examples import (
     label_indices,
     pixel_values,
     tag_indices,
+    task_of,
 )
 from edge_sdk.data.images import IMAGE_CHANNELS, fit_images
 from edge_sdk.elastic.slicing import Array
@@ -30,7 +32,6 @@ from edge_sdk.text import Ids, TextEncoder, pad
 
 Inputs = dict[str, NDArray[Any]]
 Indices = NDArray[np.int64]
-_IMAGE_AXES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +80,6 @@ class EncodedExamples:
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for start in range(0, len(order), batch_size):
             yield self.batch_of(order[start : start + batch_size])
-
-
-def task_of(examples: Examples) -> ModelTask:
-    """What a model can learn from ``examples``."""
-    if isinstance(examples, ArrayExamples):
-        is_image = examples.values.ndim == _IMAGE_AXES
-        return ModelTask.IMAGE_CLASSIFICATION if is_image else ModelTask.TIME_SERIES_CLASSIFICATION
-    return {
-        TextExamples: ModelTask.TEXT_CLASSIFICATION,
-        TaggedExamples: ModelTask.TOKEN_CLASSIFICATION,
-        PlainTexts: ModelTask.TEXT_GENERATION,
-        PairedTexts: ModelTask.TEXT2TEXT_GENERATION,
-    }[type(examples)]
 
 
 def encode_examples(
@@ -195,7 +183,7 @@ def _fit(values: NDArray[Any], wanted: tuple[int, ...]) -> Callable[[Any], Any]:
     if shape == wanted:
         return lambda given: given
     sizes = " x ".join(map(str, shape)), " x ".join(map(str, wanted))
-    if values.ndim != _IMAGE_AXES:
+    if values.ndim != IMAGE_AXES:
         raise DataFormatError("windows of {} (steps x channels) cannot be given to a model of {}".format(*sizes))
     if not {shape[0], wanted[0]} <= IMAGE_CHANNELS:
         raise DataFormatError("images of {} (channels x height x width) do not fit the model's {}".format(*sizes))
@@ -210,7 +198,7 @@ def _fit(values: NDArray[Any], wanted: tuple[int, ...]) -> Callable[[Any], Any]:
 def _shape_of(values: NDArray[Any]) -> tuple[int, ...]:
     """Of one window (steps, channels) or of one image (channels, height, width)."""
     shape = values.shape[1:]
-    return (shape[2], shape[0], shape[1]) if values.ndim == _IMAGE_AXES else shape
+    return (shape[2], shape[0], shape[1]) if values.ndim == IMAGE_AXES else shape
 
 
 def _lengths(rows: Sequence[Ids]) -> Indices:

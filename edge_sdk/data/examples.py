@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data.mapped import folder_of, mapped
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class ArrayExamples(Columns):
     labels: tuple[str, ...] | tuple[int, ...]
 
 
+IMAGE_AXES = 4
+"""Examples, height, width and channels."""
 Examples = TextExamples | TaggedExamples | PlainTexts | PairedTexts | ArrayExamples
 _E = TypeVar("_E", bound=Columns)
 
@@ -89,6 +92,19 @@ def joined(first: _E, second: _E) -> _E:
     if type(first) is not type(second):
         raise DataFormatError(f"{type(second).__name__} cannot be added to {type(first).__name__}; give the same kind")
     return type(first)(*map(_joined_columns, first.columns(), second.columns()))
+
+
+def task_of(examples: Examples) -> ModelTask:
+    """What a model can learn from ``examples``."""
+    if isinstance(examples, ArrayExamples):
+        is_image = examples.values.ndim == IMAGE_AXES
+        return ModelTask.IMAGE_CLASSIFICATION if is_image else ModelTask.TIME_SERIES_CLASSIFICATION
+    return {
+        TextExamples: ModelTask.TEXT_CLASSIFICATION,
+        TaggedExamples: ModelTask.TOKEN_CLASSIFICATION,
+        PlainTexts: ModelTask.TEXT_GENERATION,
+        PairedTexts: ModelTask.TEXT2TEXT_GENERATION,
+    }[type(examples)]
 
 
 def label_indices(examples: TextExamples | ArrayExamples, labels: Sequence[str]) -> NDArray[np.int64]:

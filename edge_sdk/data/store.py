@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from edge_sdk.data.examples import Examples, joined
+from edge_sdk.data.examples import Examples, joined, task_of
 from edge_sdk.data.files import write_examples
 from edge_sdk.data.holdout import Past, decide, divide, example_keys
 from edge_sdk.data.images import IMAGE_SIZE
@@ -24,8 +25,10 @@ from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.owned import Owned, one_example, source_of
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import DataFormatError, StorageError
+from edge_sdk.protocol.messages import Holding
 
 _log = logging.getLogger(__name__)
+_COUNT_S = 60.0  # seldom: examples that grow are read whole
 _RETRY_S = 30.0  # until the disk is asked again
 
 
@@ -42,6 +45,8 @@ class ExampleStore:
     def __init__(self, owned: Owned, folder: Path, *, share: float, seed: int, image_size: int = IMAGE_SIZE) -> None:
         self.training_file: Path | None = None
         self.held_out: Examples | None = None
+        self._holding: Holding | None = None
+        self._counted_s = 0.0
         self._source = source_of(owned, image_size, scratch=folder)
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
@@ -83,15 +88,18 @@ class ExampleStore:
             self._split(examples)
         self._read_version = version
 
-    def has_any(self) -> bool:
-        """Whether there is anything to train on."""
-        return (self.training_file or self.newest()) is not None
+    def holding(self) -> Holding | None:
+        """What there is to train on, or was a minute ago, as the coordinator is told; ``None`` where nothing is."""
+        if self._holding is None or time.monotonic() - self._counted_s >= _COUNT_S:
+            self.newest()
+        return self._holding
 
     def newest(self) -> Path | None:
         """What to train on now, ``None`` where there is nothing.
 
         A file that somebody is writing, rows gone bad, or a full disk cost what is new, never what was there before.
         """
+        self._counted_s = time.monotonic()
         try:
             self.refresh()
         except (DataFormatError, StorageError) as error:
@@ -122,6 +130,7 @@ class ExampleStore:
             self._past = past
         training, self.held_out = divide(examples, is_held_out)
         self.training_file = write_examples(self._folder / "examples", training) if len(training) else None
+        self._holding = Holding(suits=task_of(training), examples=len(training)) if len(training) else None
         self._first = examples.take([0])
 
     def _forget_replaced(self) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 from edge_sdk.errors import MalformedMessageError
 from edge_sdk.protocol.topics import VERSION
 
@@ -173,6 +173,13 @@ FP32 = Encoding()
 """As offers ask for it that say nothing else."""
 
 
+class Holding(_Value, frozen=True):
+    """Examples of one device: what a model can learn from them, and how many it would train from. No word of them."""
+
+    suits: ModelTask
+    examples: Count
+
+
 class Recipe(_Value, frozen=True):
     """How to train: the same for every device of a task, but for ``micro_batch_size`` and ``max_steps``.
 
@@ -249,11 +256,18 @@ class Offline(_Message, frozen=True, tag="offline"):
 class Ready(_Message, frozen=True, tag="ready"):
     """A request for a matching submodel: the device's own policy allows it to work now.
 
-    ``tasks`` are those that it has examples for; none are named where it takes any.
+    ``tasks`` are those that it has examples for; none are named where it takes any. ``holdings`` say of each of them,
+    or of that one, what these examples are; none do from a device that does not tell.
     """
 
     snapshot: Snapshot
     tasks: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_TASKS)] = ()
+    holdings: Annotated[tuple[Holding, ...], msgspec.Meta(max_length=MAX_TASKS)] = ()
+
+    def holding_for(self, task: str) -> Holding | None:
+        """What the device has for ``task``; ``None`` where it has not told."""
+        place = self.tasks.index(task) if task in self.tasks else 0
+        return self.holdings[place] if place < len(self.holdings) else None
 
 
 class Declined(_Message, frozen=True, tag="declined"):

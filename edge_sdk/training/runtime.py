@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from edge_sdk.data import read_examples
-from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples, task_of
+from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
+from edge_sdk.data.examples import task_of
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import DataFormatError, TrainingError
 from edge_sdk.training.checkpoint import Checkpoint, Trained

@@ -99,7 +99,9 @@ def test_models_of_several_tasks_share_the_memory_for_inference_and_what_a_proce
 
 def test_one_task_may_go_by_any_name(tmp_path: Path) -> None:
     tasks = OwnTasks(MAIL, config_in(tmp_path))
-    assert tasks.ready() == ()
+    ready = tasks.ready(SNAPSHOT)
+    assert ready is not None
+    assert (ready.tasks, ready.holding_for("whatever")) == ((), ready.holdings[0])
     assert tasks.of("whatever") is tasks.chosen(None)
 
 
@@ -132,8 +134,8 @@ def test_no_task_and_more_than_a_message_can_name_are_refused(tmp_path: Path, co
 
 def test_most_tasks_that_are_taken_can_be_asked_for(tmp_path: Path) -> None:
     names = tuple(f"{number:064}" for number in range(MAX_TASKS))
-    able = OwnTasks(dict.fromkeys(names, MAIL[:1]), config_in(tmp_path)).ready()
-    ready = Ready(snapshot=SNAPSHOT, tasks=able or ())
+    ready = OwnTasks(dict.fromkeys(names, MAIL[:1]), config_in(tmp_path)).ready(SNAPSHOT)
+    assert ready is not None
     assert decode_from_device(encode(ready)) == ready
     assert ready.tasks == names
 

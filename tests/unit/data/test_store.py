@@ -16,7 +16,9 @@ import pytest
 from edge_sdk.data import ArrayExamples, Examples, TaggedExamples, TextExamples, read_examples
 from edge_sdk.data.owned import Owned
 from edge_sdk.data.store import ExampleStore
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError, StorageError
+from edge_sdk.protocol.messages import Holding
 
 MAIL = [(f"mail {number}", "spam" if number % 2 else "ham") for number in range(40)]
 
@@ -46,6 +48,27 @@ def eventually(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def test_holding_counts_what_is_trained_on_and_follows_within_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = MAIL[:1]
+    store = store_of(mail, tmp_path, share=0.0)
+    assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=1)
+    mail.extend(MAIL[1:])
+    assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=1)
+    later_s = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
+
+
+def test_nothing_is_held_before_the_first_example(tmp_path: Path) -> None:
+    mail = list[tuple[str, str]]()
+    store = store_of(mail, tmp_path)
+    assert store.holding() is None
+    mail.extend(MAIL)
+    assert store.holding() is not None
 
 
 def test_list_that_grows_is_read_anew_and_splits_the_same(tmp_path: Path) -> None:

@@ -5,11 +5,17 @@ from datetime import datetime, time, timedelta, timezone
 
 import pytest
 
-from coordinator.planning.selection import Schedule, Targets, drawn_from
+from coordinator.planning.selection import DataSchema, Schedule, Targets, drawn_from
+from edge_sdk.elastic.submodel import ModelTask
+from edge_sdk.protocol.messages import Holding
 
 NOON = datetime(2027, 3, 1, 12).astimezone()
 DAY = (time(8), time(18))
 NIGHT = (time(22), time(6))
+
+
+def texts(count: int) -> Holding:
+    return Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=count)
 
 
 def at(hour: int, minute: int = 0) -> float:
@@ -33,6 +39,27 @@ def at(hour: int, minute: int = 0) -> float:
 )
 def test_target_matches_a_pattern_of_each_kind(targets: Targets, included: bool) -> None:
     assert targets.include("pi-7", "raspberry-pi-4-4gb", "greenhouse") is included
+
+
+@pytest.mark.parametrize(
+    ("holding", "suits", "refusal"),
+    [
+        (None, ModelTask.TEXT_CLASSIFICATION, None),
+        (texts(20), ModelTask.TEXT_CLASSIFICATION, None),
+        (texts(20), None, None),
+        (texts(19), ModelTask.TEXT_CLASSIFICATION, "it has 19 examples to train on, and needs 20"),
+        (texts(19), None, "it has 19 examples to train on, and needs 20"),
+        (
+            texts(20),
+            ModelTask.IMAGE_CLASSIFICATION,
+            "its examples are for text-classification, the model is for image-classification",
+        ),
+    ],
+)
+def test_schema_says_why_examples_will_not_do(
+    holding: Holding | None, suits: ModelTask | None, refusal: str | None
+) -> None:
+    assert DataSchema(least_examples=20).refusal(holding, suits) == refusal
 
 
 @pytest.mark.parametrize(

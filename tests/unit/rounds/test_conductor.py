@@ -16,7 +16,7 @@ from coordinator.rounds.conductor import Conductor, Stage
 from coordinator.store.opening import open_store
 from coordinator.store.records import DeviceRecord
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.elastic.submodel import AdapterMethod
+from edge_sdk.elastic.submodel import AdapterMethod, ModelTask
 from edge_sdk.protocol.codecs import rows_of
 from edge_sdk.protocol.messages import (
     FP32,
@@ -24,8 +24,10 @@ from edge_sdk.protocol.messages import (
     CoordinatorMessage,
     Encoding,
     EncodingKind,
+    Holding,
     Offer,
     Part,
+    Ready,
     Receipt,
     Snapshot,
     TrainingReport,
@@ -38,7 +40,7 @@ from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.motion_task import motion_task
 
 pytestmark = pytest.mark.xdist_group("sensor-transformer-time-series-classification")  # whose templates these are
-REASON = "task motion cannot be trained on onnx; run the agent with --runtime torch"
+REASON = "task motion: it cannot be trained on onnx; run the agent with --runtime torch"
 Sent = list[tuple[str, CoordinatorMessage]]
 
 
@@ -85,9 +87,9 @@ def a_device(name: str) -> DeviceRecord:
     return DeviceRecord(name, "unknown", 0, True, None, 1.0, 0.0)
 
 
-def able_to_train_on(runtime: Runtime) -> Snapshot:
+def able_to_train_on(runtime: Runtime, holding: Holding | None = None) -> Ready:
     memory = 2 << 30
-    return Snapshot(
+    snapshot = Snapshot(
         memory_total_bytes=memory,
         memory_available_bytes=memory,
         training_memory_bytes=memory,
@@ -95,6 +97,7 @@ def able_to_train_on(runtime: Runtime) -> Snapshot:
         threads=1,
         runtime=runtime,
     )
+    return Ready(snapshot=snapshot, holdings=() if holding is None else (holding,))
 
 
 def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_waits_for(
@@ -113,6 +116,22 @@ def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_w
         "no round opens: it needs 1 devices; 0 ask for work, and 0 of them can train a submodel; left out: light",
     ]
     assert conductor.stage is Stage.GATHERING
+
+
+def test_device_whose_examples_are_for_another_model_is_left_out(
+    agenda: Agenda, conductor: Conductor, sent: Sent
+) -> None:
+    windows, texts = (
+        Holding(suits=suits, examples=8)
+        for suits in (ModelTask.TIME_SERIES_CLASSIFICATION, ModelTask.TEXT_CLASSIFICATION)
+    )
+    agenda.device_ready(a_device("light"), able_to_train_on(Runtime.TORCH, texts))
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.TORCH, windows))
+    agenda.tick({})
+    words = "its examples are for text-classification, the model is for time-series-classification"
+    assert sent[0] == ("light", Wait(retry_after_s=10.0, reason=f"task motion: {words}"))
+    assert [device for device, message in sent if isinstance(message, Offer)] == ["heavy"]
+    assert conductor.stage is Stage.COLLECTING
 
 
 def test_device_that_asked_before_the_task_was_ready_gets_no_offer_it_cannot_use(

@@ -14,9 +14,15 @@ from typer.testing import CliRunner
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.cli import app
 from coordinator.config import TaskConfig, parse_encoding, task_of_file
+from coordinator.models.run import foundation_of
+from coordinator.planning.selection import DataSchema
+from coordinator.rounds.tasks import queue_task
+from coordinator.store.opening import open_store
+from edge_sdk.data import read_examples
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, TrainablePart
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind
+from tests.support.motion_task import LABELS, motion_task
 
 MEAN = AggregationRule(adapters=AdapterMerge.MEAN)
 
@@ -129,6 +135,10 @@ share = 0.1
 [aggregation]
 floor = 1.0
 
+[data]
+labels = ["walking", "sitting"]
+least_examples = 50
+
 [targets]
 profiles = ["raspberry-pi-*", "jetson-*"]
 
@@ -152,11 +162,26 @@ def test_task_is_read_from_toml_with_paths_from_its_folder(file: Path) -> None:
     assert config.model_dir == str(file.parent / "model")
     assert config.test_file == "/data/held-out.npz"
     assert config.nesting.shares == (0.5, 0.25)
+    assert (config.data.labels, config.data.least_examples) == (("walking", "sitting"), 50)
     assert config.encoding == Encoding(kind=EncodingKind.TOPK, share=0.1)
     assert config.targets.include("any", "raspberry-pi-5-8gb", "default")
     assert not config.targets.include("any", "android-phone", "default")
     assert config.schedule.hours == (time(22), time(6))
     assert msgspec.convert(msgspec.to_builtins(config), TaskConfig) == config
+
+
+def test_classes_are_those_that_the_schema_names_in_its_order(tmp_path: Path) -> None:
+    named = ("sitting", "lying", *LABELS)
+    config = motion_task(tmp_path, AdapterMethod.LORA, data=DataSchema(labels=named))
+    examples = [read_examples(Path(file)) for file in (config.calibration_file, config.test_file)]
+    assert foundation_of(config, *examples).labels == named
+    queue_task(open_store(tmp_path), config, 0.0, "a test")
+
+
+def test_schema_without_a_label_of_the_tasks_own_files_is_refused(tmp_path: Path) -> None:
+    config = motion_task(tmp_path, AdapterMethod.LORA, data=DataSchema(labels=LABELS[1:]))
+    with pytest.raises(ConfigurationError, match=f"data.labels lacks {LABELS[0]}, which the task's own files have"):
+        queue_task(open_store(tmp_path), config, 0.0, "a test")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +191,8 @@ def test_task_is_read_from_toml_with_paths_from_its_folder(file: Path) -> None:
         ("rounds = 20", "round = 20", "contains unknown field `round`"),
         ('kind = "topk"', 'kind = "int4"', r"Invalid enum value 'int4' - at `\$.encoding.kind`"),
         ("[targets]", "[targets", "motion.toml: "),
+        ('"walking", "sitting"]', '"a", "b", "a"]', "labels has a twice: name each class once"),
+        ("least_examples = 50", "least_examples = 0", "Expected `int` >= 1"),
         ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are none"),
         ("shares = [0.5, 0.25]", "shares = [0.5, 0.25, 0.2, 0.1]", "4 nested widths: name at most 3"),
     ],

@@ -17,7 +17,8 @@ from edge_sdk.data import (
     tag_indices,
     write_examples,
 )
-from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples, task_of
+from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
+from edge_sdk.data.examples import task_of
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError, ModelFormatError
 from edge_sdk.protocol.graphs import IGNORED
