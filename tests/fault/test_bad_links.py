@@ -111,7 +111,10 @@ def fleet_behind(proxy: FaultProxy, broker: BrokerAddress, name: str, work: Any)
 
 
 def run_through(seed: int, folder: Path, broker: BrokerAddress, aggregated: Aggregated) -> Outcome:
-    """One task through one schedule of weather, which clears up after a while."""
+    """One task through one schedule of weather, which turns bad on a fleet at work and clears up after a while.
+
+    A coordinator that reaches no broker when it starts says so and ends: that is no weather to sit out.
+    """
     name = f"fleet-{seed}"
     folder = folder / name
     folder.mkdir()
@@ -122,6 +125,7 @@ def run_through(seed: int, folder: Path, broker: BrokerAddress, aggregated: Aggr
         )
         served = Served(config, task, mqtt_transport(config))
         with fleet_behind(proxy, broker, name, aggregated.work), served:
+            served.wait_until(lambda: any(known.online for known in served.read(lambda tx: tx.devices.all())))
             for gate in ("coordinator", *DEVICES):
                 proxy.change(weather_of(seed, gate), gate)
             is_ended = _ends_within(served, _BAD_FOR_S)
