@@ -36,8 +36,9 @@ deb: | $(BIN)/python
 	$(PIP) install $(PINNED) -e .
 	$(BIN)/python -m edge_sdk.service.debian.build
 
+# every figure; hours, since some train fleets; writes tests/benchmarks/RESULTS.md
 bench: $(VENV)/.demo $(VENV)/.dev
-	$(BIN)/python -m tests.benchmarks all
+	$(BIN)/python -m tests.benchmarks all --record
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

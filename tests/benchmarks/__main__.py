@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks._measure import Figure
+from tests.benchmarks._results import record
 
 
 def names() -> list[str]:
@@ -23,13 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     """0 where it ran, 2 where there is no such benchmark or option."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("name", help=f"all, or one of: {', '.join(names())}")
+    parser.add_argument("--record", action="store_true", help="write the figure into tests/benchmarks/RESULTS.md")
     known, options = parser.parse_known_args(arguments)
     name = known.name
     if name not in {"all", *names()}:
         print(f"no benchmark {name!r}: use all, or one of {', '.join(names())}", file=sys.stderr)
         return 2
     for chosen in names() if name == "all" else [name]:
-        print(json.dumps(_run(chosen, options).as_dict()), flush=True)
+        figure = _run(chosen, options)
+        print(json.dumps(figure.as_dict()), flush=True)
+        if known.record:
+            record(figure, options)
     return 0
 
 

@@ -13,17 +13,16 @@ in place of what stood there for the same promise and the same words.
 from __future__ import annotations
 
 import os
-import platform
 import random
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+
+from tests.support.origin import commit, machine
 
 RESULTS = Path(__file__).parents[1] / "fault" / "RESULTS.md"
 _SEED = "RAFFM_TEST_SEED"
@@ -95,12 +94,12 @@ class Table:
             RESULTS.write_text(self._table(), encoding="utf-8")
 
     def _table(self) -> str:
-        run = f"{datetime.now(timezone.utc):%Y-%m-%d} | {_commit()} | {os.environ[_SEED]}"
+        run = f"{datetime.now(timezone.utc):%Y-%m-%d} | {commit()} | {os.environ[_SEED]}"
         lines = dict(_lines_of(RESULTS)) | {
             (promise, what): " ".join(("|", _row(promise, what, *rest), "|", run, "|"))
             for promise, what, *rest in self._rows
         }
-        return "\n".join((_HEAD.format(machine=_machine()), *(lines[key] for key in sorted(lines, key=_order)), ""))
+        return "\n".join((_HEAD.format(machine=machine()), *(lines[key] for key in sorted(lines, key=_order)), ""))
 
 
 def _lines_of(table: Path) -> Iterator[tuple[tuple[str, str], str]]:
@@ -120,13 +119,3 @@ def _row(promise: str, what: str, figure: float, bar: float, seconds: float) -> 
 def _order(row: tuple[str, str]) -> tuple[str, int, str]:
     promise, what = row
     return promise[:1], int(promise[1:] or 0), what
-
-
-def _commit() -> str:
-    said = subprocess.run(("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
-    return said.stdout.strip() or "unknown"
-
-
-def _machine() -> str:
-    memory_gib = psutil.virtual_memory().total / 2**30
-    return f"{psutil.cpu_count()} cores, {memory_gib:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
