@@ -11,16 +11,12 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import queue
-import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-
-from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge_sdk.protocol.messages import (
     Declined,
@@ -36,6 +32,7 @@ from edge_sdk.protocol.topics import Channel, Topic, device_filters
 from edge_sdk.transport.address import BrokerAddress
 from edge_sdk.transport.base import Incoming
 from edge_sdk.transport.mqtt import MqttTransport
+from tests.benchmarks._bare_mqtt import bare_client
 from tests.benchmarks._measure import Figure, seconds, show
 from tests.benchmarks.transfer import BROKERS
 from tests.support.light_model import light_task
@@ -118,7 +115,7 @@ def _echo(address: BrokerAddress) -> Iterator[Callable[[], None]]:
     process = _SPAWN.Process(target=_answer, args=(address, ready), daemon=True)
     process.start()
     ready.wait()
-    client = _bare_client(address, "echo/back", lambda _, message: answers.put(message.payload))
+    client = bare_client(address, "echo/back", lambda _, message: answers.put(message.payload))
 
     def echo() -> None:
         client.publish("echo/there", _PAYLOAD)
@@ -132,19 +129,6 @@ def _echo(address: BrokerAddress) -> Iterator[Callable[[], None]]:
 
 
 def _answer(address: BrokerAddress, ready: multiprocessing.Event) -> None:  # type: ignore[valid-type]
-    _bare_client(address, "echo/there", lambda client, message: client.publish("echo/back", message.payload))
+    bare_client(address, "echo/there", lambda client, message: client.publish("echo/back", message.payload))
     ready.set()
     time.sleep(3600)
-
-
-def _bare_client(address: BrokerAddress, topic: str, on_message: Callable[[Client, MQTTMessage], object]) -> Client:
-    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-    client.on_message = lambda own, _, message: on_message(own, message)
-    client.on_socket_open = lambda *given: given[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    subscribed = queue.SimpleQueue[bool]()
-    client.on_subscribe = lambda *_: subscribed.put(True)
-    client.on_connect = lambda own, *_: own.subscribe(topic)
-    client.connect(address.host, address.port)
-    client.loop_start()
-    subscribed.get(timeout=10)
-    return client
