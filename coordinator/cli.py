@@ -7,10 +7,9 @@ there or a port taken, 5 a broken contract, 6 the disk refuses; see :mod:`edge_s
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +17,12 @@ import typer
 
 from coordinator.commands.device import device_app
 from coordinator.commands.model import model_app
-from coordinator.commands.options import AsJson, StateDir, open_store
+from coordinator.commands.options import AsJson, Log, StateDir, open_store
 from coordinator.commands.task import task_app
 from coordinator.commands.token import token_app
 from coordinator.config import CoordinatorConfig
 from edge_sdk.errors import RaffmError
+from edge_sdk.logs import LogFormat, complain, log_to_stderr
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 
@@ -54,14 +54,14 @@ def serve(
         str | None,
         typer.Option(help="https://… under which a web server shows the blobs folder; else they go over MQTT."),
     ] = None,
+    log_format: Log = LogFormat.TEXT,
 ) -> None:
     """Serve a fleet: run its tasks, until interrupted."""
     from coordinator.service import Service, mqtt_transport
     from coordinator.store.opening import sole_user
     from edge_sdk.security.secrets import read_secret
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("coordinator").setLevel(logging.INFO)
+    log_to_stderr("coordinator", log_format)
     config = CoordinatorConfig(
         state_dir=state_dir,
         broker=broker,
@@ -76,8 +76,8 @@ def serve(
         mqtt_version=mqtt_version,
         blob_url=blob_url,
     )
-    with sole_user(state_dir):
-        service = Service(config, open_store(state_dir), mqtt_transport(config))
+    with sole_user(state_dir), closing(open_store(state_dir)) as store:
+        service = Service(config, store, mqtt_transport(config))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: service.stop())
         service.run()
@@ -118,15 +118,14 @@ def api(
     certificate: Annotated[Path | None, typer.Option(help="PEM, with the chain; needed off this machine.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
     allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP off this machine too.")] = False,
+    log_format: Log = LogFormat.TEXT,
 ) -> None:
     """Serve the REST API, until interrupted; its pages are at /docs, and `coordinator token create` lets one in."""
-    from contextlib import closing
-
     from coordinator.api.serving import Listening, serve_api
 
+    log_to_stderr("coordinator", log_format)
     listening = Listening(host, port, certificate, key, allow_plaintext)
     with closing(open_store(state_dir)) as store:
-        typer.echo(f"API at {listening.address}/api/v1, described at {listening.address}/docs; Ctrl-C ends it")
         serve_api(store, listening)
 
 
@@ -198,7 +197,7 @@ def main() -> None:
     try:
         app(prog_name="coordinator")
     except RaffmError as error:
-        typer.echo(f"coordinator: {error}", err=True)
+        complain("coordinator", error)
         raise SystemExit(error.exit_code) from None
 
 

@@ -106,6 +106,7 @@ class Service:
             self._exchange.close()
             self._transport.close()
             self._workers.shutdown(wait=False, cancel_futures=True)
+        _log.info("the coordinator has ended")
 
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""
@@ -224,11 +225,12 @@ class Service:
         with self._store.transaction() as tx:
             if isinstance(message, Hello):
                 is_new = tx.devices.hello(device, message.profile, message.session, time.time())
-                _log.info("%s says hello (%s)", device, message.profile if is_new else "an earlier session")
+                session = message.profile if is_new else "an earlier session"
+                _log.info("%s says hello (%s)", device, session, extra={"device": device})
                 if is_new and message.snapshot is not None:
                     tx.devices.seen(device, time.time(), message.snapshot)
             elif tx.devices.offline(device, message.session):
-                _log.info("%s is offline", device)
+                _log.info("%s is offline", device, extra={"device": device})
 
     # -- what the tasks work with
 
@@ -245,7 +247,8 @@ class Service:
             if isinstance(outcome, Fetched):
                 self._agenda.blob_fetched(outcome.peer, outcome.digest)
             else:
-                _log.warning("blob %s of %s: %s", outcome.digest[:16], outcome.peer, outcome.reason)
+                about = {"device": outcome.peer}
+                _log.warning("blob %s of %s: %s", outcome.digest[:16], outcome.peer, outcome.reason, extra=about)
 
     def _submit(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None]) -> None:
         self._making += 1

@@ -7,10 +7,8 @@ contract, 6 the disk refuses, 9 doctor finds that the agent cannot run, 10 no sy
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +16,7 @@ import typer
 
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import RaffmError
+from edge_sdk.logs import LogFormat, complain, log_to_stderr
 from edge_sdk.service.cli import app as service_app
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
@@ -72,6 +71,7 @@ def run(
     cache_mib: Annotated[int | None, typer.Option(help=ABOUT["cache_bytes"], min=1)] = None,
     image_size: Annotated[int | None, typer.Option(help=ABOUT["image_size"])] = None,
     seed: Annotated[int | None, typer.Option(help=ABOUT["seed"])] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help=ABOUT["log_format"])] = None,
     policy_charging_only: Annotated[bool | None, _rule("charging_only")] = None,
     policy_battery_floor_share: Annotated[str | None, _rule("battery_floor_share", "--battery-floor", "SHARE")] = None,
     policy_idle_only: Annotated[bool | None, _rule("idle_only")] = None,
@@ -96,9 +96,8 @@ def run(
     from edge_sdk.settings import load_settings
     from edge_sdk.supervisor import Supervisor
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("edge_sdk").setLevel(logging.INFO)
     settings = load_settings(config, os.environ, options, flags)
+    log_to_stderr("edge_sdk", settings.log_format)
     notifier = Notifier.of(os.environ)
     supervisor = Supervisor(settings.config, settings.data, on_tick=notifier.tick)
 
@@ -230,7 +229,7 @@ def main() -> None:
     try:
         app(prog_name="edge-agent")
     except RaffmError as error:
-        typer.echo(f"edge-agent: {error}", err=True)
+        complain("edge-agent", error)
         raise SystemExit(error.exit_code) from None
 
 

@@ -4,9 +4,9 @@
     RAFFM_EDGE_POLICY_CHARGING_ONLY=true            # the environment: a field of [policy]
     edge-agent run --config agent.toml --seed 7     # an option
 
-The keys are the fields of :class:`edge_sdk.config.AgentConfig`, with ``data`` (the file of examples) beside them and
-``password_file`` in the place of the password: no secret stands in a file of settings. The fields of its policy stand
-under ``[policy]``. A field that is added to either is a key from then on.
+The keys are the fields of :class:`edge_sdk.config.AgentConfig`, with ``data`` (the file of examples) and ``log_format``
+beside them and ``password_file`` in the place of the password: no secret stands in a file of settings. The fields of
+its policy stand under ``[policy]``. A field that is added to either is a key from then on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgspec
 
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.errors import ConfigurationError, SettingError, did_you_mean
+from edge_sdk.logs import LogFormat
 from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings_help import ABOUT
 
@@ -39,10 +40,11 @@ _Values = dict[str, Any]  # by key; a field of the policy has the key policy.<fi
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """An agent, and the file of its examples."""
+    """An agent, the file of its examples, and what its command writes its log as."""
 
     config: AgentConfig
     data: Path
+    log_format: LogFormat = LogFormat.TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def keys() -> dict[str, Key]:
     found = {"data": Key(Path, MISSING), **_keys_of(AgentConfig), "password_file": Key(Path | None, None)}
     del found["password"]
     found["state_dir"] = Key(Path | None, None)
+    found["log_format"] = Key(LogFormat, LogFormat.TEXT)
     rank = {name: ("." in name, key.default is not MISSING) for name, key in found.items()}
     named = {name: Key(key.type, key.default, ABOUT.get(name, "")) for name, key in found.items()}
     return dict(sorted(named.items(), key=lambda item: rank[item[0]]))
@@ -157,11 +160,12 @@ def _keys_of(kind: Any, prefix: str = "") -> dict[str, Key]:  # noqa: ANN401 - a
 
 def _settings(values: _Values) -> Settings:
     data, secret = values.pop("data"), values.pop("password_file", None)
+    log_format = values.pop("log_format", LogFormat.TEXT)
     policy = {name.removeprefix("policy."): values.pop(name) for name in list(values) if name.startswith("policy.")}
     policy_type = get_type_hints(AgentConfig)["policy"]
     values["state_dir"] = values.get("state_dir") or default_state_dir(values["device"])
     password = None if secret is None else read_secret(secret)
-    return Settings(AgentConfig(**values, policy=policy_type(**policy), password=password), data)
+    return Settings(AgentConfig(**values, policy=policy_type(**policy), password=password), data, log_format)
 
 
 def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ ABOUT = {
     "resend_first_s": "First pause before an update that nobody acknowledged is sent again, in seconds.",
     "resend_most_s": "Longest such pause, in seconds.",
     "image_size": "Pixels a side that pictures are kept with, at least the model's.",
+    "log_format": "text, or json: one object a line, for what collects logs.",
     "cache_bytes": "Most disk for models to train and updates on their way; the running model is beside it.",
     "policy.charging_only": "Work on a charger only.",
     "policy.battery_floor_share": "Below this share of the battery the device does not work.",

@@ -398,7 +398,8 @@ class Supervisor:
         self._settle(self._blobs.fetch(entries))
 
     def _train(self, offer: Offer) -> None:
-        _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width)
+        about = {"task": offer.task, "round": offer.round}
+        _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width, extra=about)
         self._stock.make_room(offer, agent.needed(self._state))
         self._cache.use(entry.digest for entry in offer.manifest)
         own = self._tasks.of(offer.task)

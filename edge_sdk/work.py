@@ -140,7 +140,8 @@ class Updates:
         """The update has its receipt: nothing of it is kept."""
         for update in self.pending():
             if update.update_id == receipt.update_id:
-                _log.info("round %d of %s: %s %s", update.round, update.task, receipt.verdict.value, receipt.reason)
+                about, verdict = {"task": update.task, "round": update.round}, receipt.verdict.value
+                _log.info("round %d of %s: %s %s", update.round, update.task, verdict, receipt.reason, extra=about)
                 self._cache.delete(update.update.digest)
         self._outbox.resolve(receipt.update_id)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import signal
 import socket
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from coordinator.api.app import create_app
 from coordinator.store.database import Store
 from edge_sdk.errors import ConfigurationError, PortInUseError
 from edge_sdk.transport.address import is_loopback
+
+_log = logging.getLogger(__name__)
+_GRACE_S = 3  # for answers that are on their way
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +49,29 @@ class Listening:
 
 
 def serve_api(store: Store, listening: Listening) -> None:
-    """Serve until interrupted. Raises ``PortInUseError``."""
+    """Serve until Ctrl-C or SIGTERM, and then at most ``_GRACE_S`` more. Raises ``PortInUseError``."""
     with closing(_listener(listening)) as listener:
+        where = listening.address
+        _log.info("API at %s/api/v1, described at %s/docs; Ctrl-C ends it", where, where)
         config = uvicorn.Config(
             create_app(store),
+            log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
             ssl_certfile=listening.certificate,
             ssl_keyfile=listening.key,
+            timeout_graceful_shutdown=_GRACE_S,
         )
-        uvicorn.Server(config).run([listener])
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:  # before uvicorn listens to signals, and when it raises them again at its end
+            server.should_exit = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        server.run([listener])
+        _log.info("the API has ended")
 
 
 def _listener(listening: Listening) -> socket.socket:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.config import STATE_DIR_VARIABLE
+from edge_sdk.logs import LogFormat
+from edge_sdk.settings_help import ABOUT
 
 if TYPE_CHECKING:
     from coordinator.store.database import Store
@@ -18,6 +20,7 @@ StateDir = Annotated[
     Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
 ]
 TaskName = Annotated[str, typer.Argument(help="The task's name.")]
+Log = Annotated[LogFormat, typer.Option("--log-format", help=ABOUT["log_format"])]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

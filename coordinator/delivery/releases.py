@@ -41,6 +41,7 @@ class ReleaseDesk:
         self._resources = resources
         self._sent: dict[str, ReleaseRecord] = {}
         self._deadline_s: float | None = None
+        self._about: dict[str, object] = {"task": run.config.name}
 
     def open(self, version: ModelVersion) -> None:
         """Build and send; a release that an earlier start has recorded is sent as it was."""
@@ -93,7 +94,8 @@ class ReleaseDesk:
             stored = tx.releases.get(report.release)
         if stored is not None:
             self._sent[device] = stored
-        _log.info("%s: release %d is %s", device, report.release, "healthy" if report.healthy else report.detail)
+        health = "healthy" if report.healthy else report.detail
+        _log.info("%s: release %d is %s", device, report.release, health, extra=self._about | {"device": device})
 
     def is_settled(self, now_s: float) -> bool:
         """Whether every device has reported, or the time for it is over, on the monotonic clock."""
@@ -103,7 +105,7 @@ class ReleaseDesk:
         if waiting and now_s < self._deadline_s:
             return False
         if waiting:
-            _log.warning("no word of the release from %s", ", ".join(sorted(waiting)))
+            _log.warning("no word of the release from %s", ", ".join(sorted(waiting)), extra=self._about)
         return True
 
     def _choose(self, version: ModelVersion, budget: Budget) -> Submodel | None:
@@ -129,6 +131,6 @@ class ReleaseDesk:
     def _send_all(self, records: list[ReleaseRecord] | tuple[ReleaseRecord, ...]) -> None:
         self._sent = {record.device: record for record in records}
         self._deadline_s = time.monotonic() + self._resources.settings.release_deadline_s
-        _log.info("release to %d devices", len(self._sent))
+        _log.info("release to %d devices", len(self._sent), extra=self._about)
         for device in self._sent:
             self.send(device)

@@ -86,7 +86,7 @@ class Agenda:
                 self._conductors[task.name].obey(task.status)
         for task in idle:
             if task.name in begun or (task.status in _BEGINS and self._has_room()):
-                _log.info("task %s begins", task.name)
+                _log.info("task %s begins", task.name, extra={"task": task.name})
                 made = Conductor(read_task(task.config), self._resources, self._candidates)
                 self._conductors[task.name] = made
                 self._settled.discard(task.name)

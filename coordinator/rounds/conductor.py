@@ -81,6 +81,7 @@ class Conductor:
         self.config = config
         self.stage = Stage.PREPARING
         self.is_held = False
+        self._about: dict[str, object] = {"task": config.name}
         self._resources = resources
         self._candidates = candidates
         self._left_out: set[str] = set()
@@ -166,7 +167,7 @@ class Conductor:
         with self._resources.store.transaction() as tx:
             tx.tasks.set_status(self.config.name, status)
         self.stage = Stage.DONE
-        _log.info("task %s is %s", self.config.name, status.value)
+        _log.info("task %s is %s", self.config.name, status.value, extra=self._about)
 
     def obey(self, status: TaskStatus) -> None:
         """What the store says of the task now, which an operator may have changed."""
@@ -185,7 +186,7 @@ class Conductor:
             self._close_if_decided()
         if self.stage in {Stage.GATHERING, Stage.RELEASING}:
             self.stage = Stage.DONE
-            _log.info("task %s is stopped", self.config.name)
+            _log.info("task %s is stopped", self.config.name, extra=self._about)
 
     # -- what devices say
 
@@ -201,7 +202,7 @@ class Conductor:
             self._left_out.discard(known.id)
             return None
         if known.id not in self._left_out:
-            _log.warning("%s is left out: task %s: %s", known.id, name, unfit)
+            _log.warning("%s is left out: task %s: %s", known.id, name, unfit, extra=self._about | {"device": known.id})
         self._left_out.add(known.id)
         return f"task {name}: {unfit}"
 
@@ -234,7 +235,8 @@ class Conductor:
         """A device gives its offer up; one that ran out of memory gets a smaller submodel from now on."""
         if self._round is None or declined.round != self._round.number:
             return
-        _log.warning("%s gives up round %d: %s %s", device, declined.round, declined.failure.value, declined.detail)
+        about, failure = self._about | {"round": declined.round, "device": device}, declined.failure.value
+        _log.warning("%s gives up round %d: %s %s", device, declined.round, failure, declined.detail, extra=about)
         is_paused = declined.failure is Failure.POLICY
         with self._resources.store.transaction(durable=not is_paused) as tx:
             if self._round.offers.get(device) is Outcome.OFFERED and declined.failure is Failure.OUT_OF_MEMORY:
@@ -329,9 +331,12 @@ class Conductor:
                 tx.offers.add(offer)
             self._round = load_round(tx, self.config.name, wall_s=opened_s, steady_s=now_s)
         self.stage = Stage.COLLECTING
-        _log.info("round %d opens with %d devices", number, len(cohort))
-        if timed := sorted(device for device, plan in cohort.items() if plan.is_timed):
-            _log.info("round %d asks for what there is time for, less than memory allows: %s", number, ", ".join(timed))
+        about = self._about | {"round": number}
+        _log.info("round %d opens with %d devices", number, len(cohort), extra=about)
+        if slow := ", ".join(sorted(device for device, plan in cohort.items() if plan.is_timed)):
+            _log.info(
+                "round %d asks for what there is time for, less than memory allows: %s", number, slow, extra=about
+            )
         self._candidates.take(cohort)
         for offer in offers:
             self._send_offer(offer, fresh[offer.device].runtime)
@@ -347,6 +352,7 @@ class Conductor:
                 asking,
                 fitting,
                 left_out,
+                extra=self._about,
             )
 
     def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, TrainingPlan]:
@@ -432,7 +438,8 @@ class Conductor:
 
     def _close_if_decided(self) -> None:
         if self._round is not None and self._round.phase is not Phase.COLLECTING:
-            _log.info("round %d is %s", self._round.number, self._round.phase.value)
+            number, phase = self._round.number, self._round.phase.value
+            _log.info("round %d is %s", number, phase, extra=self._about | {"round": number})
             self._intake.stop()
             if self._round.phase is Phase.ABANDONED:
                 self._resources.sweep()
@@ -480,17 +487,7 @@ class Conductor:
         with self._resources.store.transaction() as tx:
             tx.versions.add(VersionRecord(self.config.name, version.number, version.digest, version.blobs, time.time()))
             for result in results:
-                evaluation = result.evaluation
-                tx.evaluations.put(
-                    EvaluationRecord(
-                        self.config.name,
-                        version.number,
-                        result.width,
-                        result.parameters,
-                        evaluation.accuracy,
-                        evaluation.loss,
-                        evaluation.samples,
-                    )
-                )
+                key, found = (self.config.name, version.number, result.width), result.evaluation
+                tx.evaluations.put(EvaluationRecord(*key, result.parameters, found.accuracy, found.loss, found.samples))
         shown = ", ".join(f"{result.width} {100 * result.evaluation.accuracy:.1f} %" for result in results)
-        _log.info("version %d: %s", version.number, shown)
+        _log.info("version %d: %s", version.number, shown, extra=self._about | {"round": version.number})

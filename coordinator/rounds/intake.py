@@ -112,7 +112,8 @@ class Intake:
         if counted.verdict is Verdict.ACCEPTED:
             tx.offers.updated(*key, counted.received_s, counted.report.peak_memory_bytes)
         elif counted.verdict is Verdict.REJECTED:
-            _log.warning("update of %s is rejected: %s", counted.device, counted.reason)
+            about = {"task": counted.task, "round": counted.round, "device": counted.device}
+            _log.warning("update of %s is rejected: %s", counted.device, counted.reason, extra=about)
             tx.offers.failed(*key, counted.received_s, detail=counted.reason)
 
     def _implausible(self, device: str, update: UpdateReady, submodel: Submodel) -> str:

@@ -55,5 +55,6 @@ def _left_s(record: RoundRecord, wall_s: float) -> float:
             "the clock was set back by at least %.0f s since round %d opened: its time is counted from now",
             record.opened_s - wall_s,
             record.number,
+            extra={"task": record.task, "round": record.number},
         )
     return min(max(0.0, record.deadline_s - wall_s), record.deadline_s - record.opened_s)

@@ -62,9 +62,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def test_token_lets_in_and_ctrl_c_ends_it(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
+def test_token_lets_in_and_a_signal_ends_it_whoever_is_there(
+    store: Store, tmp_path: Path, number: signal.Signals
+) -> None:
     token = make_token(store, "page", AccessRole.VIEWER, 1, time.time(), "a test")
-    with serving(tmp_path / "state") as (port, process):
+    with serving(tmp_path / "state", "--log-format", "json") as (port, process):
         base = f"http://127.0.0.1:{port}"
         assert ask(f"{base}/health") == (200, {"status": "ok"})
         assert ask(f"{base}/api/v1/tasks", token) == (200, [])
@@ -72,10 +75,19 @@ def test_token_lets_in_and_ctrl_c_ends_it(store: Store, tmp_path: Path) -> None:
         assert (status, answer) == (403, {"error": "token 'page' is a viewer's; this takes admin"})
         with pytest.raises(PortInUseError, match=f"127.0.0.1:{port} is taken: end what listens there"):
             serve_api(store, Listening(port=port))
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=10)
-        assert process.returncode in {0, 130, -signal.SIGINT}, said
-        assert "Traceback" not in said
+        with (
+            socket.create_connection(("127.0.0.1", port)) as idle,
+            socket.create_connection(("127.0.0.1", port)) as half,
+        ):
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in idle.recv(4096)
+            half.sendall(b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=10)
+        assert process.returncode == 0, said
+        messages = [json.loads(line)["message"] for line in said.splitlines()]
+        assert messages[0].startswith(f"API at {base}/api/v1")
+        assert messages[-1] == "the API has ended"
         assert token not in said
 
 

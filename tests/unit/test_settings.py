@@ -94,7 +94,8 @@ def test_every_key_of_a_file_arrives(file: Path) -> None:
 
 
 def test_every_field_but_the_password_is_a_key() -> None:
-    wanted = {each.name for each in fields(AgentConfig)} - {"password", "policy"} | {"data", "password_file"}
+    beside = {"data", "log_format", "password_file"}
+    wanted = {each.name for each in fields(AgentConfig)} - {"password", "policy"} | beside
     assert set(keys()) == wanted | {f"policy.{each.name}" for each in fields(Policy)}
 
 

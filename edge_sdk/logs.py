@@ -1,0 +1,60 @@
+"""How a command writes its log: lines for people, or one JSON object a line for what collects logs.
+
+A log call says in ``extra`` what it is about, under the names in :data:`FIELDS`; nothing else that it is given beside
+its text is written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+from enum import Enum
+
+from edge_sdk.errors import RaffmError
+
+FIELDS = ("task", "round", "device")
+
+
+class LogFormat(str, Enum):
+    """What a line of the log is."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class JsonLines(logging.Formatter):
+    """``time`` (UTC), ``level``, ``logger`` and ``message``, :data:`FIELDS` where they are known, and ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        when = datetime.fromtimestamp(record.created, timezone.utc)
+        line = {
+            "time": when.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name in FIELDS}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def log_to_stderr(package: str, form: LogFormat) -> None:
+    """Write what ``package`` has to say, and warnings of all else; as JSON, Python's own warnings too."""
+    handler = logging.StreamHandler(sys.stderr)
+    is_json = form is LogFormat.JSON
+    handler.setFormatter(JsonLines() if is_json else logging.Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(is_json)
+    logging.getLogger(package).setLevel(logging.INFO)
+
+
+def complain(command: str, error: RaffmError) -> None:
+    """A command's last line, in the form of its log."""
+    if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
+        logging.getLogger(command).error("%s", error)
+    else:
+        sys.stderr.write(f"{command}: {error}\n")
