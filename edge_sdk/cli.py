@@ -160,9 +160,10 @@ def doctor(
     import json
 
     from edge_sdk.device.checks import CHECKS
-    from edge_sdk.device.doctor import Patient, examine, require_fit, show
-    from edge_sdk.device.doctor import as_json as to_json
+    from edge_sdk.device.doctor import Patient, require_fit
     from edge_sdk.device.system import System
+    from edge_sdk.diagnosis.findings import as_json as to_json
+    from edge_sdk.diagnosis.findings import examine, show
     from edge_sdk.security.secrets import read_secret
 
     patient = Patient(

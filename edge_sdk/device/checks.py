@@ -3,36 +3,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_sdk.device.doctor import Check, Finding, Mark, Patient
+from edge_sdk.device.doctor import Check, Patient
 from edge_sdk.device.system import System
+from edge_sdk.diagnosis.findings import Finding, Mark
+from edge_sdk.diagnosis.machine import clock, python_version, version_of
 from edge_sdk.elastic.runtimes import MIB, ONNX
 
 GIB = 1024 * MIB
-_LEAST_PYTHON = (3, 10)
 _PACKAGES = ("numpy", "psutil", "msgspec", "paho.mqtt.client", "tokenizers", "cryptography", "platformdirs")
 _LEAST_TRAINING_BYTES = ONNX.base_bytes
 _GOOD_TRAINING_BYTES = 2 * ONNX.base_bytes
 _SMALL_GROUP_BYTES = 512 * MIB
 _SLOW_GFLOPS = 1.0
 _IMPORT_S = 60.0
-_MADE_S = 1_793_500_000  # November 2026: no clock of a machine that runs this version is right before it
-_FAR_S = 20 * 365 * 86400
-
-
-def python_version(_: Patient) -> Iterator[Finding]:
-    """The interpreter."""
-    good = sys.version_info >= _LEAST_PYTHON
-    advice = "" if good else "install Python 3.10 or newer"
-    yield Finding("python", Mark.OK if good else Mark.FAILURE, platform.python_version(), advice)
 
 
 def word_size(_: Patient) -> Iterator[Finding]:
@@ -61,7 +51,7 @@ def onnxruntime(_: Patient) -> Iterator[Finding]:
 
     providers = onnxruntime_providers()
     if providers is not None:
-        yield Finding("onnxruntime", Mark.OK, f"{_version('onnxruntime')}: {', '.join(providers)}")
+        yield Finding("onnxruntime", Mark.OK, f"{version_of('onnxruntime')}: {', '.join(providers)}")
     elif importlib.util.find_spec("onnxruntime") is None:
         yield Finding("onnxruntime", Mark.FAILURE, "not installed", "pip install onnxruntime")
     else:
@@ -72,7 +62,7 @@ def onnxruntime(_: Patient) -> Iterator[Finding]:
 def torch(_: Patient) -> Iterator[Finding]:
     """Wanted by one runtime only."""
     missing = importlib.util.find_spec("torch") is None
-    found = "not installed, and not needed" if missing else f"{_version('torch')}: --runtime torch is possible"
+    found = "not installed, and not needed" if missing else f"{version_of('torch')}: --runtime torch is possible"
     yield Finding("torch", Mark.OK, found)
 
 
@@ -159,18 +149,6 @@ def disk(patient: Patient) -> Iterator[Finding]:
         yield Finding("state folder", Mark.OK, f"{folder} can be written")
 
 
-def clock(_: Patient) -> Iterator[Finding]:
-    """Certificates, quiet hours and daily budgets need it."""
-    now_s = time.time()
-    good = _MADE_S <= now_s <= _MADE_S + _FAR_S
-    found = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(now_s))
-    if good:
-        yield Finding("clock", Mark.OK, found)
-    else:
-        advice = "turn time synchronisation on: timedatectl set-ntp true"
-        yield Finding("clock", Mark.WARNING, f"{found} cannot be right", advice)
-
-
 def sensors(patient: Patient) -> Iterator[Finding]:
     """What the policy looks at."""
     from edge_sdk.device.battery import SystemBattery
@@ -196,7 +174,7 @@ def sensors(patient: Patient) -> Iterator[Finding]:
 def broker(patient: Patient) -> Iterator[Finding]:
     """Every step on the way to the broker, until one fails."""
     if patient.broker is not None:
-        from edge_sdk.device.reaching import reach
+        from edge_sdk.diagnosis.reaching import reach
 
         yield from reach(patient)
 
@@ -226,13 +204,6 @@ def _state_dir(patient: Patient) -> Path:
 
 def _imports(name: str) -> bool:
     return System().output(sys.executable, "-c", f"import {name}", timeout_s=_IMPORT_S) is not None
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # built by hand, or under another name, as onnxruntime-gpu is
-        return "unknown version"
 
 
 def _mib(size_bytes: int) -> str:

@@ -112,6 +112,11 @@ class MqttTransport:
             version=settings.mqtt_version,
         )
 
+    @property
+    def spoken(self) -> MqttVersion:
+        """What the client and the broker speak, once they are connected."""
+        return MqttVersion.V5 if self._version is MqttVersion.ANY else self._version
+
     def connect(self) -> None:
         """Connect and subscribe, within seconds; ``BrokerUnreachableError`` where that fails.
 

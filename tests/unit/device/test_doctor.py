@@ -19,12 +19,15 @@ import pytest
 
 from edge_sdk.device import checks
 from edge_sdk.device.checks import CHECKS
-from edge_sdk.device.doctor import Check, Finding, Mark, Patient, as_json, can_run, examine, require_fit
-from edge_sdk.device.reaching import reach
+from edge_sdk.device.doctor import Check, Patient, require_fit
 from edge_sdk.device.system import System
+from edge_sdk.diagnosis import machine
+from edge_sdk.diagnosis.findings import Finding, Mark, as_json, examine, failed
+from edge_sdk.diagnosis.reaching import reach
 from edge_sdk.errors import StorageError, UnfitDeviceError
+from edge_sdk.protocol.messages import GRAIN_BYTES, MAX_PAYLOAD_BYTES
 from tests.support.boards import JETSON, MIB, RASPBERRY_PI, group_v2, modem, write_tree
-from tests.support.broker import Broker
+from tests.support.broker import Broker, mosquitto_broker
 from tests.support.certificate import self_signed
 
 
@@ -40,7 +43,7 @@ def patient(tmp_path: Path) -> Patient:
 def test_this_machine_is_fit_and_every_check_says_something(tmp_path: Path) -> None:
     """The tests run here, so an agent can."""
     findings = examine(Patient(System(), tmp_path / "state"), CHECKS)
-    assert can_run(findings), findings
+    assert not failed(findings), findings
     names = {finding.check for finding in findings}
     assert names >= {name for name, _ in CHECKS} - {"sensors", "broker"} | {"temperature", "battery", "link"}
     assert all(finding.found for finding in findings)
@@ -81,7 +84,7 @@ def test_unfit_device_is_named_by_its_failures() -> None:
 
 
 def test_old_python_fails(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.sys, "version_info", (3, 9, 2))
+    monkeypatch.setattr(machine.sys, "version_info", (3, 9, 2))
     assert found(checks.python_version, patient)[0].mark is Mark.FAILURE
 
 
@@ -142,7 +145,7 @@ def test_sensors_of_a_jetson_on_a_modem_are_read(patient: Patient) -> None:
 def test_machine_without_sensors_is_warned_of_and_fit(patient: Patient) -> None:
     findings = found(checks.sensors, patient)
     assert findings[0].mark is Mark.WARNING
-    assert can_run(findings)
+    assert not failed(findings)
 
 
 def test_state_folder_below_a_file_fails(tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ def test_clock_that_cannot_be_right_is_warned_of(
     patient: Patient, monkeypatch: pytest.MonkeyPatch, year: int, mark: Mark
 ) -> None:
     at_s = datetime(year, 6, 1, tzinfo=timezone.utc).timestamp()
-    monkeypatch.setattr(checks.time, "time", lambda: at_s)
+    monkeypatch.setattr(machine.time, "time", lambda: at_s)
     (finding,) = found(checks.clock, patient)
     assert finding.mark is mark
     assert str(year) in finding.found
@@ -197,13 +200,33 @@ def listener(certificate: ssl.SSLContext | None = None, answer: bytes = b"") -> 
 
 
 def asked(broker: str, ca_file: Path | None = None) -> Finding:
-    (finding,) = reach(Patient(System(), broker=broker, ca_file=ca_file))
-    return finding
+    *_, last = reach(Patient(System(), broker=broker, ca_file=ca_file))
+    return last
 
 
 @pytest.mark.beyond_base
 def test_broker_that_answers_is_fine(embedded_broker: Broker) -> None:
-    assert asked(str(embedded_broker.address)) == Finding("broker", Mark.OK, f"{embedded_broker.address} answers")
+    words = f"{embedded_broker.address} answers: MQTT 5, messages of up to {MAX_PAYLOAD_BYTES} bytes"
+    assert asked(str(embedded_broker.address)) == Finding("broker", Mark.OK, words)
+
+
+@pytest.mark.mosquitto
+def test_broker_that_takes_small_packets_only_is_told_of() -> None:
+    for limit, mark in ((MAX_PAYLOAD_BYTES // 2, Mark.WARNING), (GRAIN_BYTES, Mark.FAILURE)):
+        with mosquitto_broker(lines=[f"max_packet_size {limit}"]) as small:
+            finding = asked(str(small.address))
+        assert finding.mark is mark
+        assert "max_packet_size" in finding.found + finding.advice
+
+
+@pytest.mark.mosquitto
+def test_certificate_that_ends_soon_is_told_of(tmp_path: Path) -> None:
+    for days, mark in ((2, Mark.WARNING), (100, Mark.OK)):
+        pem = self_signed(tmp_path, days=days)[1]
+        with mosquitto_broker(server=(pem, tmp_path / "key.pem")) as broker:
+            certificate, mqtt = reach(Patient(System(), broker=str(broker.address), ca_file=pem))
+        assert (certificate.check, certificate.mark, mqtt.mark) == ("certificate", mark, Mark.OK), certificate
+        assert f"{days - 1} days" in certificate.found
 
 
 def test_name_that_nobody_knows_is_said() -> None:

@@ -1,0 +1,95 @@
+"""The way to a broker, step by step, so that what fails has a name: address, network, TLS, MQTT."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from edge_sdk.diagnosis.findings import Finding, Mark
+from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
+from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
+from edge_sdk.transport.address import BrokerAddress, BrokerSettings, tls_context
+from edge_sdk.transport.mqtt import MqttTransport
+
+_TIMEOUT_S = 5.0
+_DAY_S = 86400.0
+_RENEW_DAYS = 14
+
+
+def reach(settings: BrokerSettings) -> Iterator[Finding]:
+    """What is found up to the step that fails, or to the last. Nothing is published or subscribed to."""
+    client = f"doctor-{os.getpid()}"  # a second client of the agent's or coordinator's own name would end its session
+    try:
+        address = BrokerAddress.parse(settings.broker or "")
+        transport = MqttTransport.of(settings, client)
+    except ConfigurationError as error:
+        yield Finding("broker", Mark.FAILURE, str(error))
+        return
+    found = _network(address) or (_tls(address, settings) if address.tls else None)
+    if found is not None:
+        yield found
+    if found is None or found.mark is not Mark.FAILURE:
+        yield _mqtt(transport, address)
+
+
+def _network(address: BrokerAddress) -> Finding | None:
+    where = f"{address.host}:{address.port}"
+    try:
+        socket.create_connection((address.host, address.port), _TIMEOUT_S).close()
+    except socket.gaierror as error:
+        return _failed(f"the name {address.host} is not known ({error.strerror})", "check the name, and DNS")
+    except TimeoutError:
+        advice = "check the address; a firewall may drop the connection"
+        return _failed(f"{where} does not answer within {_TIMEOUT_S:.0f} s", advice)
+    except ConnectionRefusedError:
+        return _failed(f"nothing listens at {where}", "start the broker, or check the port")
+    except OSError as error:
+        return _failed(f"{where} cannot be reached: {error.strerror or error}", "check the network")
+    return None
+
+
+def _tls(address: BrokerAddress, settings: BrokerSettings) -> Finding:
+    context = tls_context(settings.ca_file)
+    try:
+        with (
+            socket.create_connection((address.host, address.port), _TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as connection,
+        ):
+            return _certificate(connection)
+    except ssl.SSLCertVerificationError as error:
+        advice = "give its authority with --ca-file, or use the name in the certificate; the clock matters too"
+        return _failed(f"the certificate is not trusted: {error.verify_message}", advice)
+    except OSError as error:  # ssl's other errors too
+        advice = f"check that port {address.port} is the one for TLS"
+        return _failed(f"no TLS at {address.host}:{address.port}: {error.strerror or error}", advice)
+
+
+def _certificate(connection: ssl.SSLSocket) -> Finding:
+    until_s = ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))
+    days = (until_s - time.time()) / _DAY_S
+    found = f"the broker's is good until {time.strftime('%Y-%m-%d', time.gmtime(until_s))}, {days:.0f} days"
+    if days >= _RENEW_DAYS:
+        return Finding("certificate", Mark.OK, found)
+    return Finding("certificate", Mark.WARNING, found, "renew it before: nobody connects afterwards")
+
+
+def _mqtt(transport: MqttTransport, address: BrokerAddress) -> Finding:
+    with closing(transport):
+        try:
+            transport.connect()
+        except BrokerUnreachableError as error:
+            return _failed(str(error), "check --user and --password-file, and that it is an MQTT broker")
+        most_bytes = transport.bulk_room()
+        found = f"{address} answers: MQTT {transport.spoken.value}, messages of up to {most_bytes} bytes"
+    if most_bytes >= MAX_PAYLOAD_BYTES:
+        return Finding("broker", Mark.OK, found)
+    advice = f"blobs move faster where it takes {MAX_PAYLOAD_BYTES}: raise its limit (mosquitto: max_packet_size)"
+    return Finding("broker", Mark.WARNING, found, advice)
+
+
+def _failed(found: str, advice: str) -> Finding:
+    return Finding("broker", Mark.FAILURE, found, advice)
