@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.commands.device import device_app
+from coordinator.commands.metrics import metrics_app
 from coordinator.commands.model import model_app
 from coordinator.commands.options import AsJson, Log, StateDir, open_store
 from coordinator.commands.task import task_app
@@ -26,6 +27,9 @@ from edge_sdk.logs import LogFormat, complain, log_to_stderr
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 
+if TYPE_CHECKING:
+    from coordinator.service import Service
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
 store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
@@ -34,6 +38,7 @@ app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
 app.add_typer(token_app, name="token")
+app.add_typer(metrics_app, name="metrics")
 app.add_typer(store_app, name="store")
 
 
@@ -53,6 +58,9 @@ def serve(
     blob_url: Annotated[
         str | None,
         typer.Option(help="https://… under which a web server shows the blobs folder; else they go over MQTT."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Show its own metrics to Prometheus on 127.0.0.1 there.")
     ] = None,
     log_format: Log = LogFormat.TEXT,
 ) -> None:
@@ -80,9 +88,18 @@ def serve(
         service = Service(config, store, mqtt_transport(config))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: service.stop())
-        service.run()
+        with _metrics_of(service, metrics_port):
+            service.run()
         if service.is_working:
             os._exit(0)  # the interpreter would wait for minutes of work that the next start does again
+
+
+def _metrics_of(service: Service, port: int | None) -> AbstractContextManager[None]:
+    if port is None:
+        return nullcontext()
+    from coordinator.metrics.process import showing
+
+    return showing(lambda: service.vitals, port)
 
 
 @app.command()

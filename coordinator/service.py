@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any
 
 from coordinator.config import CoordinatorConfig
 from coordinator.delivery.keys import release_key
+from coordinator.metrics.vitals import Vitals
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.store.database import Store
@@ -38,6 +39,7 @@ from edge_sdk.protocol.messages import (
     UpdateReady,
     decode_from_device,
     encode,
+    type_of,
 )
 from edge_sdk.protocol.topics import VERSION, Channel, Topic, coordinator_filters, parse
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
@@ -82,6 +84,8 @@ class Service:
         self._stopping = Event()
         self._tick_due_s = 0.0
         self._gone_since_s: dict[str, float] = {}
+        self._received, self._sent, self._is_connected = Counter[str](), Counter[str](), False
+        self.vitals = Vitals()
         resources = Resources(
             settings=config,
             store=store,
@@ -126,12 +130,14 @@ class Service:
             case WorkDone():
                 self._go_on_after(delivery)
             case LinkUp():
+                self._is_connected = True
                 announce = Announce(session=secrets.randbits(48))
                 self._transport.publish(str(Topic(self._config.fleet)), encode(announce), retain=True)
                 self._exchange.resume(time.monotonic())
             case BulkRoom():
                 self._exchange.send_more()
             case LinkDown(reason):
+                self._is_connected = False
                 _log.warning("the broker is gone (%s); reconnecting", reason)
             case _:
                 pass
@@ -169,6 +175,22 @@ class Service:
             self._submit(refused.work, refused.then, refused.fail)
         self._agenda.tick(self._absences(now_s))
         self._sweep_if_due()
+        self.vitals = self._noted()
+
+    def _noted(self) -> Vitals:
+        """A value of its own, which another thread may read meanwhile."""
+        return Vitals(
+            at_s=time.time(),
+            is_connected=self._is_connected,
+            received=dict(self._received),
+            sent=dict(self._sent),
+            received_bytes=self._exchange.received_bytes.total(),
+            sent_bytes=self._exchange.sent_bytes.total(),
+            transfers=len(self._exchange.unfinished),
+            unread=self._transport.unread(),
+            work=self._making,
+            refused=len(self._refused),
+        )
 
     def _is_done(self) -> bool:
         return self._config.exit_when_done and self._agenda.is_over()
@@ -194,6 +216,7 @@ class Service:
             self._dispatch(topic.device, message)
 
     def _dispatch(self, device: str, message: DeviceMessage) -> None:
+        self._received[type_of(message)] += 1
         match message:
             case Hello() | Offline():
                 self._register(device, message)
@@ -235,6 +258,7 @@ class Service:
     # -- what the tasks work with
 
     def _send(self, device: str, message: CoordinatorMessage) -> None:
+        self._sent[type_of(message)] += 1
         is_bulk = isinstance(message, Chunk)
         channel = Channel.CHUNK_DOWN if is_bulk else Channel.DOWN
         self._transport.publish(str(Topic(self._config.fleet, device, channel)), encode(message), bulk=is_bulk)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Path, Query, Request, status
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response, status
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import JsonValue
 
 from coordinator.api.access import bearer_of, make_token, revoke_token
@@ -32,6 +33,7 @@ from coordinator.api.schemas import (
 )
 from coordinator.config import TaskConfig
 from coordinator.fleet.groups import put_into_group
+from coordinator.metrics.fleet import fleet_registry
 from coordinator.rounds.tasks import change_status, known_task, queue_task
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
@@ -57,9 +59,11 @@ def create_app(store: Store) -> FastAPI:
     """The API of ``store``, which outlives it."""
     app = FastAPI(title="raffm-edge coordinator", version="1", docs_url="/docs", redoc_url=None)
     app.state.store = store
+    app.state.metrics = fleet_registry(store)
     app.add_exception_handler(RaffmError, _told)
     app.add_exception_handler(HTTPException, _told)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"])
+    app.include_router(_operations)
     for router in (_devices, _tasks, _access):
         app.include_router(router, prefix="/api/v1")
     return app
@@ -102,12 +106,22 @@ Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]
 _devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=_problems)
 _tasks = APIRouter(tags=["tasks"], dependencies=[Viewer], responses=_problems)
 _access = APIRouter(tags=["access"], responses=_problems)
+_operations = APIRouter(tags=["operations"], dependencies=[Viewer], responses=_problems)
 
 
 def _page(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[Sequence[_T], str | None]:
     """The first of what comes after, and how to ask for the rest."""
     some = found[:limit]
     return some, key(some[-1]) if len(found) > limit else None
+
+
+# -- operations
+
+
+@_operations.get("/metrics", response_class=PlainTextResponse)
+def read_metrics(request: Request) -> Response:
+    """The fleet and this process, for Prometheus."""
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 # -- devices

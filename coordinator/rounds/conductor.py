@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,7 @@ class Conductor:
                 resources.blobs,
                 resources.settings.template_cache,
                 threads=resources.settings.threads,
-                say=_log.info,
+                say=partial(_log.info, extra=self._about),
                 known=known,
             )
             return run, version, [] if known else run.evaluate(version)

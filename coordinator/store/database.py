@@ -12,13 +12,14 @@ from coordinator.store.audit import Audit
 from coordinator.store.backends import backend_of
 from coordinator.store.devices import Devices
 from coordinator.store.evaluations import Evaluations
-from coordinator.store.migrations import bring_up_to_date
+from coordinator.store.migrations import bring_up_to_date, revision_of
 from coordinator.store.offers import Offers
 from coordinator.store.releases import Releases
 from coordinator.store.rounds import Rounds
 from coordinator.store.tables import metadata
 from coordinator.store.tasks import Tasks
 from coordinator.store.tokens import Tokens
+from coordinator.store.totals import Totals
 from coordinator.store.updates import Updates
 from coordinator.store.versions import Versions
 from edge_sdk.errors import DiskFullError, StorageError
@@ -41,22 +42,30 @@ class Transaction:
         self.releases = Releases(connection)
         self.tokens = Tokens(connection)
         self.audit = Audit(connection)
+        self.totals = Totals(connection)
 
 
 class Store:
     """The store at an SQLAlchemy address, made or upgraded where need be; usable from several threads and processes.
 
+    With ``upgrade`` off it stays as it is, and only one of the newest revision can be read.
     Raises ``ConfigurationError`` for a kind of database that is not supported, and ``StorageError`` where it cannot be
     opened, or was written by a newer coordinator.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, upgrade: bool = True) -> None:
         self._backend = backend_of(url)
         self._engine = self._backend.engine(url)
         self._name = make_url(url).render_as_string(hide_password=True)
         event.listen(self._engine, "begin", self._begin)
-        with self._connection(read_only=False) as connection:
-            bring_up_to_date(connection, self._name)
+        if upgrade:
+            with self._connection(read_only=False) as connection:
+                bring_up_to_date(connection, self._name)
+
+    def revision(self) -> str | None:
+        """Of its schema; ``None`` where it is empty."""
+        with self._connection(read_only=True) as connection:
+            return revision_of(connection)
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:

@@ -19,21 +19,28 @@ from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, StateInUseError
 
 SQLITE_FILE = "coordinator.sqlite"
-_ADDRESS = "store.url"
+ADDRESS_FILE = "store.url"
+_LOCK = "serving.lock"
 
 
 def is_new(state_dir: Path) -> bool:
     """Whether no store was ever opened in ``state_dir``."""
-    return not any((state_dir / name).exists() for name in (SQLITE_FILE, _ADDRESS))
+    return not any((state_dir / name).exists() for name in (SQLITE_FILE, ADDRESS_FILE))
 
 
 def open_store(state_dir: Path) -> Store:
     """The store of ``state_dir``, made where it is not there; ``StorageError`` where it cannot be opened."""
     with disk_errors(state_dir):
         state_dir.mkdir(parents=True, exist_ok=True)
-    address = state_dir / _ADDRESS
-    with disk_errors(address):
-        return Store(address.read_text("utf-8").strip() if address.exists() else _sqlite(state_dir))
+        return Store(_address(state_dir))
+
+
+def look_into(state_dir: Path) -> Store:
+    """The store of ``state_dir`` as it is, to read; ``ConfigurationError`` where there is none."""
+    if is_new(state_dir):
+        raise ConfigurationError(f"state folder {state_dir} has no store")
+    with disk_errors(state_dir):
+        return Store(_address(state_dir), upgrade=False)
 
 
 def move_store(state_dir: Path, url: str) -> int:
@@ -47,8 +54,8 @@ def move_store(state_dir: Path, url: str) -> int:
             raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")
         rows = old.copy_to(new)
         with disk_errors(state_dir):
-            write_durably(state_dir / _ADDRESS, f"{url}\n".encode())
-            (state_dir / _ADDRESS).chmod(0o600)  # it may hold a password
+            write_durably(state_dir / ADDRESS_FILE, f"{url}\n".encode())
+            (state_dir / ADDRESS_FILE).chmod(0o600)  # it may hold a password
     return rows
 
 
@@ -57,7 +64,7 @@ def sole_user(state_dir: Path) -> Iterator[None]:
     """Nobody else serves, moves or replaces what is in ``state_dir`` meanwhile, else ``StateInUseError``."""
     with disk_errors(state_dir):
         state_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / "serving.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -69,5 +76,21 @@ def sole_user(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sqlite(state_dir: Path) -> str:
-    return f"sqlite:///{state_dir / SQLITE_FILE}"
+def is_served(state_dir: Path) -> bool:
+    """Whether somebody is its sole user now. Who would become that in this instant is refused: ask seldom."""
+    try:
+        descriptor = os.open(state_dir / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _address(state_dir: Path) -> str:
+    file = state_dir / ADDRESS_FILE
+    return file.read_text("utf-8").strip() if file.exists() else f"sqlite:///{state_dir / SQLITE_FILE}"

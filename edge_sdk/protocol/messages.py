@@ -411,6 +411,11 @@ def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
+def type_of(message: Message) -> str:
+    """What ``type`` is on the wire."""
+    return str(message.__struct_config__.tag)
+
+
 def decode_from_device(payload: bytes) -> DeviceMessage:
     """What a device sent; ``MalformedMessageError`` where it is too large or not of the set."""
     return _decode(_from_device, payload)

@@ -65,6 +65,9 @@ class Transport(Protocol):
     def receive(self, timeout_s: float) -> object:
         """The next :data:`Delivery` or injected object, in the order of arrival; ``None`` after ``timeout_s``."""
 
+    def unread(self) -> int:
+        """How many deliveries wait for :meth:`receive`."""
+
     def inject(self, delivery: object) -> None:
         """Put something of the user's own into the receive queue, from any thread: how workers wake the loop."""
 

@@ -116,6 +116,10 @@ class MemoryTransport:
         except Empty:
             return None
 
+    def unread(self) -> int:
+        """How many deliveries wait for :meth:`receive`."""
+        return self._queue.qsize()
+
     def inject(self, delivery: object) -> None:
         """Put something into the receive queue, from any thread."""
         self._queue.put(delivery)

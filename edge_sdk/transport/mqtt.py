@@ -160,6 +160,10 @@ class MqttTransport:
             self._client.ack(unacknowledged.message_id, 1)
         return delivery
 
+    def unread(self) -> int:
+        """How many deliveries wait for :meth:`receive`; more may wait at the broker."""
+        return self._queue.qsize()
+
     def inject(self, delivery: object) -> None:
         """Put something into the receive queue, from any thread."""
         self._queue.put((delivery, None))

@@ -11,10 +11,11 @@ from sqlalchemy import inspect
 from coordinator.store import migrations
 from coordinator.store.database import Store
 from coordinator.store.migrations import HEAD, move_to, revision_of
-from coordinator.store.opening import move_store, open_store, sole_user
+from coordinator.store.opening import is_served, look_into, move_store, open_store, sole_user
 from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, UpdateRecord, VersionRecord
 from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
 from coordinator.store.tables import metadata
+from coordinator.store.totals import RoundTotals
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ConfigurationError, StateInUseError, StorageError
 from edge_sdk.protocol.messages import BlobEntry, Failure, Part, ReleaseReport, Snapshot, TrainingReport, Verdict
@@ -261,6 +262,35 @@ def test_release_numbers_rise_and_reports_decide_the_status(offered: Store) -> N
 # -- transactions
 
 
+# -- totals
+
+
+def test_totals_count_what_there_is(offered: Store) -> None:
+    with offered.transaction() as tx:
+        tx.devices.offline("jetson", 1)
+        tx.releases.add("news", "pi-4", HALF, BLOBS)
+        tx.updates.add(UPDATE)
+        tx.updates.add(replace(UPDATE, update_id="e" * 64, device="jetson", verdict=Verdict.REJECTED))
+        tx.offers.updated("news", 1, "pi-4", 12.0, 1)
+        tx.offers.failed("news", 1, "jetson", 12.0, failure=Failure.DEADLINE)
+        tx.rounds.decide("news", 1, Phase.CLOSED, 15.5)
+        tx.rounds.add(replace(ROUND, number=2))
+        tx.offers.add(replace(OFFER, round=2))
+    with offered.reading() as tx:
+        totals = tx.totals
+        assert totals.devices() == {("board", True): 1, ("board", False): 1}
+        assert totals.tasks() == {TaskStatus.PENDING: 1}
+        closed, collecting = RoundTotals(1, 1, 15.5), RoundTotals(1, 2, None)
+        assert totals.rounds() == {("news", Phase.CLOSED): closed, ("news", Phase.COLLECTING): collecting}
+        assert totals.releases() == {("news", ReleaseStatus.SENT): 1}
+        first = {(Outcome.UPDATED, None): 1, (Outcome.FAILED, Failure.DEADLINE): 1}
+        assert totals.offers("news", 0, 1) == first
+        assert totals.offers("news", 0, 2) == first | {(Outcome.OFFERED, None): 1}
+        assert totals.offers("news", 1, 2) == {(Outcome.OFFERED, None): 1}
+        assert totals.updates("news", 0, 2) == dict.fromkeys((Verdict.ACCEPTED, Verdict.REJECTED), (1, 2**33))
+        assert totals.updates("news", 1, 2) == totals.offers("views", 0, 2) == {}
+
+
 def test_transaction_that_raises_leaves_nothing(offered: Store) -> None:
     def close_and_fail() -> None:
         with offered.transaction() as tx:
@@ -339,6 +369,18 @@ def test_newest_revision_is_the_one_that_a_store_is_brought_to() -> None:
     from alembic.script import ScriptDirectory
 
     assert ScriptDirectory(migrations.__path__[0]).get_heads() == [HEAD]
+
+
+@pytest.mark.parametrize("address", ["file", "postgresql"], indirect=True)
+def test_store_that_is_looked_into_stays_as_it_is(address: str) -> None:
+    looking = Store(address, upgrade=False)
+    assert looking.revision() is None
+    older = Store(address)
+    with older._connection(read_only=False) as connection:
+        move_to(connection, "1")
+    assert looking.revision() == "1"
+    older.close()
+    looking.close()
 
 
 def test_numbers_that_are_skipped_are_never_given(offered: Store) -> None:
@@ -421,6 +463,22 @@ def test_store_that_a_coordinator_serves_is_not_moved(state: Path) -> None:
     with sole_user(state), pytest.raises(StateInUseError, match="another coordinator: end it first"):
         move_store(state, other)
     move_store(state, other)
+
+
+def test_state_folder_is_served_while_somebody_is_its_sole_user(tmp_path: Path) -> None:
+    assert not is_served(tmp_path)
+    assert not any(tmp_path.iterdir())
+    with sole_user(tmp_path):
+        assert is_served(tmp_path)
+    assert not is_served(tmp_path)
+    with sole_user(tmp_path):
+        pass
+
+
+def test_state_folder_without_a_store_is_not_looked_into(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="has no store"):
+        look_into(tmp_path / "state")
+    assert not any(tmp_path.iterdir())
 
 
 def test_store_is_not_moved_to_where_nothing_stays(state: Path) -> None:

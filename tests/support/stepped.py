@@ -109,6 +109,9 @@ class WireEnd:
     def receive(self, _: float) -> object:
         return self.injected.popleft() if self.injected else None
 
+    def unread(self) -> int:
+        return len(self.injected)
+
     def inject(self, delivery: object) -> None:
         self.injected.append(delivery)
 
