@@ -11,6 +11,7 @@ COST_MODEL_ERROR = 0.05  # by what share a process may peak above its prediction
 DEADLINE_SHARE = 0.8  # of a round's time that is planned for; the rest is for what else happens in it
 TRAINING_EFFICIENCY = 0.5  # of the speed of a large matrix product, what a training step is expected to reach
 LATE_SHRINK = 0.5
+_LEAST_S = 1e-3  # a round that took less tells no speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,11 @@ def estimated_pace(snapshot: Snapshot, recipe: Recipe) -> Pace | None:
 
 
 def measured_pace(report: TrainingReport, recipe: Recipe, flops_per_sample: float) -> Pace | None:
-    """By what the last round took, of a submodel that costs ``flops_per_sample`` a round; ``None`` without a time.
+    """By what the last round took, of a submodel that costs ``flops_per_sample`` a round; ``None`` of next to no time.
 
     The device may have been asked for fewer steps than the ``recipe`` has.
     """
-    if not report.seconds:
+    if report.seconds < _LEAST_S:
         return None
     steps = recipe.steps(report.samples)
     return Pace(flops_per_sample * report.steps / steps / report.seconds, steps)

@@ -109,7 +109,7 @@ class Ladder:
         if budget.flops_per_sample is None or budget.steps is None:
             return None
         left = budget.flops_per_sample - budget.flops_per_byte * self.wire_bytes[0]
-        steps = int(budget.steps * left / self.training_flops[0])
+        steps = int(max(0.0, budget.steps * left / self.training_flops[0]))
         return max(1, steps) if steps < budget.steps else None
 
     def _flops_and_wire(self, rung: int, budget: Budget) -> float:

@@ -34,8 +34,8 @@ MAX_TASKS = 32
 """That one device takes part in."""
 
 _M = TypeVar("_M")
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,64}$")]
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")]  # alone, $ lets a last line feed pass
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
@@ -121,7 +121,7 @@ class Snapshot(_Value, frozen=True):
     battery_share: Share | None = None
     charging: bool | None = None
     temperature_c: float | None = None
-    gflops: float | None = None
+    gflops: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     runtime: Runtime = Runtime.ONNX
     accelerator: Text | None = None
     providers: Annotated[tuple[Text, ...], msgspec.Meta(max_length=32)] | None = None

@@ -215,6 +215,8 @@ OFFER = Offer(
     manifest=(BlobEntry(part=Part.WEIGHTS, digest="0" * 64, size_bytes=1),),
 )
 
+SIZES = ("memory_total_bytes", "memory_available_bytes", "training_memory_bytes", "inference_memory_bytes", "threads")
+
 
 @given(device_messages)
 def test_device_message_is_read_back(message: DeviceMessage) -> None:
@@ -227,8 +229,7 @@ def test_coordinator_message_is_read_back(message: CoordinatorMessage) -> None:
 
 
 def test_snapshot_from_before_it_told_of_accelerators_and_links_is_read() -> None:
-    sizes = ("memory_total_bytes", "memory_available_bytes", "training_memory_bytes", "inference_memory_bytes")
-    old = {"type": "ready", "snapshot": dict.fromkeys((*sizes, "threads"), 1)}
+    old = {"type": "ready", "snapshot": dict.fromkeys(SIZES, 1)}
     message = decode_from_device(msgspec.msgpack.encode(old))
     assert isinstance(message, Ready)
     assert (message.snapshot.accelerator, message.snapshot.providers, message.snapshot.metered) == (None, None, None)
@@ -341,6 +342,26 @@ def test_share_that_is_no_share_is_refused(value: float) -> None:
     report = ReleaseReport(release=1, task="t", healthy=True, accuracy=value)
     with pytest.raises(MalformedMessageError):
         decode_from_device(encode(report))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_speed_that_is_none_is_refused(value: float) -> None:
+    snapshot = Snapshot(**dict.fromkeys(SIZES, 1), gflops=value)
+    with pytest.raises(MalformedMessageError, match="gflops"):
+        decode_from_device(encode(Ready(snapshot=snapshot)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Offline(device="a\n", session=1),
+        BlobGone(digest="0" * 64 + "\n"),
+        Ready(snapshot=Snapshot(**dict.fromkeys(SIZES, 1)), tasks=("a\n",)),
+    ],
+)
+def test_name_or_digest_with_a_line_feed_at_its_end_is_refused(message: DeviceMessage) -> None:
+    with pytest.raises(MalformedMessageError, match="matching regex"):
+        decode_from_device(encode(message))
 
 
 # -- tensors

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordinator.planning.budget import (
@@ -276,3 +276,30 @@ def test_optimizer_that_remembers_less_costs_less(optimizer: Optimizer, copies: 
     whole = full(MODEL.architecture)
     saved = COSTS.training_bytes(whole) - lean.training_bytes(whole)
     assert saved == pytest.approx(4 * copies * MODEL.trainable_count(whole, PART), abs=1)
+
+
+PLANNER = Planner(COSTS, SPACES["width"], range(MINILM.layers))
+
+
+@settings(max_examples=200)
+@given(
+    gflops=st.none() | st.floats(0, 1e9),
+    link_bytes_per_s=st.none() | st.floats(0, allow_infinity=True),
+    memory_bytes=st.integers(0, 2**53),
+    seconds=st.floats(0, 1e9),
+    samples=st.integers(1, 2**53),
+    steps=st.integers(1, 2**53),
+)
+@example(gflops=1e9, link_bytes_per_s=5e-324, memory_bytes=2**53, seconds=5e-324, samples=1, steps=2**53)
+def test_whatever_figures_a_device_may_send_there_is_a_plan_or_none(
+    gflops: float | None, link_bytes_per_s: float | None, memory_bytes: int, seconds: float, samples: int, steps: int
+) -> None:
+    recipe = msgspec.structs.replace(RECIPE, max_steps=10)
+    said = msgspec.structs.replace(
+        SNAPSHOT, gflops=gflops, link_bytes_per_s=link_bytes_per_s, training_memory_bytes=memory_bytes
+    )
+    told = msgspec.structs.replace(REPORT, seconds=seconds, samples=samples, steps=steps)
+    for pace in (estimated_pace(said, recipe), measured_pace(told, recipe, 1e12)):
+        budget = training_budget(said, deadline_s=60.0, pace=pace)
+        plan = PLANNER.for_training(budget, Runtime.ONNX)
+        assert plan is None or plan.memory_bytes <= memory_bytes
