@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,16 +14,12 @@ from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.planning.nesting import Nesting
 from coordinator.planning.selection import DataSchema, Schedule, Targets
 from coordinator.planning.space import Space
+from edge_sdk.decoding import parse_toml
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Role, TrainablePart
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Recipe
 from edge_sdk.transport.address import MqttVersion
 from edge_sdk.transport.web import check_address
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class Participation(str, Enum):
@@ -136,12 +131,12 @@ def task_of_file(path: Path) -> TaskConfig:
     Raises ``ConfigurationError`` for a file that cannot be read, or says what no task can have.
     """
     try:
-        says = tomllib.loads(path.read_text(encoding="utf-8"))
+        says = parse_toml(path.read_bytes(), f"task file {path}")
         says |= {name: str(path.absolute().parent / says[name]) for name in _PATHS if isinstance(says.get(name), str)}
         return msgspec.convert(says, TaskConfig)
     except OSError as error:
         raise ConfigurationError(f"task file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
         raise ConfigurationError(f"task file {path}: {error}") from error
 
 

@@ -11,7 +11,6 @@ its policy stand under ``[policy]``. A field that is added to either is a key fr
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -22,15 +21,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from edge_sdk.config import AgentConfig, default_state_dir
+from edge_sdk.decoding import parse_toml
 from edge_sdk.errors import ConfigurationError, SettingError, did_you_mean
 from edge_sdk.logs import LogFormat
 from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings_help import ABOUT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ENVIRONMENT_PREFIX = "RAFFM_EDGE_"
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
@@ -99,9 +94,7 @@ def load_settings(
 def read_file(path: Path) -> _Values:
     """The values in a TOML file, by key. Raises ``ConfigurationError``."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+        table = parse_toml(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read ({error.strerror}); `edge-agent config` shows one") from error
     values = dict(_flat(table))
@@ -197,7 +190,7 @@ def _typed(value: object, name: str, source: str, folder: Path | None = None) ->
         value = str(folder / str(value))
     try:
         return msgspec.convert(value, keys()[name].type, strict=folder is not None, dec_hook=_path_in(folder or Path()))
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigurationError(f"{source} = {value!r} is wrong: {error}") from error
 
 

@@ -18,6 +18,7 @@ from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.examples import ArrayExamples, Examples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.data.mapped import mapped
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.errors import DataFormatError
 
 Row = Mapping[str, object]
@@ -154,7 +155,7 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
     try:
         for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
             yield decoder.decode(line)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise DataFormatError(f"{path} row {number} is not a JSON object: {error}") from error
 
 
@@ -216,7 +217,8 @@ def _array_of_lists(values: object) -> NDArray[Any] | None:
     except (ValueError, TypeError):
         return None
     is_image = array.ndim == 3 and array.size and np.isin(array, np.arange(256)).all()
-    return array.astype(np.uint8 if is_image else np.float32) if array.ndim > 1 else None
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with what was
+        return array.astype(np.uint8 if is_image else np.float32) if array.ndim > 1 else None
 
 
 def _is_text(value: object) -> bool:

@@ -23,6 +23,7 @@ from edge_sdk.data.holdout import Past, decide, divide, example_keys
 from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.owned import Owned, one_example, source_of
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import DataFormatError, StorageError
 from edge_sdk.protocol.messages import Holding
@@ -177,5 +178,5 @@ def _read_past(file: Path) -> Past | None:
     try:
         with disk_errors(file):
             return msgspec.json.decode(file.read_bytes(), type=Past) if file.exists() else None
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise StorageError(f"{file} cannot be read ({error}); remove it, and the split is decided anew") from error

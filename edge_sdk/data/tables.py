@@ -17,6 +17,7 @@ import numpy as np
 from edge_sdk.data.examples import Examples
 from edge_sdk.data.images import IMAGE_SIZE
 from edge_sdk.data.rows import Row, examples_of_rows, format_of
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
 _OTHER_NAMES = {"tags": "ner_tags"}
@@ -119,7 +120,7 @@ class _Stored(msgspec.Struct, frozen=True):
 
 def _stored_classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:
     """The class names that Hugging Face keeps in the metadata of its Arrow and Parquet files."""
-    with suppress(msgspec.DecodeError):  # another library's idea of that key
+    with suppress(*UNDECODABLE):  # another library's idea of that key
         stored = msgspec.json.decode((metadata or {}).get(b"huggingface", b"{}"), type=_Stored)
         return {name: _class_names(feature) for name, feature in stored.info.features.items()}
     return {}

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from edge_sdk.decoding import parse_toml
 from edge_sdk.errors import ConfigurationError, UnknownProfileError, did_you_mean
 from edge_sdk.protocol.messages import Name, Positive
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Url = Annotated[str, msgspec.Meta(pattern=r"^https://[a-z0-9.-]+/\S+$")]
@@ -112,6 +107,6 @@ def _natural(name: str) -> list[str | int]:
 
 def _parse(name: str, text: bytes) -> DeviceProfile:
     try:
-        return msgspec.convert(tomllib.loads(text.decode()), DeviceProfile)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(parse_toml(text, f"device profile {name}"), DeviceProfile)
+    except msgspec.ValidationError as error:
         raise ConfigurationError(f"device profile {name} cannot be read: {error}") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.disk import sync, write_durably
 from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.blobs import digest_of
@@ -110,7 +111,7 @@ def _load(folder: Path) -> Slot:
     try:
         manifest = _unsealed((folder / _MANIFEST).read_bytes())
         broken = [entry.part.value for entry in manifest.manifest if not _holds(folder / entry.part.value, entry)]
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise BlobCorruptError(f"slot {folder} cannot be read ({error}); a new release replaces it") from error
     if broken:
         raise BlobCorruptError(f"slot {folder} has damaged files: {', '.join(broken)}; a new release replaces it")

@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 from edge_sdk.errors import MalformedMessageError
@@ -432,7 +433,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: bytes) -> _M:
         raise MalformedMessageError(msg)
     try:
         message = decoder.decode(payload)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         msg = f"message of {len(payload)} bytes is not of the closed set: {error}"
         raise MalformedMessageError(msg) from error
     if len(payload) > MAX_MESSAGE_BYTES and not isinstance(message, Chunk):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UntrustedError
 from edge_sdk.protocol.messages import BlobEntry, Name, PixelMean, PixelStd, Positive, Text
@@ -81,7 +82,7 @@ def verify(envelope: bytes, role: Role, trusted: bytes) -> ReleaseManifest:
             raise UntrustedError(msg)
         Ed25519PublicKey.from_public_bytes(trusted).verify(signed.signature, _signed_bytes(role, signed.payload))
         return _manifests.decode(signed.payload)
-    except (msgspec.DecodeError, InvalidSignature, ValueError) as error:
+    except (*UNDECODABLE, InvalidSignature) as error:
         msg = f"release refused: the envelope or its signature does not hold ({type(error).__name__})"
         raise UntrustedError(msg) from error
 

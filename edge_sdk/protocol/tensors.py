@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.errors import TensorTableError
 
 MAX_HEADER_BYTES = 1 << 20
@@ -105,7 +106,7 @@ def _read_header(view: memoryview) -> tuple[dict[str, _Entry], int]:
         raise TensorTableError(msg)
     try:
         entries = _header_decoder.decode(view[8 : 8 + length])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         msg = f"tensor header cannot be read: {error}"
         raise TensorTableError(msg) from error
     if len(entries) > MAX_TENSORS:

@@ -13,3 +13,5 @@ def read_secret(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"password file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:  # whose words would hold some of it
+        raise ConfigurationError(f"password file {path} is not text: write it again, in UTF-8") from None

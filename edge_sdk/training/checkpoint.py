@@ -85,7 +85,11 @@ class Checkpoint:
         if not np.array_equal(tensors.pop(_IDENTITY, _NOBODY), self._identity):
             self._remove()
             return None
-        (steps, milliseconds), (first, last) = tensors.pop(_COUNTS), tensors.pop(_LOSSES)
+        try:
+            (steps, milliseconds), (first, last) = tensors.pop(_COUNTS), tensors.pop(_LOSSES)
+        except (KeyError, ValueError):  # a damaged header
+            self._remove()
+            return None
         trained = Trained(int(steps), float(first), float(last), int(milliseconds) / 1000)
         return trained, _one_by_one(tensors, pages)
 

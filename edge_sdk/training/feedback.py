@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.elastic.families import family_of
 from edge_sdk.elastic.slicing import Array, Slices, full_shapes, overlaps, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Architecture, Submodel
@@ -86,5 +87,5 @@ def _packed(owner: _Owner) -> NDArray[np.int8]:
 def _unpacked(data: NDArray[np.int8]) -> _Owner | None:
     try:
         return msgspec.msgpack.decode(data.tobytes(), type=_Owner)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None

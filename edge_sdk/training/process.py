@@ -17,6 +17,7 @@ from typing import IO, cast
 
 import msgspec
 
+from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.disk import disk_errors
 from edge_sdk.protocol.messages import Failure
 from edge_sdk.training.job import Failed, Finished, Noted, TrainingEvent, TrainingJob
@@ -111,7 +112,7 @@ def _parse(line: bytes) -> TrainingEvent | None:
     """``None`` for a line cut short by death, or written by a library."""
     try:
         return _events.decode(line)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
 
 

@@ -77,12 +77,12 @@ def test_profile_is_read_from_a_path(tmp_path: Path) -> None:
 def test_malformed_file_is_refused_by_field(tmp_path: Path, right: str, wrong: str, named: str) -> None:
     text = MINIMAL + BATTERY
     assert right in text
-    with pytest.raises(ConfigurationError, match=f"board.toml cannot be read: .*{named}"):
+    with pytest.raises(ConfigurationError, match=rf"board.toml (cannot be read|is not TOML): .*{named}"):
         load_profile(write(tmp_path, text.replace(right, wrong, 1)))
 
 
 def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "board.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="is not TOML"):
         load_profile(str(path))

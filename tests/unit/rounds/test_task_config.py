@@ -190,7 +190,7 @@ def test_schema_without_a_label_of_the_tasks_own_files_is_refused(tmp_path: Path
         ("rounds = 20", "rounds = 'many'", "Expected `int`, got `str` - at `$.rounds`"),
         ("rounds = 20", "round = 20", "contains unknown field `round`"),
         ('kind = "topk"', 'kind = "int4"', r"Invalid enum value 'int4' - at `\$.encoding.kind`"),
-        ("[targets]", "[targets", "motion.toml: "),
+        ("[targets]", "[targets", "motion.toml is not TOML: "),
         ('"walking", "sitting"]', '"a", "b", "a"]', "labels has a twice: name each class once"),
         ("least_examples = 50", "least_examples = 0", "Expected `int` >= 1"),
         ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are none"),
