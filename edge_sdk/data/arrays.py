@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +16,33 @@ from numpy.typing import NDArray
 from edge_sdk.data.examples import ArrayExamples
 from edge_sdk.errors import DataFormatError
 
+_DAMAGE = (ValueError, EOFError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError, zlib.error)
+_MOST_UNPACKED_BYTES, _MOST_RATIO = 64 << 20, 200  # of what is not nearly the same number everywhere
+
 
 def read_npz(path: Path) -> ArrayExamples:
-    """Arrays of windows or of images; ``DataFormatError`` where the file holds neither."""
-    try:
+    """Arrays of windows or of images; ``DataFormatError`` where the file holds neither, or unpacks without measure."""
+    with array_errors(path, "save it with numpy.savez"):
         with zipfile.ZipFile(path) as file:  # np.load would also take a file of another format
             names = {name.removesuffix(".npy") for name in file.namelist()}
+            unpacked_bytes = sum(member.file_size for member in file.infolist())
         if not {"x", "y"} <= names:
             raise DataFormatError(f"{path} lacks the array {', '.join(sorted({'x', 'y'} - names))}; it needs x, y")
+        if unpacked_bytes > max(_MOST_UNPACKED_BYTES, _MOST_RATIO * path.stat().st_size):
+            raise DataFormatError(
+                f"{path} unpacks to {unpacked_bytes} bytes, which are no examples: save fewer, as they are"
+            )
         with np.load(path) as arrays:
-            return array_examples(str(path), arrays["x"], arrays["y"])
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise DataFormatError(f"{path} cannot be read ({error}); save it with numpy.savez") from error
+            return array_examples(str(path), _array(arrays, "x"), _array(arrays, "y"))
+
+
+@contextmanager
+def array_errors(path: Path, advice: str) -> Iterator[None]:
+    """What NumPy raises for a file that is damaged or not its own, as ``DataFormatError`` with ``advice``."""
+    try:
+        yield
+    except (zipfile.BadZipFile, *_DAMAGE) as error:
+        raise DataFormatError(f"{path} cannot be read ({error}); {advice}") from error
 
 
 def write_npz(path: Path, examples: ArrayExamples) -> None:
@@ -53,3 +72,10 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
         f"{place} has an x of {values.dtype} {values.shape}; it needs finite floats (examples, steps, channels) "
         "or uint8 (examples, height, width, channels), and at least one"
     )
+
+
+def _array(arrays: Mapping[str, Any], name: str) -> NDArray[Any]:
+    values = arrays[name]
+    if not isinstance(values, np.ndarray):  # a member that is none comes as its bytes
+        raise ValueError(f"{name} is no array")  # noqa: TRY004 - as what NumPy raises
+    return values

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.data.arrays import array_examples
+from edge_sdk.data.arrays import array_errors, array_examples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.errors import DataFormatError
 from edge_sdk.inference.engine import Prediction
@@ -68,9 +68,10 @@ def _windows(path: Path, shape: Sequence[int | None]) -> NDArray[Any]:
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path))
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path} cannot be read ({error}); save it with numpy.save") from error
+        with array_errors(path, "save it with numpy.save"):
+            return np.asarray(np.load(path))
+    except OSError as error:
+        raise DataFormatError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _rows(path: Path, steps: int | None) -> NDArray[Any]:
@@ -79,7 +80,8 @@ def _rows(path: Path, steps: int | None) -> NDArray[Any]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
         first = 1 if rows and _is_header(rows[0]) else 0
-        values = np.array(rows[first:], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused with what was
+            values = np.array(rows[first:], dtype=np.float32)
     except (OSError, ValueError, csv.Error) as error:
         raise DataFormatError(f"{path} cannot be read as rows of numbers, a column a channel") from error
     steps = steps or len(values)

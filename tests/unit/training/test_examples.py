@@ -17,6 +17,7 @@ from edge_sdk.data import (
     write_examples,
 )
 from edge_sdk.errors import DataFormatError
+from tests.security import attacks
 
 
 def test_examples_from_csv_with_quotes_and_other_columns(tmp_path: Path) -> None:
@@ -136,6 +137,30 @@ def test_examples_from_a_wrong_file(tmp_path: Path, name: str, content: bytes, c
     with pytest.raises(DataFormatError, match=complaint) as caught:
         read_examples(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", range(len(attacks.NPZ_FILES)))
+def test_arrays_that_are_an_attack_are_refused(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(attacks.NPZ_FILES[number])
+    with pytest.raises(DataFormatError) as caught:
+        read_examples(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_that_unpack_to_a_multiple_of_their_size_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(attacks.npz_bomb())
+    with pytest.raises(DataFormatError, match=r"unpacks to 8388\d{4} bytes"):
+        read_examples(path)
+
+
+def test_arrays_that_are_compressed_are_read(tmp_path: Path) -> None:
+    windows = np.tile(np.arange(1000, dtype=np.float32), (2, 100, 1))
+    np.savez_compressed(tmp_path / "a.npz", x=windows, y=np.array([0, 1]))
+    found = read_examples(tmp_path / "a.npz")
+    assert isinstance(found, ArrayExamples)
+    np.testing.assert_array_equal(found.values, windows)
 
 
 def test_examples_from_a_missing_file(tmp_path: Path) -> None:
