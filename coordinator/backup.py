@@ -22,12 +22,13 @@ from coordinator.delivery.keys import KEY_FILE
 from coordinator.rounds.recovery import recorded_blobs
 from coordinator.store.database import Store
 from coordinator.store.opening import SQLITE_FILE, is_new, open_store, sole_user
-from edge_sdk.disk import disk_errors, durable_file, sync, write_durably
+from edge_sdk.disk import disk_errors, durable_file, sync
 from edge_sdk.errors import ConfigurationError, DataFormatError, StorageError
 from edge_sdk.transport.blob_folder import BlobFolder
 
 _BLOBS = "blobs"
 _TRIES = 5
+_MOST_KEY_BYTES = 1024
 _RELEASES_SINCE = 1_000_000
 
 
@@ -64,7 +65,7 @@ def restore(file: Path, state_dir: Path) -> int:
         if not is_new(state_dir):
             raise ConfigurationError(f"state folder {state_dir} has a store: restore into another one")
         try:
-            with disk_errors(file), tarfile.open(file) as archive:
+            with disk_errors(file), tarfile.open(file, "r:") as archive:  # compressed or sparse, it could be a bomb
                 return _unpack(archive, file, state_dir)
         except (tarfile.TarError, EOFError) as error:
             raise DataFormatError(f"{file} is no backup of a coordinator, or is cut short ({error})") from error
@@ -89,32 +90,44 @@ def _pack(file: Path, state_dir: Path, copy: Path, digests: set[str]) -> None:
 
 def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
     """The store comes last, and at once: without it the folder is still new."""
-    blobs, digests = BlobFolder(state_dir / _BLOBS), set[str]()
+    blobs, digests, key = BlobFolder(state_dir / _BLOBS), set[str](), b""
     with TemporaryDirectory(dir=state_dir) as scratch:
         part, copy = Path(scratch) / "part", Path(scratch) / SQLITE_FILE
         for member in archive:
-            content = archive.extractfile(member)
-            folder, _, name = member.name.rpartition("/")
-            if content is None or (folder, name) not in {("", SQLITE_FILE), ("", KEY_FILE), (_BLOBS, name)}:
-                raise DataFormatError(f"{file} is no backup of a coordinator: it has {member.name[:80]!r}")
-            if name == KEY_FILE:
-                _put_key(state_dir / KEY_FILE, content.read())
-                continue
-            _write(content, part if folder else copy)
-            if folder and blobs.put_file(part, move=True) != name:
-                raise DataFormatError(f"{file} is damaged: blob {name[:16]} has other bytes")
-            digests |= {name} if folder else set()
+            name, content = member.name.removeprefix(f"{_BLOBS}/"), _content(archive, member, file)
+            if member.name == KEY_FILE:
+                key = content.read(_MOST_KEY_BYTES)
+            elif member.name == SQLITE_FILE:
+                _write(content, copy)
+            else:
+                _write(content, part)
+                if blobs.put_file(part, move=True) != name:
+                    raise DataFormatError(f"{file} is damaged: blob {name[:16]} has other bytes")
+                digests.add(name)
+        if not key:
+            raise DataFormatError(f"{file} is no backup of a coordinator: it has no release key")
         _check_store(copy, digests, file)
+        _put_key(state_dir / KEY_FILE, key)
         copy.replace(state_dir / SQLITE_FILE)
         sync(state_dir)
     return len(digests)
 
 
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> IO[bytes]:
+    """Of a plain file by one of the names that a backup has; ``DataFormatError`` for anything else."""
+    is_known = member.name in {SQLITE_FILE, KEY_FILE} or member.name.rpartition("/")[0] == _BLOBS
+    content = archive.extractfile(member) if is_known and member.isreg() and not member.issparse() else None
+    if content is None:
+        raise DataFormatError(f"{file} is no backup of a coordinator: it has {member.name[:80]!r}")
+    return content
+
+
 def _put_key(path: Path, key: bytes) -> None:
     if path.exists() and path.read_bytes() != key:
         raise ConfigurationError(f"{path} is another key than the backup's: restore into another folder")
-    write_durably(path, key)
-    path.chmod(0o600)
+    with durable_file(path) as out:
+        os.fchmod(out.fileno(), 0o600)
+        out.write(key)
 
 
 def _write(content: IO[bytes], path: Path) -> None:

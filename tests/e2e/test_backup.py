@@ -13,9 +13,11 @@ import pytest
 from coordinator.backup import back_up, restore
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.errors import ConfigurationError, DataFormatError
+from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import Offer
 from edge_sdk.protocol.topics import coordinator_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
+from tests.security import attacks
 from tests.support.light_model import light_models, light_task
 from tests.support.served import Served, quick
 from tests.support.simulator import Answer, Fleet, small_update
@@ -137,6 +139,7 @@ def repacked(backup: Path, change: Callable[[str, bytes], bytes | None], more: d
         (lambda name, content: content[:-1] + b"?" if "/" in name else content, {}, "damaged: blob .* has other bytes"),
         (lambda name, content: None if "/" in name else content, {}, "damaged: .* blobs that its store records"),
         (lambda name, content: None if "sqlite" in name else content, {}, "has no store"),
+        (lambda name, content: None if name == "release.key" else content, {}, "has no release key"),
         (lambda _, content: content, {"../escape": b"x"}, r"it has '\.\./escape'"),
         (lambda _, content: content, {"blobs/../../escape": b"x"}, "it has 'blobs/../../escape'"),
     ],
@@ -158,3 +161,32 @@ def test_file_that_is_cut_short_is_refused(backup: Path, tmp_path: Path, length:
     backup.write_bytes(backup.read_bytes()[:length])
     with pytest.raises(DataFormatError, match="no backup of a coordinator, or is cut short"):
         restore(backup, tmp_path / "new")
+
+
+ATTACKS = (*attacks.TAR_FILES, *attacks.tar_bombs())
+
+
+@pytest.mark.parametrize("number", range(len(ATTACKS)))
+def test_archive_that_is_an_attack_is_refused_and_fills_no_disk(tmp_path: Path, number: int) -> None:
+    (tmp_path / "in" / "it").mkdir(parents=True)
+    (tmp_path / "backup.tar").write_bytes(ATTACKS[number])
+    with pytest.raises(DataFormatError, match=r"no backup of a coordinator|has other bytes") as refused:
+        restore(tmp_path / "backup.tar", tmp_path / "in" / "it" / "new")
+    assert "\n" not in str(refused.value)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "backup.tar"]
+    assert {path.name for path in left} <= {"serving.lock", digest_of(b"x")}
+    assert sum(path.stat().st_size for path in left) < 1000
+
+
+def test_key_is_nobody_elses_to_read_at_any_time(backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+    replace = Path.replace
+
+    def noting(self: Path, target: Path) -> Path:
+        if target.name == "release.key":
+            seen.append(self.stat().st_mode & 0o077)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noting)
+    restore(backup, tmp_path / "new")
+    assert seen == [0]

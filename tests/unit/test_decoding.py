@@ -82,5 +82,5 @@ def test_password_file_that_is_no_text_is_refused_without_its_bytes(tmp_path: Pa
 
 
 def test_variable_that_is_no_text_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match="^RAFFM_EDGE_SEED = "):
+    with pytest.raises(ConfigurationError, match=r"^RAFFM_EDGE_SEED = "):
         from_environment({"RAFFM_EDGE_SEED": "7\udcff"})
