@@ -65,7 +65,7 @@ def test_sensors_train_adapters_and_the_result_loads_with_peft(
         _check_rounds(fleet, rounds, able, rank=0 if method is AdapterMethod.IA3 else 4)
         if "hip" not in able:
             for name in ("coordinator", "hip"):
-                assert "task motion: it cannot be trained on onnx; run the agent with --runtime torch" in fleet.log_of(name)
+                assert "it cannot be trained on onnx; run the agent with --runtime torch" in fleet.log_of(name)
         judged = [
             {found.width: found for found in fleet.read(lambda tx, n=number: tx.evaluations.of_round("motion", n))}
             for number in (0, rounds)
