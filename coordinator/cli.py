@@ -1,8 +1,8 @@
 """`coordinator`: manage a fleet from a terminal.
 
 Exit codes: 0 done, 2 a wrong option or architecture, 3 a model folder or data file that cannot be used, 4 no broker
-there or a port taken, 5 a broken contract, 6 the disk refuses; see :mod:`edge_sdk.errors`. Ctrl-C ends `serve` and
-`broker` politely, with 0, and `demo` with 130.
+there or a port taken, 5 a broken contract, 6 the disk refuses, 9 doctor finds something wrong; see
+:mod:`edge_sdk.errors`. Ctrl-C and SIGTERM end `serve`, `api` and `broker` politely, with 0, and `demo` with 130.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.commands.device import device_app
+from coordinator.commands.doctor import doctor
 from coordinator.commands.metrics import metrics_app
 from coordinator.commands.model import model_app
 from coordinator.commands.options import AsJson, Log, StateDir, open_store
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
 store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
+app.command()(doctor)
 app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")

@@ -24,6 +24,7 @@
     ├── TrainingError                     7   training failed for another reason
     ├── DeadlineError                     8   what was waited for did not come in time
     ├── UnfitDeviceError                  9   an agent cannot run here
+    ├── UnfitCoordinatorError             9   a coordinator cannot do its work here
     └── ServiceManagerError              10   no systemd runs here, or it refuses
 
 Each message is one line: what is wrong, the value, what to do. A command ends with the class's ``exit_code``.
@@ -137,6 +138,12 @@ class UntrustedError(ProtocolError):
 
 class UnfitDeviceError(RaffmError):
     """Something that an agent needs is missing on this machine; ``edge-agent doctor`` says what."""
+
+    exit_code = 9
+
+
+class UnfitCoordinatorError(RaffmError):
+    """Something that a coordinator needs is missing or damaged; ``coordinator doctor`` says what."""
 
     exit_code = 9
 

@@ -25,14 +25,24 @@ def release_key(folder: Path) -> Ed25519PrivateKey:
     if not path.exists():
         with disk_errors(path):
             _create(path)
+    key = read_key(path)
+    with disk_errors(folder):
+        write_durably(folder / PUBLIC_FILE, f"{public_half(key)}\n".encode())
+    return key
+
+
+def read_key(path: Path) -> Ed25519PrivateKey:
+    """The key in a file. Raises as :func:`release_key`."""
     try:
-        key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text(encoding="ascii").strip()))
+        with disk_errors(path):
+            return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text(encoding="ascii").strip()))
     except ValueError as error:
         raise ConfigurationError(f"{path} is not a release key of 64 hexadecimal digits; restore it") from error
-    public = key.public_key().public_bytes_raw().hex()
-    with disk_errors(folder):
-        write_durably(folder / PUBLIC_FILE, f"{public}\n".encode())
-    return key
+
+
+def public_half(key: Ed25519PrivateKey) -> str:
+    """What devices verify by, in hexadecimal."""
+    return key.public_key().public_bytes_raw().hex()
 
 
 def _create(path: Path) -> None:

@@ -34,6 +34,7 @@ from coordinator.resources import Resources
 from coordinator.rounds.candidates import Candidates
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import (
+    MOST_ABANDONED,
     DeviceFailed,
     DeviceLost,
     DevicePaused,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from coordinator.models.run import Run, WidthResult
 
 _log = logging.getLogger(__name__)
-_MOST_ABANDONED = 5
 _REMIND_AFTER_S = 60.0
 
 
@@ -144,7 +144,7 @@ class Conductor:
             self.stage = Stage.COLLECTING
         elif closed and closed[-1] > self._version.number:
             self._close(closed[-1])
-        elif len(closed) < self.config.rounds and abandoned < _MOST_ABANDONED:
+        elif len(closed) < self.config.rounds and abandoned < MOST_ABANDONED:
             self.stage = Stage.GATHERING
         elif len(closed) == self.config.rounds and self.config.release:
             self.stage = Stage.RELEASING

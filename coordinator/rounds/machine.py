@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from coordinator.store.states import Outcome, Phase
 
+MOST_ABANDONED = 5
+"""So many rounds in a row that come to nothing, and a task is given up."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundState:

@@ -33,6 +33,12 @@ _COPY_BYTES = 1 << 20
 _ABANDONED_S = 3600.0
 
 
+def is_sound(path: Path) -> bool:
+    """Whether the bytes of a whole blob are those of its name: reads all of it. Raises ``OSError``."""
+    with _opened(path, os.O_RDONLY) as descriptor:
+        return _digest_of_file(descriptor) == path.name
+
+
 class BlobFolder:
     """A folder of blobs. Every method raises ``DiskFullError`` or another ``StorageError`` where the disk refuses."""
 

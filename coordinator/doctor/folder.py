@@ -1,0 +1,81 @@
+"""The state folder: who may read and write it, its keys, and whether a coordinator works in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from coordinator.delivery.keys import KEY_FILE, PUBLIC_FILE, public_half, read_key
+from coordinator.doctor.patient import Patient
+from coordinator.store.opening import ADDRESS_FILE, is_served
+from edge_sdk.diagnosis.findings import Finding, Mark
+from edge_sdk.errors import ConfigurationError
+
+_OTHERS, _OTHERS_WRITE = 0o077, 0o022
+
+
+def state_folder(patient: Patient) -> Iterator[Finding]:
+    """Its owner's alone to write: who else writes there puts another key in the place of the fleet's."""
+    folder = patient.state_dir
+    if not folder.is_dir():
+        yield Finding(
+            "state folder", Mark.FAILURE, f"there is no folder {folder}", "name the one of `coordinator serve`"
+        )
+    elif _mode(folder) & _OTHERS_WRITE:
+        yield Finding("state folder", Mark.FAILURE, f"others may write to {folder}", f"chmod go-w {folder}")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        advice = "run the doctor, and the coordinator, as the folder's owner"
+        yield Finding("state folder", Mark.FAILURE, f"{folder} cannot be written by this user", advice)
+    else:
+        yield Finding("state folder", Mark.OK, f"{folder} is its owner's to write")
+
+
+def secrets(patient: Patient) -> Iterator[Finding]:
+    """Keys, and the address of a database, which may have a password."""
+    known = sorted(_secrets(patient.state_dir))
+    for path in known:
+        if _mode(path) & _OTHERS:
+            advice = f"chmod 600 {path}; who read it meanwhile can use it until it is replaced"
+            yield Finding("secrets", Mark.FAILURE, f"others may read {path.name} (mode {_mode(path):o})", advice)
+    if not any(_mode(path) & _OTHERS for path in known):
+        names = ", ".join(path.name for path in known)
+        yield Finding("secrets", Mark.OK, f"only their owner reads {names}" if names else "none yet")
+
+
+def release_key(patient: Patient) -> Iterator[Finding]:
+    """What devices verify releases by."""
+    path, public = patient.state_dir / KEY_FILE, patient.state_dir / PUBLIC_FILE
+    if not path.exists():
+        yield Finding("release key", Mark.OK, "none yet: the first task makes it")
+        return
+    try:
+        half = public_half(read_key(path))
+    except ConfigurationError as error:
+        yield Finding("release key", Mark.FAILURE, str(error), "take it from a backup: devices trust no other")
+        return
+    if public.exists() and public.read_text(encoding="ascii", errors="replace").strip() == half:
+        yield Finding("release key", Mark.OK, f"whole; {PUBLIC_FILE} is its public half")
+    else:
+        advice = "start the coordinator, which writes it, and copy it to the devices: with another they refuse releases"
+        yield Finding("release key", Mark.WARNING, f"{PUBLIC_FILE} is not its public half", advice)
+
+
+def serving(patient: Patient) -> Iterator[Finding]:
+    """The lock of the folder."""
+    words = (
+        "a coordinator works in the folder" if is_served(patient.state_dir) else "no coordinator works in the folder"
+    )
+    yield Finding("coordinator", Mark.OK, words)
+
+
+def _secrets(folder: Path) -> Iterator[Path]:
+    for depth in ("", "*/"):
+        yield from folder.glob(f"{depth}*.key")
+        yield from (path for path in folder.glob(f"{depth}*.pem") if b"PRIVATE KEY" in path.read_bytes())
+    if (folder / ADDRESS_FILE).exists():
+        yield folder / ADDRESS_FILE
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777

@@ -1,0 +1,122 @@
+"""The store, the blobs that it records, and the disk that both need."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from coordinator.config import TaskConfig, read_task
+from coordinator.doctor.patient import Patient
+from coordinator.rounds.recovery import recorded_blobs
+from coordinator.store.database import Transaction
+from coordinator.store.migrations import HEAD
+from coordinator.store.opening import ADDRESS_FILE, is_new, look_into
+from coordinator.store.states import TaskStatus
+from edge_sdk.diagnosis.findings import Finding, Mark
+from edge_sdk.errors import StorageError
+from edge_sdk.transport.blob_folder import is_sound
+
+MIB = 1 << 20
+SAMPLE = 20
+_LEAST_FREE_BYTES = 256 * MIB
+GOES_ON = {TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED}
+_NAMED = 3
+
+
+def store(patient: Patient) -> Iterator[Finding]:
+    """It is opened and left as it is."""
+    if is_new(patient.state_dir):
+        yield Finding("store", Mark.WARNING, "none yet", "`coordinator task create` makes it")
+        return
+    try:
+        with closing(look_into(patient.state_dir)) as opened:
+            found = opened.revision()
+    except StorageError as error:
+        advice = "see that its server runs and lets this user in"
+        if not (patient.state_dir / ADDRESS_FILE).exists():
+            advice = "`coordinator restore` a backup into another folder"
+        yield Finding("store", Mark.FAILURE, str(error), advice)
+        return
+    if found == HEAD:
+        yield Finding("store", Mark.OK, f"opens; schema {HEAD} is the newest")
+    elif found is None or (found.isdecimal() and int(found) < int(HEAD)):
+        advice = "back the folder up; the next command that opens the store upgrades it"
+        yield Finding("store", Mark.WARNING, f"schema {found or 'none'} is older than this version's, {HEAD}", advice)
+    else:
+        words = f"schema {found} is a newer coordinator's; this one knows {HEAD}"
+        yield Finding("store", Mark.FAILURE, words, "update the coordinator")
+
+
+def disk(patient: Patient) -> Iterator[Finding]:
+    """Room for the next round of every task that goes on: its updates, and the version that they become."""
+    free = shutil.disk_usage(patient.state_dir).free
+    with patient.reading() as tx:
+        tasks = [read_task(known.config) for known in tx.tasks.all() if known.status in GOES_ON]
+        needed = sum(_round_bytes(tx, task) for task in tasks)
+    found = f"{_mib(free)} free; the next rounds of {len(tasks)} tasks take about {_mib(needed)}"
+    if free < max(needed, _LEAST_FREE_BYTES):
+        yield Finding("disk", Mark.FAILURE, found, "free some: a round that does not fit waits for the disk")
+    elif free < 2 * needed:
+        yield Finding("disk", Mark.WARNING, found, "free some before it is short")
+    else:
+        yield Finding("disk", Mark.OK, found)
+
+
+def blobs(patient: Patient) -> Iterator[Finding]:
+    """Those that the store records are there, and some or all of them are what they are named after."""
+    with patient.reading() as tx:
+        recorded = recorded_blobs(tx)
+    there = {digest for digest in recorded if (patient.blob_dir / digest).exists()}
+    with patient.reading() as tx:
+        missing = (recorded - there) & recorded_blobs(tx)  # a coordinator that works meanwhile deletes what is over
+    if missing:
+        advice = "copy them from a backup, which has them under blobs/: their tasks cannot go on without"
+        yield Finding("blobs", Mark.FAILURE, f"missing: {len(missing)} of {len(recorded)}, {_few(missing)}", advice)
+    looked_at = there if patient.all_blobs else _sample(there)
+    damaged = {digest for digest in looked_at if not _is_sound(patient.blob_dir / digest)}
+    if damaged:
+        advice = "copy them from a backup, and have the disk checked; --all-blobs looks at every one"
+        yield Finding(
+            "blobs",
+            Mark.FAILURE,
+            f"damaged: {len(damaged)} of {len(looked_at)} that were read, {_few(damaged)}",
+            advice,
+        )
+    if not missing and not damaged:
+        yield Finding("blobs", Mark.OK, f"all {len(recorded)} are there; {len(looked_at)} were read and are whole")
+
+
+def _round_bytes(tx: Transaction, task: TaskConfig) -> int:
+    """About what the last round took, or, before the first, an update as large as the model of each device."""
+    latest, newest = tx.versions.latest(task.name), tx.rounds.newest(task.name)
+    version = _model_bytes(task) if latest is None else sum(entry.size_bytes for entry in latest.blobs)
+    if newest is None:
+        return version * (1 + (task.max_devices or task.min_devices))
+    return version + sum(update.size_bytes for update in tx.updates.of_round(task.name, newest.number))
+
+
+def _model_bytes(task: TaskConfig) -> int:
+    return sum(path.stat().st_size for path in Path(task.model_dir).glob("*.safetensors"))
+
+
+def _sample(digests: Collection[str]) -> list[str]:
+    return random.sample(sorted(digests), min(SAMPLE, len(digests)))
+
+
+def _is_sound(blob: Path) -> bool:
+    try:
+        return is_sound(blob)
+    except OSError:  # a bad sector; or a coordinator needed it no longer, and has deleted it
+        return not blob.exists()
+
+
+def _few(digests: Collection[str]) -> str:
+    some = [f"{digest[:16]}…" for digest in sorted(digests)[:_NAMED]]
+    return ", ".join(some) + (" and more" if len(digests) > _NAMED else "")
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:,.0f} MiB"

@@ -1,0 +1,106 @@
+"""The tasks, and the devices that they need."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from coordinator.config import TaskConfig, read_task
+from coordinator.doctor.patient import Patient
+from coordinator.doctor.records import GOES_ON
+from coordinator.models.foundation import model_type_of
+from coordinator.rounds.machine import MOST_ABANDONED
+from coordinator.store.database import Transaction
+from coordinator.store.opening import is_served
+from coordinator.store.records import DeviceRecord, OfferRecord, TaskRecord
+from coordinator.store.states import Outcome, Phase, TaskStatus
+from edge_sdk.diagnosis.findings import Finding, Mark
+from edge_sdk.elastic.families import family_of
+from edge_sdk.errors import RaffmError
+
+_DAY_S = 86400.0
+_SILENT_DAYS = 7
+_NAMED = 5
+_WAITS = {TaskStatus.PENDING, TaskStatus.RUNNING}
+
+
+def tasks(patient: Patient) -> Iterator[Finding]:
+    """What each works on is still there, those that failed, and those that wait for a coordinator."""
+    with patient.reading() as tx:
+        known = tx.tasks.all()
+        failures = {task.name: _why_failed(tx, task) for task in known if task.status is TaskStatus.FAILED}
+    for task in known:
+        yield from _sources(task)
+    for name, why in failures.items():
+        yield Finding(
+            "tasks", Mark.WARNING, f"{name} failed: {why}", f"mend that, then `coordinator task start {name}`"
+        )
+    waiting = [task.name for task in known if task.status in _WAITS]
+    if waiting and not is_served(patient.state_dir):
+        words = f"waiting for a coordinator, and none works here: {', '.join(waiting)}"
+        yield Finding("tasks", Mark.WARNING, words, "`coordinator serve`")
+    counts = Counter(task.status.value for task in known)
+    found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    yield Finding("tasks", Mark.OK, found or "none yet")
+
+
+def devices(patient: Patient) -> Iterator[Finding]:
+    """Those that have not been heard of, and tasks for whose rounds too few are online."""
+    with patient.reading() as tx:
+        known = tx.devices.all()
+        wanted = [read_task(task.config) for task in tx.tasks.all() if task.status in _WAITS]
+    days = {it.id: (time.time() - it.last_seen_s) / _DAY_S for it in known}
+    silent = sorted((name for name in days if days[name] > _SILENT_DAYS), key=days.__getitem__)
+    if silent:
+        named = ", ".join(f"{name} ({days[name]:.0f} days)" for name in silent[:_NAMED])
+        more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+        advice = "see to their power and link; `edge-agent doctor` on them tells more"
+        yield Finding("devices", Mark.WARNING, f"not heard of for a week or more: {named}{more}", advice)
+    found = f"{len(known)} known" if known else "none yet"
+    if is_served(patient.state_dir):  # else nobody notes who comes and goes
+        yield from _too_few(wanted, known)
+        found += f", {sum(it.online for it in known)} of them online"
+    yield Finding("devices", Mark.OK, found)
+
+
+def _sources(task: TaskRecord) -> Iterator[Finding]:
+    """The model's folder and the files of a task; one that has ended needs them to be saved, or started again."""
+    config = read_task(task.config)
+    mark = Mark.FAILURE if task.status in GOES_ON else Mark.WARNING
+    try:
+        family_of(model_type_of(Path(config.model_dir)))
+    except RaffmError as error:
+        yield Finding("tasks", mark, f"{task.name}: {error}", "put the model's folder back where it was")
+    for file in dict.fromkeys((config.calibration_file, config.test_file)):
+        if not os.access(file, os.R_OK):
+            yield Finding("tasks", mark, f"{task.name}: {file} is gone, or may not be read", "put it back")
+
+
+def _why_failed(tx: Transaction, task: TaskRecord) -> str:
+    """Rounds that came to nothing are in the store; any other reason is in the log alone."""
+    rounds = tx.rounds.all(task.name)
+    abandoned = [*takewhile(lambda one: one.phase is Phase.ABANDONED, reversed(rounds))]
+    if len(abandoned) < MOST_ABANDONED:
+        return "the log of `coordinator serve` says why"
+    offers = [offer for one in abandoned for offer in tx.offers.of_round(task.name, one.number)]
+    causes = Counter(_cause(offer) for offer in offers if offer.outcome is not Outcome.UPDATED)
+    found = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
+    return f"its last {len(abandoned)} rounds had too few updates ({found or 'nobody was asked'})"
+
+
+def _cause(offer: OfferRecord) -> str:
+    if offer.failure is not None:
+        return offer.failure.value
+    return offer.detail[:60] if offer.outcome is Outcome.FAILED and offer.detail else "no answer in time"
+
+
+def _too_few(wanted: Sequence[TaskConfig], known: Sequence[DeviceRecord]) -> Iterator[Finding]:
+    for task in wanted:
+        online = sum(it.online and task.targets.include(it.id, it.profile, it.group) for it in known)
+        if online < task.quorum:
+            words = f"{task.name} needs {task.quorum} at once, and of those that it is for {online} are online"
+            yield Finding("devices", Mark.WARNING, words, "start more agents, or lower the task's quorum")

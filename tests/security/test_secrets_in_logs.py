@@ -1,0 +1,103 @@
+"""No secret is in what a coordinator, its API, its doctor or an agent says, nor in its metrics."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from coordinator.api.access import make_token
+from coordinator.delivery.keys import KEY_FILE
+from coordinator.store.opening import open_store
+from coordinator.store.states import AccessRole
+from tests.support.broker import free_port, mosquitto_broker
+from tests.support.canary import leaks
+from tests.support.light_model import light_task
+
+pytestmark = pytest.mark.mosquitto
+PATIENCE_S = 60.0
+LIGHT = "from tests.support.light_model import install; install(); from coordinator.cli import main; main()"
+COORDINATOR = ("-c", LIGHT)
+AGENT = ("-m", "edge_sdk.cli")
+
+
+@contextmanager
+def running(log: Path, *words: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A command, what it says in ``log``; it ends politely."""
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=out, stderr=out)
+    try:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def finished(*words: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE_S)
+
+
+def wait_for(log: Path, words: str) -> None:
+    give_up_s = time.monotonic() + PATIENCE_S
+    while words not in log.read_text():
+        assert time.monotonic() < give_up_s, log.read_text()
+        time.sleep(0.05)
+
+
+def fetched(port: int, token: str) -> httpx.Response:
+    header = {"Authorization": f"Bearer {token}"}
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", headers=header, timeout=PATIENCE_S)
+
+
+def test_no_secret_is_said(tmp_path: Path) -> None:
+    canaries = {name: f"kanarien-{secrets.token_hex(12)}" for name in ("coordinator", "pi", "wrong", "stolen", "text")}
+    for name, canary in canaries.items():
+        (tmp_path / name).write_text(f"{canary}\n")
+    (tmp_path / "texts.csv").write_text("text,label\n" + f"{canaries['text']},x\nother,y\n" * 20)
+    state, logs, port = tmp_path / "state", tmp_path / "logs", free_port()
+    logs.mkdir()
+    with closing(open_store(state)) as store:
+        task = light_task(tmp_path, "news")
+        with store.transaction() as tx:
+            tx.tasks.add("news", msgspec.json.encode(task), 0.0)
+        token = make_token(store, "prometheus", AccessRole.VIEWER, None, time.time(), "a test")
+    users = {name: canaries[name] for name in ("coordinator", "pi")}
+    as_json = ("--log-format", "json")
+    with ExitStack() as stack:
+        address = stack.enter_context(mosquitto_broker(users)).address
+        where = ("--state-dir", state)
+        own = ("--broker", address, "--user", "coordinator", "--password-file")
+        agent = ("--broker", address, "--device", "pi", "--data", tmp_path / "texts.csv", "--user", "pi")
+        refused = finished(*COORDINATOR, "serve", *where, *own, tmp_path / "wrong", *as_json)
+        assert refused.returncode == 4
+        serve = ("serve", *where, *own, tmp_path / "coordinator", *as_json)
+        stack.enter_context(running(logs / "serve", *COORDINATOR, *serve))
+        stack.enter_context(running(logs / "api", *COORDINATOR, "api", *where, "--port", port, *as_json))
+        device = ("--state-dir", tmp_path / "device", "--password-file", tmp_path / "pi")
+        stack.enter_context(running(logs / "agent", *AGENT, "run", *agent, *device, *as_json))
+        wait_for(logs / "serve", "pi says hello")
+        wait_for(logs / "api", "API at")
+        metrics, stranger = fetched(port, token), fetched(port, canaries["stolen"])
+        doctor = finished(*COORDINATOR, "doctor", *where, *own, tmp_path / "coordinator", "--json")
+    assert (metrics.status_code, stranger.status_code) == (200, 401)
+    assert '"broker"' in doctor.stdout.decode()
+    lines = [line for log in logs.iterdir() for line in log.read_bytes().splitlines()] + refused.stderr.splitlines()
+    assert all({"time", "level", "logger", "message"} <= json.loads(line).keys() for line in lines)
+    said = [*lines, metrics.content, stranger.content, doctor.stdout, doctor.stderr, refused.stdout]
+    hidden = [*canaries.values(), token, (state / KEY_FILE).read_text().strip()]
+    assert not leaks(said, hidden)
+    for canary in hidden:
+        assert leaks([*said, f"the control: {canary}".encode()], [canary])
