@@ -12,12 +12,13 @@ from edge_sdk.errors import ConfigurationError
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoders of msgspec raise: of a wrong shape, of text that is no UTF-8, of what nests too deeply."""
+TomlTable = dict[str, Any]
 MAX_TOML_BYTES = 64 * 1024
 _DEEP_KEY = re.compile(r"""(?:\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*){30}""")
 """From some thousand parts on a key takes tomllib seconds and gigabytes."""
 
 
-def parse_toml(data: bytes, place: str) -> dict[str, Any]:
+def parse_toml(data: bytes, place: str) -> TomlTable:
     """The table in a TOML file, which ``place`` names. ``ConfigurationError`` where it is none, or a monstrous one."""
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 - messages are decoded where nobody reads TOML
@@ -29,7 +30,7 @@ def parse_toml(data: bytes, place: str) -> dict[str, Any]:
         text = data.decode("utf-8")
         if _DEEP_KEY.search(text):
             raise ConfigurationError(f"{place} has a key of more than 30 parts; name a table instead")
-        table: dict[str, Any] = tomllib.loads(text)
+        table: TomlTable = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{place} is not TOML: {error}") from error
     return table

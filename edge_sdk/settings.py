@@ -21,7 +21,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from edge_sdk.config import AgentConfig, default_state_dir
-from edge_sdk.decoding import parse_toml
+from edge_sdk.decoding import TomlTable, parse_toml
 from edge_sdk.errors import ConfigurationError, SettingError, did_you_mean
 from edge_sdk.logs import LogFormat
 from edge_sdk.security.secrets import read_secret
@@ -30,7 +30,7 @@ from edge_sdk.settings_help import ABOUT
 ENVIRONMENT_PREFIX = "RAFFM_EDGE_"
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
 _LISTS = {tuple, list, set, frozenset}
-_Values = dict[str, Any]  # by key; a field of the policy has the key policy.<field>
+_Values = TomlTable  # by key; a field of the policy has the key policy.<field>
 
 
 @dataclass(frozen=True, slots=True)

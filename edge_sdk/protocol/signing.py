@@ -82,7 +82,7 @@ def verify(envelope: bytes, role: Role, trusted: bytes) -> ReleaseManifest:
             raise UntrustedError(msg)
         Ed25519PublicKey.from_public_bytes(trusted).verify(signed.signature, _signed_bytes(role, signed.payload))
         return _manifests.decode(signed.payload)
-    except (*UNDECODABLE, InvalidSignature) as error:
+    except (*UNDECODABLE, ValueError, InvalidSignature) as error:
         msg = f"release refused: the envelope or its signature does not hold ({type(error).__name__})"
         raise UntrustedError(msg) from error
 

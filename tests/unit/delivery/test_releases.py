@@ -19,7 +19,9 @@ def test_release_names_how_its_recipe_scales_pixels() -> None:
     recipe = Recipe(
         learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8, pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.4, 0.5, 0.6)
     )
-    run: Any = SimpleNamespace(config=SimpleNamespace(recipe=recipe), foundation=SimpleNamespace(labels=("a", "b")))
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(name="news", recipe=recipe), foundation=SimpleNamespace(labels=("a", "b"))
+    )
     sent: list[Release] = []
     key = Ed25519PrivateKey.generate()
     resources: Any = SimpleNamespace(
