@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import (
     Announce,
     BlobEntry,
@@ -25,6 +26,7 @@ from edge_sdk.protocol.messages import (
     DeviceMessage,
     Failure,
     Offer,
+    Part,
     Receipt,
     Release,
     ReleaseReport,
@@ -274,6 +276,9 @@ def _consider(state: AgentState, offer: Offer, present: frozenset[str], now_s: f
         return state, (ResendOutbox(),)
     if state.offer is not None and key == (state.offer.task, state.offer.round):
         return state, ()
+    if problem := _flaw(offer):
+        refused = Declined(task=offer.task, round=offer.round, failure=Failure.TRAINING, detail=problem[:500])
+        return state, (Publish(refused),)
     stop: tuple[Effect, ...] = (StopTraining(),) if state.phase is Phase.TRAINING else ()
     lacking = tuple(entry for entry in offer.manifest if entry.digest not in present)
     missing = frozenset(entry.digest for entry in lacking)
@@ -281,6 +286,19 @@ def _consider(state: AgentState, offer: Offer, present: frozenset[str], now_s: f
     if not missing:
         return replace(state, phase=Phase.TRAINING, offer=offer, missing=missing), (*stop, Train(offer))
     return replace(state, phase=Phase.FETCHING, offer=offer, missing=missing), (*stop, Fetch(lacking))
+
+
+def _flaw(offer: Offer) -> str:
+    """Why nothing could be trained as ``offer`` says."""
+    lacking = {Part.WEIGHTS, Part.FROZEN} - {entry.part for entry in offer.manifest}
+    if lacking:
+        return f"the offer's manifest lacks {', '.join(sorted(part.value for part in lacking))}"
+    try:
+        for submodel in (offer.submodel, *offer.nested):
+            submodel.check(offer.architecture)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
 
 
 def _begin_release(state: AgentState, manifest: ReleaseManifest, present: frozenset[str]) -> Next:

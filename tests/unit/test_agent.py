@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from edge_sdk import agent
@@ -28,7 +29,7 @@ from edge_sdk.protocol.messages import (
 from edge_sdk.protocol.signing import ReleaseManifest
 
 WEIGHTS = BlobEntry(part=Part.WEIGHTS, digest="a" * 64, size_bytes=10)
-GRAPH = BlobEntry(part=Part.TRAINING_GRAPH, digest="b" * 64, size_bytes=10)
+FROZEN = BlobEntry(part=Part.FROZEN, digest="b" * 64, size_bytes=10)
 MODEL = BlobEntry(part=Part.INFERENCE_MODEL, digest="c" * 64, size_bytes=10)
 RECIPE = Recipe(learning_rate=1e-4, batch_size=4, epochs=1, max_tokens=16)
 IDLE = AgentState(ready_interval_s=10.0)
@@ -46,7 +47,7 @@ def an_offer(number: int = 1) -> Offer:
         recipe=RECIPE,
         deadline_s=60.0,
         predicted_memory_bytes=1,
-        manifest=(WEIGHTS, GRAPH),
+        manifest=(WEIGHTS, FROZEN),
     )
 
 
@@ -111,20 +112,20 @@ def test_hello_is_said_again_until_the_coordinator_has_answered() -> None:
 
 
 def test_offer_with_missing_blobs_fetches_only_those() -> None:
-    state, effects = advance(IDLE, agent.Received(an_offer(), present=frozenset({GRAPH.digest})))
+    state, effects = advance(IDLE, agent.Received(an_offer(), present=frozenset({FROZEN.digest})))
     assert state.phase is Phase.FETCHING
     assert effects == (agent.Fetch((WEIGHTS,)),)
 
 
 def test_offer_with_all_blobs_present_trains_at_once() -> None:
-    state, effects = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, effects = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     assert state.phase is Phase.TRAINING
     assert effects == (agent.Train(an_offer()),)
 
 
 def test_last_blob_fetched_starts_training() -> None:
     state, effects = advance(
-        IDLE, agent.Received(an_offer()), agent.BlobFetched(GRAPH.digest), agent.BlobFetched(WEIGHTS.digest)
+        IDLE, agent.Received(an_offer()), agent.BlobFetched(FROZEN.digest), agent.BlobFetched(WEIGHTS.digest)
     )
     assert state.phase is Phase.TRAINING
     assert effects[-1] == agent.Train(an_offer())
@@ -136,14 +137,14 @@ def test_offer_repeated_changes_nothing() -> None:
 
 
 def test_offer_of_a_later_round_replaces_the_training_under_way() -> None:
-    state, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    state, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     state, effects = advance(state, agent.Received(an_offer(2)))
-    assert effects == (agent.StopTraining(), agent.Fetch((WEIGHTS, GRAPH)))
+    assert effects == (agent.StopTraining(), agent.Fetch((WEIGHTS, FROZEN)))
     assert state.offer == an_offer(2)
 
 
 def test_update_stored_goes_out_through_the_outbox_and_its_offer_becomes_stale() -> None:
-    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     state, effects = advance(training, agent.UpdateStored(an_update()))
     assert (state.phase, effects) == (Phase.IDLE, (agent.ResendOutbox(),))
     assert advance(state, agent.Received(an_offer())) == (state, (agent.ResendOutbox(),))
@@ -156,7 +157,7 @@ def test_receipt_settles_and_asks_for_more() -> None:
 
 
 def test_training_failed_is_declined_with_its_reason_and_peak() -> None:
-    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     state, effects = advance(training, agent.TrainingFailed(Failure.OUT_OF_MEMORY, "over", 5))
     declined = Declined(task="t", round=1, failure=Failure.OUT_OF_MEMORY, detail="over", peak_memory_bytes=5)
     assert (state.phase, effects) == (Phase.IDLE, (agent.Publish(declined),))
@@ -166,7 +167,7 @@ def test_training_failed_is_declined_with_its_reason_and_peak() -> None:
     ("failure", "asks"), [(Failure.OUT_OF_MEMORY, (agent.SayReady(),)), (Failure.TRAINING, ())], ids=["memory", "other"]
 )
 def test_device_out_of_memory_asks_for_less_at_once(failure: Failure, asks: tuple[agent.Effect, ...]) -> None:
-    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     state, _ = advance(training, agent.TrainingFailed(failure, "why"))
     assert advance(state, agent.Tick())[1] == asks
 
@@ -194,7 +195,7 @@ def test_blob_that_the_disk_has_no_room_for_declines_the_offer_by_that_name_and_
 
 def test_blobs_of_the_offer_and_of_a_coming_release_are_needed_until_both_are_done() -> None:
     state, _ = advance(IDLE, agent.ReleaseTrusted(a_release()), agent.Received(an_offer()))
-    assert agent.needed(state) == (WEIGHTS, GRAPH, MODEL)
+    assert agent.needed(state) == (WEIGHTS, FROZEN, MODEL)
     state, _ = advance(state, agent.TrainingFailed(Failure.TRAINING, "why"))
     assert agent.needed(state) == (MODEL,)
     state, _ = advance(state, agent.ReleaseTried(ReleaseReport(release=1, task="t", healthy=True)))
@@ -208,11 +209,11 @@ def test_wait_postpones_the_next_request() -> None:
 
 
 def test_tick_while_training_asks_for_nothing() -> None:
-    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     assert step(training, agent.Tick(), 100.0 + an_offer().deadline_s - 1) == (training, ())
 
 
-@pytest.mark.parametrize("present", [frozenset({GRAPH.digest, WEIGHTS.digest}), frozenset()])
+@pytest.mark.parametrize("present", [frozenset({FROZEN.digest, WEIGHTS.digest}), frozenset()])
 def test_offer_ends_at_its_deadline(present: frozenset[str]) -> None:
     working, _ = advance(IDLE, agent.Received(an_offer(), present))
     state, effects = step(working, agent.Tick(), 100.0 + an_offer().deadline_s)
@@ -225,7 +226,7 @@ def test_offer_ends_at_its_deadline(present: frozenset[str]) -> None:
 
 
 def test_training_that_was_given_up_is_taken_up_again_when_it_is_offered_again() -> None:
-    present = frozenset({GRAPH.digest, WEIGHTS.digest})
+    present = frozenset({FROZEN.digest, WEIGHTS.digest})
     training, _ = advance(IDLE, agent.Received(an_offer(), present))
     state, (said,) = advance(training, agent.TrainingFailed(Failure.POLICY, "too hot"))
     assert isinstance(said, agent.Publish)
@@ -250,7 +251,7 @@ def test_release_is_checked_before_anything_of_it_is_fetched() -> None:
 
 
 def test_release_arrives_beside_training_without_disturbing_it() -> None:
-    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({GRAPH.digest, WEIGHTS.digest})))
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
     state, effects = advance(training, agent.ReleaseTrusted(a_release()), agent.BlobFetched(MODEL.digest))
     assert effects == (agent.Fetch((MODEL,)), agent.Install(a_release()))
     assert state.phase is Phase.TRAINING
@@ -264,3 +265,25 @@ def test_release_whose_model_cannot_be_had_is_reported_unhealthy() -> None:
     state, _ = advance(IDLE, agent.ReleaseTrusted(a_release()))
     _, effects = advance(state, agent.BlobFailed(MODEL.digest, "gone"))
     assert effects == (agent.Publish(ReleaseReport(release=1, task="t", healthy=False, detail="gone")),)
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        ({"manifest": (FROZEN,)}, "the offer's manifest lacks weights"),
+        ({"manifest": ()}, "the offer's manifest lacks frozen, weights"),
+        ({"submodel": Submodel((), (), ())}, "submodel needs one head count"),
+        ({"submodel": Submodel((0,), (-1,), (4,))}, "submodel asks for (-1,) heads a layer; the model has 1..1"),
+        ({"submodel": Submodel((2**62,), (1,), (4,))}, "must rise within 0..0"),
+        ({"nested": (Submodel((0,), (1,), (5,)),)}, "submodel asks for (5,) FFN neurons"),
+    ],
+)
+def test_offer_of_which_nothing_could_be_trained_is_declined(harm: dict[str, object], why: str) -> None:
+    offer = msgspec.structs.replace(an_offer(), **harm)
+    state, (effect,) = step(IDLE, agent.Received(offer, frozenset({"a" * 64, "b" * 64})), 0.0)
+    assert state.phase is Phase.IDLE
+    assert isinstance(effect, agent.Publish)
+    declined = effect.message
+    assert isinstance(declined, Declined)
+    assert (declined.task, declined.round, declined.failure) == ("t", 1, Failure.TRAINING)
+    assert why in declined.detail
