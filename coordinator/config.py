@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from platformdirs import user_cache_path
 
+from coordinator.aggregation.admission import Limits
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.planning.nesting import Nesting
 from coordinator.planning.selection import DataSchema, Schedule, Targets
@@ -54,8 +55,9 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     open. ``space`` says in what submodels
     may differ, and ``nesting`` which narrower ones a device trains besides its own.
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
-    and the largest submodel that fits. Updates come in ``encoding``. ``ConfigurationError`` where ``adapters`` do not
-    go with ``part``, ``aggregation`` or ``encoding``, or cannot be cut.
+    and the largest submodel that fits. Updates come in ``encoding``, and ``admission`` says which are let in.
+    ``ConfigurationError`` where ``adapters`` do not go with ``part``, ``aggregation`` or ``encoding``, or cannot be
+    cut.
     """
 
     name: str
@@ -79,6 +81,7 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     nesting: Nesting = Nesting()
     space: Space = Space()
     encoding: Encoding = FP32
+    admission: Limits = Limits()
     evaluated_shares: tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
     seed: int = 0
     release: bool = True

@@ -1,4 +1,4 @@
-"""Which updates are let in: the table that was asked for, finite, not absurdly large, of at least one sample.
+"""Which updates are let in: the table that was asked for, finite, not absurdly large; and how much one may count.
 
 In every encoding the scales must be finite and not negative, and the places rise and lie within their parameter.
 What is refused here never reaches the global model, so one hostile or broken device cannot make it infinite.
@@ -10,46 +10,43 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
 
 from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.slicing import Array, Slices, shapes_of
-from edge_sdk.errors import TensorTableError
-from edge_sdk.protocol.messages import TrainingReport
-
-
-class Reason(str, Enum):
-    """Why an update is refused."""
-
-    TABLE = "table"
-    SCALE = "scale"
-    INDEX = "index"
-    NOT_FINITE = "not-finite"
-    NORM = "norm"
-    SAMPLES = "samples"
+from edge_sdk.errors import ConfigurationError, TensorTableError
+from edge_sdk.protocol.messages import Refusal, TrainingReport
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict, not an error of this program
     """An update is not let in; the text is one line for the device's receipt."""
 
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(f"{reason.value}: {text}")
-        self.reason = reason
+    def __init__(self, refusal: Refusal, text: str) -> None:
+        super().__init__(refusal.because(text))
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Policy.
+    """Policy; ``ConfigurationError`` for what limits nothing.
 
-    ``max_norm_ratio``: of an update's Euclidean norm to that of the parameters it belongs to. ``max_weight``: what one
+    ``max_norm_ratio``: of an update's Euclidean norm to that of the parameters it belongs to. ``max_norm``: of it
+    alone, so that updates that make the model grow round by round never make it infinite. ``max_weight``: what one
     update counts at most, in samples, whatever it says.
     """
 
     max_norm_ratio: float = 5.0
+    max_norm: float = 1e12
     max_weight: float = 100_000.0
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigurationError`` where a value is out of range."""
+        for name, most in {"max_norm_ratio": 1e6, "max_norm": 1e15, "max_weight": 1e12}.items():
+            value = getattr(self, name)
+            if not 0 < value <= most:
+                raise ConfigurationError(f"admission has {name} {value}; it must be above 0 and up to {most:g}")
 
 
 def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits) -> float:
@@ -58,14 +55,15 @@ def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: Tr
     The file at ``path`` holds deltas of ``slices`` of the full model ``base``, in the encoding that ``report`` names.
     Raises :class:`Rejected`, or ``StorageError`` where it cannot be read.
     """
-    if report.samples < 1:
-        raise Rejected(Reason.SAMPLES, f"{report.samples} samples; at least 1 is needed")
+    if not (math.isfinite(report.loss_first) and math.isfinite(report.loss_last)):
+        raise Rejected(Refusal.REPORT, f"its loss went from {report.loss_first} to {report.loss_last}")
     try:
         file = TensorFile(path, shapes_of(slices), report.encoding)
     except TensorTableError as error:
-        raise Rejected(Reason.TABLE, str(error)) from error
+        raise Rejected(Refusal.TABLE, str(error)) from error
     with closing(file):
-        _check_values(file, limits.max_norm_ratio * math.sqrt(sum(map(_squared_norm, _pieces(base, slices)))))
+        ratio_most = limits.max_norm_ratio * math.sqrt(sum(map(_squared_norm, _pieces(base, slices))))
+        _check_values(file, min(ratio_most, limits.max_norm))
     return min(float(report.samples), limits.max_weight)
 
 
@@ -73,18 +71,18 @@ def _check_values(file: TensorFile, most: float) -> None:
     """Raise :class:`Rejected` where they cannot be decoded, or their norm is above ``most``."""
     if (flaw := file.flaw()) is not None:
         name, kind, text = flaw
-        raise Rejected(Reason(kind.value), f"{name}: {text}")
+        raise Rejected(Refusal(kind.value), f"{name}: {text}")
     norm = math.sqrt(sum(_squared_norm(values) for _, values in file.blocks()))
     if not math.isfinite(norm):
         _check_finite(file)
     if norm > most:
-        raise Rejected(Reason.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
+        raise Rejected(Refusal.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
 
 
 def _check_finite(file: TensorFile) -> None:
     for name, values in file.blocks():
         if not np.isfinite(values).all():
-            raise Rejected(Reason.NOT_FINITE, f"{name} holds infinite values or none at all")
+            raise Rejected(Refusal.NOT_FINITE, f"{name} holds infinite values or none at all")
 
 
 def _pieces(base: Mapping[str, Array], slices: Slices) -> Iterator[Array]:

@@ -22,6 +22,7 @@ from edge_sdk.protocol.messages import (
     Declined,
     Ready,
     Receipt,
+    Refusal,
     ReleaseReport,
     UpdateReady,
     Verdict,
@@ -154,7 +155,7 @@ class Agenda:
             receipt = Receipt(update_id=update.update_id, verdict=known.verdict, reason=known.reason[:500])
             self._resources.send(device, receipt)
         elif not is_waiting:
-            reason = f"task {update.task} is not running"
+            reason = Refusal.TASK.because(f"{update.task} is not running")
             self._resources.send(device, Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=reason))
 
     def device_declined(self, device: str, declined: Declined) -> None:

@@ -259,7 +259,7 @@ class Conductor:
     def update_ready(self, device: str, update: UpdateReady) -> None:
         """A device has an update: pull it, or send the receipt that it missed."""
         if self.stage is not Stage.PREPARING:
-            self._intake.announced(device, update, None if self._round is None else self._round.number)
+            self._intake.announced(device, update, self._round)
 
     def blob_fetched(self, device: str, digest: str) -> None:
         """An update is here, whole: admit it, make it durable, and only then say so."""

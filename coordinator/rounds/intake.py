@@ -10,15 +10,16 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from coordinator.aggregation.admission import Limits, Rejected, admit_file
+from coordinator.aggregation.admission import Rejected, admit_file
 from coordinator.models.versions import ModelVersion
 from coordinator.resources import Resources
+from coordinator.rounds.machine import RoundState
 from coordinator.store.database import Transaction
 from coordinator.store.records import UpdateRecord
 from edge_sdk.elastic.slicing import shapes_of
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.encodings import table_of
-from edge_sdk.protocol.messages import FP32, Receipt, UpdateReady, Verdict, update_id
+from edge_sdk.protocol.messages import FP32, Receipt, Refusal, UpdateReady, Verdict, update_id
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES, size_of
 
 if TYPE_CHECKING:
@@ -33,16 +34,16 @@ class Intake:
     def __init__(self, run: Run, resources: Resources) -> None:
         self._run = run
         self._resources = resources
-        self._coming: dict[tuple[str, str], UpdateReady] = {}
+        self._coming: dict[str, UpdateReady] = {}
 
     @property
     def coming(self) -> set[str]:
         """The digests of the updates that are being pulled."""
-        return {digest for _, digest in self._coming}
+        return {update.update.digest for update in self._coming.values()}
 
-    def announced(self, device: str, update: UpdateReady, collecting: int | None) -> None:
+    def announced(self, device: str, update: UpdateReady, collecting: RoundState | None) -> None:
         """Pull an update of the round that is ``collecting``; answer at once what needs no bytes."""
-        if self._coming.get((device, update.update.digest)) == update:  # said again while it waits: a fleet does
+        if self._coming.get(device) == update:  # said again while it waits: a fleet does
             self._resources.fetch(device, update.update.digest, update.update.size_bytes)
             return
         with self._resources.store.reading() as tx:
@@ -50,23 +51,31 @@ class Intake:
             offer = tx.offers.get(update.task, update.round, device)
         if known is not None:
             self._answer(device, update, known.verdict, known.reason)
-        elif offer is None or update.round != collecting or update.task != self._run.config.name:
-            self._answer(device, update, Verdict.REJECTED, f"round {update.round} is over")
-        elif problem := self._implausible(device, update, offer.submodel):
+        elif offer is None or collecting is None or update.round != collecting.number:
+            reason = Refusal.ROUND.because(f"round {update.round} is over, or was not this device's")
+            self._answer(device, update, Verdict.REJECTED, reason)
+        elif problem := self._implausible(device, update, offer.submodel, collecting.base_version):
             self._answer(device, update, Verdict.REJECTED, problem)
         else:
-            self._coming[device, update.update.digest] = update
+            self._forget(device)
+            self._coming[device] = update
             self._resources.fetch(device, update.update.digest, update.update.size_bytes)
 
     def stop(self) -> None:
         """The round is decided: what still comes of its updates is wanted no more."""
-        for _, digest in self._coming:
-            self._resources.cancel(digest)
-        self._coming.clear()
+        for device in tuple(self._coming):
+            self._forget(device)
 
     def arrived(self, device: str, digest: str) -> UpdateReady | None:
         """The announcement that a fetched blob belongs to."""
-        return self._coming.pop((device, digest), None)
+        update = self._coming.get(device)
+        return self._coming.pop(device) if update is not None and update.update.digest == digest else None
+
+    def _forget(self, device: str) -> None:
+        """A device has one update on its way, the one that it said last: it cannot have any number of them pulled."""
+        update = self._coming.pop(device, None)
+        if update is not None and update.update.digest not in self.coming:
+            self._resources.cancel(update.update.digest)
 
     def judge(
         self, tx: Transaction, device: str, update: UpdateReady, base: ModelVersion, collecting: int
@@ -77,12 +86,13 @@ class Intake:
         """
         offer = tx.offers.get(update.task, update.round, device)
         if offer is None or update.round != collecting:
-            return Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason="the round is over"), None
+            over = Refusal.ROUND.because(f"round {update.round} is over")
+            return Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=over), None
         path = self._resources.blobs.path_of(update.update.digest)
         slices = self._run.trained_slices(offer.submodel)
         try:
             weight, verdict, reason = (
-                admit_file(path, base.parameters, slices, update.report, Limits()),
+                admit_file(path, base.parameters, slices, update.report, self._run.config.admission),
                 Verdict.ACCEPTED,
                 "",
             )
@@ -116,18 +126,22 @@ class Intake:
             _log.warning("update of %s is rejected: %s", counted.device, counted.reason, extra=about)
             tx.offers.failed(*key, counted.received_s, detail=counted.reason)
 
-    def _implausible(self, device: str, update: UpdateReady, submodel: Submodel) -> str:
+    def _implausible(self, device: str, update: UpdateReady, submodel: Submodel, base_version: str) -> str:
         """What is wrong with an announcement, before a byte of it is pulled."""
+        if update.base_version != base_version:
+            return Refusal.BASE.because(
+                f"it is of version {update.base_version[:16]}, the round of {base_version[:16]}"
+            )
         named = update_id(device, update.task, update.round, update.base_version, update.update.digest)
         if named != update.update_id:
-            return "the update's id is not the digest of what it names"
+            return Refusal.IDENTITY.because("its id is not the digest of what it names")
         found, asked = update.report.encoding, self._run.config.offered_encoding
         if found not in {asked, FP32}:
-            return f"the update is written in {found.kind.value}, asked for was {asked.kind.value}"
+            return Refusal.ENCODING.because(f"it is written in {found.kind.value}, asked for was {asked.kind.value}")
         shapes = shapes_of(self._run.trained_slices(submodel))
         most = size_of(table_of(shapes, found)) + MAX_HEADER_BYTES
         if update.update.size_bytes > most:
-            return f"the update has {update.update.size_bytes} bytes, its submodel at most {most}"
+            return Refusal.SIZE.because(f"it has {update.update.size_bytes} bytes, its submodel at most {most}")
         return ""
 
     def _answer(self, device: str, update: UpdateReady, verdict: Verdict, reason: str) -> None:

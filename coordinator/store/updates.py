@@ -7,7 +7,7 @@ from dataclasses import replace
 from coordinator.store import tables
 from coordinator.store.records import UpdateRecord
 from coordinator.store.repository import Repository
-from edge_sdk.protocol.messages import Verdict
+from edge_sdk.protocol.messages import Refusal, Verdict
 
 
 class Updates(Repository[UpdateRecord]):
@@ -26,7 +26,9 @@ class Updates(Repository[UpdateRecord]):
             return known
         taken = self._one(task=update.task, round=update.round, device=update.device)
         if taken is not None:
-            reason = f"round {update.round} has update {taken.update_id[:16]} of this device already"
+            reason = Refusal.DUPLICATE.because(
+                f"round {update.round} has update {taken.update_id[:16]} of this device already"
+            )
             return replace(update, verdict=Verdict.REJECTED_DUPLICATE, reason=reason)
         self._insert(update)
         return update

@@ -68,6 +68,28 @@ class Verdict(str, Enum):
     REJECTED_DUPLICATE = "rejected-duplicate"
 
 
+class Refusal(str, Enum):
+    """Why an update is refused: the first word of its receipt's reason."""
+
+    TASK = "task"
+    ROUND = "round"
+    DUPLICATE = "duplicate"
+    BASE = "base"
+    IDENTITY = "identity"
+    REPORT = "report"
+    ENCODING = "encoding"
+    SIZE = "size"
+    TABLE = "table"
+    SCALE = "scale"
+    INDEX = "index"
+    NOT_FINITE = "not-finite"
+    NORM = "norm"
+
+    def because(self, text: str) -> str:
+        """The reason of a receipt: this, and in words."""
+        return f"{self.value}: {text}"
+
+
 class Failure(str, Enum):
     """Why a device has no update for an offer that it accepted. ``EXAMPLES``: its own do not fit the task."""
 
@@ -349,11 +371,20 @@ class Wait(_Message, frozen=True, tag="wait"):
 
 
 class Receipt(_Message, frozen=True, tag="receipt"):
-    """The verdict on an update; sent only after it is durable. The same id gets the same receipt again."""
+    """The verdict on an update; sent only after it is durable. The same id gets the same receipt again.
+
+    The ``reason`` of any but an accepted one begins with a :class:`Refusal`.
+    """
 
     update_id: Digest
     verdict: Verdict
     reason: Text = ""
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What ``reason`` begins with; ``None`` where that is none that is known."""
+        word = self.reason.partition(":")[0]
+        return Refusal(word) if word in {known.value for known in Refusal} else None
 
 
 class Release(_Message, frozen=True, tag="release"):

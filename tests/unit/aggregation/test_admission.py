@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.aggregation.admission import Limits, Reason, Rejected, admit_file
+from coordinator.aggregation.admission import Limits, Rejected, admit_file
 from edge_sdk.elastic.slicing import Region, Slices, extract
 from edge_sdk.elastic.submodel import uniform
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.encodings import encode
-from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, TrainingReport
+from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Refusal, TrainingReport
 from edge_sdk.protocol.tensors import write_tensors
 from tests.support.bert import TINY, slices, weights
 
@@ -46,11 +47,11 @@ def admit(tensors: dict, base: dict, cut: Slices, said: TrainingReport, limits: 
         return admit_file(path, base, cut, msgspec.structs.replace(said, encoding=how), limits)
 
 
-def rejection(tensors: dict, samples: int = 10, how: Encoding = FP32) -> Reason:
+def rejection(tensors: dict, samples: int = 10, how: Encoding = FP32) -> Refusal:
     with pytest.raises(Rejected) as caught:
         admit(tensors, BASE, CUT, report(samples), Limits(), how)
     assert "\n" not in str(caught.value)
-    return caught.value.reason
+    return caught.value.refusal
 
 
 def test_update_as_asked_is_admitted_with_its_samples() -> None:
@@ -73,15 +74,31 @@ def test_weight_beyond_policy_is_capped() -> None:
     assert admit(update(), BASE, CUT, report(samples=2**50), Limits(max_weight=500)) == 500
 
 
-def test_update_without_samples_is_refused() -> None:
-    assert rejection(update(), samples=0) is Reason.SAMPLES
+@pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("which", ["loss_first", "loss_last"])
+def test_report_of_a_loss_that_is_none_is_refused(loss: float, which: str) -> None:
+    """The store could not read it again."""
+    with pytest.raises(Rejected, match="report: its loss went from"):
+        admit(update(), BASE, CUT, msgspec.structs.replace(report(), **{which: loss}), Limits())
+
+
+def test_norm_beyond_what_any_update_may_have_is_refused_whatever_the_model_has_become() -> None:
+    grown = {name: array * np.float32(1e20) for name, array in BASE.items()}
+    with pytest.raises(Rejected, match=r"norm .*; at most 1e\+12 is let in"):
+        admit({name: array * np.float32(1e15) for name, array in update().items()}, grown, CUT, report(), Limits())
+
+
+@pytest.mark.parametrize("limits", [{"max_weight": 0}, {"max_norm": float("inf")}, {"max_norm_ratio": float("nan")}])
+def test_limits_that_limit_nothing_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=f"admission has {next(iter(limits))}"):
+        Limits(**limits)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_single_value_that_is_not_finite_is_refused(value: float) -> None:
     tensors = update()
     tensors[NAME][1, 1] = value
-    assert rejection(tensors) is Reason.NOT_FINITE
+    assert rejection(tensors) is Refusal.NOT_FINITE
 
 
 @pytest.mark.parametrize("scale", [6.0, 1e25, 1e36])
@@ -89,7 +106,7 @@ def test_norm_beyond_the_limit_is_refused(scale: float) -> None:
     tensors = update()
     tensors[NAME] = np.full_like(tensors[NAME], scale * 100)
     with np.errstate(over="ignore"):
-        assert rejection(tensors) is Reason.NORM
+        assert rejection(tensors) is Refusal.NORM
 
 
 def test_missing_extra_and_misshapen_tensors_are_refused() -> None:
@@ -98,7 +115,7 @@ def test_missing_extra_and_misshapen_tensors_are_refused() -> None:
     extra["another"] = np.zeros(2, np.float32)
     misshapen[NAME] = misshapen[NAME].T
     wide[NAME] = wide[NAME].astype(np.int64)
-    assert {rejection(tensors) for tensors in (missing, extra, misshapen, wide)} == {Reason.TABLE}
+    assert {rejection(tensors) for tensors in (missing, extra, misshapen, wide)} == {Refusal.TABLE}
 
 
 ENCODINGS = {
@@ -122,12 +139,12 @@ def test_update_in_another_encoding_than_asked_for_is_refused(how: str) -> None:
     others = {**ENCODINGS, "fp32": FP32, "more": Encoding(kind=EncodingKind.TOPK, share=0.3)}
     for other in others.values():
         if other != ENCODINGS[how]:
-            assert rejection(encoded(how), how=other) is Reason.TABLE
+            assert rejection(encoded(how), how=other) is Refusal.TABLE
 
 
 @pytest.mark.parametrize("how", ENCODINGS)
 def test_norm_of_an_encoded_update_beyond_the_limit_is_refused(how: str) -> None:
-    assert rejection(encoded(how, scale=100.0), how=ENCODINGS[how]) is Reason.NORM
+    assert rejection(encoded(how, scale=100.0), how=ENCODINGS[how]) is Refusal.NORM
 
 
 @pytest.mark.parametrize("how", ["fp16", "topk"])
@@ -135,14 +152,14 @@ def test_norm_of_an_encoded_update_beyond_the_limit_is_refused(how: str) -> None
 def test_half_that_is_not_finite_is_refused(how: str, value: float) -> None:
     tensors = encoded(how)
     tensors[NAME].flat[3] = value
-    assert rejection(tensors, how=ENCODINGS[how]) is Reason.NOT_FINITE
+    assert rejection(tensors, how=ENCODINGS[how]) is Refusal.NOT_FINITE
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1e-3])
 def test_scale_that_is_not_finite_or_negative_is_refused(value: float) -> None:
     tensors = encoded("int8")
     tensors[f"{NAME}:scale"][-1] = value
-    assert rejection(tensors, how=ENCODINGS["int8"]) is Reason.SCALE
+    assert rejection(tensors, how=ENCODINGS["int8"]) is Refusal.SCALE
 
 
 def test_scale_that_makes_values_infinite_is_refused() -> None:
@@ -150,7 +167,7 @@ def test_scale_that_makes_values_infinite_is_refused() -> None:
     tensors[f"{NAME}:scale"][:] = 3e38
     tensors[NAME][0] = 127
     with np.errstate(over="ignore"):
-        assert rejection(tensors, how=ENCODINGS["int8"]) is Reason.NOT_FINITE
+        assert rejection(tensors, how=ENCODINGS["int8"]) is Refusal.NOT_FINITE
 
 
 @pytest.mark.parametrize(
@@ -168,7 +185,7 @@ def test_places_that_do_not_rise_or_lie_outside_are_refused(places: Callable[[li
     tensors = encoded("topk")
     index = tensors[f"{NAME}:index"]
     index[:] = places(index.tolist(), update()[NAME].size)
-    assert rejection(tensors, how=ENCODINGS["topk"]) is Reason.INDEX
+    assert rejection(tensors, how=ENCODINGS["topk"]) is Refusal.INDEX
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 100])
@@ -177,4 +194,4 @@ def test_file_that_is_no_tensor_file_is_refused(tmp_path: Path, content: bytes) 
     path.write_bytes(content)
     with pytest.raises(Rejected) as caught:
         admit_file(path, BASE, CUT, report(), Limits())
-    assert caught.value.reason is Reason.TABLE
+    assert caught.value.refusal is Refusal.TABLE

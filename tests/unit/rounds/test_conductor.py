@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -29,9 +30,11 @@ from edge_sdk.protocol.messages import (
     Part,
     Ready,
     Receipt,
+    Refusal,
     Snapshot,
     TrainingReport,
     UpdateReady,
+    Verdict,
     Wait,
     update_id,
 )
@@ -179,16 +182,58 @@ def test_offer_says_how_to_write_the_update_and_a_larger_one_is_refused_before_a
     for size_bytes, encoding, reason in (
         (most, offer.encoding, ""),
         (most + 1, FP32, ""),
-        (most + 1, offer.encoding, f"the update has {most + 1} bytes, its submodel at most {most}"),
-        (most, other, "the update is written in topk, asked for was int8"),
+        (most + 1, offer.encoding, f"size: it has {most + 1} bytes, its submodel at most {most}"),
+        (most, other, "encoding: it is written in topk, asked for was int8"),
     ):
         del sent[:]
         conductor.update_ready("heavy", announced(offer, "heavy", size_bytes, encoding))
         assert [message.reason for _, message in sent if isinstance(message, Receipt)] == ([reason] if reason else [])
 
 
-def announced(offer: Offer, device: str, size_bytes: int, encoding: Encoding) -> UpdateReady:
-    update = BlobEntry(part=Part.WEIGHTS, digest="c" * 64, size_bytes=size_bytes)
+def test_update_of_another_base_or_round_or_under_another_id_is_refused_by_name(
+    agenda: Agenda, conductor: Conductor, sent: Sent
+) -> None:
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.TORCH))
+    agenda.tick({})
+    offer = next(message for _, message in sent if isinstance(message, Offer))
+    right = announced(offer, "heavy", 1000, FP32)
+    for device, update, refusal in (
+        ("heavy", announced(msgspec.structs.replace(offer, base_version="d" * 64), "heavy", 1000, FP32), Refusal.BASE),
+        ("heavy", announced(msgspec.structs.replace(offer, round=7), "heavy", 1000, FP32), Refusal.ROUND),
+        ("light", announced(offer, "light", 1000, FP32), Refusal.ROUND),
+        ("heavy", msgspec.structs.replace(right, update_id="e" * 64), Refusal.IDENTITY),
+        ("heavy", announced(msgspec.structs.replace(offer, task="other"), "heavy", 1000, FP32), Refusal.TASK),
+    ):
+        del sent[:]
+        agenda.update_ready(device, update)
+        ((_, receipt),) = sent
+        assert isinstance(receipt, Receipt)
+        assert (receipt.verdict, receipt.refusal) == (Verdict.REJECTED, refusal)
+    del sent[:]
+    conductor.update_ready("heavy", right)
+    assert not sent
+
+
+def test_device_that_says_more_and_more_updates_has_one_on_its_way(
+    agenda: Agenda, conductor: Conductor, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = set[str]()
+    resources = replace(
+        conductor._resources,
+        fetch=lambda _, digest, __: coming.add(digest),
+        cancel=coming.remove,
+    )
+    monkeypatch.setattr(conductor._intake, "_resources", resources)
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.TORCH))
+    agenda.tick({})
+    offer = next(message for _, message in sent if isinstance(message, Offer))
+    for number in range(100):
+        conductor.update_ready("heavy", announced(offer, "heavy", 1000, FP32, digest=f"{number:064x}"))
+    assert coming == conductor._intake.coming == {f"{99:064x}"}
+
+
+def announced(offer: Offer, device: str, size_bytes: int, encoding: Encoding, digest: str = "c" * 64) -> UpdateReady:
+    update = BlobEntry(part=Part.WEIGHTS, digest=digest, size_bytes=size_bytes)
     return UpdateReady(
         update_id=update_id(device, offer.task, offer.round, offer.base_version, update.digest),
         task=offer.task,
