@@ -26,7 +26,7 @@ from coordinator.rounds.machine import MOST_ABANDONED
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.migrations import move_to
-from coordinator.store.opening import look_into, open_store, sole_user
+from coordinator.store.opening import SQLITE_FILE, look_into, open_store, sole_user
 from coordinator.store.records import OfferRecord, RoundRecord, VersionRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.diagnosis.findings import Finding, Mark, failed
@@ -39,11 +39,21 @@ NOW_S = time.time()
 PHRASE = "hush-hush"
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the newest schema with nothing in it: migrating one takes longer than examining it."""
+    folder = tmp_path_factory.mktemp("empty")
+    open_store(folder).close()
+    return folder / SQLITE_FILE
+
+
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
+def state(tmp_path: Path, empty: Path) -> Path:
     """A coordinator's folder: a task with a version of three blobs, and two devices."""
     folder, model = tmp_path / "state", tmp_path / "model"
-    model.mkdir()
+    for made in (folder, model):
+        made.mkdir()
+    shutil.copy(empty, folder)
     (model / "config.json").write_text('{"model_type": "bert"}')
     for name in ("calibration.csv", "test.csv"):
         (tmp_path / name).write_text("text,label\ngood,yes\nbad,no\n")
@@ -287,7 +297,7 @@ def typed(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
 
 
-@pytest.mark.parametrize("broker", [None, "mqtt://127.0.0.1:9"])
+@pytest.mark.parametrize("broker", [pytest.param(None, marks=pytest.mark.long), "mqtt://127.0.0.1:9"])
 def test_command_ends_with_nine_in_one_line_where_something_is_wrong(state: Path, broker: str | None) -> None:
     secret = state.parent / "password"
     secret.write_text(PHRASE)
