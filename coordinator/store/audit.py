@@ -24,4 +24,4 @@ class Audit(Repository[AuditRecord]):
         entries = select(self.table).order_by(self.table.c.entry.desc()).limit(most)
         if before is not None:
             entries = entries.where(self.table.c.entry < before)
-        return tuple(map(self._read, self._connection.execute(entries)))
+        return self._found(entries)

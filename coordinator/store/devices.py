@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+
 from coordinator.store import tables
 from coordinator.store.records import DeviceRecord
 from coordinator.store.repository import Repository
 from edge_sdk.protocol.messages import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFilter:
+    """Some of the fleet: ``text`` is a part of the id or of the profile's name; ``None`` leaves a question open."""
+
+    text: str = ""
+    online: bool | None = None
+    group: str | None = None
 
 
 class Devices(Repository[DeviceRecord]):
@@ -54,6 +67,30 @@ class Devices(Repository[DeviceRecord]):
         """The first ``most`` devices by id, of those after one."""
         return self._some(most, "id", after or "")
 
+    def search(self, wanted: DeviceFilter, most: int, skipped: int = 0) -> tuple[DeviceRecord, ...]:
+        """At most ``most`` of the ``wanted`` devices by id, after the first ``skipped``."""
+        found = select(self.table).where(_is(wanted)).order_by(self.table.c.id).limit(most).offset(skipped)
+        return self._found(found)
+
+    def count(self, wanted: DeviceFilter) -> int:
+        """How many devices are ``wanted``."""
+        return self._connection.execute(select(func.count()).select_from(self.table).where(_is(wanted))).scalar_one()
+
+    def groups(self) -> tuple[str, ...]:
+        """Every group that has a device, by name."""
+        column = self.table.c.group
+        return tuple(self._connection.execute(select(column).distinct().order_by(column)).scalars())
+
     def all(self) -> tuple[DeviceRecord, ...]:
         """Every device by id."""
         return self._all("id")
+
+
+def _is(wanted: DeviceFilter) -> ColumnElement[bool]:
+    columns, text = tables.devices.c, wanted.text.lower()  # ids and profiles are lower case; LIKE's case differs
+    checks = [or_(columns.id.contains(text, autoescape=True), columns.profile.contains(text, autoescape=True))]
+    if wanted.online is not None:
+        checks.append(columns.online.is_(wanted.online))
+    if wanted.group is not None:
+        checks.append(columns.group == wanted.group)
+    return and_(*checks)

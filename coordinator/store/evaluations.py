@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
+
 from coordinator.store import tables
 from coordinator.store.records import EvaluationRecord
 from coordinator.store.repository import Repository
@@ -26,3 +28,10 @@ class Evaluations(Repository[EvaluationRecord]):
     def all(self, task: str) -> tuple[EvaluationRecord, ...]:
         """Every result of a task, by round, then smallest model first."""
         return self._all("round", "parameters", task=task)
+
+    def since(self, task: str, after: int) -> tuple[EvaluationRecord, ...]:
+        """Every result of a task's rounds after one, by round, then smallest model first."""
+        columns = self.table.c
+        order = (columns.round, columns.parameters)
+        found = select(self.table).where(columns.task == task, columns.round > after).order_by(*order)
+        return self._found(found)

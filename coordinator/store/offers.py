@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from sqlalchemy import and_, func, select
 
 from coordinator.store import tables
 from coordinator.store.records import OfferRecord
@@ -75,3 +78,36 @@ class Offers(Repository[OfferRecord]):
     def of_device(self, task: str, device: str) -> tuple[OfferRecord, ...]:
         """Every offer that a device has had in a task, oldest first."""
         return self._all("round", task=task, device=device)
+
+    def newest_of(self, devices: Sequence[str]) -> Mapping[str, OfferRecord]:
+        """The newest offer of each of ``devices`` that ever had one, over all tasks."""
+        columns = self.table.c
+        newest = (
+            select(columns.device, func.max(columns.offered_s).label("at_s"))
+            .where(columns.device.in_(devices))
+            .group_by(columns.device)
+            .subquery()
+        )
+        is_newest = and_(columns.device == newest.c.device, columns.offered_s == newest.c.at_s)
+        found = select(self.table).join(newest, is_newest).order_by(columns.task, columns.round)
+        return {offer.device: offer for offer in self._found(found)}
+
+    def history(self, device: str, most: int, skipped: int = 0) -> tuple[OfferRecord, ...]:
+        """At most ``most`` offers of a device over all tasks, newest first, after the first ``skipped``."""
+        columns = self.table.c
+        order = (columns.offered_s.desc(), columns.task, columns.round)
+        found = select(self.table).where(columns.device == device).order_by(*order).limit(most).offset(skipped)
+        return self._found(found)
+
+    def tally(self, task: str, after: int) -> Mapping[int, Mapping[Outcome, int]]:
+        """How many offers of each outcome the rounds of a task had, of those after one."""
+        columns = self.table.c
+        counted = (
+            select(columns.round, columns.outcome, func.count())
+            .where(columns.task == task, columns.round > after)
+            .group_by(columns.round, columns.outcome)
+        )
+        tally: dict[int, dict[Outcome, int]] = {}
+        for number, outcome, count in self._connection.execute(counted):
+            tally.setdefault(number, {})[outcome] = count
+        return tally

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert
+from collections.abc import Mapping
+
+from sqlalchemy import Select, func, insert, select
 
 from coordinator.store import tables
 from coordinator.store.records import ReleaseRecord
@@ -43,3 +45,27 @@ class Releases(Repository[ReleaseRecord]):
     def of_task(self, task: str) -> tuple[ReleaseRecord, ...]:
         """Every release of a task, oldest first."""
         return self._all("release", task=task)
+
+    def of_device(self, device: str) -> tuple[ReleaseRecord, ...]:
+        """The newest release of each task that a device was sent, newest first."""
+        newest = self._newest().where(self.table.c.device == device).subquery()
+        found = select(self.table).join(newest, self.table.c.release == newest.c.release)
+        return self._found(found.order_by(self.table.c.release.desc()))
+
+    def newest_of(self, task: str, most: int, skipped: int = 0) -> tuple[ReleaseRecord, ...]:
+        """The newest release of each device of a task, by device: at most ``most`` after the first ``skipped``."""
+        newest = self._newest().where(self.table.c.task == task).subquery()
+        found = select(self.table).join(newest, self.table.c.release == newest.c.release)
+        page = found.order_by(self.table.c.device).limit(most).offset(skipped)
+        return self._found(page)
+
+    def tally(self, task: str) -> Mapping[ReleaseStatus, int]:
+        """In how many of a task's devices the newest release stands so."""
+        newest = self._newest().where(self.table.c.task == task).subquery()
+        status = self.table.c.status
+        counted = select(status, func.count()).join(newest, self.table.c.release == newest.c.release).group_by(status)
+        return {row[0]: row[1] for row in self._connection.execute(counted)}
+
+    def _newest(self) -> Select[tuple[int]]:
+        columns = self.table.c
+        return select(func.max(columns.release).label("release")).group_by(columns.device, columns.task)

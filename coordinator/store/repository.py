@@ -54,18 +54,21 @@ class Repository(Generic[_R]):
 
     def _all(self, *order: str, **key: object) -> tuple[_R, ...]:
         """Every record with these values, in the order of these columns."""
-        rows = self._connection.execute(_selecting(self.table, tuple(key), order), _named("is", key))
-        return tuple(map(self._read, rows))
+        return self._found(_selecting(self.table, tuple(key), order), **key)
 
     def _some(self, most: int, order: str, after: object, **key: object) -> tuple[_R, ...]:
         """The first ``most`` records with these values in the order of a column, of those beyond ``after``."""
         statement = _selecting(self.table, tuple(key), (order,)).where(self.table.c[order] > after).limit(most)
-        return tuple(map(self._read, self._connection.execute(statement, _named("is", key))))
+        return self._found(statement, **key)
 
     def _last(self, order: str, **key: object) -> _R | None:
         """Of the records with these values the last in the order of a column, ``None`` where there is none."""
         row = self._connection.execute(_newest(self.table, tuple(key), order), _named("is", key)).one_or_none()
         return None if row is None else self._read(row)
+
+    def _found(self, statement: Select[Any], **key: object) -> tuple[_R, ...]:
+        """What a statement selects from the table."""
+        return tuple(map(self._read, self._connection.execute(statement, _named("is", key))))
 
     def _read(self, row: Row[Any]) -> _R:
         return self.record(**row._mapping)  # noqa: SLF001

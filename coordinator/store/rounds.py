@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sqlalchemy import func, select
+
 from coordinator.store import tables
 from coordinator.store.records import RoundRecord
 from coordinator.store.repository import Repository
@@ -37,6 +39,18 @@ class Rounds(Repository[RoundRecord]):
     def page(self, task: str, most: int, after: int) -> tuple[RoundRecord, ...]:
         """The first ``most`` rounds of a task, of those after one."""
         return self._some(most, "number", after, task=task)
+
+    def newest_first(self, task: str, most: int) -> tuple[RoundRecord, ...]:
+        """The last ``most`` rounds of a task, newest first."""
+        columns = self.table.c
+        found = select(self.table).where(columns.task == task).order_by(columns.number.desc()).limit(most)
+        return self._found(found)
+
+    def count(self, task: str, phase: Phase) -> int:
+        """How many rounds of a task stand so."""
+        columns = self.table.c
+        found = select(func.count()).select_from(self.table).where(columns.task == task, columns.phase == phase)
+        return self._connection.execute(found).scalar_one()
 
     def all(self, task: str) -> tuple[RoundRecord, ...]:
         """Every round of a task, oldest first."""

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -155,6 +156,7 @@ offers = Table(
     Column("micro_batch_size", Integer),
     Column("max_steps", Integer),
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
+    Index(None, "device", "offered_s"),  # the newest of each device, of thousands of rounds
 )
 
 updates = Table(
@@ -199,6 +201,8 @@ releases = Table(
     Column("status", Named(ReleaseStatus), nullable=False),
     Column("report", Json(ReleaseReport)),
     Column("parameters", BigInteger, nullable=False),
+    Index(None, "task", "device", "release"),
+    Index(None, "device"),
     sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is not newer
 )
 

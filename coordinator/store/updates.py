@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from sqlalchemy import func, select, tuple_
 
 from coordinator.store import tables
 from coordinator.store.records import UpdateRecord
@@ -44,3 +47,19 @@ class Updates(Repository[UpdateRecord]):
     def accepted(self, task: str, number: int) -> tuple[UpdateRecord, ...]:
         """What a round aggregates, by id."""
         return self._all("update_id", task=task, round=number, verdict=Verdict.ACCEPTED)
+
+    def of_device(self, device: str, rounds: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], UpdateRecord]:
+        """What a device delivered in these rounds, each a task and a number."""
+        columns = self.table.c
+        found = select(self.table).where(columns.device == device, tuple_(columns.task, columns.round).in_([*rounds]))
+        return {(one.task, one.round): one for one in self._found(found)}
+
+    def uploaded_bytes(self, task: str, after: int) -> Mapping[int, int]:
+        """The size of all accepted updates of each round of a task, of those after one."""
+        columns = self.table.c
+        summed = (
+            select(columns.round, func.sum(columns.size_bytes))
+            .where(columns.task == task, columns.round > after, columns.verdict == Verdict.ACCEPTED)
+            .group_by(columns.round)
+        )
+        return {number: int(total) for number, total in self._connection.execute(summed)}
