@@ -7,20 +7,20 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := -c .ci/constraints.txt
 
-.PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto postgresql
+.PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto postgresql chromium
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
 
 # side by side, and one process more than a small machine has cores: some tests wait for others
-test: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
+test: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql chromium
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest:
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 # what takes long: the demo, every family's training graph, more examples, kills and full disks, the main job on mosquitto
-test-long: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
+test-long: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql chromium
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m long
 
 # what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
@@ -37,7 +37,7 @@ deb: | $(BIN)/python
 	$(BIN)/python -m edge_sdk.service.debian.build
 
 # every figure; hours, since some train fleets; writes tests/benchmarks/RESULTS.md
-bench: $(VENV)/.demo $(VENV)/.dev
+bench: $(VENV)/.demo $(VENV)/.dev chromium
 	$(BIN)/python -m tests.benchmarks all --record
 
 lint: $(VENV)/.dev
@@ -63,6 +63,15 @@ postgresql:
 	  (apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y postgresql) >/dev/null || \
 	  echo "postgresql could not be installed: its tests will be skipped"; \
 	else echo "postgresql is not installed (apt install postgresql): its tests will be skipped"; fi
+
+# the dashboard's tests drive the system's browser; Playwright's own are not downloaded
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium for the tests"; \
+	  (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium) >/dev/null || \
+	  echo "chromium could not be installed: its tests will be skipped"; \
+	else echo "chromium is not installed (apt install chromium): its tests will be skipped"; fi
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -138,14 +138,21 @@ def api(
     key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
     allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP off this machine too.")] = False,
     log_format: Log = LogFormat.TEXT,
+    dashboard: Annotated[bool, typer.Option(help="Serve the dashboard beside it, at /dashboard.")] = True,
 ) -> None:
-    """Serve the REST API, until interrupted; its pages are at /docs, and `coordinator token create` lets one in."""
+    """Serve the REST API and the dashboard, until interrupted; `coordinator token create` lets one in to both."""
+    from coordinator.api.app import create_app
     from coordinator.api.serving import Listening, serve_api
 
     log_to_stderr("coordinator", log_format)
     listening = Listening(host, port, certificate, key, allow_plaintext)
     with closing(open_store(state_dir)) as store:
-        serve_api(store, listening)
+        served, path = create_app(store), None
+        if dashboard:
+            from coordinator.dashboard.app import add_dashboard
+
+            path = add_dashboard(served, store, state_dir)
+        serve_api(served, listening, path)
 
 
 @app.command()

@@ -134,13 +134,20 @@ def task_of_file(path: Path) -> TaskConfig:
     Raises ``ConfigurationError`` for a file that cannot be read, or says what no task can have.
     """
     try:
-        says = parse_toml(path.read_bytes(), f"task file {path}")
-        says |= {name: str(path.absolute().parent / says[name]) for name in _PATHS if isinstance(says.get(name), str)}
-        return msgspec.convert(says, TaskConfig)
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"task file {path} cannot be read: {error.strerror}") from error
+    return task_of_toml(data, f"task file {path}", path.absolute().parent)
+
+
+def task_of_toml(data: bytes, place: str, folder: Path) -> TaskConfig:
+    """A task as TOML says it, which errors call ``place``; paths in it are meant from ``folder`` on."""
+    says = parse_toml(data, place)
+    says |= {name: str(folder / says[name]) for name in _PATHS if isinstance(says.get(name), str)}
+    try:
+        return msgspec.convert(says, TaskConfig)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"task file {path}: {error}") from error
+        raise ConfigurationError(f"{place}: {error}") from error
 
 
 def parse_encoding(text: str) -> Encoding:

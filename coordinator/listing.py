@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.config import read_task
+from coordinator.config import TaskConfig, read_task
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import RoundRecord, TaskRecord
@@ -88,8 +88,12 @@ def task_rows(store: Store) -> list[Row]:
 def setting_rows(store: Store, task: str) -> list[Row]:
     """One row a setting of ``task``, under its name in TOML; ``ConfigurationError`` where there is no such task."""
     with store.reading() as tx:
-        config = msgspec.to_builtins(read_task(known_task(tx, task).config))
-    return [{"setting": name, "value": _plain(value)} for name, value in _flat("", config)]
+        return settings_of(read_task(known_task(tx, task).config))
+
+
+def settings_of(config: TaskConfig) -> list[Row]:
+    """As :func:`setting_rows`, of a task's settings."""
+    return [{"setting": name, "value": _plain(value)} for name, value in _flat("", msgspec.to_builtins(config))]
 
 
 def version_rows(store: Store, task: str) -> list[Row]:

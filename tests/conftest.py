@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--base", action="store_true", help="the SDK's own tests, where only it and its base are installed"
     )
     parser.addoption("--soak", action="store_true", help="faults in full numbers; writes tests/fault/RESULTS.md")
+    parser.addoption("--screenshots", action="store_true", help="the dashboard's long test makes the README's pictures")
     parser.addoption("--seed", type=int, help="replay the faults of an earlier run")
 
 

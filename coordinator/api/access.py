@@ -29,7 +29,7 @@ def make_token(store: Store, name: str, role: AccessRole, days: float | None, no
     with store.transaction() as tx:
         if tx.tokens.get(name) is not None:
             raise ConfigurationError(f"token {name!r} exists: choose another name, or revoke it first")
-        tx.tokens.add(TokenRecord(name, role, _digest(secret), now_s, expires_s))
+        tx.tokens.add(TokenRecord(name, role, digest_of(secret), now_s, expires_s))
         tx.audit.note(now_s, who, f"create {role.value} token", name)
     return secret
 
@@ -46,10 +46,16 @@ def revoke_token(store: Store, name: str, now_s: float, who: str) -> None:
 
 def bearer_of(tx: Transaction, secret: str, now_s: float) -> TokenRecord | None:
     """Whose secret this is; ``None`` where nobody's, or where the token has expired."""
-    known = tx.tokens.of_digest(_digest(secret))
+    return bearer_by(tx, digest_of(secret), now_s)
+
+
+def bearer_by(tx: Transaction, digest: str, now_s: float) -> TokenRecord | None:
+    """As :func:`bearer_of`, of the digest of a secret."""
+    known = tx.tokens.of_digest(digest)
     is_good = known is not None and (known.expires_s is None or now_s < known.expires_s)
     return known if is_good else None
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
+    """What the store keeps of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
-from coordinator.api.app import create_app
-from coordinator.store.database import Store
 from edge_sdk.errors import ConfigurationError, PortInUseError
 from edge_sdk.transport.address import is_loopback
 
@@ -48,13 +47,17 @@ class Listening:
         return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
 
 
-def serve_api(store: Store, listening: Listening) -> None:
-    """Serve until Ctrl-C or SIGTERM, and then at most ``_GRACE_S`` more. Raises ``PortInUseError``."""
+def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM, and then at most ``_GRACE_S`` more; ``dashboard`` is the path of one, to be told.
+
+    Raises ``PortInUseError``.
+    """
     with closing(_listener(listening)) as listener:
         where = listening.address
-        _log.info("API at %s/api/v1, described at %s/docs; Ctrl-C ends it", where, where)
+        also = "" if dashboard is None else f", dashboard at {where}{dashboard}"
+        _log.info("API at %s/api/v1, described at %s/docs%s; Ctrl-C ends it", where, where, also)
         config = uvicorn.Config(
-            create_app(store),
+            app,
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -82,9 +82,14 @@ def load_version(blobs: BlobFolder, number: int, entries: Iterable[BlobEntry]) -
     tensors = {
         part: _read(blobs, digests[part]) for part in (Part.WEIGHTS, Part.FROZEN, Part.MOMENTS) if part in digests
     }
-    ordering = _orderings.decode(blobs.path_of(digests[Part.ORDERING]).read_bytes())
+    ordering = read_ordering(blobs, digests[Part.ORDERING])
     parameters = tensors[Part.WEIGHTS] | tensors[Part.FROZEN]
     return ModelVersion(number, digests[Part.WEIGHTS], parameters, ordering, entries, tensors.get(Part.MOMENTS, {}))
+
+
+def read_ordering(blobs: BlobFolder, digest: str) -> Ordering:
+    """What a version names as its ordering; it also says how many heads and neurons each layer has."""
+    return _orderings.decode(blobs.path_of(digest).read_bytes())
 
 
 def _read(blobs: BlobFolder, digest: str) -> dict[str, Array]:

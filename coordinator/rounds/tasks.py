@@ -67,6 +67,11 @@ def change_status(store: Store, task: str, wanted: TaskStatus, now_s: float, who
         tx.audit.note(now_s, who, _ACTIONS[wanted], task)
 
 
+def reachable(status: TaskStatus) -> frozenset[TaskStatus]:
+    """Where an operator may bring a task that stands so."""
+    return frozenset(wanted for wanted, sources in _FROM.items() if status in sources)
+
+
 def known_task(tx: Transaction, task: str) -> TaskRecord:
     """The task of this name; ``ConfigurationError`` with the names that there are."""
     found = tx.tasks.get(task)

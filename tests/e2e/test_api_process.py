@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.api.access import make_token
+from coordinator.api.app import create_app
 from coordinator.api.serving import Listening, serve_api
 from coordinator.cli import app
 from coordinator.store.database import Store
@@ -74,7 +75,7 @@ def test_token_lets_in_and_a_signal_ends_it_whoever_is_there(
         status, answer = ask(f"{base}/api/v1/tokens", token)
         assert (status, answer) == (403, {"error": "token 'page' is a viewer's; this takes admin"})
         with pytest.raises(PortInUseError, match=f"127.0.0.1:{port} is taken: end what listens there"):
-            serve_api(store, Listening(port=port))
+            serve_api(create_app(store), Listening(port=port))
         with (
             socket.create_connection(("127.0.0.1", port)) as idle,
             socket.create_connection(("127.0.0.1", port)) as half,

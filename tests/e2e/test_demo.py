@@ -60,9 +60,16 @@ def story(folder: Path) -> str:
     return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
 
 
-def wait_until_round_2_collects(folder: Path, demo: subprocess.Popen[str]) -> None:
+def end_demo(folder: Path, demo: subprocess.Popen[str]) -> None:
+    """Whatever it is doing."""
+    for process_id in processes_of(folder):
+        os.kill(process_id, signal.SIGKILL)
+    demo.wait()
+
+
+def wait_until_collecting(folder: Path, demo: subprocess.Popen[str], number: int) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
-    while not is_collecting(folder, 2):
+    while not is_collecting(folder, number):
         assert demo.poll() is None, story(folder)
         assert time.monotonic() < deadline_s, story(folder)
         time.sleep(0.1)
@@ -94,7 +101,7 @@ def test_demo_interrupted_in_its_second_round_goes_on_from_there(
     inputs = ("--model", str(small_model), "--data", str(tmp_path / "texts.csv"))
     demo = start_demo(tmp_path, template_cache, *inputs, "--rounds", str(ROUNDS), "--no-compare")
     try:
-        wait_until_round_2_collects(tmp_path, demo)
+        wait_until_collecting(tmp_path, demo, 2)
         assert len(processes_of(tmp_path)) >= len(FLEET) + 3, "demo, broker, coordinator and the agents run"
         _interrupt(tmp_path, demo)
         store = open_store(tmp_path / "state" / "coordinator")
@@ -106,9 +113,7 @@ def test_demo_interrupted_in_its_second_round_goes_on_from_there(
         _check_rounds(store)
         store.close()
     finally:
-        for process_id in processes_of(tmp_path):
-            os.kill(process_id, signal.SIGKILL)
-        demo.wait()
+        end_demo(tmp_path, demo)
     _check_what_the_user_sees(tmp_path, small_model.name)
 
 

@@ -1,0 +1,157 @@
+"""Who looks at the dashboard: a token logs in, a cookie stays logged in, the token's role decides.
+
+The cookie is the session's id, for this path alone, out of reach of scripts and of other sites. What changes something
+must come from a page of this server: the browser says so (``Sec-Fetch-Site``, or ``Origin`` where it is older). The
+token is asked for again at every request, so that a session ends with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, status
+from fastapi.responses import RedirectResponse, Response
+
+from coordinator.api.access import bearer_by, bearer_of
+from coordinator.dashboard.pictures import ModelSizes
+from coordinator.dashboard.rendering import PATH, page
+from coordinator.dashboard.sessions import LASTS_S, Sessions
+from coordinator.store.database import Store
+from coordinator.store.records import TokenRecord
+from coordinator.store.states import AccessRole
+
+COOKIE = "raffm_session"
+_MOST_FORM_BYTES = 64 * 1024
+_MOST_FIELDS = 8
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the pages work with."""
+
+    store: Store
+    state_dir: Path
+    sizes: ModelSizes
+    sessions: Sessions
+
+
+class LoginNeededError(Exception):
+    """Nobody is logged in; ``wanted`` is what was asked for."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self.wanted = wanted
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def _may(role: AccessRole) -> Callable[..., TokenRecord]:
+    def check(request: Request, desk: Annotated[Desk, Depends(_desk)]) -> TokenRecord:
+        digest = desk.sessions.token_digest(request.cookies.get(COOKIE, ""))
+        with desk.store.reading() as tx:
+            known = None if digest is None else bearer_by(tx, digest, time.time())
+        if known is None:
+            raise LoginNeededError(_wanted(request))
+        request.state.visitor = known
+        if not known.role.includes(role):
+            raise HTTPException(
+                status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
+            )
+        return known
+
+    return check
+
+
+def _wanted(request: Request) -> str:
+    """Where to go after logging in: the page itself, where it was one."""
+    if request.method != "GET":
+        return PATH
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+async def _posted(request: Request) -> Mapping[str, str]:
+    """The fields of a form, from a page of this server."""
+    said = request.headers.get("sec-fetch-site")
+    is_own = said == "same-origin" if said else _host_of(request.headers.get("origin")) == request.url.netloc
+    if not is_own:
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "this was sent by another site: use the page's own button")
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_FORM_BYTES:
+            raise HTTPException(
+                status.HTTP_413_CONTENT_TOO_LARGE, f"a form has at most {_MOST_FORM_BYTES} bytes: send less"
+            )
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
+    except ValueError as error:
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, f"the form cannot be read: {error}") from error
+    return {name: values[-1] for name, values in fields.items()}
+
+
+def _host_of(origin: str | None) -> str | None:
+    return urlsplit(origin).netloc if origin else None
+
+
+Opened = Annotated[Desk, Depends(_desk)]
+Viewer = Annotated[TokenRecord, Depends(_may(AccessRole.VIEWER))]
+Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
+Form = Annotated[Mapping[str, str], Depends(_posted)]
+
+
+@router.get("/login")
+def login_page(request: Request, then: Annotated[str, Query(max_length=2000)] = PATH) -> Response:
+    """Ask for a token."""
+    return page(request, "login.html", then=then)
+
+
+@router.post("/login")
+def log_in(request: Request, desk: Opened, form: Form) -> Response:
+    """Open a session for the bearer of a token, and go where they wanted to."""
+    secret, then = form.get("token", "").strip(), form.get("then", PATH)
+    with desk.store.reading() as tx:
+        known = bearer_of(tx, secret, time.time())
+    if known is None:
+        told = "the token is unknown, revoked or expired"
+        return page(request, "login.html", then=then, told=told, code=status.HTTP_401_UNAUTHORIZED)
+    answer = RedirectResponse(then if _is_here(then) else PATH, status.HTTP_303_SEE_OTHER)
+    answer.set_cookie(
+        COOKIE,
+        desk.sessions.open(known.digest),
+        max_age=int(LASTS_S),
+        path=PATH,
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+    return answer
+
+
+@router.post("/logout", dependencies=[Depends(_posted)])
+def log_out(request: Request, desk: Opened) -> Response:
+    """End the session."""
+    desk.sessions.close(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse(f"{PATH}/login", status.HTTP_303_SEE_OTHER)
+    answer.delete_cookie(COOKIE, path=PATH)
+    return answer
+
+
+async def to_login(_: Request, error: Exception) -> Response:
+    """The answer to :class:`LoginNeededError`."""
+    wanted = error.wanted if isinstance(error, LoginNeededError) else PATH
+    return RedirectResponse(f"{PATH}/login?{urlencode({'then': wanted})}", status.HTTP_303_SEE_OTHER)
+
+
+def _is_here(wanted: str) -> bool:
+    """Whether an address is one of the dashboard's pages: nobody is sent elsewhere."""
+    parts = urlsplit(wanted)
+    return not parts.scheme and not parts.netloc and f"{parts.path}/".startswith(f"{PATH}/") and "\\" not in wanted

@@ -1,0 +1,187 @@
+"""The fleet: who is there, what each can spare, and what each trains; and one device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, status
+from fastapi.responses import Response
+
+from coordinator.dashboard.access import Opened, Viewer
+from coordinator.dashboard.outcomes import Word, word_of_offer, word_of_release
+from coordinator.dashboard.pictures import ModelSizes, Picture, Sizes, picture
+from coordinator.dashboard.rendering import page
+from coordinator.store.database import Transaction
+from coordinator.store.devices import DeviceFilter
+from coordinator.store.records import DeviceRecord, OfferRecord, ReleaseRecord, UpdateRecord
+from coordinator.store.states import Phase
+
+ROWS = 50
+_LARGE = (560.0, 18.0)
+"""How wide the large picture is, and how high a row of it."""
+router = APIRouter()
+Number = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
+
+
+class Presence(str, Enum):
+    """Which devices the fleet's page shows."""
+
+    ALL = ""
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRow:
+    """A device and the newest that it was asked."""
+
+    device: DeviceRecord
+    offer: OfferRecord | None
+    picture: Picture | None
+    word: Word | None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRow:
+    """A round that a device was asked in."""
+
+    offer: OfferRecord
+    picture: Picture | None
+    word: Word
+    update: UpdateRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """What a device was sent to run."""
+
+    release: ReleaseRecord
+    picture: Picture | None
+    word: Word
+
+
+@router.get("/fleet")
+def show_fleet(
+    request: Request,
+    desk: Opened,
+    _: Viewer,
+    q: Annotated[str, Query(max_length=64)] = "",
+    state: Presence = Presence.ALL,
+    group: Annotated[str, Query(max_length=64)] = "",
+    number: Number = 1,
+) -> Response:
+    """A page of the fleet."""
+    online = None if state is Presence.ALL else state is Presence.ONLINE
+    wanted = DeviceFilter(q.strip(), online, group or None)
+    with desk.store.reading() as tx:
+        found = tx.devices.count(wanted)
+        last = max(1, math.ceil(found / ROWS))
+        number = min(number, last)
+        total, online_count = tx.devices.count(DeviceFilter()), tx.devices.count(DeviceFilter(online=True))
+        groups = tx.devices.groups()
+        rows = fleet_rows(tx, tx.devices.search(wanted, ROWS, ROWS * (number - 1)), desk.sizes)
+    return page(
+        request,
+        "fleet.html",
+        total=total,
+        online=online_count,
+        groups=groups,
+        rows=rows,
+        q=q,
+        state=state.value,
+        group=group,
+        found=found,
+        number=number,
+        last=last,
+    )
+
+
+@router.get("/devices/{device}")
+def show_device(
+    request: Request,
+    desk: Opened,
+    _: Viewer,
+    device: Annotated[str, Path(max_length=64)],
+    number: Number = 1,
+) -> Response:
+    """One device: what it said of itself, what it runs, and every round that it was asked in."""
+    with desk.store.reading() as tx:
+        known = tx.devices.get(device)
+        if known is None:
+            raise HTTPException(status.HTTP_404_NOT_FOUND, f"there is no device {device!r}")
+        offers = tx.offers.history(device, ROWS + 1, ROWS * (number - 1))
+        newest = next(iter(fleet_rows(tx, [known], desk.sizes)))
+        large = _large(newest.offer, _sizes(tx, [newest.offer], desk.sizes))
+        rows = offer_rows(tx, offers[:ROWS], desk.sizes)
+        runs = release_rows(tx, tx.releases.of_device(device), desk.sizes)
+    return page(
+        request,
+        "device.html",
+        known=known,
+        newest=newest,
+        large=large,
+        rows=rows,
+        runs=runs,
+        number=number,
+        has_more=len(offers) > ROWS,
+    )
+
+
+def fleet_rows(tx: Transaction, devices: Sequence[DeviceRecord], sizes: ModelSizes) -> list[FleetRow]:
+    """Each device with its newest offer."""
+    newest = tx.offers.newest_of([known.id for known in devices])
+    models, open_rounds = _sizes(tx, newest.values(), sizes), _open_rounds(tx, newest.values())
+    rows = list[FleetRow]()
+    for known in devices:
+        offer = newest.get(known.id)
+        word = None if offer is None else word_of_offer(offer, is_open=(offer.task, offer.round) in open_rounds)
+        rows.append(FleetRow(known, offer, _small(offer, models), word))
+    return rows
+
+
+def offer_rows(tx: Transaction, offers: Sequence[OfferRecord], sizes: ModelSizes) -> list[OfferRow]:
+    """What became of each offer of one device."""
+    models, open_rounds = _sizes(tx, offers, sizes), _open_rounds(tx, offers)
+    keys = [(offer.task, offer.round) for offer in offers]
+    updates = tx.updates.of_device(offers[0].device, keys) if offers else {}
+    return [
+        OfferRow(offer, _small(offer, models), word_of_offer(offer, is_open=key in open_rounds), updates.get(key))
+        for key, offer in zip(keys, offers, strict=True)
+    ]
+
+
+def release_rows(tx: Transaction, releases: Sequence[ReleaseRecord], sizes: ModelSizes) -> list[ReleaseRow]:
+    """Each release with its picture."""
+    models = _sizes(tx, releases, sizes)
+    return [ReleaseRow(one, _small(one, models), word_of_release(one)) for one in releases]
+
+
+def _small(known: OfferRecord | ReleaseRecord | None, models: Mapping[str, Sizes | None]) -> Picture | None:
+    own = None if known is None else models[known.task]
+    return None if known is None or own is None else picture(known.submodel, own)
+
+
+def _large(known: OfferRecord | None, models: Mapping[str, Sizes | None]) -> Picture | None:
+    own = None if known is None else models[known.task]
+    if known is None or own is None:
+        return None
+    width, row = _LARGE
+    return picture(known.submodel, own, width, row * own.layers)
+
+
+def _sizes(
+    tx: Transaction, found: Iterable[OfferRecord | ReleaseRecord | None], sizes: ModelSizes
+) -> dict[str, Sizes | None]:
+    """The model's sizes, by task."""
+    return {task: sizes.of(tx.versions.latest(task)) for task in {one.task for one in found if one is not None}}
+
+
+def _open_rounds(tx: Transaction, offers: Iterable[OfferRecord]) -> set[tuple[str, int]]:
+    """Those rounds of the offers that still collect."""
+    keys = {(offer.task, offer.round) for offer in offers}
+    found = ((key, tx.rounds.get(*key)) for key in keys)
+    return {key for key, known in found if known is not None and known.phase is Phase.COLLECTING}

@@ -1,0 +1,79 @@
+"""What the states of the store are called on a page, and which mark stands before the word.
+
+A mark is told by its shape; its colour says the same again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from coordinator.store.records import OfferRecord, ReleaseRecord, RoundRecord
+from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+
+
+class Mark(str, Enum):
+    """The shapes."""
+
+    GOOD = "good"
+    BUSY = "busy"
+    IDLE = "idle"
+    HELD = "held"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A state in words; ``detail`` is why, as whoever reported it said it."""
+
+    mark: Mark
+    text: str
+    detail: str = ""
+
+
+_TASKS = {
+    TaskStatus.PENDING: Word(Mark.IDLE, "waits to begin"),
+    TaskStatus.RUNNING: Word(Mark.BUSY, "running"),
+    TaskStatus.PAUSED: Word(Mark.HELD, "paused"),
+    TaskStatus.STOPPED: Word(Mark.HELD, "stopped"),
+    TaskStatus.DONE: Word(Mark.GOOD, "done"),
+    TaskStatus.FAILED: Word(Mark.BAD, "failed"),
+}
+_PHASES = {
+    Phase.COLLECTING: Word(Mark.BUSY, "collecting"),
+    Phase.CLOSED: Word(Mark.GOOD, "closed"),
+    Phase.ABANDONED: Word(Mark.BAD, "abandoned"),
+}
+_RELEASES = {
+    ReleaseStatus.SENT: Word(Mark.BUSY, "sent"),
+    ReleaseStatus.INSTALLED: Word(Mark.GOOD, "healthy"),
+    ReleaseStatus.FAILED: Word(Mark.BAD, "refused"),
+}
+
+
+def word_of_task(status: TaskStatus) -> Word:
+    """Where a task stands."""
+    return _TASKS[status]
+
+
+def word_of_round(known: RoundRecord) -> Word:
+    """Where a round stands."""
+    return _PHASES[known.phase]
+
+
+def word_of_release(known: ReleaseRecord) -> Word:
+    """What a device says of its release."""
+    word = _RELEASES[known.status]
+    return Word(word.mark, word.text, known.report.detail if known.report else "")
+
+
+def word_of_offer(known: OfferRecord, *, is_open: bool) -> Word:
+    """What came of an offer; ``is_open`` while its round still collects."""
+    if known.outcome is Outcome.UPDATED:
+        return Word(Mark.GOOD, "delivered")
+    if known.outcome is Outcome.FAILED:
+        text = known.failure.value.replace("-", " ") if known.failure else "gave up"
+        return Word(Mark.BAD, text, known.detail)
+    if known.outcome is Outcome.PAUSED:
+        return Word(Mark.HELD, "paused by its owner", known.detail)
+    return Word(Mark.BUSY, "at work") if is_open else Word(Mark.BAD, "no update in time")

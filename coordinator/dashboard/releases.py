@@ -1,0 +1,49 @@
+"""Releases: what each device of a task runs, and how it does there."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from coordinator.dashboard.access import Opened, Viewer
+from coordinator.dashboard.fleet import ROWS, Number, release_rows
+from coordinator.dashboard.rendering import page
+from coordinator.rounds.tasks import known_task
+from coordinator.store.states import ReleaseStatus
+
+router = APIRouter()
+
+
+@router.get("/releases")
+def show_releases(
+    request: Request,
+    desk: Opened,
+    _: Viewer,
+    task: Annotated[str | None, Query(max_length=64)] = None,
+    number: Number = 1,
+) -> Response:
+    """The newest release of each device of a task: the one asked for, or the newest that has been released."""
+    with desk.store.reading() as tx:
+        tallies = {known.name: tx.releases.tally(known.name) for known in reversed(tx.tasks.all())}
+        released = [name for name, tally in tallies.items() if tally]
+        chosen = known_task(tx, task).name if task else next(iter(released), None)
+        tally = tallies.get(chosen, {}) if chosen else {}
+        last = max(1, math.ceil(sum(tally.values()) / ROWS))
+        number = min(number, last)
+        found = tx.releases.newest_of(chosen, ROWS, ROWS * (number - 1)) if chosen else ()
+        rows = release_rows(tx, found, desk.sizes)
+    return page(
+        request,
+        "releases.html",
+        released=released,
+        chosen=chosen,
+        rows=rows,
+        healthy=tally.get(ReleaseStatus.INSTALLED, 0),
+        waiting=tally.get(ReleaseStatus.SENT, 0),
+        refused=tally.get(ReleaseStatus.FAILED, 0),
+        number=number,
+        last=last,
+    )
