@@ -35,6 +35,7 @@ PICTURES = (
     ("device", "devices/gateway", DESK, "light"),
     ("phone", "fleet", PHONE, "light"),
 )
+NAMES = ("vera", "olga", "ada")
 MOST_PICTURE_BYTES = 150_000
 EVIL = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 CONTRAST = Path(__file__).parents[1].joinpath("support", "contrast.js").read_text(encoding="utf-8")
@@ -87,7 +88,10 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def site_of(state: Path) -> Iterator[Site]:
     """What a coordinator's state folder shows."""
     store = open_store(state)
-    tokens = {role: make_token(store, role.value, role, 1, time.time(), "a test") for role in AccessRole}
+    tokens = {
+        role: make_token(store, name, role, 1, time.time(), "a test")
+        for role, name in zip(AccessRole, NAMES, strict=True)
+    }
     store.close()
     with serving(state) as (port, _):
         address = f"http://127.0.0.1:{port}"
