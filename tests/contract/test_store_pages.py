@@ -41,24 +41,21 @@ def delivered(store: Store, number: int, device: str, size_bytes: int, verdict: 
         tx.updates.add(update)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "found"),
-    [
-        (DeviceFilter(), ["Phone_1", "jetson", "pi-4"]),
-        (DeviceFilter("PI-"), ["pi-4"]),
-        (DeviceFilter("boar"), ["jetson", "pi-4"]),
-        (DeviceFilter("_"), ["Phone_1"]),
-        (DeviceFilter("%"), []),
-        (DeviceFilter(online=True), ["Phone_1", "pi-4"]),
-        (DeviceFilter("board", online=False), ["jetson"]),
-        (DeviceFilter(group="lab"), ["jetson"]),
-        (DeviceFilter(group="LAB"), []),
-    ],
-)
-def test_some_of_the_fleet_is_found_and_counted(played: Store, wanted: DeviceFilter, found: list[str]) -> None:
+def test_some_of_the_fleet_is_found_and_counted(played: Store) -> None:
     with played.reading() as tx:
-        assert sorted(known.id for known in tx.devices.search(wanted, 10)) == found
-        assert tx.devices.count(wanted) == len(found)
+        for wanted, found in (
+            (DeviceFilter(), ["Phone_1", "jetson", "pi-4"]),
+            (DeviceFilter("PI-"), ["pi-4"]),
+            (DeviceFilter("boar"), ["jetson", "pi-4"]),
+            (DeviceFilter("_"), ["Phone_1"]),
+            (DeviceFilter("%"), []),
+            (DeviceFilter(online=True), ["Phone_1", "pi-4"]),
+            (DeviceFilter("board", online=False), ["jetson"]),
+            (DeviceFilter(group="lab"), ["jetson"]),
+            (DeviceFilter(group="LAB"), []),
+        ):
+            assert sorted(known.id for known in tx.devices.search(wanted, 10)) == found, wanted
+            assert tx.devices.count(wanted) == len(found)
         assert tx.devices.groups() == ("default", "lab")
 
 
