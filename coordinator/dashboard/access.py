@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, status
 from fastapi.responses import RedirectResponse, Response
@@ -81,7 +81,8 @@ def _wanted(request: Request) -> str:
 async def _posted(request: Request) -> Mapping[str, str]:
     """The fields of a form, from a page of this server."""
     said = request.headers.get("sec-fetch-site")
-    is_own = said == "same-origin" if said else _host_of(request.headers.get("origin")) == request.url.netloc
+    origin = request.headers.get("origin", "").partition("://")[2]
+    is_own = said == "same-origin" if said else origin and origin == request.headers.get("host")
     if not is_own:
         raise HTTPException(status.HTTP_403_FORBIDDEN, "this was sent by another site: use the page's own button")
     body = b""
@@ -96,10 +97,6 @@ async def _posted(request: Request) -> Mapping[str, str]:
     except ValueError as error:
         raise HTTPException(status.HTTP_400_BAD_REQUEST, f"the form cannot be read: {error}") from error
     return {name: values[-1] for name, values in fields.items()}
-
-
-def _host_of(origin: str | None) -> str | None:
-    return urlsplit(origin).netloc if origin else None
 
 
 Opened = Annotated[Desk, Depends(_desk)]
@@ -152,6 +149,5 @@ async def to_login(_: Request, error: Exception) -> Response:
 
 
 def _is_here(wanted: str) -> bool:
-    """Whether an address is one of the dashboard's pages: nobody is sent elsewhere."""
-    parts = urlsplit(wanted)
-    return not parts.scheme and not parts.netloc and f"{parts.path}/".startswith(f"{PATH}/") and "\\" not in wanted
+    """Whether an address is of the dashboard: nobody is sent elsewhere."""
+    return wanted == PATH or wanted.startswith(f"{PATH}/")

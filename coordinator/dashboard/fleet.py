@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, status
+from fastapi import APIRouter, HTTPException, Query, Request, status
 from fastapi.responses import Response
 
+from coordinator.api.app import Name
 from coordinator.dashboard.access import Opened, Viewer
 from coordinator.dashboard.outcomes import Word, word_of_offer, word_of_release
 from coordinator.dashboard.pictures import ModelSizes, Picture, Sizes, picture
@@ -69,9 +70,9 @@ def show_fleet(
     request: Request,
     desk: Opened,
     _: Viewer,
-    q: Annotated[str, Query(max_length=64)] = "",
+    q: Annotated[str, Query(max_length=64, pattern=r"^[^\x00]*$")] = "",
     state: Presence = Presence.ALL,
-    group: Annotated[str, Query(max_length=64)] = "",
+    group: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,64}$")] = "",
     number: Number = 1,
 ) -> Response:
     """A page of the fleet."""
@@ -105,7 +106,7 @@ def show_device(
     request: Request,
     desk: Opened,
     _: Viewer,
-    device: Annotated[str, Path(max_length=64)],
+    device: Name,
     number: Number = 1,
 ) -> Response:
     """One device: what it said of itself, what it runs, and every round that it was asked in."""

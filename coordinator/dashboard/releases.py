@@ -22,7 +22,7 @@ def show_releases(
     request: Request,
     desk: Opened,
     _: Viewer,
-    task: Annotated[str | None, Query(max_length=64)] = None,
+    task: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
     number: Number = 1,
 ) -> Response:
     """The newest release of each device of a task: the one asked for, or the newest that has been released."""

@@ -53,7 +53,7 @@ class Progress:
 
 @router.get("/rounds")
 def show_rounds(
-    request: Request, desk: Opened, _: Viewer, task: Annotated[str | None, Query(max_length=64)] = None
+    request: Request, desk: Opened, _: Viewer, task: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None
 ) -> Response:
     """The newest rounds of a task: the one asked for, or one that runs, or the newest."""
     with desk.store.reading() as tx:

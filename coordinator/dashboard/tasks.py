@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from importlib.resources import files
-from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, status
+from fastapi import APIRouter, Request, status
 from fastapi.responses import RedirectResponse, Response
 
+from coordinator.api.app import Name
 from coordinator.config import TaskConfig, read_task, task_of_toml
 from coordinator.dashboard.access import Desk, Form, Opened, Operator, Viewer
 from coordinator.dashboard.rendering import PATH, page
@@ -25,7 +25,6 @@ _VERSIONS = 20
 _REQUIRED = ("name", "model_dir", "calibration_file", "test_file")
 _REFUSED = (ConfigurationError, DataFormatError, ModelFormatError)
 router = APIRouter()
-Name = Annotated[str, Path(max_length=64)]
 
 
 class Verb(str, Enum):

@@ -154,6 +154,7 @@ def test_other_sites_change_nothing(client: TestClient, store: Store) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": ""},
+        {"Origin": "http://["},
         {"Origin": "http://testserver", "Sec-Fetch-Site": "same-site"},
         {"Origin": "http://testserver", "Sec-Fetch-Site": "cross-site"},
     ):
@@ -253,14 +254,17 @@ def test_what_a_device_says_is_shown_and_never_run(client: TestClient, store: St
     page = client.get(f"{AT}/devices/jetson-0000").text
     assert html.escape(EVIL) in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
     assert "<img" not in page
-    search = client.get(f"{AT}/fleet", params={"q": EVIL, "group": EVIL}).text
-    assert "<img" not in search
-    assert "<script>" not in search
+    for address, found in (({"q": EVIL}, 200), ({"q": "a\0"}, 400), ({"group": EVIL}, 400), ({"then": EVIL}, 200)):
+        answer = client.get(f"{AT}/{'login' if 'then' in address else 'fleet'}", params=address)
+        assert answer.status_code == found, address
+        assert "<img" not in answer.text
+        assert "<script>" not in answer.text
 
 
 def test_what_is_not_there_is_said_in_a_line(client: TestClient, store: Store) -> None:
     log_in(client, store, AccessRole.VIEWER)
     for path, code, words in (
+        ("devices/%00", 400, "no page knows"),
         ("devices/ghost", 404, "there is no device 'ghost'"),
         ("tasks/ghost", 404, "there is no task 'ghost'; the tasks are news"),
         ("rounds?task=ghost", 404, "there is no task 'ghost'; the tasks are news"),
