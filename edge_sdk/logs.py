@@ -24,6 +24,21 @@ class LogFormat(str, Enum):
     JSON = "json"
 
 
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
+
+class TextLines(logging.Formatter):
+    """One line for people: a peer's words neither begin a line of their own nor steer the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line, before a traceback."""
+        return super().formatMessage(record).translate(_VISIBLE)
+
+
 class JsonLines(logging.Formatter):
     """``time`` (UTC), ``level``, ``logger`` and ``message``, :data:`FIELDS` where they are known, and ``exception``."""
 
@@ -46,7 +61,7 @@ def log_to_stderr(package: str, form: LogFormat) -> None:
     """Write what ``package`` has to say, and warnings of all else; as JSON, Python's own warnings too."""
     handler = logging.StreamHandler(sys.stderr)
     is_json = form is LogFormat.JSON
-    handler.setFormatter(JsonLines() if is_json else logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(JsonLines() if is_json else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(is_json)
     logging.getLogger(package).setLevel(logging.INFO)

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from edge_sdk.logs import JsonLines
+from edge_sdk.logs import JsonLines, TextLines
 
 _PROGRAM = """
 import logging, warnings
@@ -72,3 +72,23 @@ def test_exception_is_part_of_its_line() -> None:
     text = JsonLines().format(record)
     assert "\n" not in text
     assert json.loads(text)["exception"].endswith("ValueError: invalid literal for int() with base 10: 'broken'")
+
+
+def test_words_of_a_peer_neither_begin_a_line_nor_steer_the_terminal() -> None:
+    said = "no memory\n2026-01-01 00:00:00 round 3 is closed\r\x1b[2J\x9b1m\u202egnorw\u2028ü 😀"
+    record = logging.LogRecord("coordinator", logging.WARNING, "", 0, "%s gives up: %s", ("pi", said), None)
+    line = TextLines().format(record)
+    assert line.endswith(
+        r"pi gives up: no memory\n2026-01-01 00:00:00 round 3 is closed\r\x1b[2J\x9b1m\u202egnorw\u2028ü 😀"
+    )
+    assert len(line.splitlines()) == 1
+
+
+def test_traceback_keeps_its_lines() -> None:
+    try:
+        int("one")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "it", (), sys.exc_info())
+    _, first, *_, last = TextLines().format(record).splitlines()
+    assert first.startswith("Traceback")
+    assert last.startswith("ValueError")
