@@ -13,9 +13,15 @@ from edge_sdk.errors import ConfigurationError
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoders of msgspec raise: of a wrong shape, of text that is no UTF-8, of what nests too deeply."""
 TomlTable = dict[str, Any]
+_MOST_QUOTED = 300
 MAX_TOML_BYTES = 64 * 1024
 _DEEP_KEY = re.compile(r"""(?:\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*){30}""")
 """From some thousand parts on a key takes tomllib seconds and gigabytes."""
+
+
+def told(error: Exception) -> str:
+    """What is wrong, in a few words: an error of msgspec quotes names, which whoever sent them may have made long."""
+    return str(error)[:_MOST_QUOTED]
 
 
 def parse_toml(data: bytes, place: str) -> TomlTable:

@@ -27,7 +27,8 @@
     ├── UnfitCoordinatorError             9   a coordinator cannot do its work here
     └── ServiceManagerError              10   no systemd runs here, or it refuses
 
-Each message is one line: what is wrong, the value, what to do. A command ends with the class's ``exit_code``.
+Each message is one line, whatever it quotes: what is wrong, the value, what to do. A command ends with the class's
+``exit_code``.
 """
 
 from __future__ import annotations
@@ -36,11 +37,18 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+"""For :meth:`str.translate`: what begins a line or steers a terminal, as Python writes it."""
+
 
 class RaffmError(Exception):
     """Base of the tree; catch this to catch everything that the project raises on purpose."""
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return super().__str__().translate(VISIBLE)
 
 
 # -- what the user gave

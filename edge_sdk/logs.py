@@ -12,7 +12,7 @@ import sys
 from datetime import datetime, timezone
 from enum import Enum
 
-from edge_sdk.errors import RaffmError
+from edge_sdk.errors import VISIBLE, RaffmError
 
 FIELDS = ("task", "round", "device")
 
@@ -24,10 +24,6 @@ class LogFormat(str, Enum):
     JSON = "json"
 
 
-_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-_VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
-
-
 class TextLines(logging.Formatter):
     """One line for people: a peer's words neither begin a line of their own nor steer the terminal."""
 
@@ -36,7 +32,7 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line, before a traceback."""
-        return super().formatMessage(record).translate(_VISIBLE)
+        return super().formatMessage(record).translate(VISIBLE)
 
 
 class JsonLines(logging.Formatter):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edge_sdk.data.examples import ArrayExamples
 from edge_sdk.errors import DataFormatError
 
-_DAMAGE = (ValueError, EOFError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError, zlib.error)
+_DAMAGE = (ValueError, OverflowError, EOFError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError, zlib.error)
 _MOST_UNPACKED_BYTES, _MOST_RATIO = 64 << 20, 200  # of what is not nearly the same number everywhere
 
 

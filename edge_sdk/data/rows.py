@@ -18,7 +18,7 @@ from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.examples import ArrayExamples, Examples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.data.mapped import mapped
-from edge_sdk.decoding import UNDECODABLE
+from edge_sdk.decoding import UNDECODABLE, told
 from edge_sdk.errors import DataFormatError
 
 Row = Mapping[str, object]
@@ -156,7 +156,7 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
             yield decoder.decode(line)
     except UNDECODABLE as error:
-        raise DataFormatError(f"{path} row {number} is not a JSON object: {error}") from error
+        raise DataFormatError(f"{path} row {number} is not a JSON object: {told(error)}") from error
 
 
 def _example(place: str, form: Format, row: Row) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from edge_sdk.decoding import UNDECODABLE
+from edge_sdk.decoding import UNDECODABLE, told
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 from edge_sdk.errors import MalformedMessageError
@@ -465,7 +465,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: bytes) -> _M:
     try:
         message = decoder.decode(payload)
     except UNDECODABLE as error:
-        msg = f"message of {len(payload)} bytes is not of the closed set: {error}"
+        msg = f"message of {len(payload)} bytes is not of the closed set: {told(error)}"
         raise MalformedMessageError(msg) from error
     if len(payload) > MAX_MESSAGE_BYTES and not isinstance(message, Chunk):
         msg = f"{type(message).__name__} of {len(payload)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}"

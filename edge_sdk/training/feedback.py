@@ -25,6 +25,7 @@ from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.elastic.families import family_of
 from edge_sdk.elastic.slicing import Array, Slices, full_shapes, overlaps, shapes_of, slices_of
 from edge_sdk.elastic.submodel import Architecture, Submodel
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.encodings import encode, take_away
 from edge_sdk.protocol.tensors import Tensors
 from edge_sdk.training.files import read_whole, write_whole
@@ -63,10 +64,13 @@ def _add_residual(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
     owner = _unpacked(residual.pop(_OWNER, np.zeros(0, np.int8)))
     if owner is None or owner.architecture != job.architecture:
         return
-    theirs, ours = (
-        _slices(submodel, job.architecture, tensors)
-        for submodel, tensors in ((owner.submodel, residual), (job.submodel, deltas))
-    )
+    try:
+        theirs, ours = (
+            _slices(submodel, job.architecture, tensors)
+            for submodel, tensors in ((owner.submodel, residual), (job.submodel, deltas))
+        )
+    except ConfigurationError:  # a damaged owner's submodel is none
+        return
     if shapes_of(theirs) != {name: values.shape for name, values in residual.items()}:
         return
     for name in theirs.keys() & ours.keys():

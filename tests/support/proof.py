@@ -106,7 +106,7 @@ def _lines_of(table: Path) -> Iterator[tuple[tuple[str, str], str]]:
     """The rows that ``table`` has, by promise and words."""
     if table.exists():
         for line in table.read_text(encoding="utf-8").splitlines():
-            if line.startswith("| R"):
+            if line.startswith(("| R", "| S")):
                 promise, what, *_ = line.removeprefix("| ").split(" | ")
                 yield (promise, what), line
 

@@ -1,0 +1,120 @@
+"""S6: whatever bytes come, a parser returns or raises its one named error, soon and in little memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.fuzzing import MOST_S, HarmError, apart, broken, check
+from tests.support.parsers import Parser, all_parsers
+from tests.support.proof import Proof
+
+FULL_COUNT, SHORT_COUNT = 10_000_000, 4_000
+ATHERIS_SHARE = 0.05  # of all inputs; one of them costs several of the others
+PATIENCE_S = 1800.0
+BROKEN = "message of a device"
+_NAMES = (
+    *("message of a device", "message of the coordinator", "topic", "tensor file", "tensor file of a known table"),
+    *("envelope", "signed manifest", "messages of a transfer", "flags of half a blob"),
+    *("settings", "environment", "device profile", "broker address", "web address", "release key", "password file"),
+    *("examples, csv", "examples, jsonl", "examples, npz", "examples, parquet", "picture"),
+    *("question, npy", "question, csv", "slot", "examples that were learnt", "split of examples"),
+    *("checkpoint", "what earlier updates lost", "word of a training process", "tokenizer"),
+    *("update in fp32", "update in fp16", "update in int8", "update in topk"),
+    *("task, TOML", "task, JSON", "encoding", "backup", "signing key", "token"),
+)
+
+
+@pytest.fixture(scope="module")
+def parsers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parser]:
+    return all_parsers(tmp_path_factory.mktemp("parsers"))
+
+
+def test_every_parser_is_tried(parsers: dict[str, Parser]) -> None:
+    assert tuple(parsers) == _NAMES
+
+
+@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.filterwarnings("ignore")  # a warning is no harm
+def test_seeds_are_read_and_known_attacks_do_no_harm(parsers: dict[str, Parser], name: str) -> None:
+    parser = parsers[name]
+    for data in parser.seeds:
+        parser.parse(data)
+    for data in parser.attacks:
+        check(parser, data)
+
+
+def harmless(parser: Parser, *, most: int) -> None:
+    """Raise :class:`HarmError` where an input that Hypothesis finds does harm: noise, or what is made of a seed."""
+
+    @settings(max_examples=most, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.binary(max_size=300) | st.builds(parser.mutate, st.sampled_from(parser.seeds), random_numbers()))
+    @example(b"")
+    def is_harmless(data: bytes) -> None:
+        check(parser, data)
+
+    is_harmless()
+
+
+def random_numbers() -> st.SearchStrategy[Random]:
+    return st.integers(0, 2**64).map(Random)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.filterwarnings("ignore")
+def test_no_input_does_harm(parsers: dict[str, Parser], name: str) -> None:
+    harmless(parsers[name], most=20 if parsers[name].weight < 5 else 30)
+
+
+def test_hypothesis_finds_a_parser_that_is_broken(parsers: dict[str, Parser]) -> None:
+    """The control."""
+    with pytest.raises(HarmError, match="ZeroDivisionError: broken on purpose"):
+        harmless(broken(parsers[BROKEN]), most=2000)
+
+
+MODES = ["mutate", pytest.param("atheris", marks=pytest.mark.skipif(not find_spec("atheris"), reason="no atheris"))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", MODES)
+def test_either_fuzzer_finds_a_parser_that_is_broken(proof: Proof, mode: str) -> None:
+    """The control of the next."""
+    seen = apart(mode, BROKEN, proof.seed, 100_000, patience_s=120.0, is_broken=True)
+    assert seen.harm == "ZeroDivisionError: broken on purpose"
+    assert seen.inputs < 100_000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(PATIENCE_S)
+def test_ten_million_inputs_do_no_harm(parsers: dict[str, Parser], proof: Proof) -> None:
+    """Of each parser a share, in processes of their own; ``python -m tests.support.fuzzing`` replays one."""
+    count = proof.count(short=SHORT_COUNT, full=FULL_COUNT)
+    runs = list(shares(parsers if proof.is_full else {BROKEN: parsers[BROKEN]}, count))
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as pool:
+        found = [pool.submit(apart, *run[:2], proof.seed, run[2], patience_s=PATIENCE_S) for run in runs]
+        seen = [each.result() for each in found]
+    harmed = [each for each in seen if each.harm]
+    inputs = sum(each.inputs for each in seen)
+    print(f"{inputs} inputs, the slowest of them {max(seen, key=lambda each: each.slowest_s)}; harm: {harmed}")
+    proof.show("S6", f"parsers of {len(parsers)} that an input harmed, of 10 million", len(harmed), at_most=0)
+    proof.show("S6", "millions of these inputs that were not tried", (count - inputs) / 1e6, at_most=0)
+    proof.show("S6", "processor seconds of the slowest input", max(each.slowest_s for each in seen), at_most=MOST_S)
+
+
+def shares(parsers: dict[str, Parser], count: int) -> Iterator[tuple[str, str, int]]:
+    """Mode, parser and how many inputs; together at least ``count``."""
+    whole = sum(max(1, parser.weight) for parser in parsers.values())
+    by_atheris = ATHERIS_SHARE if find_spec("atheris") else 0.0
+    for name, parser in parsers.items():
+        own = -(-count * max(1, parser.weight) // whole)
+        guided = int(own * by_atheris)
+        yield "mutate", name, own - guided
+        if guided:
+            yield "atheris", name, guided
