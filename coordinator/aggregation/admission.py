@@ -55,8 +55,6 @@ def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: Tr
     The file at ``path`` holds deltas of ``slices`` of the full model ``base``, in the encoding that ``report`` names.
     Raises :class:`Rejected`, or ``StorageError`` where it cannot be read.
     """
-    if not (math.isfinite(report.loss_first) and math.isfinite(report.loss_last)):
-        raise Rejected(Refusal.REPORT, f"its loss went from {report.loss_first} to {report.loss_last}")
     try:
         file = TensorFile(path, shapes_of(slices), report.encoding)
     except TensorTableError as error:

@@ -7,6 +7,7 @@ however often it is sent, and gets the same receipt again.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -135,6 +136,9 @@ class Intake:
         named = update_id(device, update.task, update.round, update.base_version, update.update.digest)
         if named != update.update_id:
             return Refusal.IDENTITY.because("its id is not the digest of what it names")
+        losses = update.report.loss_first, update.report.loss_last
+        if not all(map(math.isfinite, losses)):  # the store could not read them again
+            return Refusal.REPORT.because("its loss went from {} to {}".format(*losses))
         found, asked = update.report.encoding, self._run.config.offered_encoding
         if found not in {asked, FP32}:
             return Refusal.ENCODING.because(f"it is written in {found.kind.value}, asked for was {asked.kind.value}")

@@ -74,14 +74,6 @@ def test_weight_beyond_policy_is_capped() -> None:
     assert admit(update(), BASE, CUT, report(samples=2**50), Limits(max_weight=500)) == 500
 
 
-@pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("which", ["loss_first", "loss_last"])
-def test_report_of_a_loss_that_is_none_is_refused(loss: float, which: str) -> None:
-    """The store could not read it again."""
-    with pytest.raises(Rejected, match="report: its loss went from"):
-        admit(update(), BASE, CUT, msgspec.structs.replace(report(), **{which: loss}), Limits())
-
-
 def test_norm_beyond_what_any_update_may_have_is_refused_whatever_the_model_has_become() -> None:
     grown = {name: array * np.float32(1e20) for name, array in BASE.items()}
     with pytest.raises(Rejected, match=r"norm .*; at most 1e\+12 is let in"):
