@@ -1,7 +1,7 @@
-"""All that a coordinator is, as one file: its store, the blobs that the store records, and the release key.
+"""All that a coordinator is, as one file: its store, the blobs that the store records, and its keys.
 
     coordinator.sqlite   whatever database the store lies in
-    release.key          secret: whoever has the file can sign models for the fleet
+    round.key, …         secret: whoever has the file can sign what the coordinator does
     blobs/<digest>       newest versions, releases, and updates that are not aggregated yet
 
 A backup may be taken while a coordinator serves. A restored one goes on from that moment: devices send again what has
@@ -18,15 +18,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from coordinator.delivery.keys import KEY_FILE
+from coordinator.delivery.keys import key_file
 from coordinator.rounds.recovery import recorded_blobs
 from coordinator.store.database import Store
 from coordinator.store.opening import SQLITE_FILE, is_new, open_store, sole_user
 from edge_sdk.disk import disk_errors, durable_file, sync
 from edge_sdk.errors import ConfigurationError, DataFormatError, StorageError
+from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 
 _BLOBS = "blobs"
+_KEYS = frozenset(key_file(Path(), role).name for role in Role)
 _TRIES = 5
 _MOST_KEY_BYTES = 1024
 _RELEASES_SINCE = 1_000_000
@@ -83,20 +85,21 @@ def _pack(file: Path, state_dir: Path, copy: Path, digests: set[str]) -> None:
     with durable_file(file) as out, tarfile.open(fileobj=out, mode="w") as archive:
         os.fchmod(out.fileno(), 0o600)
         archive.add(copy, SQLITE_FILE)
-        archive.add(state_dir / KEY_FILE, KEY_FILE)
+        for key in sorted(name for name in _KEYS if (state_dir / name).exists()):
+            archive.add(state_dir / key, key)
         for digest in sorted(digests):
             archive.add(BlobFolder(state_dir / _BLOBS).path_of(digest), f"{_BLOBS}/{digest}")
 
 
 def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
     """The store comes last, and at once: without it the folder is still new."""
-    blobs, digests, key = BlobFolder(state_dir / _BLOBS), set[str](), b""
+    blobs, digests, keys = BlobFolder(state_dir / _BLOBS), set[str](), dict[str, bytes]()
     with TemporaryDirectory(dir=state_dir) as scratch:
         part, copy = Path(scratch) / "part", Path(scratch) / SQLITE_FILE
         for member in archive:
             name, content = member.name.removeprefix(f"{_BLOBS}/"), _content(archive, member, file)
-            if member.name == KEY_FILE:
-                key = content.read(_MOST_KEY_BYTES)
+            if member.name in _KEYS:
+                keys[name] = content.read(_MOST_KEY_BYTES)
             elif member.name == SQLITE_FILE:
                 _write(content, copy)
             else:
@@ -104,10 +107,11 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
                 if blobs.put_file(part, move=True) != name:
                     raise DataFormatError(f"{file} is damaged: blob {name[:16]} has other bytes")
                 digests.add(name)
-        if not key:
-            raise DataFormatError(f"{file} is no backup of a coordinator: it has no release key")
+        if key_file(Path(), Role.ROUND).name not in keys:
+            raise DataFormatError(f"{file} is no backup of a coordinator: it has no key for rounds")
         _check_store(copy, digests, file)
-        _put_key(state_dir / KEY_FILE, key)
+        for name, key in keys.items():
+            _put_key(state_dir / name, key)
         copy.replace(state_dir / SQLITE_FILE)
         sync(state_dir)
     return len(digests)
@@ -115,7 +119,7 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> IO[bytes]:
     """Of a plain file by one of the names that a backup has; ``DataFormatError`` for anything else."""
-    is_known = member.name in {SQLITE_FILE, KEY_FILE} or member.name.rpartition("/")[0] == _BLOBS
+    is_known = member.name in {SQLITE_FILE, *_KEYS} or member.name.rpartition("/")[0] == _BLOBS
     content = archive.extractfile(member) if is_known and member.isreg() and not member.issparse() else None
     if content is None:
         raise DataFormatError(f"{file} is no backup of a coordinator: it has {member.name[:80]!r}")

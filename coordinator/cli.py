@@ -20,8 +20,11 @@ from coordinator.commands.doctor import doctor
 from coordinator.commands.metrics import metrics_app
 from coordinator.commands.model import model_app
 from coordinator.commands.options import AsJson, Log, StateDir, open_store
+from coordinator.commands.release import release_app
+from coordinator.commands.rollout import rollout_app
 from coordinator.commands.task import task_app
 from coordinator.commands.token import token_app
+from coordinator.commands.trust import key_app, root_app
 from coordinator.config import CoordinatorConfig
 from edge_sdk.errors import RaffmError
 from edge_sdk.logs import LogFormat, complain, log_to_stderr
@@ -39,6 +42,10 @@ app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
+app.add_typer(release_app, name="release")
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(root_app, name="root")
+app.add_typer(key_app, name="key")
 app.add_typer(token_app, name="token")
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(store_app, name="store")
@@ -181,13 +188,13 @@ def move(
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="File to write, a tar. It has the release key: keep it secret.")],
+    file: Annotated[Path, typer.Argument(help="File to write, a tar. It has the coordinator's keys: keep it secret.")],
     state_dir: StateDir,
 ) -> None:
     """Copy all that the coordinator is into one file; it may serve meanwhile."""
     from coordinator.backup import back_up
 
-    typer.echo(f"{file} has the store, the release key and {back_up(state_dir, file)} blobs")
+    typer.echo(f"{file} has the store, the keys and {back_up(state_dir, file)} blobs")
 
 
 @app.command()
@@ -198,7 +205,7 @@ def restore(
     """Make a new state folder what another was when it was backed up."""
     from coordinator.backup import restore as restored
 
-    typer.echo(f"{state_dir} has the store, the release key and {restored(file, state_dir)} blobs of {file}")
+    typer.echo(f"{state_dir} has the store, the keys and {restored(file, state_dir)} blobs of {file}")
 
 
 @app.command()

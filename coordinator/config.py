@@ -55,9 +55,9 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     open. ``space`` says in what submodels
     may differ, and ``nesting`` which narrower ones a device trains besides its own.
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
-    and the largest submodel that fits. Updates come in ``encoding``, and ``admission`` says which are let in.
-    ``ConfigurationError`` where ``adapters`` do not go with ``part``, ``aggregation`` or ``encoding``, or cannot be
-    cut.
+    and the largest submodel that fits. ``keep_versions`` of the newest are kept, and those that were released. Updates
+    come in ``encoding``, and ``admission`` says which are let in. ``ConfigurationError`` where ``adapters`` do not go
+    with ``part``, ``aggregation`` or ``encoding``, or cannot be cut.
     """
 
     name: str
@@ -83,6 +83,7 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     encoding: Encoding = FP32
     admission: Limits = Limits()
     evaluated_shares: tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
+    keep_versions: Annotated[int, msgspec.Meta(ge=1)] = 1
     seed: int = 0
     release: bool = True
 
@@ -187,6 +188,7 @@ class CoordinatorConfig:
     ready_valid_s: float = 60.0
     retry_after_s: float = 10.0
     release_deadline_s: float = 300.0
+    assignment_valid_s: float = 86_400.0
     receive_timeout_s: float = 0.25
 
     def __post_init__(self) -> None:

@@ -13,11 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.config import TaskConfig, read_task
+from coordinator.delivery.approving import known_release, manifest_of, signers
+from coordinator.delivery.starting import known_rollout
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
-from coordinator.store.records import RoundRecord, TaskRecord
-from coordinator.store.states import Phase
+from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord
+from coordinator.store.states import AssignmentStatus, Phase
 from edge_sdk.protocol.messages import Snapshot
+from edge_sdk.protocol.releases import Root, read
+from edge_sdk.protocol.signing import Envelope
 
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
@@ -54,7 +58,7 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
                 "last_seen_s_ago": round(now_s - known.last_seen_s),
                 **_spare(known.snapshot),
                 "memory_factor": round(known.memory_factor, 2),
-                "release": latest.release if (latest := tx.releases.latest(known.id)) else None,
+                "release": latest.release if (latest := tx.assignments.latest(known.id)) else None,
             }
             for known in tx.devices.all()
         ]
@@ -106,6 +110,76 @@ def version_rows(store: Store, task: str) -> list[Row]:
     ]
 
 
+def release_rows(store: Store) -> list[Row]:
+    """One row a release."""
+    with store.reading() as tx:
+        return [_release_row(tx, known) for known in tx.releases.all()]
+
+
+def export_rows(store: Store, release: int) -> list[Row]:
+    """One row an export of a release, as it is before anybody signs it."""
+    with store.reading() as tx:
+        manifest = manifest_of(known_release(tx, release))
+    return [
+        {
+            "export": export.name,
+            "heads/FFN": f"{max(export.submodel.heads)}/{max(export.submodel.ffn)}",
+            "layers": len(export.submodel.layers),
+            "parameters": export.parameters,
+            "precision": export.precision.value,
+            "mib": round(export.size_bytes / 2**20, 2),
+            "memory_mib": export.inference_memory_bytes >> 20,
+            "accuracy": round(export.accuracy, 4),
+            "samples": export.samples,
+            "onnxruntime": export.onnxruntime,
+        }
+        for export in manifest.exports
+    ]
+
+
+def rollout_rows(store: Store) -> list[Row]:
+    """One row a rollout: how many of its devices stand how."""
+    with store.reading() as tx:
+        return [_rollout_row(tx, known) for known in tx.rollouts.all()]
+
+
+def assignment_rows(store: Store, rollout: int) -> list[Row]:
+    """One row a device of a rollout, in the order of the stages."""
+    with store.reading() as tx:
+        plan = known_rollout(tx, rollout).plan
+        found = sorted(tx.assignments.of_rollout(rollout), key=lambda known: (known.stage, known.device))
+    return [
+        {
+            "device": known.device,
+            "stage": plan.stages[known.stage],
+            "export": known.export,
+            "status": known.status.value,
+            "accuracy": None if known.report is None else known.report.accuracy,
+            "latency_ms": None if known.report is None else _rounded(known.report.latency_ms),
+            "reason": known.reason or None,
+        }
+        for known in found
+    ]
+
+
+def root_rows(envelope: Envelope) -> list[Row]:
+    """One row a key of a root of trust."""
+    root = read(Root, envelope.payload)
+    signed = {each.key for each in envelope.signatures}
+    return [
+        {
+            "root": root.version,
+            "expires": datetime.fromtimestamp(root.expires_s).astimezone().date().isoformat(),
+            "role": role,
+            "takes": f"{keys.threshold} of {len(keys.keys)}",
+            "key": key.hex(),
+            "has_signed": key in signed,
+        }
+        for role, keys in (("root", root.root), ("release", root.release), ("round", root.round))
+        for key in keys.keys
+    ]
+
+
 def token_rows(store: Store, now_s: float) -> list[Row]:
     """One row a token."""
     with store.reading() as tx:
@@ -144,6 +218,35 @@ def show(rows: Sequence[Row], *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row.values()))
     Console().print(table)
+
+
+def _release_row(tx: Transaction, known: ReleaseRecord) -> Row:
+    manifest, (have, needed) = manifest_of(known), signers(tx, known)
+    return {
+        "release": known.release,
+        "task": known.task,
+        "version": known.version,
+        "groups": ", ".join(manifest.groups) or "all",
+        "exports": len(manifest.exports),
+        "mib": round(sum(export.size_bytes for export in manifest.exports) / 2**20, 1),
+        "accuracy": round(max(export.accuracy for export in manifest.exports), 4),
+        "signatures": f"{have} of {needed}",
+        "approved": have >= needed,
+        "expires": datetime.fromtimestamp(manifest.expires_s).astimezone().date().isoformat(),
+    }
+
+
+def _rollout_row(tx: Transaction, known: RolloutRecord) -> Row:
+    found = [assigned.status for assigned in tx.assignments.of_rollout(known.rollout)]
+    return {
+        "rollout": known.rollout,
+        "release": known.release,
+        "task": known.task,
+        "status": known.status.value,
+        "stage": known.plan.stages[known.stage],
+        "devices": len(found),
+        **{status.value: found.count(status) for status in AssignmentStatus},
+    }
 
 
 def _spare(snapshot: Snapshot | None) -> Row:

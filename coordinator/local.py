@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.broker import EmbeddedBroker
 from coordinator.config import STATE_DIR_VARIABLE
-from coordinator.delivery.keys import release_key
+from coordinator.delivery.roots import ensure_root
 from coordinator.listing import Row, round_rows
 from coordinator.processes import Processes, interruptible, last_line
 from coordinator.store.database import Store
@@ -31,11 +31,11 @@ class TaskFailedError(RaffmError):
 
 @dataclass(frozen=True, slots=True)
 class LocalCoordinator:
-    """What :func:`local_coordinator` has started. ``broker`` and ``release_key`` are what an agent has to be told."""
+    """What :func:`local_coordinator` has started. ``broker`` and ``root`` are what an agent has to be told."""
 
     state_dir: Path
     broker: str
-    release_key: Path
+    root: Path
     processes: Processes
 
     def command(self, *words: str | Path) -> None:
@@ -100,8 +100,9 @@ def local_coordinator(state_dir: Path) -> Iterator[LocalCoordinator]:
     Raises what :class:`EmbeddedBroker` raises.
     """
     with interruptible(), EmbeddedBroker(state_dir) as broker, Processes(state_dir) as processes:
-        release_key(state_dir)
+        with closing(open_store(state_dir)) as store:
+            root = ensure_root(store, state_dir, time.time())
         address = str(broker.address)
         serve = ("serve", "--state-dir", str(state_dir), "--broker", address)
         processes.start("coordinator", "coordinator.cli", serve)
-        yield LocalCoordinator(state_dir, address, state_dir / "release.pub", processes)
+        yield LocalCoordinator(state_dir, address, root, processes)

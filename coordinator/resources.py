@@ -30,7 +30,8 @@ class Submit(Protocol):
 class Resources:
     """``send(device, message)`` publishes; ``fetch(device, digest, size_bytes)`` pulls a blob from a device.
 
-    ``cancel(digest)`` pulls it no longer. ``sweep()`` deletes what nobody needs, once nothing is in the making.
+    ``cancel(digest)`` pulls it no longer. ``sweep()`` deletes what nobody needs, once nothing is in the making. ``key``
+    signs in the role ``round``.
     """
 
     settings: CoordinatorConfig

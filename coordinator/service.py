@@ -17,7 +17,8 @@ from threading import Event
 from typing import Any
 
 from coordinator.config import CoordinatorConfig
-from coordinator.delivery.keys import release_key
+from coordinator.delivery.keys import own_key
+from coordinator.delivery.roots import ensure_root
 from coordinator.metrics.vitals import Vitals
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
@@ -41,6 +42,7 @@ from edge_sdk.protocol.messages import (
     encode,
     type_of,
 )
+from edge_sdk.protocol.signing import Role
 from edge_sdk.protocol.topics import VERSION, Channel, Topic, coordinator_filters, parse
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -84,13 +86,14 @@ class Service:
         self._stopping = Event()
         self._tick_due_s = 0.0
         self._gone_since_s: dict[str, float] = {}
+        ensure_root(store, config.state_dir, time.time())
         self._received, self._sent, self._is_connected = Counter[str](), Counter[str](), False
         self.vitals = Vitals()
         resources = Resources(
             settings=config,
             store=store,
             blobs=blobs,
-            key=release_key(config.state_dir),
+            key=own_key(config.state_dir, Role.ROUND),
             send=self._send,
             fetch=self._fetch,
             cancel=self._exchange.cancel,
@@ -254,6 +257,8 @@ class Service:
                     tx.devices.seen(device, time.time(), message.snapshot)
             elif tx.devices.offline(device, message.session):
                 _log.info("%s is offline", device, extra={"device": device})
+        if isinstance(message, Hello):
+            self._agenda.device_came(device)
 
     # -- what the tasks work with
 

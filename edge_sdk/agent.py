@@ -30,10 +30,11 @@ from edge_sdk.protocol.messages import (
     Receipt,
     Release,
     ReleaseReport,
+    Standing,
     UpdateReady,
     Wait,
 )
-from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.releases import Order
 
 
 class Phase(str, Enum):
@@ -60,7 +61,7 @@ class AgentState:
     offer_due_s: float = 0.0
     missing: frozenset[str] = frozenset()
     answered: tuple[str, int] | None = None
-    release: ReleaseManifest | None = None
+    release: Order | None = None
     release_missing: frozenset[str] = frozenset()
     ready_due_s: float = 0.0
     announced: int | None = None
@@ -85,9 +86,9 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTrusted:
-    """A release's signature, role, addressee and freshness hold."""
+    """All holds that was signed about a release that this device is to run, or to leave."""
 
-    manifest: ReleaseManifest
+    order: Order
     present: frozenset[str] = frozenset()
 
 
@@ -125,7 +126,7 @@ class TrainingFailed:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTried:
-    """The released model was put into its slot and measured, or could not be."""
+    """The released model is on trial, has come to stay, or does not."""
 
     report: ReleaseReport
 
@@ -201,19 +202,38 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class CheckRelease:
-    """Verify a release's envelope; comes back as :class:`ReleaseTrusted` where it holds."""
+    """Verify what came of a release; comes back as :class:`ReleaseTrusted` where it holds."""
 
-    envelope: bytes
+    message: Release
 
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Load the released model into the free slot, measure it, switch to it."""
+    """Load the released model into the free slot, measure it, put it on trial."""
 
-    manifest: ReleaseManifest
+    order: Order
 
 
-Effect = Publish | SayHello | SayReady | ResendOutbox | Fetch | Train | StopTraining | Settle | CheckRelease | Install
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Go back to what ran before the release."""
+
+    order: Order
+
+
+Effect = (
+    Publish
+    | SayHello
+    | SayReady
+    | ResendOutbox
+    | Fetch
+    | Train
+    | StopTraining
+    | Settle
+    | CheckRelease
+    | Install
+    | Leave
+)
 Next = tuple[AgentState, tuple[Effect, ...]]
 
 
@@ -225,8 +245,8 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR091
         case Received(message, present):
             state = replace(state, is_heard=state.is_heard or not isinstance(message, Announce))
             return _receive(state, message, present, now_s)
-        case ReleaseTrusted(manifest, present):
-            return _begin_release(state, manifest, present)
+        case ReleaseTrusted(order, present):
+            return _begin_release(state, order, present)
         case BlobFetched(digest):
             return _fetched(state, digest)
         case BlobFailed():
@@ -244,7 +264,8 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR091
 
 def needed(state: AgentState) -> tuple[BlobEntry, ...]:
     """The blobs that the current offer and a coming release are made of."""
-    return tuple(entry for source in (state.offer, state.release) if source is not None for entry in source.manifest)
+    release = None if state.release is None else state.release.model
+    return tuple(entry for source in (state.offer, release) if source is not None for entry in source.manifest)
 
 
 def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[str], now_s: float) -> Next:
@@ -255,8 +276,8 @@ def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[
             return _ask_now(state, now_s, Settle(message))
         case Wait(retry_after_s=retry_after_s):
             return replace(state, ready_due_s=now_s + retry_after_s), ()
-        case Release(envelope=envelope):
-            return state, (CheckRelease(envelope),)
+        case Release():
+            return state, (CheckRelease(message),)
         case Announce(session=session):
             return _announced(state, session, now_s)
         case _:
@@ -301,12 +322,16 @@ def _flaw(offer: Offer) -> str:
     return ""
 
 
-def _begin_release(state: AgentState, manifest: ReleaseManifest, present: frozenset[str]) -> Next:
-    if state.release == manifest:
+def _begin_release(state: AgentState, order: Order, present: frozenset[str]) -> Next:
+    is_under_way = state.release is not None and state.release.assignment.number == order.assignment.number
+    if order.model is None:  # what is under way is fetched for nothing
+        kept = state if not is_under_way else replace(state, release=None, release_missing=frozenset())
+        return kept, (Leave(order),)
+    if is_under_way:  # said again, an assignment has the same number and expires later
         return state, ()
-    lacking = tuple(entry for entry in manifest.manifest if entry.digest not in present)
-    state = replace(state, release=manifest, release_missing=frozenset(entry.digest for entry in lacking))
-    return state, (Fetch(lacking) if lacking else Install(manifest),)
+    lacking = tuple(entry for entry in order.model.manifest if entry.digest not in present)
+    state = replace(state, release=order, release_missing=frozenset(entry.digest for entry in lacking))
+    return state, (Fetch(lacking) if lacking else Install(order),)
 
 
 def _fetched(state: AgentState, digest: str) -> Next:
@@ -327,9 +352,7 @@ def _fetched(state: AgentState, digest: str) -> Next:
 def _unfetchable(state: AgentState, failed: BlobFailed, now_s: float) -> Next:
     effects: tuple[Effect, ...] = ()
     if failed.digest in state.release_missing and state.release is not None:
-        report = ReleaseReport(
-            release=state.release.release, task=state.release.task, healthy=False, detail=failed.reason[:500]
-        )
+        report = state.release.report(Standing.ROLLED_BACK, failed.reason)
         state, effects = replace(state, release=None, release_missing=frozenset()), (Publish(report),)
     if failed.digest in state.missing:
         state, more = _give_up(state, TrainingFailed(failed.failure, failed.reason), now_s)
@@ -357,7 +380,7 @@ def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
 
 def _tried(state: AgentState, report: ReleaseReport) -> AgentState:
     """The release that was tried is done with; one that came meanwhile, of another task, is not."""
-    if state.release is None or state.release.release != report.release:
+    if state.release is None or state.release.assignment.number != report.assignment:
         return state
     return replace(state, release=None, release_missing=frozenset())
 

@@ -60,7 +60,7 @@ def run(
     fleet: Annotated[str | None, typer.Option(help=ABOUT["fleet"])] = None,
     profile: Profile = None,
     state_dir: StateDir = None,
-    release_key: Annotated[Path | None, typer.Option(help=ABOUT["release_key"])] = None,
+    root: Annotated[Path | None, typer.Option(help=ABOUT["root"])] = None,
     user: User = None,
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
@@ -205,7 +205,7 @@ def predict(
     from edge_sdk.tasks import folder_with
 
     folder = folder_with(state_dir or default_state_dir(device), task)
-    for answer in ask(Serving(folder / "slots", threads=1), given):
+    for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given):
         label, probability = answer.prediction.label, answer.prediction.probability
         line = {answer.kind: answer.asked, "label": label, "probability": round(probability, 4)}
         typer.echo(msgspec.json.encode(line).decode() if as_json else f"{label}  {probability:.1%}  {answer.asked}")

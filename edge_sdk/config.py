@@ -25,7 +25,7 @@ def default_state_dir(device: str) -> Path:
 class AgentConfig:
     """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
 
-    ``release_key`` is the file with the public key whose releases are trusted; without it every release is refused.
+    ``root`` is the file that says whose releases are trusted; without it every release is refused.
     ``runtime`` is what trains, on ``threads`` at most where they are given. ``providers`` are onnxruntime's to use
     before the processor, the first first; ``None`` is CUDA where it is there. Pictures are kept as squares of
     ``image_size`` pixels a side, at least the model's.
@@ -41,7 +41,7 @@ class AgentConfig:
     fleet: str = "default"
     profile: str | None = None
     state_dir: Path
-    release_key: Path | None = None
+    root: Path | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None

@@ -17,6 +17,7 @@
     │   ├── BlobCorruptError              5
     │   ├── TensorTableError              5
     │   └── UntrustedError                5   a signature, role or freshness that does not hold
+    │       └── ReleaseRefusedError       5   a release that is not what an assignment that holds says
     ├── StorageError                      6   the disk refuses
     │   ├── CacheFullError                6
     │   └── DiskFullError                 6
@@ -139,6 +140,14 @@ class TensorTableError(ProtocolError):
 
 class UntrustedError(ProtocolError):
     """A signed thing whose signature, role or freshness does not hold."""
+
+
+class ReleaseRefusedError(UntrustedError):
+    """``release`` of ``task`` does not hold, although ``assignment``, by its number, does."""
+
+    def __init__(self, task: str, release: int, assignment: int, why: str) -> None:
+        super().__init__(f"release {release} of {task} is refused: {why}")
+        self.task, self.release, self.assignment = task, release, assignment
 
 
 # -- this machine

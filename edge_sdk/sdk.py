@@ -37,7 +37,7 @@ class Agent:
         state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
         on_model: called, on the agent's thread, each time a released model begins to answer. A coroutine function
             runs on the loop that entered ``async with``.
-        settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``release_key``.
+        settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``root``.
 
     Raises ``ConfigurationError`` or ``DataFormatError`` where an argument cannot be used.
     """

@@ -45,6 +45,11 @@ _OUTSIDE = {
 }
 
 
+def runtime_version() -> str:
+    """Onnxruntime's."""
+    return str(ort.__version__)
+
+
 def session_options(threads: int) -> ort.SessionOptions:
     """Options for a device whose other programs go first, and whose memory is short."""
     options = ort.SessionOptions()

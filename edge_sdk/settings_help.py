@@ -10,7 +10,7 @@ ABOUT = {
     "fleet": "The fleet's name.",
     "profile": "A name from device_profiles/ or a TOML file; default: measure.",
     "state_dir": "Where state lives; default: the platform's own folder.",
-    "release_key": "The coordinator's release.pub; none: no releases.",
+    "root": "The coordinator's root.json, which says whose releases are trusted; none: no releases.",
     "user": "User name for the broker.",
     "password_file": "File that holds the password for the broker.",
     "ca_file": "Certificate authorities for TLS, instead of the system's.",

@@ -2,7 +2,7 @@
 
 Order matters in three places. An update is a verified blob in the cache *before* its message enters the outbox, and in
 the outbox *before* it is published: so it is sent again after any crash. A release is verified *before* anything of it
-is fetched. A slot is switched *after* its model has answered on this device.
+is fetched. A slot is switched *after* its model has shown on this device what its trial asks for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -28,7 +27,6 @@ from edge_sdk.errors import (
     MalformedMessageError,
     RaffmError,
     StorageError,
-    UntrustedError,
 )
 from edge_sdk.protocol.messages import (
     Announce,
@@ -38,13 +36,14 @@ from edge_sdk.protocol.messages import (
     Offer,
     Offline,
     Refused,
+    Release,
     ReleaseReport,
     Snapshot,
+    Standing,
     Wait,
     decode_from_coordinator,
 )
-from edge_sdk.protocol.signing import ReleaseManifest
-from edge_sdk.security.trust import check_release, load_public_key
+from edge_sdk.releasing import Releases, Tried
 from edge_sdk.sources import BlobSources
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
@@ -108,7 +107,6 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._on_model, self._on_tick = on_model, on_tick
-        self._release_key = None if config.release_key is None else load_public_key(config.release_key)
         self._cache = BlobCache(
             config.state_dir / "blobs", config.cache_bytes, keep_free_bytes=config.policy.min_disk_free_bytes
         )
@@ -127,6 +125,7 @@ class Supervisor:
             threads=config.threads,
         )
         self._tasks = OwnTasks(examples, config)
+        self._releases = Releases(config, self._tasks)
         self._session = int(self._outbox.number("session") or 0) + 1
         self._outbox.set_number("session", self._session)
         self._transport = make_transport(config, self._session)
@@ -136,8 +135,6 @@ class Supervisor:
         self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
-        self._last_report: ReleaseReport | None = None
-        self._installer = ThreadPoolExecutor(1, thread_name_prefix="install")
         self._stopping = threading.Event()
         self._status = AgentStatus(release=self._tasks.release)
         self._obstacle = ""
@@ -174,8 +171,8 @@ class Supervisor:
         if self._training is not None:
             self._training.stop()
         self._keep_numbers()
+        self._releases.close()
         self._tasks.stop()
-        self._installer.shutdown(wait=True, cancel_futures=True)
         self._blobs.close()
         self._transport.close()
         self._outbox.close()
@@ -203,8 +200,8 @@ class Supervisor:
                 self._settle(self._blobs.handle(delivery))
             case TrainingSaid(offer, event):
                 self._training_said(offer, event)
-            case agent.ReleaseTried():
-                self._release_tried(delivery)
+            case Tried():
+                self._release_tried(delivery.report)
 
     def _receive(self, incoming: Incoming) -> None:
         """Whatever is malformed is dropped; it never ends the loop."""
@@ -242,6 +239,7 @@ class Supervisor:
         if now_s - self._kept_s >= (_KEEP_COUNT_S if self._machine.is_counting else _KEEP_TIME_S):
             self._keep_numbers()
         self._settle(self._blobs.tick())
+        self._releases.end_trials(now_s, self._transport.inject)
         self._publish_due(now_s)
         self._advance(agent.Tick())
         if self._on_tick is not None:
@@ -291,16 +289,11 @@ class Supervisor:
                     self._stock.clear(self._pinned(), detail)
                 self._advance(agent.TrainingFailed(failure, detail, peak_memory_bytes))
 
-    def _release_tried(self, tried: agent.ReleaseTried) -> None:
-        self._last_report = tried.report
+    def _release_tried(self, report: ReleaseReport) -> None:
         self._status = replace(self._status, release=self._tasks.release)
-        if tried.report.healthy:
-            self._survive_a_full_disk(
-                self._outbox.set_number, _release_key(self._tasks, tried.report.task), tried.report.release
-            )
-            if self._on_model is not None:
-                self._on_model(tried.report)
-        self._advance(tried)
+        if report.standing is Standing.HEALTHY and self._on_model is not None:
+            self._on_model(report)
+        self._advance(agent.ReleaseTried(report))
 
     # -- what is done about it
 
@@ -363,10 +356,12 @@ class Supervisor:
                 self._stock.end_transfers_but(self._pinned())
             case agent.Settle(receipt):
                 self._updates.settle(receipt)
-            case agent.CheckRelease(envelope):
-                self._check_release(envelope)
-            case agent.Install(manifest):
-                self._install(manifest)
+            case agent.CheckRelease(message):
+                self._check_release(message)
+            case agent.Install(order):
+                self._releases.install(order, self._cache, self._transport.inject)
+            case agent.Leave(order):
+                self._releases.leave(order, self._transport.inject)
 
     def _say_ready(self) -> None:
         self._cache.shrink(self._pinned())
@@ -425,35 +420,13 @@ class Supervisor:
         self._advance(agent.UpdateStored(message))
         self._cache.shrink(self._pinned())
 
-    def _check_release(self, envelope: bytes) -> None:
-        names = {"fleet": self._config.fleet, "device": self._config.device}
-        try:
-            manifest = check_release(envelope, self._release_key, installed=self._installed, **names)
-        except UntrustedError as error:
-            _log.warning("%s", error)
-            return
-        if self._tasks.of(manifest.task) is None:
-            detail = f"this device takes no part in {manifest.task}"
-            self._uplink.publish(
-                ReleaseReport(release=manifest.release, task=manifest.task, healthy=False, detail=detail)
-            )
-        elif self._last_report is not None and self._last_report.release == manifest.release:
-            self._uplink.publish(self._last_report)
-        else:
-            self._advance(agent.ReleaseTrusted(manifest, self._stock.present(manifest.manifest)))
-
-    def _installed(self, task: str) -> int:
-        """The newest release that ever ran in the task's slot."""
-        own = self._tasks.of(task)
-        kept = int(self._outbox.number(_release_key(self._tasks, task)) or 0)
-        return max(kept, own.serving.release if own is not None else 0)
-
-    def _install(self, manifest: ReleaseManifest) -> None:
-        """Beside the loop: loading and measuring a model takes seconds, and the link must live meanwhile."""
-        files = {entry.part: self._cache.path_of(entry.digest) for entry in manifest.manifest}
-        own = self._tasks.chosen(manifest.task)
-        future = self._installer.submit(own.serving.install, manifest, files, own.examples.held_out)
-        future.add_done_callback(lambda done: self._transport.inject(agent.ReleaseTried(done.result())))
+    def _check_release(self, message: Release) -> None:
+        found = self._releases.check(message)
+        if isinstance(found, ReleaseReport):
+            self._uplink.publish(found)
+        elif found is not None:
+            entries = () if found.model is None else found.model.manifest
+            self._advance(agent.ReleaseTrusted(found, self._stock.present(entries)))
 
     # -- the wire
 
@@ -486,9 +459,3 @@ class Supervisor:
 
     def _pinned(self) -> set[str]:
         return self._stock.pinned(agent.needed(self._state))
-
-
-def _release_key(tasks: OwnTasks, task: str) -> str:
-    """Under what the newest release of a task's slot is kept."""
-    own = tasks.own_name(task)
-    return "release" if own is None else f"release of {own}"

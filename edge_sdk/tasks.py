@@ -92,15 +92,20 @@ class OwnTasks:
         """The newest release that runs; 0 before the first."""
         return max(task.serving.release for task in self._tasks.values())
 
+    def serving(self) -> tuple[Serving, ...]:
+        """Of every task."""
+        return tuple(task.serving for task in self._tasks.values())
+
     def start(self) -> None:
         """Begin to take what iterators yield."""
         for task in self._tasks.values():
             task.examples.start()
 
     def stop(self) -> None:
-        """Take no more of it."""
+        """Take no more of it, and leave no model on trial."""
         for task in self._tasks.values():
             task.examples.stop()
+            task.serving.interrupt_trial()
 
 
 def _own_task(owned: Owned, folder: Path, config: AgentConfig) -> OwnTask:

@@ -53,7 +53,7 @@ with tempfile.TemporaryDirectory() as folder:
             others[200:320],
             state_dir=Path(folder, "phone"),
             profile="android-mid-range",
-            release_key=server.release_key,
+            root=server.root,
         )
         with phone:
             train(server, "sections", packaged_model())

@@ -55,7 +55,7 @@ with tempfile.TemporaryDirectory() as folder, local_coordinator(Path(folder, "fl
     server.command("task", "create", "parts", "--model", model, "--calibration", few, "--test", test, *options)
 
     camera = take_pictures(Path(folder, "camera"), 30)
-    settings = {"profile": "raspberry-pi-zero-2-w", "release_key": server.release_key, "image_size": 32}
+    settings = {"profile": "raspberry-pi-zero-2-w", "root": server.root, "image_size": 32}
     with Agent("belt", server.broker, camera, state_dir=Path(folder, "belt"), **settings) as agent:
         while not server.is_done("parts"):
             take_pictures(camera, 1)

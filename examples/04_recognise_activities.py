@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as folder, local_coordinator(Path(folder, "fl
             motion.of(wearer),
             state_dir=Path(folder, name),
             profile="android-low-end",
-            release_key=server.release_key,
+            root=server.root,
         )
         for name, wearer in WEARERS.items()
     ]

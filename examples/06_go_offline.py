@@ -23,8 +23,8 @@ stranger = motion.of(2)
 
 def switch_on(broker: str) -> Agent:
     """The watch, with all that it kept when it was switched off."""
-    state, key = Path(folder, "watch"), Path(folder, "fleet", "release.pub")
-    return Agent("watch", broker, motion.of(1), state_dir=state, profile="android-low-end", release_key=key)
+    state, root = Path(folder, "watch"), Path(folder, "fleet", "root.json")
+    return Agent("watch", broker, motion.of(1), state_dir=state, profile="android-low-end", root=root)
 
 
 def answer(watch: Agent) -> None:

@@ -7,25 +7,35 @@ in the same transaction. A task's paths are of the coordinator's machine.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException, Path, Query, Request, Response, status
+from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response, status
 from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import JsonValue
 
-from coordinator.api.access import bearer_of, make_token, revoke_token
+from coordinator.api.access import make_token, revoke_token
+from coordinator.api.asking import (
+    PROBLEMS,
+    Admin,
+    After,
+    Limit,
+    Name,
+    Opened,
+    Operator,
+    Viewer,
+    known_or_404,
+    page_of,
+)
+from coordinator.api.releases import releases
 from coordinator.api.schemas import (
+    Assignment,
     AuditEntry,
     Device,
     Move,
     NewToken,
     Page,
-    Problem,
-    Release,
     Round,
     Secret,
     Task,
@@ -37,22 +47,10 @@ from coordinator.metrics.fleet import fleet_registry
 from coordinator.rounds.tasks import change_status, known_task, queue_task
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
-from coordinator.store.states import AccessRole, TaskStatus
-from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError, RaffmError, StorageError
+from coordinator.store.states import TaskStatus
+from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError, RaffmError
 
-_MOST = 500
 _REFUSED = (ConfigurationError, DataFormatError, ModelFormatError)
-_T = TypeVar("_T")
-Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
-Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
-After = Annotated[str | None, Query(max_length=64, description="What the page before ended with.")]
-_bearer = HTTPBearer(description="A token, from `coordinator token create`.")
-_problems: dict[int | str, dict[str, Any]] = {
-    status.HTTP_400_BAD_REQUEST: {"model": Problem},
-    status.HTTP_401_UNAUTHORIZED: {"model": Problem},
-    status.HTTP_403_FORBIDDEN: {"model": Problem},
-    status.HTTP_404_NOT_FOUND: {"model": Problem},
-}
 
 
 def create_app(store: Store) -> FastAPI:
@@ -64,31 +62,9 @@ def create_app(store: Store) -> FastAPI:
     app.add_exception_handler(HTTPException, _told)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"])
     app.include_router(_operations)
-    for router in (_devices, _tasks, _access):
+    for router in (_devices, _tasks, releases, _access):
         app.include_router(router, prefix="/api/v1")
     return app
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
-def _may(role: AccessRole) -> Callable[..., TokenRecord]:
-    def check(
-        store: Annotated[Store, Depends(_store)], given: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)]
-    ) -> TokenRecord:
-        with store.reading() as tx:
-            known = bearer_of(tx, given.credentials, time.time())
-        if known is None:
-            raise HTTPException(status.HTTP_401_UNAUTHORIZED, "the token is unknown, revoked or expired")
-        if not known.role.includes(role):
-            raise HTTPException(
-                status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
-            )
-        return known
-
-    return check
 
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
@@ -99,20 +75,10 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, code)
 
 
-Opened = Annotated[Store, Depends(_store)]
-Viewer = Depends(_may(AccessRole.VIEWER))
-Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
-Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]
-_devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=_problems)
-_tasks = APIRouter(tags=["tasks"], dependencies=[Viewer], responses=_problems)
-_access = APIRouter(tags=["access"], responses=_problems)
-_operations = APIRouter(tags=["operations"], dependencies=[Viewer], responses=_problems)
-
-
-def _page(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[Sequence[_T], str | None]:
-    """The first of what comes after, and how to ask for the rest."""
-    some = found[:limit]
-    return some, key(some[-1]) if len(found) > limit else None
+_devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=PROBLEMS)
+_tasks = APIRouter(tags=["tasks"], dependencies=[Viewer], responses=PROBLEMS)
+_access = APIRouter(tags=["access"], responses=PROBLEMS)
+_operations = APIRouter(tags=["operations"], dependencies=[Viewer], responses=PROBLEMS)
 
 
 # -- operations
@@ -132,7 +98,7 @@ def list_devices(store: Opened, limit: Limit = 100, after: After = None) -> Page
     """Every device that has ever said hello, by id."""
     with store.reading() as tx:
         found = tx.devices.page(limit + 1, after)
-    some, more = _page(found, lambda known: known.id, limit)
+    some, more = page_of(found, lambda known: known.id, limit)
     return Page(items=[Device.model_validate(known) for known in some], after=more)
 
 
@@ -179,7 +145,7 @@ def create_task(store: Opened, who: Operator, settings: Annotated[dict[str, Json
 def show_task(store: Opened, task: Name) -> Task:
     """One task."""
     with store.reading() as tx:
-        return Task.of(tx, _known(lambda: known_task(tx, task)))
+        return Task.of(tx, known_or_404(lambda: known_task(tx, task)))
 
 
 @_tasks.post("/tasks/{task}/start")
@@ -206,33 +172,24 @@ def list_rounds(
 ) -> Page[Round]:
     """The rounds of a task, oldest first."""
     with store.reading() as tx:
-        _known(lambda: known_task(tx, task))
-        some, more = _page(tx.rounds.page(task, limit + 1, after), lambda known: str(known.number), limit)
+        known_or_404(lambda: known_task(tx, task))
+        some, more = page_of(tx.rounds.page(task, limit + 1, after), lambda known: str(known.number), limit)
         return Page(items=[Round.of(tx, known) for known in some], after=more)
 
 
-@_tasks.get("/tasks/{task}/releases")
-def list_releases(store: Opened, task: Name) -> list[Release]:
-    """What each device was sent of a task."""
+@_tasks.get("/tasks/{task}/assignments")
+def list_assignments(store: Opened, task: Name) -> list[Assignment]:
+    """What each device was told to run of a task, oldest first."""
     with store.reading() as tx:
-        _known(lambda: known_task(tx, task))
-        return [Release.model_validate(known) for known in tx.releases.of_task(task)]
+        known_or_404(lambda: known_task(tx, task))
+        return [Assignment.model_validate(known) for known in tx.assignments.of_task(task)]
 
 
 def _changed(store: Store, task: str, wanted: TaskStatus, who: TokenRecord) -> Task:
     with store.reading() as tx:
-        _known(lambda: known_task(tx, task))
+        known_or_404(lambda: known_task(tx, task))
     change_status(store, task, wanted, time.time(), who.name)
     return show_task(store, task)
-
-
-def _known(look: Callable[[], _T]) -> _T:
-    try:
-        return look()
-    except StorageError:
-        raise
-    except ConfigurationError as error:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
 
 
 # -- access
@@ -254,7 +211,7 @@ def create_token(store: Opened, who: Admin, wanted: NewToken) -> Secret:
 @_access.delete("/tokens/{token}", status_code=status.HTTP_204_NO_CONTENT)
 def delete_token(store: Opened, who: Admin, token: Name) -> None:
     """Revoke a token, at once."""
-    _known(lambda: revoke_token(store, token, time.time(), who.name))
+    known_or_404(lambda: revoke_token(store, token, time.time(), who.name))
 
 
 @_access.get("/audit")
@@ -263,5 +220,5 @@ def list_audit(
 ) -> Page[AuditEntry]:
     """Who has changed what, newest first."""
     with store.reading() as tx:
-        some, more = _page(tx.audit.newest(limit + 1, after), lambda known: str(known.entry), limit)
+        some, more = page_of(tx.audit.newest(limit + 1, after), lambda known: str(known.entry), limit)
     return Page(items=[AuditEntry.model_validate(known) for known in some], after=more)

@@ -8,20 +8,21 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from coordinator.config import read_task
+from coordinator.delivery.approving import SignedManifest, manifest_of, signers
 from coordinator.store.database import Transaction
-from coordinator.store.records import RoundRecord, TaskRecord
-from coordinator.store.states import AccessRole, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord
+from coordinator.store.states import AccessRole, AssignmentStatus, Phase, RolloutStatus, TaskStatus
 
 _I = TypeVar("_I")
 
 
-def _plain(value: object) -> dict[str, JsonValue] | None:
-    """A struct as JSON has it; tuples and times are none there."""
-    plain: dict[str, JsonValue] | None = msgspec.json.decode(msgspec.json.encode(value))
-    return plain
+def plain(value: object) -> dict[str, JsonValue]:
+    """A struct as JSON has it; tuples, bytes and times are none there."""
+    decoded: dict[str, JsonValue] = msgspec.json.decode(msgspec.json.encode(value))
+    return decoded
 
 
-Plain = Annotated[dict[str, JsonValue], BeforeValidator(_plain)]
+Plain = Annotated[dict[str, JsonValue], BeforeValidator(plain)]
 
 
 class _Record(BaseModel):
@@ -112,14 +113,81 @@ class Round(BaseModel):
         )
 
 
-class Release(_Record):
-    """A model that a device was sent for inference, and what the device says of it."""
+class Assignment(_Record):
+    """A model that a device is to run, and what the device says of it."""
 
+    number: int
+    rollout: int | None
     release: int
     device: str
-    status: ReleaseStatus
+    stage: int
+    export: str
+    status: AssignmentStatus
+    reason: str
     parameters: int
     report: Plain | None
+
+
+class Release(BaseModel):
+    """A release: its exports, each with its accuracy on the task's test examples, and how far it is from going out."""
+
+    release: int
+    task: str
+    version: int
+    groups: list[str] = Field(description="Whose devices may run it; all where none is named.")
+    created_s: float
+    expires_s: float
+    signatures: int = Field(description="Of release keys that count now.")
+    threshold: int
+    is_approved: bool
+    exports: list[Plain]
+    to_sign: Plain = Field(description="What `coordinator release sign` takes as a file.")
+
+    @classmethod
+    def of(cls, tx: Transaction, known: ReleaseRecord) -> Release:
+        """As the store has it."""
+        manifest, (have, needed) = manifest_of(known), signers(tx, known)
+        return cls(
+            release=known.release,
+            task=known.task,
+            version=known.version,
+            groups=list(manifest.groups),
+            created_s=known.created_s,
+            expires_s=manifest.expires_s,
+            signatures=have,
+            threshold=needed,
+            is_approved=have >= needed,
+            exports=[plain(export) for export in manifest.exports],
+            to_sign=plain(SignedManifest(known.release, known.manifest)),
+        )
+
+
+class Rollout(BaseModel):
+    """A release on its way: how far it is, and how many of its devices stand how."""
+
+    rollout: int
+    release: int
+    task: str
+    status: RolloutStatus
+    stage: int = Field(description="The last of the plan's stages that is open, from 0.")
+    plan: Plain
+    devices: dict[AssignmentStatus, int]
+    created_s: float
+
+    @classmethod
+    def of(cls, tx: Transaction, known: RolloutRecord) -> Rollout:
+        """As the store has it."""
+        found = [assigned.status for assigned in tx.assignments.of_rollout(known.rollout)]
+        return cls(
+            rollout=known.rollout,
+            release=known.release,
+            task=known.task,
+            status=known.status,
+            stage=known.stage,
+            plan=plain(known.plan),
+            devices={each: found.count(each) for each in AssignmentStatus},
+            created_s=known.created_s,
+        )
 
 
 class Move(BaseModel):

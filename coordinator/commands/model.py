@@ -86,11 +86,12 @@ def save_model(
     task: TaskName,
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     state_dir: StateDir,
+    version: Annotated[int | None, typer.Option(min=0, help="The newest if not named.")] = None,
 ) -> None:
-    """The newest version of a task as a Hugging Face folder, or its adapters as PEFT's."""
-    from coordinator.rounds.tasks import save_latest
+    """A version of a task's model as a Hugging Face folder, or its adapters as PEFT's."""
+    from coordinator.rounds.tasks import save_version
     from edge_sdk.transport.blob_folder import BlobFolder
 
     blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
-    number = save_latest(open_store(state_dir), blobs, task, folder)
+    number = save_version(open_store(state_dir), blobs, task, folder, version)
     typer.echo(f"version {number} of task {task} is in {folder}")

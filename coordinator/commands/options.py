@@ -14,13 +14,17 @@ from edge_sdk.logs import LogFormat
 from edge_sdk.settings_help import ABOUT
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from coordinator.store.database import Store
 
 StateDir = Annotated[
-    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the release key.")
+    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the coordinator's keys.")
 ]
 TaskName = Annotated[str, typer.Argument(help="The task's name.")]
 Log = Annotated[LogFormat, typer.Option("--log-format", help=ABOUT["log_format"])]
+KeyFile = Annotated[Path, typer.Option("--key", help="The key to sign with.")]
+Passphrase = Annotated[Path | None, typer.Option(help="File with the passphrase of encrypted keys.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -38,3 +42,11 @@ def open_store(state_dir: Path) -> Store:
     from coordinator.store.opening import open_store as opened
 
     return opened(state_dir)
+
+
+def read_key_file(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
+    """As :func:`coordinator.delivery.keys.read_key`, with the passphrase in a file."""
+    from coordinator.delivery.keys import read_key
+    from edge_sdk.security.secrets import read_secret
+
+    return read_key(path, None if passphrase_file is None else read_secret(passphrase_file))

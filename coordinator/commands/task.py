@@ -68,7 +68,7 @@ def create_task(
     import msgspec
 
     from coordinator.config import TaskConfig, parse_encoding
-    from coordinator.delivery.keys import release_key
+    from coordinator.delivery.roots import ensure_root
     from coordinator.planning.nesting import Nesting
     from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
@@ -103,9 +103,9 @@ def create_task(
         release=release,
         seed=seed,
     )
-    queue_task(open_store(state_dir), config, time.time(), typist())
-    release_key(state_dir)
-    typer.echo(f"task {name} is queued; devices trust {state_dir / 'release.pub'}")
+    store = open_store(state_dir)
+    queue_task(store, config, time.time(), typist())
+    typer.echo(f"task {name} is queued; devices trust {ensure_root(store, state_dir, time.time())}")
 
 
 @task_app.command("apply")
@@ -115,13 +115,13 @@ def apply_task(
 ) -> None:
     """Queue a task as a TOML file says it; the file may be kept, reviewed and applied again."""
     from coordinator.config import task_of_file
-    from coordinator.delivery.keys import release_key
+    from coordinator.delivery.roots import ensure_root
     from coordinator.rounds.tasks import queue_task
 
     config = task_of_file(file)
-    queue_task(open_store(state_dir), config, time.time(), typist())
-    release_key(state_dir)
-    typer.echo(f"task {config.name} is queued; devices trust {state_dir / 'release.pub'}")
+    store = open_store(state_dir)
+    queue_task(store, config, time.time(), typist())
+    typer.echo(f"task {config.name} is queued; devices trust {ensure_root(store, state_dir, time.time())}")
 
 
 @task_app.command("start")

@@ -18,7 +18,7 @@ from coordinator.dashboard.pictures import ModelSizes, Picture, Sizes, picture
 from coordinator.dashboard.rendering import page
 from coordinator.store.database import Transaction
 from coordinator.store.devices import DeviceFilter
-from coordinator.store.records import DeviceRecord, OfferRecord, ReleaseRecord, UpdateRecord
+from coordinator.store.records import AssignmentRecord, DeviceRecord, OfferRecord, UpdateRecord
 from coordinator.store.states import Phase
 
 ROWS = 50
@@ -60,7 +60,7 @@ class OfferRow:
 class ReleaseRow:
     """What a device was sent to run."""
 
-    release: ReleaseRecord
+    release: AssignmentRecord
     picture: Picture | None
     word: Word
 
@@ -118,7 +118,7 @@ def show_device(
         newest = next(iter(fleet_rows(tx, [known], desk.sizes)))
         large = _large(newest.offer, _sizes(tx, [newest.offer], desk.sizes))
         rows = offer_rows(tx, offers[:ROWS], desk.sizes)
-        runs = release_rows(tx, tx.releases.of_device(device), desk.sizes)
+        runs = release_rows(tx, tx.assignments.of_device(device), desk.sizes)
     return page(
         request,
         "device.html",
@@ -155,13 +155,13 @@ def offer_rows(tx: Transaction, offers: Sequence[OfferRecord], sizes: ModelSizes
     ]
 
 
-def release_rows(tx: Transaction, releases: Sequence[ReleaseRecord], sizes: ModelSizes) -> list[ReleaseRow]:
+def release_rows(tx: Transaction, releases: Sequence[AssignmentRecord], sizes: ModelSizes) -> list[ReleaseRow]:
     """Each release with its picture."""
     models = _sizes(tx, releases, sizes)
     return [ReleaseRow(one, _small(one, models), word_of_release(one)) for one in releases]
 
 
-def _small(known: OfferRecord | ReleaseRecord | None, models: Mapping[str, Sizes | None]) -> Picture | None:
+def _small(known: OfferRecord | AssignmentRecord | None, models: Mapping[str, Sizes | None]) -> Picture | None:
     own = None if known is None else models[known.task]
     return None if known is None or own is None else picture(known.submodel, own)
 
@@ -175,7 +175,7 @@ def _large(known: OfferRecord | None, models: Mapping[str, Sizes | None]) -> Pic
 
 
 def _sizes(
-    tx: Transaction, found: Iterable[OfferRecord | ReleaseRecord | None], sizes: ModelSizes
+    tx: Transaction, found: Iterable[OfferRecord | AssignmentRecord | None], sizes: ModelSizes
 ) -> dict[str, Sizes | None]:
     """The model's sizes, by task."""
     return {task: sizes.of(tx.versions.latest(task)) for task in {one.task for one in found if one is not None}}

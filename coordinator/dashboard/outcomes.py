@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from coordinator.store.records import OfferRecord, ReleaseRecord, RoundRecord
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.records import AssignmentRecord, OfferRecord, RoundRecord
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
 
 
 class Mark(str, Enum):
@@ -45,9 +45,12 @@ _PHASES = {
     Phase.ABANDONED: Word(Mark.BAD, "abandoned"),
 }
 _RELEASES = {
-    ReleaseStatus.SENT: Word(Mark.BUSY, "sent"),
-    ReleaseStatus.INSTALLED: Word(Mark.GOOD, "healthy"),
-    ReleaseStatus.FAILED: Word(Mark.BAD, "refused"),
+    AssignmentStatus.PENDING: Word(Mark.IDLE, "not told yet"),
+    AssignmentStatus.SENT: Word(Mark.BUSY, "sent"),
+    AssignmentStatus.TRYING: Word(Mark.BUSY, "on trial"),
+    AssignmentStatus.HEALTHY: Word(Mark.GOOD, "healthy"),
+    AssignmentStatus.FAILED: Word(Mark.BAD, "failed"),
+    AssignmentStatus.ROLLED_BACK: Word(Mark.BAD, "rolled back"),
 }
 
 
@@ -61,10 +64,10 @@ def word_of_round(known: RoundRecord) -> Word:
     return _PHASES[known.phase]
 
 
-def word_of_release(known: ReleaseRecord) -> Word:
+def word_of_release(known: AssignmentRecord) -> Word:
     """What a device says of its release."""
     word = _RELEASES[known.status]
-    return Word(word.mark, word.text, known.report.detail if known.report else "")
+    return Word(word.mark, word.text, known.reason or (known.report.detail if known.report else ""))
 
 
 def word_of_offer(known: OfferRecord, *, is_open: bool) -> Word:

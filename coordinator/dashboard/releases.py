@@ -12,9 +12,11 @@ from coordinator.dashboard.access import Opened, Viewer
 from coordinator.dashboard.fleet import ROWS, Number, release_rows
 from coordinator.dashboard.rendering import page
 from coordinator.rounds.tasks import known_task
-from coordinator.store.states import ReleaseStatus
+from coordinator.store.states import AssignmentStatus
 
 router = APIRouter()
+_WAITING = (AssignmentStatus.PENDING, AssignmentStatus.SENT, AssignmentStatus.TRYING)
+_REFUSED = (AssignmentStatus.FAILED, AssignmentStatus.ROLLED_BACK)
 
 
 @router.get("/releases")
@@ -27,13 +29,13 @@ def show_releases(
 ) -> Response:
     """The newest release of each device of a task: the one asked for, or the newest that has been released."""
     with desk.store.reading() as tx:
-        tallies = {known.name: tx.releases.tally(known.name) for known in reversed(tx.tasks.all())}
+        tallies = {known.name: tx.assignments.tally(known.name) for known in reversed(tx.tasks.all())}
         released = [name for name, tally in tallies.items() if tally]
         chosen = known_task(tx, task).name if task else next(iter(released), None)
         tally = tallies.get(chosen, {}) if chosen else {}
         last = max(1, math.ceil(sum(tally.values()) / ROWS))
         number = min(number, last)
-        found = tx.releases.newest_of(chosen, ROWS, ROWS * (number - 1)) if chosen else ()
+        found = tx.assignments.newest_of(chosen, ROWS, ROWS * (number - 1)) if chosen else ()
         rows = release_rows(tx, found, desk.sizes)
     return page(
         request,
@@ -41,9 +43,9 @@ def show_releases(
         released=released,
         chosen=chosen,
         rows=rows,
-        healthy=tally.get(ReleaseStatus.INSTALLED, 0),
-        waiting=tally.get(ReleaseStatus.SENT, 0),
-        refused=tally.get(ReleaseStatus.FAILED, 0),
+        healthy=tally.get(AssignmentStatus.HEALTHY, 0),
+        waiting=sum(tally.get(status, 0) for status in _WAITING),
+        refused=sum(tally.get(status, 0) for status in _REFUSED),
         number=number,
         last=last,
     )

@@ -48,7 +48,7 @@ def _device_row(tx: Transaction, task: str, known: DeviceRecord, whole: int) -> 
         for update in tx.updates.accepted(task, offer.round)
         if update.device == known.id
     ]
-    released = next((found for found in tx.releases.of_task(task) if found.device == known.id), None)
+    released = next((found for found in tx.assignments.of_task(task) if found.device == known.id), None)
     report = None if released is None else released.report
     healthy = released is not None and report is not None and report.healthy
     return DeviceRow(

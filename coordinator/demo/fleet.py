@@ -47,8 +47,8 @@ def agent_arguments(device: DemoDevice, broker: str, state_dir: Path) -> Sequenc
         str(data_file(device, state_dir)),
         "--state-dir",
         str(state_dir / "devices" / device.name),
-        "--release-key",
-        str(state_dir / "coordinator" / "release.pub"),
+        "--root",
+        str(state_dir / "coordinator" / "root.json"),
     )
 
 

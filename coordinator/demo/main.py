@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from coordinator.broker import EmbeddedBroker
 from coordinator.config import DEFAULT_RECIPE, Participation, TaskConfig, read_task
-from coordinator.delivery.keys import release_key
+from coordinator.delivery.roots import ensure_root
 from coordinator.demo.collecting import device_rows, task_outcome
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
 from coordinator.demo.inputs import MODEL_NAME, MODEL_PACKAGE, deal, packaged_model, texts_of, write_examples
@@ -111,7 +111,7 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
         for file, part in ((config.calibration_file, dealt.calibration), (config.test_file, dealt.test)):
             write_examples(Path(file), part)
         queue_task(store, config, time.time(), "the demo")
-    release_key(database.parent)
+    ensure_root(store, database.parent, time.time())
     console.print(f"{len(examples)} texts dealt to {len(FLEET)} devices; {len(dealt.test)} stay with the coordinator")
     return store
 

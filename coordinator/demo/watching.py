@@ -10,7 +10,9 @@ from coordinator.config import read_task
 from coordinator.demo.view import WIDTHS, percent
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import TaskRecord
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
+
+_UNANSWERED = {AssignmentStatus.PENDING, AssignmentStatus.SENT}
 
 
 class Watcher:
@@ -45,10 +47,10 @@ class Watcher:
 
     def _show_devices(self, tx: Transaction, task: TaskRecord) -> None:
         last = tx.rounds.all(task.name)[-1]
-        offers, releases = tx.offers.of_round(task.name, last.number), tx.releases.of_task(task.name)
+        offers, releases = tx.offers.of_round(task.name, last.number), tx.assignments.of_task(task.name)
         if releases:
             what, total = "devices that run their release", len(releases)
-            done = sum(known.status is not ReleaseStatus.SENT for known in releases)
+            done = sum(known.status not in _UNANSWERED for known in releases)
         elif last.phase is Phase.COLLECTING:
             what, total = f"round {last.number}: devices that answered", len(offers)
             done = sum(offer.outcome is not Outcome.OFFERED for offer in offers)

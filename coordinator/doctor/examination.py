@@ -37,7 +37,7 @@ _MACHINE: _Checks = (("python", python_version), ("packages", packages), ("clock
 _FOLDER: _Checks = (("state folder", folder.state_folder),)
 _CONTENT: _Checks = (
     ("secrets", folder.secrets),
-    ("release key", folder.release_key),
+    ("keys", folder.keys),
     ("coordinator", folder.serving),
     ("store", records.store),
 )

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from coordinator.delivery.keys import KEY_FILE, PUBLIC_FILE, public_half, read_key
+from coordinator.delivery.keys import key_file, public_half, read_key
 from coordinator.doctor.patient import Patient
 from coordinator.store.opening import ADDRESS_FILE, is_served
 from edge_sdk.diagnosis.findings import Finding, Mark
 from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.signing import Role
 
 _OTHERS, _OTHERS_WRITE = 0o077, 0o022
 
@@ -43,22 +44,25 @@ def secrets(patient: Patient) -> Iterator[Finding]:
         yield Finding("secrets", Mark.OK, f"only their owner reads {names}" if names else "none yet")
 
 
-def release_key(patient: Patient) -> Iterator[Finding]:
-    """What devices verify releases by."""
-    path, public = patient.state_dir / KEY_FILE, patient.state_dir / PUBLIC_FILE
-    if not path.exists():
-        yield Finding("release key", Mark.OK, "none yet: the first task makes it")
-        return
-    try:
-        half = public_half(read_key(path))
-    except ConfigurationError as error:
-        yield Finding("release key", Mark.FAILURE, str(error), "take it from a backup: devices trust no other")
-        return
-    if public.exists() and public.read_text(encoding="ascii", errors="replace").strip() == half:
-        yield Finding("release key", Mark.OK, f"whole; {PUBLIC_FILE} is its public half")
-    else:
-        advice = "start the coordinator, which writes it, and copy it to the devices: with another they refuse releases"
-        yield Finding("release key", Mark.WARNING, f"{PUBLIC_FILE} is not its public half", advice)
+def keys(patient: Patient) -> Iterator[Finding]:
+    """What the coordinator signs with, as far as it holds the keys."""
+    held = [path for role in Role if (path := key_file(patient.state_dir, role)).exists()]
+    broken = False
+    for path in held:
+        try:
+            half = public_half(read_key(path))
+        except ConfigurationError as error:
+            broken = True
+            yield Finding("keys", Mark.FAILURE, str(error), "take it from a backup: devices trust no other")
+            continue
+        public = path.with_suffix(".pub")
+        if not public.exists() or public.read_text(encoding="ascii", errors="replace").strip() != half:
+            broken = True
+            advice = "start the coordinator, which writes it"
+            yield Finding("keys", Mark.WARNING, f"{public.name} is not the public half of {path.name}", advice)
+    if not broken:
+        names = ", ".join(path.name for path in held)
+        yield Finding("keys", Mark.OK, f"{names} are whole" if names else "none yet: the first task makes them")
 
 
 def serving(patient: Patient) -> Iterator[Finding]:

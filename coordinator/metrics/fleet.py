@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from coordinator.metrics.families import counter, gauge
 from coordinator.store.database import Store, Transaction
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
 from coordinator.store.totals import RoundTotals
 from edge_sdk.diagnosis.machine import version_of
 from edge_sdk.protocol.messages import Failure, Verdict
@@ -133,9 +133,9 @@ def _version_metrics(tx: Transaction, tasks: Sequence[str]) -> Iterator[Metric]:
 
 
 def _release_metrics(tx: Transaction, tasks: Sequence[str]) -> Iterator[Metric]:
-    found = tx.totals.releases()
-    samples = {(task, status.value): found.get((task, status), 0) for task in tasks for status in ReleaseStatus}
-    yield gauge("raffm_releases", "Models sent to devices for inference.", samples, "task", "status")
+    found = tx.totals.assignments()
+    samples = {(task, status.value): found.get((task, status), 0) for task in tasks for status in AssignmentStatus}
+    yield gauge("raffm_releases", "Models that devices are to run, by how they stand.", samples, "task", "status")
 
 
 def _offer_metrics(tx: Transaction, rounds: _Rounds, decided: Sequence[_Decided]) -> Iterator[Metric]:

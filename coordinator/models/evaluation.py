@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,12 @@ class Evaluator:
 
         Raises ``ConfigurationError`` where the submodel asks for more than the model has.
         """
-        right = loss = 0.0
-        for batch, logits in zip(self._batches, self.logits(submodel, parameters), strict=True):
-            found, nats = _scores(logits, batch.targets, self._task)
-            right, loss = right + found, loss + nats
-        samples = sum(batch.count(self._task) for batch in self._batches)
-        return Evaluation(right / samples, loss / samples, samples)
+        return self._scored(self.logits(submodel, parameters))
+
+    def evaluate_file(self, model: bytes) -> Evaluation:
+        """Run a file that is released, as it is, on all examples."""
+        runner, architecture = Runner(model, threads=self._threads), self._templates.architecture
+        return self._scored(runner.run(feeds(batch, architecture))[LOGITS] for batch in self._batches)
 
     def max_logit_difference(self, parameters: Mapping[str, Array], others: Mapping[str, Array]) -> float:
         """The largest |Δlogit| between two versions of the full model: rounding alone where they are one function."""
@@ -68,6 +68,14 @@ class Evaluator:
         part = graph_parameters(self._templates, submodel, parameters)
         runner, architecture = self._runner(submodel), self._templates.architecture
         return (runner.run(feeds(batch, architecture), part)[LOGITS] for batch in self._batches)
+
+    def _scored(self, answers: Iterable[Array]) -> Evaluation:
+        right = loss = 0.0
+        for batch, logits in zip(self._batches, answers, strict=True):
+            found, nats = _scores(logits, batch.targets, self._task)
+            right, loss = right + found, loss + nats
+        samples = sum(batch.count(self._task) for batch in self._batches)
+        return Evaluation(right / samples, loss / samples, samples)
 
     def _runner(self, submodel: Submodel) -> Runner:
         if submodel.layers not in self._runners:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxscript import optimizer
 
@@ -17,6 +18,10 @@ from coordinator.models.templates import Templates
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.graphs import LOGITS
+from edge_sdk.protocol.releases import Precision
+
+_RUNTIMES = (((9, 20), "1.17"), ((10, 21), "1.18"), ((10, 22), "1.20"), ((11, 23), "1.22"))
+"""The newest IR version and operator set that each onnxruntime takes, by its table of compatibility."""
 
 
 def inference_graph(templates: Templates, submodel: Submodel) -> onnx.ModelProto:
@@ -29,19 +34,32 @@ def inference_graph(templates: Templates, submodel: Submodel) -> onnx.ModelProto
 
 
 def release_graph(
-    templates: Templates, submodel: Submodel, parameters: Mapping[str, Array], *, quantise: bool
+    templates: Templates, submodel: Submodel, parameters: Mapping[str, Array], precision: Precision
 ) -> bytes:
     """A file that runs by itself: the model's inputs -> ``logits``, with the weights inside.
 
-    ``parameters`` are the full model's; the submodel is cut out. With ``quantise``, weights and embeddings are int8,
-    with one scale per channel, and activations are quantised as they come: about a quarter of the size. The input says
-    the shape of a window or image, to which a device brings its own.
+    ``parameters`` are the full model's; the submodel is cut out. In int8, weights and embeddings have one scale per
+    channel, and activations are quantised as they come: about a quarter of the size. In fp16, all but the inputs and
+    the logits is half as large; a processor without such arithmetic computes in fp32. The input says the shape of a
+    window or image, to which a device brings its own.
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
     part = graph_parameters(templates, submodel, parameters)
     whole = _with_weights(inference_graph(templates, submodel), part)
     model = _fold(_with_input_shape(whole, templates.architecture.input_shape))
-    return _quantised(model) if quantise else model.SerializeToString()
+    if precision is Precision.INT8:
+        return _quantised(model)
+    return (_halved(model) if precision is Precision.FP16 else model).SerializeToString()
+
+
+def least_onnxruntime(model: bytes) -> tuple[int, str]:
+    """The operator set of a model file, and the oldest onnxruntime that takes it."""
+    proto = onnx.load_model_from_string(model)
+    opset = next(each.version for each in proto.opset_import if not each.domain)
+    needed = [
+        version for (ir_version, known), version in _RUNTIMES if proto.ir_version <= ir_version and opset <= known
+    ]
+    return opset, needed[0] if needed else onnxruntime.__version__
 
 
 def _with_weights(model: onnx.ModelProto, parameters: Mapping[str, Array]) -> onnx.ModelProto:
@@ -67,6 +85,13 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
     any_size = 1 << 40
     optimizer.optimize(graph, input_size_limit=any_size, output_size_limit=any_size)
     return ir.to_proto(graph)
+
+
+def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415 - seldom asked for
+
+    del model.graph.value_info[:]
+    return convert_float_to_float16(model, keep_io_types=True)
 
 
 def _quantised(model: onnx.ModelProto) -> bytes:

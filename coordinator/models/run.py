@@ -20,7 +20,7 @@ from coordinator.models.compilation import load_or_compile
 from coordinator.models.evaluation import Evaluation, Evaluator
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
-from coordinator.models.inference_graph import release_graph
+from coordinator.models.inference_graph import least_onnxruntime, release_graph
 from coordinator.models.salience import ranked, unit_salience
 from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
@@ -43,6 +43,7 @@ from edge_sdk.elastic.slicing import Array, Shapes, Slices, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, uniform
 from edge_sdk.errors import ConfigurationError, ModelFormatError
 from edge_sdk.protocol.messages import BlobEntry, Part
+from edge_sdk.protocol.releases import Precision
 from edge_sdk.transport.blob_folder import BlobFolder
 
 MAX_LOGIT_DIFFERENCE = 1e-4
@@ -57,6 +58,16 @@ class WidthResult:
 
     width: str
     parameters: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A model file, its operator set, the oldest onnxruntime that takes it, and its ``evaluation``."""
+
+    manifest: tuple[BlobEntry, ...]
+    opset: int
+    onnxruntime: str
     evaluation: Evaluation
 
 
@@ -79,7 +90,7 @@ class Run:
         self._manifests: dict[tuple[str, Submodel, Runtime], tuple[BlobEntry, ...]] = {}
         self._judged_version = ""
         self._judgements: dict[Submodel, Evaluation] = {}
-        self._releases: dict[tuple[str, Submodel], BlobEntry] = {}
+        self._exports: dict[tuple[str, Submodel, Precision], Exported] = {}
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -166,13 +177,14 @@ class Run:
             self._judgements[submodel] = self._evaluator.evaluate(submodel, version.parameters)
         return self._judgements[submodel]
 
-    def release(self, version: ModelVersion, submodel: Submodel) -> tuple[BlobEntry, ...]:
-        """The blobs of an int8 ONNX model of ``submodel`` for inference, and its tokenizer."""
-        key = (version.digest, submodel)
-        if key not in self._releases:
-            graph = release_graph(self.templates, submodel, version.parameters, quantise=True)
-            self._releases[key] = put_bytes(self._blobs, Part.INFERENCE_MODEL, graph)
-        return self._releases[key], *self.tokenizer
+    def export(self, version: ModelVersion, submodel: Submodel, precision: Precision) -> Exported:
+        """A model file of ``submodel`` for inference with its tokenizer, and how that very file does."""
+        key = (version.digest, submodel, precision)
+        if key not in self._exports:
+            graph = release_graph(self.templates, submodel, version.parameters, precision)
+            entries = (put_bytes(self._blobs, Part.INFERENCE_MODEL, graph), *self.tokenizer)
+            self._exports[key] = Exported(entries, *least_onnxruntime(graph), self._evaluator.evaluate_file(graph))
+        return self._exports[key]
 
     @cached_property
     def tokenizer(self) -> tuple[BlobEntry, ...]:

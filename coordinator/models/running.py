@@ -17,13 +17,12 @@ Feeds = Mapping[str, NDArray[np.generic]]
 class Runner:
     """One onnxruntime session on ``threads`` threads; weights are given at every run and are not copied."""
 
-    def __init__(self, model: onnx.ModelProto, *, threads: int) -> None:
+    def __init__(self, model: onnx.ModelProto | bytes, *, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        file = model if isinstance(model, bytes) else model.SerializeToString()
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from coordinator.config import read_task
+from coordinator.delivery.desk import RolloutDesk
 from coordinator.resources import Resources
 from coordinator.rounds.candidates import Candidate, Candidates
 from coordinator.rounds.conductor import Conductor, Stage
@@ -43,6 +44,7 @@ class Agenda:
         self._resources = resources
         self._conductors: dict[str, Conductor] = {}
         self._candidates = Candidates()
+        self._desk = RolloutDesk(resources)
         self._settled: set[str] = set()
 
     # -- tasks
@@ -50,6 +52,7 @@ class Agenda:
     def tick(self, gone_s: Mapping[str, float]) -> None:
         """Follow the store, then the clock; ``gone_s`` is for how long each device that is offline has been."""
         self._follow()
+        self._desk.tick()
         for name, conductor in tuple(self._conductors.items()):
             was_gathering = conductor.stage is Stage.GATHERING
             conductor.tick(gone_s)
@@ -88,7 +91,7 @@ class Agenda:
         for task in idle:
             if task.name in begun or (task.status in _BEGINS and self._has_room()):
                 _log.info("task %s begins", task.name, extra={"task": task.name})
-                made = Conductor(read_task(task.config), self._resources, self._candidates)
+                made = Conductor(read_task(task.config), self._resources, self._candidates, self._desk)
                 self._conductors[task.name] = made
                 self._settled.discard(task.name)
                 made.start(task.status)
@@ -119,7 +122,7 @@ class Agenda:
     def device_ready(self, known: DeviceRecord, ready: Ready) -> None:
         """A device asks for work: it gets its release again, its open offer again, or is to wait."""
         device, conductors, snapshot = known.id, tuple(self._conductors.values()), ready.snapshot
-        if sum(conductor.send_release(device) for conductor in conductors):  # all that are due, not the first alone
+        if self._desk.send(device):
             return
         self._candidates.forget(device)
         able, refusals = list[Conductor](), list[str]()
@@ -168,7 +171,10 @@ class Agenda:
         for conductor in tuple(self._conductors.values()):
             conductor.blob_fetched(device, digest)
 
+    def device_came(self, device: str) -> None:
+        """It says hello: what it has not answered may be lost."""
+        self._desk.send(device)
+
     def release_reported(self, device: str, report: ReleaseReport) -> None:
-        """To its task."""
-        if report.task in self._conductors:
-            self._conductors[report.task].release_reported(device, report)
+        """To the rollouts."""
+        self._desk.reported(device, report)

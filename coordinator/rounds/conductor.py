@@ -24,7 +24,8 @@ import msgspec
 
 from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
-from coordinator.delivery.releases import ReleaseDesk
+from coordinator.delivery.desk import RolloutDesk
+from coordinator.delivery.releases import TaskRelease
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import Pace, estimated_pace, shrunk, training_budget
 from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan
@@ -52,7 +53,7 @@ from coordinator.store.records import DeviceRecord, EvaluationRecord, OfferRecor
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import full
-from edge_sdk.protocol.messages import Declined, Failure, Offer, Ready, ReleaseReport, Snapshot, UpdateReady
+from edge_sdk.protocol.messages import Declined, Failure, Offer, Ready, Snapshot, UpdateReady
 
 if TYPE_CHECKING:
     from coordinator.models.run import Run, WidthResult
@@ -78,13 +79,14 @@ class Conductor:
     What is decided by time is decided by a steady clock; the wall's, which may jump, only dates what is recorded.
     """
 
-    def __init__(self, config: TaskConfig, resources: Resources, candidates: Candidates) -> None:
+    def __init__(self, config: TaskConfig, resources: Resources, candidates: Candidates, desk: RolloutDesk) -> None:
         self.config = config
         self.stage = Stage.PREPARING
         self.is_held = False
         self._about: dict[str, object] = {"task": config.name}
         self._resources = resources
         self._candidates = candidates
+        self._desk = desk
         self._left_out: set[str] = set()
         self._round: RoundState | None = None
         self._paces: dict[str, Pace] = {}
@@ -124,7 +126,7 @@ class Conductor:
         costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
         self._planner = Planner(costs, config.space, ranking)
         self._intake = Intake(run, self._resources)
-        self._desk = ReleaseDesk(run, *self._planner.of(Runtime.ONNX), self._resources, self._fail)
+        self._release = TaskRelease(run, *self._planner.of(Runtime.ONNX), self._resources, self._desk, self._fail)
         if results:
             self._keep_version(version, results)
         self._go_on()
@@ -148,7 +150,7 @@ class Conductor:
             self.stage = Stage.GATHERING
         elif len(closed) == self.config.rounds and self.config.release:
             self.stage = Stage.RELEASING
-            self._desk.open(self._version)
+            self._release.open(self._version)
         else:
             self._end(TaskStatus.DONE if len(closed) == self.config.rounds else TaskStatus.FAILED)
 
@@ -217,10 +219,6 @@ class Conductor:
         able = " or ".join(known.value for known in run.runtimes)
         return f"it cannot be trained on {ready.snapshot.runtime.value}; run the agent with --runtime {able}"
 
-    def send_release(self, device: str) -> bool:
-        """Send a device its release (again) where it has not reported yet; whether there was one to send."""
-        return self.stage is Stage.RELEASING and self._desk.send(device)
-
     def offer_again(self, device: str, snapshot: Snapshot) -> bool:
         """Send a device its open offer again; whether there was one."""
         if self._round is None or self._round.offers.get(device) not in {Outcome.OFFERED, Outcome.PAUSED}:
@@ -273,11 +271,6 @@ class Conductor:
         self._resources.send(device, receipt)
         self._close_if_decided()
 
-    def release_reported(self, device: str, report: ReleaseReport) -> None:
-        """A device says how its released model does."""
-        if self.stage is not Stage.PREPARING:
-            self._desk.reported(device, report)
-
     # -- rounds
 
     def tick(self, gone_s: Mapping[str, float]) -> None:
@@ -294,7 +287,7 @@ class Conductor:
                         self._lose(tx, device)
                 self._advance(tx, Tick(now_s))
             self._close_if_decided()
-        elif self.stage is Stage.RELEASING and self._desk.is_settled(now_s):
+        elif self.stage is Stage.RELEASING and self._release.is_settled():
             self._end(TaskStatus.DONE)
 
     def _may_open(self) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 
+from coordinator.config import read_task
+from coordinator.delivery.approving import manifest_of
 from coordinator.rounds.machine import RoundState
 from coordinator.store.database import Transaction
-from coordinator.store.records import RoundRecord
+from coordinator.store.records import RoundRecord, TaskRecord
 
 _log = logging.getLogger(__name__)
 
@@ -36,17 +38,25 @@ def load_round(transaction: Transaction, task: str, *, wall_s: float, steady_s: 
 
 
 def recorded_blobs(transaction: Transaction) -> set[str]:
-    """The digests without which what the store records cannot go on: of each task's newest version, of its releases,
-    and of the updates of a round that is not aggregated yet.
+    """The digests without which what the store records cannot go on: of the versions that each task keeps, of its
+    releases, and of the updates of a round that is not aggregated yet.
     """  # noqa: D205 - the summary is a list
     needed = set[str]()
     for task in transaction.tasks.all():
         latest, newest = transaction.versions.latest(task.name), transaction.rounds.newest(task.name)
-        needed |= {entry.digest for entry in (latest.blobs if latest else ())}
-        needed |= {entry.digest for known in transaction.releases.of_task(task.name) for entry in known.manifest}
+        releases, versions = transaction.releases.of_task(task.name), transaction.versions.all(task.name)
+        newest_ones = {version.number for version in versions[-_kept(task) :]}
+        kept = newest_ones | {known.version for known in releases}
+        needed |= {entry.digest for version in versions if version.number in kept for entry in version.blobs}
+        exports = (export for known in releases for export in manifest_of(known).exports)
+        needed |= {entry.digest for export in exports for entry in export.manifest}
         if newest is not None and newest.number > (latest.number if latest else -1):
             needed |= {update.digest for update in transaction.updates.accepted(task.name, newest.number)}
     return needed
+
+
+def _kept(task: TaskRecord) -> int:
+    return read_task(task.config).keep_versions
 
 
 def _left_s(record: RoundRecord, wall_s: float) -> float:

@@ -81,15 +81,21 @@ def known_task(tx: Transaction, task: str) -> TaskRecord:
     return found
 
 
-def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int:
-    """Write the newest version of ``task`` as the field's own libraries load it; its number.
+def save_version(store: Store, blobs: BlobFolder, task: str, folder: Path, version: int | None = None) -> int:
+    """Write a version of ``task``, or the newest, as the field's own libraries load it; its number.
 
-    Raises ``ConfigurationError`` where there is no such task or no version of it, and what loading its model raises.
+    Raises ``ConfigurationError`` where there is no such task or version, or it is not kept any more, and what loading
+    its model raises.
     """
     with store.reading() as tx:
-        known, latest = known_task(tx, task), tx.versions.latest(task)
-    if latest is None:
+        known = known_task(tx, task)
+        found = tx.versions.latest(task) if version is None else tx.versions.get(task, version)
+    if found is None and version is None:
         raise ConfigurationError(f"task {task!r} has no version yet: it is {known.status.value}")
+    if found is None or not all(blobs.has(entry.digest) for entry in found.blobs):
+        raise ConfigurationError(
+            f"version {version} of {task!r} is not kept: keep_versions says how many of the newest are"
+        )
     from coordinator.models.run import foundation_of  # noqa: PLC0415 - seconds of import, after the task was found
     from coordinator.models.saving import save_model  # noqa: PLC0415
     from coordinator.models.versions import load_version  # noqa: PLC0415
@@ -98,5 +104,5 @@ def save_latest(store: Store, blobs: BlobFolder, task: str, folder: Path) -> int
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     foundation = foundation_of(config, calibration, test)
     is_stacked = config.aggregation.adapters is AdapterMerge.STACK
-    save_model(foundation, load_version(blobs, latest.number, latest.blobs), folder, is_stacked=is_stacked)
-    return latest.number
+    save_model(foundation, load_version(blobs, found.number, found.blobs), folder, is_stacked=is_stacked)
+    return found.number

@@ -14,7 +14,7 @@ from coordinator.store.devices import Devices
 from coordinator.store.evaluations import Evaluations
 from coordinator.store.migrations import bring_up_to_date, revision_of
 from coordinator.store.offers import Offers
-from coordinator.store.releases import Releases
+from coordinator.store.releases import Assignments, Releases, Rollouts, Roots
 from coordinator.store.rounds import Rounds
 from coordinator.store.tables import metadata
 from coordinator.store.tasks import Tasks
@@ -39,7 +39,10 @@ class Transaction:
         self.offers = Offers(connection)
         self.updates = Updates(connection)
         self.evaluations = Evaluations(connection)
+        self.roots = Roots(connection)
         self.releases = Releases(connection)
+        self.rollouts = Rollouts(connection)
+        self.assignments = Assignments(connection)
         self.tokens = Tokens(connection)
         self.audit = Audit(connection)
         self.totals = Totals(connection)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator.store.states import DEFAULT_GROUP, AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.plan import Plan
+from coordinator.store.states import (
+    DEFAULT_GROUP,
+    AccessRole,
+    AssignmentStatus,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    TaskStatus,
+)
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
+from edge_sdk.protocol.signing import Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +123,63 @@ class EvaluationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RootRecord:
+    """A root of trust: its encoded envelope."""
+
+    version: int
+    envelope: bytes
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseRecord:
-    """A model for inference sent to one device; ``release`` rises, ``parameters`` counts its submodel's."""
+    """A release of a version of a task's model; ``release`` rises.
+
+    ``manifest`` is what is signed: an encoded :class:`edge_sdk.protocol.releases.ReleaseManifest`.
+    """
 
     release: int
     task: str
+    version: int
+    manifest: bytes
+    signatures: tuple[Signature, ...]
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """A release on its way; ``stage`` is the last that is open."""
+
+    rollout: int
+    release: int
+    task: str
+    plan: Plan
+    status: RolloutStatus
+    stage: int
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRecord:
+    """What one device is to run; ``number`` rises, ``parameters`` counts its submodel's.
+
+    It is told once ``stage`` of its rollout is open. ``reason`` is why it failed, ``changed_s`` when that changed.
+    """
+
+    number: int
+    rollout: int | None
+    release: int
+    task: str
     device: str
+    stage: int
+    export: str
     submodel: Submodel
     manifest: tuple[BlobEntry, ...]
-    status: ReleaseStatus
+    parameters: int
+    status: AssignmentStatus
+    reason: str = ""
     report: ReleaseReport | None = None
-    parameters: int = 0
+    changed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

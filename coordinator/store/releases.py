@@ -1,17 +1,38 @@
-"""Which model each device was sent for inference."""
+"""Whose keys count, what they have signed, how it goes out, and what each device was told to run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 
 from sqlalchemy import Select, func, insert, select
 
 from coordinator.store import tables
-from coordinator.store.records import ReleaseRecord
+from coordinator.store.plan import Plan
+from coordinator.store.records import AssignmentRecord, ReleaseRecord, RolloutRecord, RootRecord
 from coordinator.store.repository import Repository
-from coordinator.store.states import ReleaseStatus
-from edge_sdk.elastic.submodel import Submodel
-from edge_sdk.protocol.messages import BlobEntry, ReleaseReport
+from coordinator.store.states import AssignmentStatus, RolloutStatus
+from edge_sdk.protocol.messages import ReleaseReport
+from edge_sdk.protocol.signing import Signature
+
+
+class Roots(Repository[RootRecord]):
+    """Roots of trust by version."""
+
+    table = tables.roots
+    record = RootRecord
+
+    def add(self, root: RootRecord) -> None:
+        """A new root; its version must be free."""
+        self._insert(root)
+
+    def latest(self) -> RootRecord | None:
+        """The newest, ``None`` before the first."""
+        return self._last("version")
+
+    def all(self) -> tuple[RootRecord, ...]:
+        """Every root, oldest first."""
+        return self._all("version")
 
 
 class Releases(Repository[ReleaseRecord]):
@@ -20,52 +41,139 @@ class Releases(Repository[ReleaseRecord]):
     table = tables.releases
     record = ReleaseRecord
 
-    def add(
-        self, task: str, device: str, submodel: Submodel, manifest: tuple[BlobEntry, ...], parameters: int = 0
-    ) -> ReleaseRecord:
-        """A new release with the next number; numbers rise over all tasks and are never used again."""
-        values = {"task": task, "device": device, "submodel": submodel, "manifest": manifest, "parameters": parameters}
-        statement = insert(self.table).values(**values, status=ReleaseStatus.SENT)
-        (number,) = self._connection.execute(statement).inserted_primary_key or (0,)
-        return ReleaseRecord(number, task, device, submodel, manifest, ReleaseStatus.SENT, parameters=parameters)
+    def add(self, task: str, version: int, created_s: float) -> int:
+        """A new release, whose manifest is to be described; its number, which is never given again."""
+        values = {"task": task, "version": version, "created_s": created_s, "manifest": b"", "signatures": ()}
+        (number,) = self._connection.execute(insert(self.table).values(**values)).inserted_primary_key or (0,)
+        return int(number)
 
-    def reported(self, release: int, report: ReleaseReport) -> None:
-        """What the device says of it decides the status."""
-        status = ReleaseStatus.INSTALLED if report.healthy else ReleaseStatus.FAILED
-        self._update({"release": release}, status=status, report=report)
+    def describe(self, release: int, manifest: bytes) -> None:
+        """What is to be signed."""
+        self._update({"release": release}, manifest=manifest)
+
+    def sign(self, release: int, signatures: tuple[Signature, ...]) -> None:
+        """All that it has from now on."""
+        self._update({"release": release}, signatures=signatures)
 
     def get(self, release: int) -> ReleaseRecord | None:
         """One release, ``None`` where there is none of this number."""
         return self._one(release=release)
 
-    def latest(self, device: str) -> ReleaseRecord | None:
-        """The newest release of a device, ``None`` where it never had one."""
-        return self._last("release", device=device)
+    def page(self, most: int, after: int) -> tuple[ReleaseRecord, ...]:
+        """The first ``most`` releases after one."""
+        return self._some(most, "release", after)
 
     def of_task(self, task: str) -> tuple[ReleaseRecord, ...]:
         """Every release of a task, oldest first."""
         return self._all("release", task=task)
 
-    def of_device(self, device: str) -> tuple[ReleaseRecord, ...]:
-        """The newest release of each task that a device was sent, newest first."""
-        newest = self._newest().where(self.table.c.device == device).subquery()
-        found = select(self.table).join(newest, self.table.c.release == newest.c.release)
-        return self._found(found.order_by(self.table.c.release.desc()))
+    def all(self) -> tuple[ReleaseRecord, ...]:
+        """Every release, oldest first."""
+        return self._all("release")
 
-    def newest_of(self, task: str, most: int, skipped: int = 0) -> tuple[ReleaseRecord, ...]:
-        """The newest release of each device of a task, by device: at most ``most`` after the first ``skipped``."""
+
+class Rollouts(Repository[RolloutRecord]):
+    """Rollouts by their rising number."""
+
+    table = tables.rollouts
+    record = RolloutRecord
+
+    def add(self, release: int, task: str, plan: Plan, created_s: float) -> RolloutRecord:
+        """A new rollout, which runs."""
+        status = RolloutStatus.RUNNING
+        values = {"release": release, "task": task, "plan": plan, "status": status, "stage": 0, "created_s": created_s}
+        (number,) = self._connection.execute(insert(self.table).values(**values)).inserted_primary_key or (0,)
+        return RolloutRecord(int(number), release, task, plan, status, 0, created_s)
+
+    def set_status(self, rollout: int, status: RolloutStatus) -> None:
+        """Where it stands now."""
+        self._update({"rollout": rollout}, status=status)
+
+    def set_stage(self, rollout: int, stage: int) -> None:
+        """The last stage that is open."""
+        self._update({"rollout": rollout}, stage=stage)
+
+    def get(self, rollout: int) -> RolloutRecord | None:
+        """One rollout, ``None`` where there is none of this number."""
+        return self._one(rollout=rollout)
+
+    def page(self, most: int, after: int) -> tuple[RolloutRecord, ...]:
+        """The first ``most`` rollouts after one."""
+        return self._some(most, "rollout", after)
+
+    def latest(self, task: str) -> RolloutRecord | None:
+        """The newest of a task."""
+        return self._last("rollout", task=task)
+
+    def all(self) -> tuple[RolloutRecord, ...]:
+        """Every rollout, oldest first."""
+        return self._all("rollout")
+
+
+class Assignments(Repository[AssignmentRecord]):
+    """Assignments by their rising number."""
+
+    table = tables.assignments
+    record = AssignmentRecord
+
+    def add(self, assignment: AssignmentRecord) -> AssignmentRecord:
+        """A new one with the next number, whatever ``assignment`` has; numbers are never used again."""
+        values = {name: value for name, value in _values(assignment).items() if name != "number"}
+        (number,) = self._connection.execute(insert(self.table).values(**values)).inserted_primary_key or (0,)
+        return replace(assignment, number=int(number))
+
+    def stands(self, number: int, status: AssignmentStatus, reason: str, changed_s: float) -> None:
+        """What is known of it now."""
+        self._update({"number": number}, status=status, reason=reason, changed_s=changed_s)
+
+    def reported(self, number: int, report: ReleaseReport) -> None:
+        """What the device has said last."""
+        self._update({"number": number}, report=report)
+
+    def get(self, number: int) -> AssignmentRecord | None:
+        """One, ``None`` where there is none of this number."""
+        return self._one(number=number)
+
+    def latest(self, device: str) -> AssignmentRecord | None:
+        """The newest of a device, ``None`` where it never had one."""
+        return self._last("number", device=device)
+
+    def page(self, rollout: int, most: int, after: int) -> tuple[AssignmentRecord, ...]:
+        """The first ``most`` of a rollout after one."""
+        return self._some(most, "number", after, rollout=rollout)
+
+    def of_rollout(self, rollout: int) -> tuple[AssignmentRecord, ...]:
+        """Every one of a rollout, oldest first."""
+        return self._all("number", rollout=rollout)
+
+    def of_task(self, task: str) -> tuple[AssignmentRecord, ...]:
+        """Every one of a task, oldest first."""
+        return self._all("number", task=task)
+
+    def of_device(self, device: str) -> tuple[AssignmentRecord, ...]:
+        """The newest of each task that a device has, newest first."""
+        newest = self._newest().where(self.table.c.device == device).subquery()
+        found = select(self.table).join(newest, self.table.c.number == newest.c.number)
+        return self._found(found.order_by(self.table.c.number.desc()))
+
+    def newest_of(self, task: str, most: int, skipped: int = 0) -> tuple[AssignmentRecord, ...]:
+        """The newest of each device of a task, by device: at most ``most`` after the first ``skipped``."""
         newest = self._newest().where(self.table.c.task == task).subquery()
-        found = select(self.table).join(newest, self.table.c.release == newest.c.release)
+        found = select(self.table).join(newest, self.table.c.number == newest.c.number)
         page = found.order_by(self.table.c.device).limit(most).offset(skipped)
         return self._found(page)
 
-    def tally(self, task: str) -> Mapping[ReleaseStatus, int]:
-        """In how many of a task's devices the newest release stands so."""
+    def tally(self, task: str) -> Mapping[AssignmentStatus, int]:
+        """In how many of a task's devices the newest stands so."""
         newest = self._newest().where(self.table.c.task == task).subquery()
         status = self.table.c.status
-        counted = select(status, func.count()).join(newest, self.table.c.release == newest.c.release).group_by(status)
+        counted = select(status, func.count()).join(newest, self.table.c.number == newest.c.number).group_by(status)
         return {row[0]: row[1] for row in self._connection.execute(counted)}
 
     def _newest(self) -> Select[tuple[int]]:
         columns = self.table.c
-        return select(func.max(columns.release).label("release")).group_by(columns.device, columns.task)
+        return select(func.max(columns.number).label("number")).group_by(columns.device, columns.task)
+
+
+def _values(assignment: AssignmentRecord) -> dict[str, object]:
+    return {field.name: getattr(assignment, field.name) for field in fields(assignment)}

@@ -36,12 +36,29 @@ class Outcome(str, Enum):
     FAILED = "failed"
 
 
-class ReleaseStatus(str, Enum):
-    """What is known of a release on its device."""
+class AssignmentStatus(str, Enum):
+    """Where a device stands to a release that it is to run.
 
+    ``FAILED`` is not known to be back on what it ran before, ``ROLLED_BACK`` is.
+    """
+
+    PENDING = "pending"
     SENT = "sent"
-    INSTALLED = "installed"
+    TRYING = "trying"
+    HEALTHY = "healthy"
     FAILED = "failed"
+    ROLLED_BACK = "rolled-back"
+
+
+class RolloutStatus(str, Enum):
+    """Where a rollout stands, or is to stand: a halted one goes to nobody any more, but those that have it keep it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    HALTED = "halted"
+    DONE = "done"
+    ROLLING_BACK = "rolling-back"
+    ROLLED_BACK = "rolled-back"
 
 
 class AccessRole(str, Enum):

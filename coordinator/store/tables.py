@@ -30,10 +30,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from coordinator.store.states import DEFAULT_GROUP, AccessRole, Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.plan import Plan
+from coordinator.store.states import (
+    DEFAULT_GROUP,
+    AccessRole,
+    AssignmentStatus,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    TaskStatus,
+)
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import BlobEntry, Failure, ReleaseReport, Snapshot, TrainingReport, Verdict
+from edge_sdk.protocol.signing import Signature
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=Enum)
@@ -190,20 +200,60 @@ evaluations = Table(
     ForeignKeyConstraint(["task"], ["tasks.name"]),
 )
 
+roots = Table(
+    "roots",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+
 releases = Table(
     "releases",
     metadata,
     Column("release", Integer, primary_key=True),
     Column("task", ForeignKey("tasks.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("signatures", Json(tuple[Signature, ...]), nullable=False),
+    Column("created_s", Float, nullable=False),
+    sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is older
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("rollout", Integer, primary_key=True),
+    Column("release", ForeignKey("releases.release"), nullable=False),
+    Column("task", ForeignKey("tasks.name"), nullable=False),
+    Column("plan", Json(Plan), nullable=False),
+    Column("status", Named(RolloutStatus), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("created_s", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("rollout", ForeignKey("rollouts.rollout")),
+    Column("release", Integer, nullable=False),
+    Column("task", ForeignKey("tasks.name"), nullable=False),
     Column("device", ForeignKey("devices.id"), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("export", String(64), nullable=False),
     Column("submodel", Json(Submodel), nullable=False),
     Column("manifest", Json(tuple[BlobEntry, ...]), nullable=False),
-    Column("status", Named(ReleaseStatus), nullable=False),
-    Column("report", Json(ReleaseReport)),
     Column("parameters", BigInteger, nullable=False),
-    Index(None, "task", "device", "release"),
+    Column("status", Named(AssignmentStatus), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("report", Json(ReleaseReport)),
+    Column("changed_s", Float, nullable=False),
+    Index(None, "task", "device", "number"),
     Index(None, "device"),
-    sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is not newer
+    Index(None, "rollout"),
+    sqlite_autoincrement=True,  # devices refuse what is older
 )
 
 tokens = Table(

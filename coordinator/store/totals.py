@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from coordinator.store import tables
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
 from edge_sdk.protocol.messages import Failure, Verdict
 
 
@@ -48,9 +48,9 @@ class Totals:
         rows = self._connection.execute(select(*by, *figures).group_by(*by))
         return {(task, phase): RoundTotals(*found) for task, phase, *found in rows}
 
-    def releases(self) -> Mapping[tuple[str, ReleaseStatus], int]:
+    def assignments(self) -> Mapping[tuple[str, AssignmentStatus], int]:
         """By task and status."""
-        columns = tables.releases.c
+        columns = tables.assignments.c
         by = (columns.task, columns.status)
         rows = self._connection.execute(select(*by, func.count()).group_by(*by))
         return {(task, status): count for task, status, count in rows}

@@ -33,6 +33,8 @@ LEAST_PAYLOAD_BYTES = GRAIN_BYTES + CHUNK_OVERHEAD_BYTES
 MAX_BLOB_BYTES = 16 * 1024**3
 MAX_TASKS = 32
 """That one device takes part in."""
+MAX_ROOTS = 16
+"""Of trust, that come with a release."""
 
 _M = TypeVar("_M")
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")]  # alone, $ lets a last line feed pass
@@ -100,6 +102,14 @@ class Failure(str, Enum):
     TRAINING = "training"
     TRANSFER = "transfer"
     STORAGE = "storage"
+
+
+class Standing(str, Enum):
+    """How a device stands to a release that it was told to run: on trial, to stay, or on what it ran before."""
+
+    TRYING = "trying"
+    HEALTHY = "healthy"
+    ROLLED_BACK = "rolled-back"
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
@@ -315,7 +325,10 @@ class UpdateReady(_Message, frozen=True, tag="update-ready"):
 
 
 class ReleaseReport(_Message, frozen=True, tag="release-report"):
-    """How a released model does on the device: on its own held-out examples."""
+    """How a released model does on the device: on its own held-out examples.
+
+    It answers ``assignment``. Where no ``standing`` is said, it is what ``healthy`` says.
+    """
 
     release: Positive
     task: Name
@@ -325,6 +338,8 @@ class ReleaseReport(_Message, frozen=True, tag="release-report"):
     accuracy: Share | None = None
     latency_ms: Annotated[float, msgspec.Meta(ge=0)] | None = None
     peak_memory_bytes: Count | None = None
+    assignment: Count = 0
+    standing: Standing | None = None
 
 
 # -- from the coordinator
@@ -388,9 +403,14 @@ class Receipt(_Message, frozen=True, tag="receipt"):
 
 
 class Release(_Message, frozen=True, tag="release"):
-    """A signed model for inference: ``envelope`` is a :class:`edge_sdk.protocol.signing.Envelope`, encoded."""
+    """A device is to run a model, or to leave it: encoded envelopes of what :mod:`edge_sdk.protocol.releases` has.
+
+    ``envelope`` is an assignment, ``manifest`` the release that it is of, ``roots`` those after the first, in order.
+    """
 
     envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_MESSAGE_BYTES // 2)]
+    manifest: Annotated[bytes, msgspec.Meta(max_length=MAX_MESSAGE_BYTES // 2)] = b""
+    roots: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_ROOTS)] = ()
 
 
 class Refused(_Message, frozen=True, tag="refused"):

@@ -1,90 +1,119 @@
-"""Ed25519 envelopes: who signed what, in which role, and until when.
+"""Ed25519 envelopes: who signed what, in which role.
 
-Two roles, after Uptane: ``release`` (kept offline where it matters) for what will serve inference, ``round`` (online)
-for training. A key signs in its role alone; a payload names its role inside the signed bytes, so an envelope cannot be
-moved from one role to the other.
+Three roles, after TUF and Uptane: ``root`` says whose keys count, ``release`` (kept offline where it matters) what may
+serve inference, ``round`` (online) which device runs what of it now. A role is signed for by a threshold of its keys.
+What is signed names its role, so that an envelope cannot be moved from one role to another.
+
+1. Every signature in an envelope must hold, and no key may sign twice: there is nothing in it that could be changed.
+2. Signatures of keys that are not the role's do not count. A new root has those of its own keys and of the old ones.
+3. Only then is the payload parsed.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from edge_sdk.decoding import UNDECODABLE
-from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UntrustedError
-from edge_sdk.protocol.messages import BlobEntry, Name, PixelMean, PixelStd, Positive, Text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+MAX_KEYS = 16
+PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
 class Role(str, Enum):
     """What a key may sign."""
 
+    ROOT = "root"
     RELEASE = "release"
     ROUND = "round"
 
 
-class Envelope(msgspec.Struct, frozen=True):
-    """Signed bytes. ``key`` is the signer's raw public key, 32 bytes; the signature covers role and payload."""
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """The raw public keys of a role, and how many of them have to sign; a ``ValueError`` where there are too few."""
+
+    keys: Annotated[tuple[PublicKey, ...], msgspec.Meta(min_length=1, max_length=MAX_KEYS)]
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=MAX_KEYS)] = 1
+
+    def __post_init__(self) -> None:
+        if len({*self.keys}) < max(len(self.keys), self.threshold):
+            raise ValueError(f"{len({*self.keys})} different keys of {len(self.keys)}, threshold {self.threshold}")
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Over role and payload, by the raw public ``key``."""
+
+    key: PublicKey
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Signed bytes."""
 
     role: Role
     payload: bytes
-    key: bytes
-    signature: bytes
-
-
-class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device may put into its inference slot.
-
-    ``release`` rises: a device refuses one that is not newer than its own. ``device`` names the only device meant.
-    ``pixel_mean`` and ``pixel_std`` are those of the recipe that the model was trained with.
-    """
-
-    release: Positive
-    fleet: Name
-    device: Name
-    task: Name
-    submodel: Submodel
-    labels: tuple[Text, ...]
-    max_tokens: Positive
-    pixel_mean: PixelMean = (0.5,)
-    pixel_std: PixelStd = (0.5,)
-    manifest: tuple[BlobEntry, ...]
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=2 * MAX_KEYS)]
 
 
 # made once, on import: msgspec crashes where two threads meet a type for the first time
 _envelopes = msgspec.msgpack.Decoder(Envelope)
-_manifests = msgspec.msgpack.Decoder(ReleaseManifest)
 
 
-def sign(key: Ed25519PrivateKey, role: Role, manifest: ReleaseManifest) -> bytes:
-    """The encoded envelope around ``manifest``."""
-    payload = msgspec.msgpack.encode(manifest)
-    envelope = Envelope(role, payload, key.public_key().public_bytes_raw(), key.sign(_signed_bytes(role, payload)))
-    return msgspec.msgpack.encode(envelope)
+def sign(key: Ed25519PrivateKey, role: Role, payload: bytes) -> Signature:
+    """One signature."""
+    return Signature(key.public_key().public_bytes_raw(), key.sign(_signed_bytes(role, payload)))
 
 
-def verify(envelope: bytes, role: Role, trusted: bytes) -> ReleaseManifest:
-    """The manifest inside; ``UntrustedError`` unless ``trusted``, a raw public key, signed it in ``role``."""
+def seal(role: Role, payload: bytes, *signatures: Signature) -> bytes:
+    """The encoded envelope."""
+    return msgspec.msgpack.encode(Envelope(role, payload, signatures))
+
+
+def opened(envelope: bytes) -> Envelope:
+    """What is in an encoded envelope, whoever signed it. ``UntrustedError`` where it is none."""
+    try:
+        return _envelopes.decode(envelope)
+    except (*UNDECODABLE, ValueError) as error:
+        raise UntrustedError(f"the envelope cannot be read: {error}") from error
+
+
+def verify(envelope: bytes, role: Role, trusted: Keys) -> bytes:
+    """The payload, where a threshold of ``trusted`` has signed it in ``role``; else ``UntrustedError``."""
+    signed = opened(envelope)
+    if signed.role is not role:
+        raise UntrustedError(f"signed as {signed.role.value}, wanted is {role.value}")
+    signers = signers_of(role, signed.payload, signed.signatures)
+    count = len(signers & {*trusted.keys})
+    if count < trusted.threshold:
+        names = ", ".join(sorted(key.hex()[:16] for key in signers)) or "nobody"
+        known = ", ".join(key.hex()[:16] for key in trusted.keys)
+        raise UntrustedError(
+            f"signed by {names}: {count} of the {trusted.threshold} {role.value} keys that it takes, of {known}"
+        )
+    return signed.payload
+
+
+def signers_of(role: Role, payload: bytes, signatures: tuple[Signature, ...]) -> set[bytes]:
+    """Whose the signatures are; ``UntrustedError`` where one does not hold, or a key has signed twice."""
     # imported with the first release: 8 MiB that a device does without until then
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
-    try:
-        signed = _envelopes.decode(envelope)
-        if signed.role is not role or signed.key != trusted:
-            signer = f"{signed.role.value} key {signed.key.hex()[:16]}"
-            msg = f"release refused: signed by {signer}, trusted is {role.value} key {trusted.hex()[:16]}"
-            raise UntrustedError(msg)
-        Ed25519PublicKey.from_public_bytes(trusted).verify(signed.signature, _signed_bytes(role, signed.payload))
-        return _manifests.decode(signed.payload)
-    except (*UNDECODABLE, ValueError, InvalidSignature) as error:
-        msg = f"release refused: the envelope or its signature does not hold ({type(error).__name__})"
-        raise UntrustedError(msg) from error
+    signers = set[bytes]()
+    for each in signatures:
+        if each.key in signers:
+            raise UntrustedError(f"key {each.key.hex()[:16]} has signed twice")
+        try:
+            Ed25519PublicKey.from_public_bytes(each.key).verify(each.signature, _signed_bytes(role, payload))
+        except (InvalidSignature, ValueError) as error:
+            raise UntrustedError(f"the signature of key {each.key.hex()[:16]} does not hold") from error
+        signers.add(each.key)
+    return signers
 
 
 def _signed_bytes(role: Role, payload: bytes) -> bytes:

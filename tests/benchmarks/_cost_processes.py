@@ -19,6 +19,7 @@ from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.slicing import Array, extract, slices_of
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
 from edge_sdk.protocol.messages import Optimizer, Recipe
+from edge_sdk.protocol.releases import Precision
 from edge_sdk.protocol.tensors import write_tensors
 from edge_sdk.training.job import Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
@@ -118,7 +119,10 @@ def _prediction_files(subject: Subject, prediction: Prediction) -> Mapping[str, 
     files, folder, foundation = _common_files(subject), subject.folder, subject.foundation
     if prediction.runtime is Runtime.ONNX:
         model = release_graph(
-            subject.templates, prediction.submodel, foundation.parameters, quantise=prediction.quantised
+            subject.templates,
+            prediction.submodel,
+            foundation.parameters,
+            Precision.INT8 if prediction.quantised else Precision.FP32,
         )
         return files | {"model": _written(folder / "model.onnx", model)}
     files["weights"] = _written_tensors(folder / "weights", _cut(subject, prediction.submodel))

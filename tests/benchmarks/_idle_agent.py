@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.broker import EmbeddedBroker
-from coordinator.delivery.keys import release_key
+from coordinator.delivery.roots import ensure_root
 from coordinator.demo.fleet import FLEET, NAME, agent_arguments, data_file
 from coordinator.demo.inputs import packaged_texts, write_examples
+from coordinator.store.opening import open_store
 from edge_sdk.protocol.messages import Ready, decode_from_device
 from edge_sdk.protocol.topics import Channel, Topic
 from edge_sdk.transport.base import Incoming
@@ -46,7 +48,8 @@ def idle_agents(
     """One after the other, with what the demo's first device has; ``folder`` is empty at first."""
     for name in ("coordinator", "data"):
         (folder / name).mkdir(parents=True)
-    release_key(folder / "coordinator")
+    with closing(open_store(folder / "coordinator")) as store:
+        ensure_root(store, folder / "coordinator", time.time())
     write_examples(data_file(_DEVICE, folder), packaged_texts().take(range(_TEXTS)))
     with EmbeddedBroker(folder / "broker") as broker:
         command = [python, "-m", "edge_sdk.cli", *agent_arguments(_DEVICE, str(broker.address), folder)]

@@ -6,19 +6,40 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import column, insert, inspect, table, text
 
 from coordinator.store import migrations
-from coordinator.store.database import Store
+from coordinator.store.database import Store, Transaction
 from coordinator.store.migrations import HEAD, move_to, revision_of
 from coordinator.store.opening import is_served, look_into, move_store, open_store, sole_user
-from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, UpdateRecord, VersionRecord
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.plan import Plan
+from coordinator.store.records import (
+    AssignmentRecord,
+    EvaluationRecord,
+    OfferRecord,
+    ReleaseRecord,
+    RootRecord,
+    RoundRecord,
+    UpdateRecord,
+    VersionRecord,
+)
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, RolloutStatus, TaskStatus
 from coordinator.store.tables import metadata
 from coordinator.store.totals import RoundTotals
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ConfigurationError, StateInUseError, StorageError
-from edge_sdk.protocol.messages import BlobEntry, Failure, Part, ReleaseReport, Snapshot, TrainingReport, Verdict
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    Failure,
+    Part,
+    ReleaseReport,
+    Snapshot,
+    Standing,
+    TrainingReport,
+    Verdict,
+)
+from edge_sdk.protocol.releases import Trial
+from edge_sdk.protocol.signing import Signature
 from tests.support.postgres import emptied, postgres_server
 
 HALF = Submodel((0, 1), (2, 2), (6, 6))
@@ -46,6 +67,8 @@ OFFER = OfferRecord("news", 1, "pi-4", HALF, predicted_memory_bytes=2**33, offer
 UPDATE = UpdateRecord(
     "c" * 64, "news", 1, "pi-4", "d" * 64, 2**33, 100.0, REPORT, Verdict.ACCEPTED, reason="", received_s=12.0
 )
+PLAN = Plan(stages=("canary", "100%"), trial=Trial(seconds=60.0, least_accuracy=0.5))
+SIGNATURE = Signature(bytes(range(32)), bytes(range(64)))
 
 
 @pytest.fixture(scope="module")
@@ -245,18 +268,85 @@ def test_evaluation_done_again_replaces_the_earlier(offered: Store) -> None:
         assert tx.evaluations.all("news") == tx.evaluations.of_round("news", 0)
 
 
-def test_release_numbers_rise_and_reports_decide_the_status(offered: Store) -> None:
+def assigned(tx: Transaction, device: str = "pi-4", rollout: int | None = None) -> AssignmentRecord:
+    status = AssignmentStatus.PENDING
+    return tx.assignments.add(AssignmentRecord(0, rollout, 1, "news", device, 1, "m1-int8", HALF, BLOBS, 2**40, status))
+
+
+def test_release_reads_back_with_its_signatures(offered: Store) -> None:
     with offered.transaction() as tx:
-        first = tx.releases.add("news", "pi-4", HALF, BLOBS)
-        second = tx.releases.add("news", "pi-4", HALF, BLOBS)
-        report = ReleaseReport(release=first.release, task="news", healthy=False, detail="slow")
-        tx.releases.reported(first.release, report)
-        tx.releases.reported(second.release, ReleaseReport(release=second.release, task="news", healthy=True))
-        assert first.release < second.release
-        assert tx.releases.get(first.release) == replace(first, status=ReleaseStatus.FAILED, report=report)
-        assert tx.releases.latest("pi-4").status is ReleaseStatus.INSTALLED
-        assert tx.releases.latest("jetson") is None
-        assert len(tx.releases.of_task("news")) == 2
+        first, second = (tx.releases.add("news", 3, 5.0) for _ in range(2))
+        assert first < second
+        tx.releases.describe(second, b"\x00manifest")
+        tx.releases.sign(second, (SIGNATURE, SIGNATURE))
+    with offered.reading() as tx:
+        assert tx.releases.get(second) == ReleaseRecord(second, "news", 3, b"\x00manifest", (SIGNATURE,) * 2, 5.0)
+        assert [known.release for known in tx.releases.of_task("news")] == [first, second]
+        assert tx.releases.get(99) is None
+
+
+def test_roots_read_back_and_a_version_is_used_once(store: Store) -> None:
+    with store.transaction() as tx:
+        assert tx.roots.latest() is None
+        for version in (2, 1):
+            tx.roots.add(RootRecord(version, b"\x00root", 1.0))
+        assert tx.roots.latest() == RootRecord(2, b"\x00root", 1.0)
+        assert [root.version for root in tx.roots.all()] == [1, 2]
+    with pytest.raises(StorageError), store.transaction() as tx:
+        tx.roots.add(RootRecord(2, b"another", 1.0))
+
+
+def test_rollout_reads_back_as_it_goes_on(offered: Store) -> None:
+    with offered.transaction() as tx:
+        release = tx.releases.add("news", 3, 5.0)
+        known = tx.rollouts.add(release, "news", PLAN, 6.0)
+        tx.rollouts.set_status(known.rollout, RolloutStatus.ROLLING_BACK)
+        tx.rollouts.set_stage(known.rollout, 1)
+        later = tx.rollouts.add(release, "news", PLAN, 7.0)
+    with offered.reading() as tx:
+        assert tx.rollouts.get(known.rollout) == replace(known, status=RolloutStatus.ROLLING_BACK, stage=1)
+        assert tx.rollouts.all() == (replace(known, status=RolloutStatus.ROLLING_BACK, stage=1), later)
+        assert tx.rollouts.latest("news") == later
+        assert tx.rollouts.latest("other") is None
+
+
+def test_assignment_numbers_rise_and_say_how_devices_stand(offered: Store) -> None:
+    report = ReleaseReport(release=1, task="news", healthy=False, detail="slow", standing=Standing.ROLLED_BACK)
+    with offered.transaction() as tx:
+        rollout = tx.rollouts.add(tx.releases.add("news", 3, 5.0), "news", PLAN, 6.0).rollout
+        first, second = assigned(tx, rollout=rollout), assigned(tx)
+        tx.assignments.stands(first.number, AssignmentStatus.ROLLED_BACK, "slow", 9.0)
+        tx.assignments.reported(first.number, report)
+        stood = replace(first, status=AssignmentStatus.ROLLED_BACK, reason="slow", changed_s=9.0, report=report)
+        assert first.number < second.number
+        assert tx.assignments.get(first.number) == stood
+        assert tx.assignments.latest("pi-4") == second
+        assert tx.assignments.latest("jetson") is None
+        assert tx.assignments.of_rollout(rollout) == (stood,)
+        assert tx.assignments.of_task("news") == (stood, second)
+
+
+def test_what_devices_had_before_there_were_rollouts_is_kept_as_assignments(store: Store) -> None:
+    row = {"task": "news", "device": "pi-4", "submodel": "{}", "manifest": "[]", "parameters": 7}
+    states = ("sent", "installed", "failed")
+    with store.transaction() as tx:
+        tx.tasks.add("news", b"", 1.0)
+        tx.devices.hello("pi-4", "board", 1, 2.0)
+    with store._connection(read_only=False) as connection:
+        move_to(connection, "4")
+        for status in states:
+            columns = [column(name) for name in (*row, "status")]
+            connection.execute(insert(table("releases", *columns)), row | {"status": status})
+        move_to(connection, HEAD)
+        found = connection.execute(text("SELECT number, status, parameters FROM assignments ORDER BY number")).all()
+    assert [*map(tuple, found)] == [(1, "sent", 7), (2, "healthy", 7), (3, "rolled-back", 7)]
+    with store.transaction() as tx:
+        assert assigned(tx).number == 4
+    with store._connection(read_only=False) as connection:
+        move_to(connection, "4")
+        found = connection.execute(text("SELECT release, status FROM releases ORDER BY release")).all()
+        move_to(connection, HEAD)
+    assert [*map(tuple, found)] == [(1, "sent"), (2, "installed"), (3, "failed"), (4, "sent")]
 
 
 # -- transactions
@@ -268,7 +358,7 @@ def test_release_numbers_rise_and_reports_decide_the_status(offered: Store) -> N
 def test_totals_count_what_there_is(offered: Store) -> None:
     with offered.transaction() as tx:
         tx.devices.offline("jetson", 1)
-        tx.releases.add("news", "pi-4", HALF, BLOBS)
+        assigned(tx)
         tx.updates.add(UPDATE)
         tx.updates.add(replace(UPDATE, update_id="e" * 64, device="jetson", verdict=Verdict.REJECTED))
         tx.offers.updated("news", 1, "pi-4", 12.0, 1)
@@ -282,7 +372,7 @@ def test_totals_count_what_there_is(offered: Store) -> None:
         assert totals.tasks() == {TaskStatus.PENDING: 1}
         closed, collecting = RoundTotals(1, 1, 15.5), RoundTotals(1, 2, None)
         assert totals.rounds() == {("news", Phase.CLOSED): closed, ("news", Phase.COLLECTING): collecting}
-        assert totals.releases() == {("news", ReleaseStatus.SENT): 1}
+        assert totals.assignments() == {("news", AssignmentStatus.PENDING): 1}
         first = {(Outcome.UPDATED, None): 1, (Outcome.FAILED, Failure.DEADLINE): 1}
         assert totals.offers("news", 0, 1) == first
         assert totals.offers("news", 0, 2) == first | {(Outcome.OFFERED, None): 1}
@@ -386,7 +476,7 @@ def test_store_that_is_looked_into_stays_as_it_is(address: str) -> None:
 def test_numbers_that_are_skipped_are_never_given(offered: Store) -> None:
     def release() -> int:
         with offered.transaction() as tx:
-            return tx.releases.add("news", "pi-4", HALF, BLOBS).release
+            return tx.releases.add("news", 1, 1.0)
 
     offered.skip_numbers(10)
     assert release() == 11
@@ -412,7 +502,9 @@ def state(tmp_path: Path) -> Path:
         tx.updates.add(UPDATE)
         tx.evaluations.put(EvaluationRecord("news", 0, "half", 2**40, 0.5, 1.0, 200))
         for _ in range(3):
-            tx.releases.add("news", "pi-4", HALF, BLOBS)
+            release = tx.releases.add("news", 1, 1.0)
+        assigned(tx, rollout=tx.rollouts.add(release, "news", PLAN, 6.0).rollout)
+        tx.roots.add(RootRecord(1, b"\x00root", 1.0))
     store.close()
     return folder
 
@@ -423,7 +515,8 @@ def everything(folder: Path) -> tuple[object, ...]:
         found = (
             *(tx.devices.all(), tx.tasks.all(), tx.versions.all("news"), tx.rounds.all("news")),
             *(tx.offers.of_round("news", 1), tx.updates.of_round("news", 1)),
-            *(tx.evaluations.all("news"), tx.releases.of_task("news")),
+            *(tx.evaluations.all("news"), tx.releases.of_task("news"), tx.roots.all()),
+            *(tx.rollouts.all(), tx.assignments.of_task("news")),
         )
     store.close()
     return found
@@ -434,14 +527,14 @@ def test_store_moves_to_another_database_with_all_that_it_has(state: Path, postg
     store = open_store(state)
     store.skip_numbers(100)
     store.close()
-    assert move_store(state, emptied(postgres)) == 10
+    assert move_store(state, emptied(postgres)) == 13
     (state / "coordinator.sqlite").unlink()
     assert everything(state) == before
     assert not (state / "coordinator.sqlite").exists()
     assert (state / "store.url").stat().st_mode & 0o077 == 0
     store = open_store(state)
     with store.transaction() as tx:
-        assert tx.releases.add("news", "pi-4", HALF, BLOBS).release == 104
+        assert tx.releases.add("news", 1, 1.0) == 104
     store.close()
 
 

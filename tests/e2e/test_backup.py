@@ -99,8 +99,8 @@ def test_restored_coordinator_ends_the_round_with_the_updates_that_it_had(
         assert latest(served) == latest(other), "the same bytes as without a loss"
         offers = served.read(lambda tx: tx.offers.of_round("task", 1))
         assert {offer.outcome for offer in offers} == {Outcome.UPDATED}
-        releases = served.read(lambda tx: tx.releases.of_task("task"))
-        assert min(release.release for release in releases) > 1_000_000, "devices may have had others meanwhile"
+        releases = served.read(lambda tx: tx.assignments.of_task("task"))
+        assert min(release.number for release in releases) > 1_000_000, "devices may have had others meanwhile"
 
 
 def test_backup_is_restored_only_into_a_new_folder(taken: Path, backup: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def repacked(backup: Path, change: Callable[[str, bytes], bytes | None], more: d
         (lambda name, content: content[:-1] + b"?" if "/" in name else content, {}, "damaged: blob .* has other bytes"),
         (lambda name, content: None if "/" in name else content, {}, "damaged: .* blobs that its store records"),
         (lambda name, content: None if "sqlite" in name else content, {}, "has no store"),
-        (lambda name, content: None if name == "release.key" else content, {}, "has no release key"),
+        (lambda name, content: None if name == "round.key" else content, {}, "has no key for rounds"),
         (lambda _, content: content, {"../escape": b"x"}, r"it has '\.\./escape'"),
         (lambda _, content: content, {"blobs/../../escape": b"x"}, "it has 'blobs/../../escape'"),
     ],
@@ -183,10 +183,10 @@ def test_key_is_nobody_elses_to_read_at_any_time(backup: Path, tmp_path: Path, m
     replace = Path.replace
 
     def noting(self: Path, target: Path) -> Path:
-        if target.name == "release.key":
+        if target.suffix == ".key":
             seen.append(self.stat().st_mode & 0o077)
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", noting)
     restore(backup, tmp_path / "new")
-    assert seen == [0]
+    assert seen == [0, 0, 0]

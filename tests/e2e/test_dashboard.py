@@ -16,7 +16,7 @@ import pytest
 
 from coordinator.api.access import make_token
 from coordinator.store.opening import open_store
-from coordinator.store.states import AccessRole, ReleaseStatus
+from coordinator.store.states import AccessRole, AssignmentStatus
 from tests.e2e.test_api_process import ask, serving
 from tests.support.browser import DESK, PHONE, Tab, chromium
 from tests.support.filled_store import TASK, fill_state
@@ -193,7 +193,7 @@ def test_task_is_created_watched_paused_stopped_and_released_in_the_browser(
 ) -> None:
     limits = limits_mib()
     fleet.serve()
-    fleet.wait_until((fleet.state / "release.pub").exists, "a release key")
+    fleet.wait_until((fleet.state / "root.json").exists, "a root of trust")
     for name, limit_mib in limits.items():
         fleet.agent(name, limit_mib)
     with site_of(fleet.state) as site, Tab(browser) as tab:
@@ -214,7 +214,7 @@ def test_task_is_created_watched_paused_stopped_and_released_in_the_browser(
         page.locator("tbody").get_by_text("healthy").nth(len(limits) - 1).wait_for()
         tab.check()
     assert fleet.read(lambda tx: tx.rounds.all("trial")) == rounds, "it was stopped while it paused"
-    assert fleet.read(lambda tx: tx.releases.tally("news")) == {ReleaseStatus.INSTALLED: len(limits)}, fleet.story()
+    assert fleet.read(lambda tx: tx.assignments.tally("news")) == {AssignmentStatus.HEALTHY: len(limits)}, fleet.story()
 
 
 def limits_mib() -> dict[str, int]:

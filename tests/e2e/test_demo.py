@@ -76,7 +76,7 @@ def wait_until_collecting(folder: Path, demo: subprocess.Popen[str], number: int
 
 
 def is_collecting(folder: Path, number: int) -> bool:
-    if not (folder / "state" / "coordinator" / "release.pub").exists():
+    if not (folder / "state" / "coordinator" / "root.json").exists():
         return False
     store = open_store(folder / "state" / "coordinator")
     try:

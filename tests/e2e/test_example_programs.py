@@ -60,7 +60,7 @@ def test_application_with_an_agent_inside_gets_its_model(fleet: SmallFleet, run:
     fleet.create_task("news", "--rounds", "1")
     fleet.serve()
     write_examples(fleet.folder / "app.csv", some_examples(40, seed=1))
-    words = (fleet.broker, str(fleet.folder / "app.csv"), str(fleet.state / "release.pub"), "beta zeta eta")
+    words = (fleet.broker, str(fleet.folder / "app.csv"), str(fleet.state / "root.json"), "beta zeta eta")
     last = run("01", *words).splitlines()[-1]
     assert last.startswith("Prediction(label=")
     assert any(label in last for label in LABELS)

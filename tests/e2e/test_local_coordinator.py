@@ -29,7 +29,7 @@ def test_local_coordinator_says_what_fails_and_ends_what_it_started(
     with local_coordinator(tmp_path) as server:
         assert listens(BrokerAddress.parse(server.broker))
         assert len({child.pid for child in children()} - before) == 2
-        assert server.release_key.is_file()
+        assert server.root.is_file()
         with pytest.raises(subprocess.CalledProcessError):
             server.command("model", "save", "news", tmp_path / "saved")
         assert "there is no task 'news'; the tasks are none" in capfd.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.store.states import Outcome, Phase, ReleaseStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.protocol.messages import EncodingKind, Failure, Verdict
@@ -43,8 +43,8 @@ def test_unequal_devices_train_one_model_and_run_a_larger_one(
             offers = {o.device: o for o in fleet.read(lambda tx, n=known.number: tx.offers.of_round("news", n))}
             assert {o.outcome for o in offers.values()} == {Outcome.UPDATED}, fleet.story()
             assert {name: max(offers[name].submodel.heads) for name in limits} == {"large": 4, "middle": 2, "small": 1}
-        releases = fleet.read(lambda tx: tx.releases.of_task("news"))
-        assert {known.status for known in releases} == {ReleaseStatus.INSTALLED}, fleet.story()
+        releases = fleet.read(lambda tx: tx.assignments.of_task("news"))
+        assert {known.status for known in releases} == {AssignmentStatus.HEALTHY}, fleet.story()
         assert {known.device: max(known.submodel.heads) for known in releases}["small"] > 1
         accuracy = {e.width: e.accuracy for e in fleet.read(lambda tx: tx.evaluations.of_round("news", 2))}
         assert accuracy["full"] > 1 / len(LABELS), accuracy
@@ -157,8 +157,8 @@ def test_blobs_come_from_a_web_server_and_over_mqtt_once_it_is_gone(fleet: Small
     fleet.finish()
     assert fleet.log_of("reader").count("gives no blob") == 1, fleet.story()
     assert len(served) == len({*served}) == 4, "what the offer names, each once"
-    (release,) = fleet.read(lambda tx: tx.releases.of_task("news"))
-    assert release.status is ReleaseStatus.INSTALLED, fleet.story()
+    (release,) = fleet.read(lambda tx: tx.assignments.of_task("news"))
+    assert release.status is AssignmentStatus.HEALTHY, fleet.story()
     assert {entry.digest for entry in release.manifest} - {*served}, "the release came over MQTT"
 
 
@@ -173,8 +173,8 @@ def test_round_is_kept_by_postgresql(fleet: SmallFleet) -> None:
         fleet.finish()
         (known,) = fleet.read(lambda tx: tx.rounds.all("news"))
         assert known.phase is Phase.CLOSED, fleet.story()
-        (release,) = fleet.read(lambda tx: tx.releases.of_task("news"))
-        assert release.status is ReleaseStatus.INSTALLED, fleet.story()
+        (release,) = fleet.read(lambda tx: tx.assignments.of_task("news"))
+        assert release.status is AssignmentStatus.HEALTHY, fleet.story()
     assert not (fleet.state / "coordinator.sqlite").exists()
 
 

@@ -155,9 +155,9 @@ def test_state_folder_that_cannot_be_made(data: Path, tmp_path: Path) -> None:
     check(typed("coordinator.cli", *task(tmp_path / "file" / "s", tmp_path, data)), 6, "file")
 
 
-def test_release_key_missing(data: Path, tmp_path: Path) -> None:
-    done = typed("edge_sdk.cli", *agent(data, tmp_path / "s", "--release-key", tmp_path / "no.pub"))
-    check(done, 2, "no.pub", "copy it from the coordinator")
+def test_root_of_trust_missing(data: Path, tmp_path: Path) -> None:
+    done = typed("edge_sdk.cli", *agent(data, tmp_path / "s", "--root", tmp_path / "no.json"))
+    check(done, 2, "no.json", "copy root.json from the coordinator")
 
 
 def test_unknown_key_in_a_file_of_settings(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from coordinator.models.foundation import load_foundation
 from coordinator.models.torch_modules import torch_module
-from coordinator.store.states import Outcome, Phase, ReleaseStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase
 from edge_sdk.data import ArrayExamples, write_examples
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, ModelTask
@@ -91,8 +91,8 @@ def _check_rounds(fleet: SmallFleet, rounds: int, able: set[str], *, rank: int) 
         assert {offer.device for offer in offers} == able, fleet.story()
         assert {offer.outcome for offer in offers} == {Outcome.UPDATED}, fleet.story()
         assert {offer.submodel.adapter_rank for offer in offers} == {rank}
-    releases = fleet.read(lambda tx: tx.releases.of_task("motion"))
-    assert [one.status for one in releases] == [ReleaseStatus.INSTALLED] * 3, fleet.story()
+    releases = fleet.read(lambda tx: tx.assignments.of_task("motion"))
+    assert [one.status for one in releases] == [AssignmentStatus.HEALTHY] * 3, fleet.story()
 
 
 def _accuracy_with_peft(model: Path, saved: Path) -> float:

@@ -17,6 +17,7 @@ import pytest
 from coordinator.rounds import conductor
 from edge_sdk.protocol.messages import Offer, ReleaseReport, UpdateReady
 from edge_sdk.protocol.topics import coordinator_filters
+from edge_sdk.security.trust import Trust
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from edge_sdk.transport.mqtt import BrokerAddress
 from tests.support.certificate import self_signed
@@ -95,7 +96,7 @@ def test_agent_works_and_refuses_older_releases_whatever_its_clock_says(
     with LoneDevice(tmp_path, MAIL) as device:
         device.release = device.goods.release(NEWEST)
         device.run_until(lambda: NEWEST in releases_installed(device))
-        older = [device.goods.release(number) for number in range(1, NEWEST)]
+        older = [device.goods.release(number, assignment=NEWEST + number) for number in range(1, NEWEST)]
         for clock in clocks:
             monkeypatch.setattr(time, "time", clock)
             for release in older:
@@ -114,8 +115,8 @@ def test_agent_that_remembers_no_release_would_take_an_older_one(
     with LoneDevice(tmp_path, MAIL, releases_first=True) as device:
         device.release = device.goods.release(NEWEST)
         device.run_until(lambda: NEWEST in releases_installed(device))
-        monkeypatch.setattr(device.supervisor, "_installed", lambda _: 0)
-        device.send(device.goods.release(1))
+        monkeypatch.setattr(Trust, "newest", lambda *_: 0)
+        device.send(device.goods.release(1, assignment=NEWEST + 1))
         device.run_until(lambda: 1 in releases_installed(device))
 
 

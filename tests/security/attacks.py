@@ -177,21 +177,21 @@ def sparse_tar(name: str, size_bytes: int) -> bytes:
 def tar_bombs() -> tuple[bytes, ...]:
     """Small files that unpack to large ones."""
     return (
-        tar(("release.key", bytes(BOMB_BYTES)), mode="w:gz"),
-        sparse_tar("release.key", 1 << 40),
+        tar(("round.key", bytes(BOMB_BYTES)), mode="w:gz"),
+        sparse_tar("round.key", 1 << 40),
         sparse_tar("coordinator.sqlite", 1 << 40),
     )
 
 
 TAR_FILES = (
-    tar(("../release.key", b"0" * 64)),
-    tar(("/release.key", b"0" * 64)),
+    tar(("../round.key", b"0" * 64)),
+    tar(("/round.key", b"0" * 64)),
     tar(("blobs/../../escaped", b"x")),
     tar(("blobs/..", b"x"), ("blobs/.", b"x")),
     tar(("blobs/" + "a" * 64, b"x")),
     tar(links={"coordinator.sqlite": "/etc/passwd"}),
-    tar(links={"blobs": "..", "release.key": "../../etc/shadow"}),
-    tar(("release.key", b"0" * 64), ("release.key", b"1" * 64)),
+    tar(links={"blobs": "..", "round.key": "../../etc/shadow"}),
+    tar(("round.key", b"0" * 64), ("round.key", b"1" * 64)),
 )
 
 

@@ -17,7 +17,6 @@ import msgspec
 import pytest
 
 from coordinator.api.access import make_token
-from coordinator.delivery.keys import KEY_FILE
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole
 from tests.support.broker import free_port, mosquitto_broker
@@ -95,7 +94,9 @@ def test_no_secret_is_said(tmp_path: Path) -> None:
     lines = [line for log in logs.iterdir() for line in log.read_bytes().splitlines()]
     assert all({"time", "level", "logger", "message"} <= json.loads(line).keys() for line in lines)
     said = [*lines, metrics.content, stranger.content, doctor.stdout, doctor.stderr]
-    hidden = [*canaries.values(), token, (state / KEY_FILE).read_text().strip()]
+    keys = [path.read_text().splitlines()[1] for path in state.glob("*.key")]
+    assert len(keys) == 3, "of each role"
+    hidden = [*canaries.values(), token, *keys]
     assert not leaks(said, hidden)
     for canary in hidden:
         assert leaks([*said, f"the control: {canary}".encode()], [canary])

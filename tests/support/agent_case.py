@@ -24,6 +24,7 @@ from edge_sdk.protocol.messages import (
     Ready,
     Receipt,
     ReleaseReport,
+    Standing,
     UpdateReady,
     Verdict,
     decode_from_device,
@@ -73,7 +74,7 @@ class AgentCase:
             (self.state_dir / "points").unlink()
         data = write_examples(folder / "examples.jsonl", examples(40, seed=1))
         self._name, self._goods = folder.name, Goods(folder, folder.name)
-        key = str(self._goods.public_key)
+        key = str(self._goods.root)
         self._agent = Mortal(
             work, Working(folder.name, str(broker.address), str(self.state_dir), str(data), key, None, control)
         )
@@ -131,7 +132,7 @@ class AgentCase:
                 self._receipt_what_came()
             case ReleaseReport(release=self._release, healthy=True):
                 self._runs = self._release
-            case ReleaseReport(release=self._release):
+            case ReleaseReport(release=self._release, standing=Standing.ROLLED_BACK):
                 self._release += 1
 
     def _receipt_what_came(self) -> None:

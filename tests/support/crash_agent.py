@@ -30,7 +30,7 @@ class Working(msgspec.Struct, frozen=True):
     broker: str
     state_dir: str
     data: str
-    release_key: str
+    root: str
     crash: Crash | None = None
     control: str = ""
 
@@ -63,7 +63,7 @@ def work(settings: Working) -> None:
         device=settings.device,
         broker=settings.broker,
         state_dir=folder,
-        release_key=Path(settings.release_key),
+        root=Path(settings.root),
         held_out_share=0.3,
         ready_interval_s=0.2,
         resend_first_s=0.2,

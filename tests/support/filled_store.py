@@ -17,16 +17,16 @@ from coordinator.store import tables
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.records import (
+    AssignmentRecord,
     DeviceRecord,
     EvaluationRecord,
     OfferRecord,
-    ReleaseRecord,
     RoundRecord,
     TaskRecord,
     UpdateRecord,
     VersionRecord,
 )
-from coordinator.store.states import Outcome, Phase, ReleaseStatus, TaskStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import BlobEntry, Failure, Part, ReleaseReport, Snapshot, TrainingReport, Verdict
@@ -45,7 +45,7 @@ _TABLES = {
     OfferRecord: tables.offers,
     UpdateRecord: tables.updates,
     EvaluationRecord: tables.evaluations,
-    ReleaseRecord: tables.releases,
+    AssignmentRecord: tables.assignments,
 }
 _REPORT = TrainingReport(
     samples=120,
@@ -194,9 +194,11 @@ def _evaluation(number: int, width: str, share: float) -> EvaluationRecord:
     return EvaluationRecord(TASK, number, width, parameters, accuracy, 1.6 * 0.7**number, 500)
 
 
-def _release(number: int, device: str, kind: Kind) -> ReleaseRecord:
+def _release(number: int, device: str, kind: Kind) -> AssignmentRecord:
     """One in nine has not said yet how its model does."""
     told = ReleaseReport(release=number, task=TASK, healthy=True, samples=24, accuracy=0.917, latency_ms=18.0)
     submodel, is_told = submodel_of(min(HEADS, kind.heads + 3)), number % 9 != 0
-    status = ReleaseStatus.INSTALLED if is_told else ReleaseStatus.SENT
-    return ReleaseRecord(number, TASK, device, submodel, (), status, told if is_told else None, 18_160_000)
+    status = AssignmentStatus.HEALTHY if is_told else AssignmentStatus.SENT
+    return AssignmentRecord(
+        number, None, 1, TASK, device, 0, "m1-int8", submodel, (), 18_160_000, status, report=told if is_told else None
+    )

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.protocol.messages import BlobEntry, Offer, Part, Release
-from edge_sdk.protocol.signing import ReleaseManifest, Role, sign
+from edge_sdk.protocol.releases import Trial
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support import logistic_graph
 from tests.support.logistic_graph import LABELS, inference_model, parameters, tokenizer_json
+from tests.support.signed import NO_TRIAL, TASK, Signers, export, write_root_file
 
-TASK = "task"
+__all__ = ["TASK", "Goods"]
 
 
 class Goods:
-    """Blobs in ``<folder>/coordinator`` for ``device``; the key that signs releases is ``<folder>/release.pub``."""
+    """Blobs in ``<folder>/coordinator`` for ``device``, which trusts ``<folder>/root.json``."""
 
     def __init__(self, folder: Path, device: str, labels: tuple[str, ...] = LABELS) -> None:
         self.blobs = BlobFolder(folder / "coordinator")
-        self.public_key = folder / "release.pub"
+        self.signers = Signers()
+        self.root = write_root_file(folder / "root.json", self.signers.root_envelope())
         self._folder, self._device, self._labels = folder, device, labels
-        self._key = Ed25519PrivateKey.generate()
-        self.public_key.write_text(self._key.public_key().public_bytes_raw().hex())
         (folder / "job").mkdir()
         self._job = logistic_graph.training_job(folder / "job")
 
@@ -51,20 +49,14 @@ class Goods:
             manifest=tuple(self._entry(part, Path(path).read_bytes()) for part, path in parts.items()),
         )
 
-    def release(self, number: int) -> Release:
-        """Each of other weights."""
+    def release(self, number: int, *, trial: Trial = NO_TRIAL, assignment: int | None = None) -> Release:
+        """Each of other weights; assigned under its own number, or another."""
         model = inference_model(parameters(number)).SerializeToString()
-        manifest = ReleaseManifest(
-            release=number,
-            fleet="default",
-            device=self._device,
-            task=TASK,
-            submodel=self._job.submodel,
-            labels=self._labels,
-            max_tokens=16,
-            manifest=(self._entry(Part.INFERENCE_MODEL, model), self._entry(Part.TOKENIZER, tokenizer_json())),
+        parts = (self._entry(Part.INFERENCE_MODEL, model), self._entry(Part.TOKENIZER, tokenizer_json()))
+        manifest = self.signers.manifest(
+            number, labels=self._labels, exports=(export(manifest=parts, submodel=self._job.submodel),)
         )
-        return Release(envelope=sign(self._key, Role.RELEASE, manifest))
+        return self.signers.message(manifest, device=self._device, trial=trial, number=assignment or number)
 
     def _entry(self, part: Part, data: bytes) -> BlobEntry:
         return BlobEntry(part=part, digest=self.blobs.put_bytes(data), size_bytes=len(data))

@@ -118,6 +118,9 @@ class _Evaluator:
     def evaluate(self, _: Submodel, parameters: Mapping[str, Array]) -> _Evaluation:
         return _Evaluation(_digest(parameters)[0] / 255, 1.0, 100)
 
+    def evaluate_file(self, model: bytes) -> _Evaluation:
+        return _Evaluation(model[0] / 255, 1.0, 100)
+
     def max_logit_difference(self, *_: object) -> float:
         return 0.0
 
@@ -139,7 +142,10 @@ _PLAYED: Mapping[str, Mapping[str, object]] = {
     "compilation": {"load_or_compile": lambda foundation, *_: Templates(foundation.architecture, b"", b"")},
     "evaluation": {"Evaluation": _Evaluation, "Evaluator": _Evaluator},
     "head": {"with_fitted_head": lambda foundation, _: foundation},
-    "inference_graph": {"release_graph": lambda _, __, parameters, **___: _digest(parameters)},
+    "inference_graph": {
+        "release_graph": lambda _, __, parameters, ___: _digest(parameters),
+        "least_onnxruntime": lambda _: (20, "1.17"),
+    },
     "running": {"Runner": None},
     "training_graph": {"training_graph": lambda *_: _Graph()},
 }

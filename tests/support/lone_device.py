@@ -70,7 +70,7 @@ class LoneDevice:
             device=DEVICE,
             broker="mqtt://127.0.0.1",
             state_dir=self.state_dir,
-            release_key=folder / "release.pub",
+            root=folder / "root.json",
             held_out_share=0.3,
             ready_interval_s=0.2,
         )

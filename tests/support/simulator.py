@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
 from edge_sdk.errors import BlobCorruptError, MalformedMessageError
@@ -41,8 +40,8 @@ from edge_sdk.protocol.messages import (
     Ready,
     Receipt,
     Release,
-    ReleaseReport,
     Snapshot,
+    Standing,
     TrainingReport,
     UpdateReady,
     Verdict,
@@ -51,7 +50,8 @@ from edge_sdk.protocol.messages import (
     encode,
     update_id,
 )
-from edge_sdk.protocol.signing import Envelope, Role, verify
+from edge_sdk.protocol.releases import Assignment, Order, read
+from edge_sdk.protocol.signing import opened
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from edge_sdk.protocol.topics import Channel, Topic, device_filters
 from edge_sdk.transport.base import Incoming, LinkUp, Transport, Will
@@ -117,9 +117,10 @@ class Fleet:
         history: History | None = None,
         fleet: str = "default",
         blobs: Callable[[], MemoryBlobs] | None = None,
+        kind: type[Device] | None = None,
     ) -> None:
         self.devices = {
-            name: Device(
+            name: (kind or Device)(
                 name,
                 make_link,
                 work,
@@ -266,8 +267,8 @@ class Device:
                 self._consider(offer, now_s)
             case Receipt() as receipt:
                 self._receipted(receipt)
-            case Release(envelope=envelope):
-                self._released(envelope)
+            case Release():
+                self.released(message)
             case Wait(retry_after_s=retry_after_s):
                 self._ready_due_s = now_s + max(self.pace.ready_s, min(retry_after_s, self.pace.wait_s))
             case Announce():
@@ -334,11 +335,11 @@ class Device:
             self._note(Kind.OK if receipt.verdict is Verdict.ACCEPTED else Kind.FAIL, update)
         self._ready_due_s = 0.0
 
-    def _released(self, envelope: bytes) -> None:
-        """It runs at once, and well."""
-        signer = msgspec.msgpack.decode(envelope, type=Envelope).key
-        manifest = verify(envelope, Role.RELEASE, signer)
-        self.say(ReleaseReport(release=manifest.release, task=manifest.task, healthy=True))
+    def released(self, release: Release) -> None:
+        """It runs at once, and well; what is to be left is left."""
+        assignment = read(Assignment, opened(release.envelope).payload)
+        standing = Standing.ROLLED_BACK if assignment.export is None else Standing.HEALTHY
+        self.say(Order(assignment).report(standing))
 
     def _note(self, kind: Kind, update: UpdateReady) -> None:
         if self.history is not None:

@@ -127,10 +127,12 @@ class SmallFleet:
         model = ("--model", str(self.model), "--state-dir", str(self.state))
         self.command("coordinator.cli", "task", "create", name, *model, *data, *options)
 
-    def serve(self, *options: str) -> None:
-        """Start `coordinator serve --exit-when-done`."""
-        own = ("--state-dir", str(self.state), "--broker", self.broker, "--exit-when-done", "--threads", "1")
-        self._start("coordinator", "coordinator.cli", "serve", *own, *options)
+    def serve(self, *options: str, stays: bool = False) -> None:
+        """Start `coordinator serve`, until its tasks have ended, or until it is killed."""
+        own = ("--state-dir", str(self.state), "--broker", self.broker, "--threads", "1")
+        self._start(
+            "coordinator", "coordinator.cli", "serve", *own, *(() if stays else ("--exit-when-done",)), *options
+        )
 
     def agent(
         self,
@@ -156,7 +158,7 @@ class SmallFleet:
             "edge_sdk.cli",
             "run",
             *("--device", name, "--broker", self.broker, "--data", str(data), "--profile", str(profile)),
-            *("--state-dir", str(self.folder / name), "--release-key", str(self.state / "release.pub")),
+            *("--state-dir", str(self.folder / name), "--root", str(self.state / "root.json")),
             *("--runtime", runtime.value),
             *options,
             environment=environment,

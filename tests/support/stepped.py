@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import coordinator.delivery.desk
 import coordinator.delivery.releases
 import coordinator.rounds.agenda
 import coordinator.rounds.conductor
@@ -41,6 +42,7 @@ from tests.support.simulator import able_device, small_update
 FLEET = "default"
 _RESULT = TrainingResult(samples=7, steps=1, loss_first=1.0, loss_last=0.5, seconds=0.1, peak_memory_bytes=1)
 _TICKING = (
+    coordinator.delivery.desk,
     coordinator.delivery.releases,
     coordinator.rounds.agenda,
     coordinator.rounds.conductor,

@@ -20,13 +20,13 @@ from edge_sdk.protocol.messages import (
     Receipt,
     Recipe,
     Release,
-    ReleaseReport,
+    Standing,
     TrainingReport,
     UpdateReady,
     Verdict,
     Wait,
 )
-from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.releases import Assignment, Order, ReleasedModel
 
 WEIGHTS = BlobEntry(part=Part.WEIGHTS, digest="a" * 64, size_bytes=10)
 FROZEN = BlobEntry(part=Part.FROZEN, digest="b" * 64, size_bytes=10)
@@ -65,16 +65,29 @@ def an_update(number: int = 1) -> UpdateReady:
     return UpdateReady(update_id="e" * 64, task="t", round=number, base_version="d" * 64, update=WEIGHTS, report=report)
 
 
-def a_release(number: int = 1) -> ReleaseManifest:
-    return ReleaseManifest(
+def a_release(number: int = 1) -> Order:
+    model = ReleasedModel(
         release=number,
-        fleet="f",
-        device="d",
         task="t",
         submodel=Submodel((0,), (1,), (4,)),
         labels=("x", "y"),
         max_tokens=16,
         manifest=(MODEL,),
+    )
+    return Order(an_assignment(number, "m1"), model)
+
+
+def an_assignment(number: int, export: str | None) -> Assignment:
+    return Assignment(
+        number=number,
+        fleet="f",
+        device="d",
+        group="g",
+        task="t",
+        release=number,
+        manifest="d" * 64,
+        export=export,
+        expires_s=1.0,
     )
 
 
@@ -187,7 +200,7 @@ def test_blob_that_the_disk_has_no_room_for_declines_the_offer_by_that_name_and_
     releasing, _ = advance(IDLE, agent.ReleaseTrusted(a_release()), agent.Received(an_offer()))
     failures = [agent.BlobFailed(digest, "full", Failure.STORAGE) for digest in (WEIGHTS.digest, MODEL.digest)]
     state, effects = advance(releasing, *failures)
-    report = ReleaseReport(release=1, task="t", healthy=False, detail="full")
+    report = a_release().report(Standing.ROLLED_BACK, "full")
     declined = Declined(task="t", round=1, failure=Failure.STORAGE, detail="full")
     assert effects == (agent.Publish(declined), agent.Publish(report))
     assert agent.needed(state) == ()
@@ -198,7 +211,7 @@ def test_blobs_of_the_offer_and_of_a_coming_release_are_needed_until_both_are_do
     assert agent.needed(state) == (WEIGHTS, FROZEN, MODEL)
     state, _ = advance(state, agent.TrainingFailed(Failure.TRAINING, "why"))
     assert agent.needed(state) == (MODEL,)
-    state, _ = advance(state, agent.ReleaseTried(ReleaseReport(release=1, task="t", healthy=True)))
+    state, _ = advance(state, agent.ReleaseTried(a_release().report(Standing.HEALTHY)))
     assert agent.needed(state) == ()
 
 
@@ -240,14 +253,15 @@ def test_release_that_was_tried_leaves_a_later_one_alone() -> None:
     first, second = a_release(1), a_release(2)
     installing, _ = advance(IDLE, agent.ReleaseTrusted(first, frozenset({MODEL.digest})))
     fetching, _ = advance(installing, agent.ReleaseTrusted(second))
-    tried = ReleaseReport(release=1, task="t", healthy=True)
+    tried = first.report(Standing.HEALTHY)
     state, _ = advance(fetching, agent.ReleaseTried(tried))
     assert advance(state, agent.BlobFetched(MODEL.digest))[1] == (agent.Install(second),)
 
 
 def test_release_is_checked_before_anything_of_it_is_fetched() -> None:
-    state, effects = advance(IDLE, agent.Received(Release(envelope=b"signed")))
-    assert (state, effects) == (replace(IDLE, is_heard=True), (agent.CheckRelease(b"signed"),))
+    release = Release(envelope=b"signed")
+    state, effects = advance(IDLE, agent.Received(release))
+    assert (state, effects) == (replace(IDLE, is_heard=True), (agent.CheckRelease(release),))
 
 
 def test_release_arrives_beside_training_without_disturbing_it() -> None:
@@ -255,7 +269,7 @@ def test_release_arrives_beside_training_without_disturbing_it() -> None:
     state, effects = advance(training, agent.ReleaseTrusted(a_release()), agent.BlobFetched(MODEL.digest))
     assert effects == (agent.Fetch((MODEL,)), agent.Install(a_release()))
     assert state.phase is Phase.TRAINING
-    report = ReleaseReport(release=1, task="t", healthy=True)
+    report = a_release().report(Standing.HEALTHY)
     state, effects = advance(state, agent.ReleaseTried(report))
     assert effects == (agent.Publish(report),)
     assert state.release is None
@@ -264,7 +278,7 @@ def test_release_arrives_beside_training_without_disturbing_it() -> None:
 def test_release_whose_model_cannot_be_had_is_reported_unhealthy() -> None:
     state, _ = advance(IDLE, agent.ReleaseTrusted(a_release()))
     _, effects = advance(state, agent.BlobFailed(MODEL.digest, "gone"))
-    assert effects == (agent.Publish(ReleaseReport(release=1, task="t", healthy=False, detail="gone")),)
+    assert effects == (agent.Publish(a_release().report(Standing.ROLLED_BACK, "gone")),)
 
 
 @pytest.mark.parametrize(
@@ -287,3 +301,24 @@ def test_offer_of_which_nothing_could_be_trained_is_declined(harm: dict[str, obj
     assert isinstance(declined, Declined)
     assert (declined.task, declined.round, declined.failure) == ("t", 1, Failure.TRAINING)
     assert why in declined.detail
+
+
+def test_release_that_is_withdrawn_is_neither_fetched_nor_tried_any_more() -> None:
+    fetching, _ = advance(IDLE, agent.ReleaseTrusted(a_release()))
+    withdrawn = Order(an_assignment(1, None))
+    state, effects = advance(fetching, agent.ReleaseTrusted(withdrawn))
+    assert effects == (agent.Leave(withdrawn),)
+    assert agent.needed(state) == ()
+    assert advance(state, agent.BlobFetched(MODEL.digest))[1] == ()
+
+
+def test_release_that_is_withdrawn_leaves_a_later_one_alone() -> None:
+    fetching, _ = advance(IDLE, agent.ReleaseTrusted(a_release(2)))
+    state, effects = advance(fetching, agent.ReleaseTrusted(Order(an_assignment(1, None))))
+    assert len(effects) == 1
+    assert agent.needed(state) == (MODEL,)
+
+
+def test_release_said_again_changes_nothing() -> None:
+    state, _ = advance(IDLE, agent.ReleaseTrusted(a_release()))
+    assert advance(state, agent.ReleaseTrusted(a_release())) == (state, ())

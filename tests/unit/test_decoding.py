@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -13,10 +12,11 @@ from edge_sdk.data.store import _read_past
 from edge_sdk.decoding import MAX_TOML_BYTES, parse_toml
 from edge_sdk.errors import BlobCorruptError, ConfigurationError, DataFormatError, StorageError, UntrustedError
 from edge_sdk.inference.slots import Slots
-from edge_sdk.protocol.signing import Envelope, Role, verify
+from edge_sdk.protocol.signing import Role, seal, sign, verify
 from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings import from_environment
 from edge_sdk.training.process import _parse
+from tests.support.signed import keys_of
 
 DEEP = b"[" * 30_000
 NOT_TEXT = b'{"a": "\xff"}'
@@ -50,10 +50,9 @@ def test_toml_with_dots_in_it_is_read() -> None:
 @pytest.mark.parametrize("damage", [b"\x91" * 30_000, b"\xa1\xff", b""])
 def test_envelope_with_a_field_that_cannot_be_decoded_is_not_trusted(damage: bytes) -> None:
     key = Ed25519PrivateKey.generate()
-    trusted = key.public_key().public_bytes_raw()
-    envelope = msgspec.msgpack.encode(Envelope(Role.RELEASE, b"", trusted, key.sign(b"raffm/1/release\0")))
-    with pytest.raises(UntrustedError, match="does not hold"):
-        verify(bytes([envelope[0] + 1]) + envelope[1:] + b"\xa1z" + damage, Role.RELEASE, trusted)
+    envelope = seal(Role.RELEASE, b"", sign(key, Role.RELEASE, b""))
+    with pytest.raises(UntrustedError, match="cannot be read"):
+        verify(bytes([envelope[0] + 1]) + envelope[1:] + b"\xa1z" + damage, Role.RELEASE, keys_of([key]))
 
 
 @pytest.mark.parametrize("data", [DEEP, NOT_TEXT])

@@ -32,7 +32,7 @@ broker = "mqtts://broker.example"
 data = "texts.csv"
 fleet = "barn"
 profile = "raspberry-pi-5-8gb"
-release_key = "release.pub"
+root = "root.json"
 user = "pi"
 password_file = "secret"
 ca_file = "/etc/ssl/ours.pem"
@@ -77,7 +77,7 @@ def test_every_key_of_a_file_arrives(file: Path) -> None:
         fleet="barn",
         profile="raspberry-pi-5-8gb",
         state_dir=default_state_dir("pi-5"),
-        release_key=folder / "release.pub",
+        root=folder / "root.json",
         user="pi",
         password=PHRASE,
         ca_file=Path("/etc/ssl/ours.pem"),

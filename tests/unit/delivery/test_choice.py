@@ -6,7 +6,7 @@ from edge_sdk.elastic.submodel import Submodel
 SMALL, MIDDLE, LARGE = (Submodel((0,), (heads,), (heads,)) for heads in (1, 2, 4))
 
 
-def judged(small: float, middle: float, large: float, samples: int = 10_000) -> list[Judged]:
+def judged(small: float, middle: float, large: float, samples: int = 10_000) -> list[Judged[Submodel]]:
     return [
         Judged(submodel, submodel.heads[0], accuracy, samples)
         for submodel, accuracy in ((SMALL, small), (MIDDLE, middle), (LARGE, large))
@@ -27,3 +27,9 @@ def test_larger_one_is_taken_where_few_samples_cannot_tell_them_apart() -> None:
 
 def test_nothing_fits() -> None:
     assert best_of([]) is None
+
+
+def test_smaller_file_is_taken_of_two_that_are_as_good() -> None:
+    files = [Judged(name, 10, accuracy, 100, size) for name, accuracy, size in (("fp32", 0.91, 40), ("int8", 0.9, 10))]
+    assert best_of(files) == "int8"
+    assert best_of([files[0], Judged("int8", 10, 0.8, 100, 10)]) == "fp32"

@@ -1,4 +1,4 @@
-"""The release key outlives whatever ends the process that makes it."""
+"""A coordinator's own key outlives whatever ends the process that makes it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.delivery.keys import release_key
+from coordinator.delivery.keys import held_keys, new_key, own_key, read_key, read_public
 from edge_sdk.errors import ConfigurationError, DiskFullError
+from edge_sdk.protocol.signing import Role
 
 
 def public(folder: Path) -> str:
-    return release_key(folder).public_key().public_bytes_raw().hex()
+    return own_key(folder, Role.RELEASE).public_key().public_bytes_raw().hex()
 
 
 def test_release_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_process_that_ends_while_it_makes_the_key_leaves_none(
     with monkeypatch.context() as patch:
         patch.setattr(os, step, end)
         with pytest.raises(KeyboardInterrupt):
-            release_key(tmp_path)
+            own_key(tmp_path, Role.RELEASE)
     assert not (tmp_path / "release.key").exists()
     assert public(tmp_path) == public(tmp_path)
 
@@ -49,8 +50,8 @@ def test_key_that_another_process_has_made_meanwhile_is_taken(tmp_path: Path, mo
 
 def test_damaged_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "release.key").write_text("abc")
-    with pytest.raises(ConfigurationError, match="restore it"):
-        release_key(tmp_path)
+    with pytest.raises(ConfigurationError, match="is no key"):
+        own_key(tmp_path, Role.RELEASE)
 
 
 def test_full_disk_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,5 +60,33 @@ def test_full_disk_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(DiskFullError):
-        release_key(tmp_path)
+        own_key(tmp_path, Role.RELEASE)
     assert not any(tmp_path.iterdir())
+
+
+def test_key_of_a_person_is_made_once_and_may_have_a_passphrase(tmp_path: Path) -> None:
+    path = tmp_path / "ann.key"
+    public = new_key(path, "sesame")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert b"ENCRYPTED" in path.read_bytes()
+    assert read_key(path, "sesame").public_key().public_bytes_raw().hex() == public
+    assert read_public(tmp_path / "ann.pub").hex() == public
+    for wrong in (None, "open"):
+        with pytest.raises(ConfigurationError, match="passphrase"):
+            read_key(path, wrong)
+    with pytest.raises(ConfigurationError, match="there already"):
+        new_key(path)
+
+
+def test_coordinator_holds_the_keys_that_it_has_and_makes_none(tmp_path: Path) -> None:
+    assert held_keys(tmp_path, Role.RELEASE) == ()
+    made = own_key(tmp_path, Role.RELEASE).public_key()
+    assert [key.public_key() for key in held_keys(tmp_path, Role.RELEASE)] == [made]
+
+
+@pytest.mark.parametrize(("content", "reason"), [("xyz", "not hexadecimal"), ("ab" * 31, "31 bytes"), ("", "0 bytes")])
+def test_public_key_that_is_none_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "ann.pub"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=reason):
+        read_public(path)

@@ -1,39 +1,108 @@
-"""What a device is sent as its release."""
+"""What a release says, and what it takes to approve it."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.delivery.releases import ReleaseDesk
-from coordinator.store.records import ReleaseRecord
-from coordinator.store.states import ReleaseStatus
-from edge_sdk.elastic.submodel import Submodel
-from edge_sdk.protocol.messages import Recipe, Release
-from edge_sdk.protocol.signing import Role, verify
+from coordinator.delivery.approving import (
+    approve,
+    is_approved,
+    known_release,
+    manifest_of,
+    read_signed,
+    record_release,
+    sign_manifest,
+    signatures_by,
+    write_manifest,
+)
+from coordinator.delivery.roots import install_root
+from coordinator.store.database import Store
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.messages import Recipe
+from tests.support.signed import FLEET, TASK, Signers, export, write_root_file
+
+RECIPE = Recipe(
+    learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8, pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.4, 0.5, 0.6)
+)
+ANN, BOB, EVE = (Ed25519PrivateKey.generate() for _ in range(3))
+SIGNERS = Signers(release=[ANN, BOB], thresholds={"release": 2})
 
 
-def test_release_names_how_its_recipe_scales_pixels() -> None:
-    recipe = Recipe(
-        learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8, pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.4, 0.5, 0.6)
-    )
-    run: Any = SimpleNamespace(
-        config=SimpleNamespace(name="news", recipe=recipe), foundation=SimpleNamespace(labels=("a", "b"))
-    )
-    sent: list[Release] = []
-    key = Ed25519PrivateKey.generate()
-    resources: Any = SimpleNamespace(
-        settings=SimpleNamespace(fleet="default"),
-        key=key,
-        addressed=tuple,
-        send=lambda _, message: sent.append(message),
-    )
-    nothing: Any = None
-    desk = ReleaseDesk(run, nothing, nothing, resources, lambda: None)
-    desk._sent["pi"] = ReleaseRecord(1, "news", "pi", Submodel((0,), (1,), (1,)), (), ReleaseStatus.SENT)
-    assert desk.send("pi")
-    (release,) = sent
-    manifest = verify(release.envelope, Role.RELEASE, key.public_key().public_bytes_raw())
-    assert (manifest.pixel_mean, manifest.pixel_std) == (recipe.pixel_mean, recipe.pixel_std)
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """With a root that takes two signatures, and a release that nobody has signed."""
+    store = Store("sqlite://")
+    file = write_root_file(tmp_path / "first.json", SIGNERS.root_envelope())
+    install_root(store, tmp_path, file, 1.0, "test")
+    with store.transaction() as tx:
+        tx.tasks.add(TASK, b"", 1.0)
+    recorded(store)
+    yield store
+    store.close()
+
+
+def recorded(store: Store, count: int = 1) -> int:
+    exports = [export(f"m{number}") for number in range(count)]
+    with store.transaction() as tx:
+        names = {"labels": ("a", "b"), "fleet": FLEET, "groups": ("canary",), "now_s": 5.0, "days": 2.0}
+        return record_release(tx, TASK, (3, "ab" * 32), exports, RECIPE, **names)
+
+
+def test_release_says_how_its_recipe_scales_pixels_and_until_when_it_is_good(store: Store) -> None:
+    with store.reading() as tx:
+        manifest = manifest_of(known_release(tx, 1))
+    assert (manifest.pixel_mean, manifest.pixel_std) == (RECIPE.pixel_mean, RECIPE.pixel_std)
+    assert (manifest.release, manifest.groups, manifest.expires_s) == (1, ("canary",), 5.0 + 2 * 86400)
+
+
+def test_release_is_approved_once_two_different_keys_have_signed(store: Store) -> None:
+    with store.transaction() as tx:
+        record = known_release(tx, 1)
+        for _ in range(2):
+            assert approve(tx, 1, signatures_by(record, [ANN]), 6.0, "ann") == (1, 2)
+        assert not is_approved(tx, known_release(tx, 1))
+        assert approve(tx, 1, signatures_by(record, [BOB]), 7.0, "bob") == (2, 2)
+        assert is_approved(tx, known_release(tx, 1))
+        assert [entry.who for entry in tx.audit.newest(2)] == ["bob", "ann"]
+
+
+def test_key_that_is_no_release_key_approves_nothing(store: Store) -> None:
+    for key in (EVE, *SIGNERS.round, *SIGNERS.root):
+        with pytest.raises(ConfigurationError, match="is no release key"), store.transaction() as tx:
+            approve(tx, 1, signatures_by(known_release(tx, 1), [key]), 6.0, "eve")
+
+
+def test_signature_of_another_release_approves_nothing(store: Store) -> None:
+    other = recorded(store)
+    with pytest.raises(ConfigurationError, match="does not hold"), store.transaction() as tx:
+        approve(tx, 1, signatures_by(known_release(tx, other), [ANN]), 6.0, "ann")
+
+
+def test_release_is_signed_on_a_machine_without_the_store(store: Store, tmp_path: Path) -> None:
+    write_manifest(store, 1, tmp_path / "release-1.json")
+    files = [sign_manifest(tmp_path / "release-1.json", key)[1] for key in (ANN, BOB)]
+    with store.transaction() as tx:
+        for file in files:
+            approve(tx, 1, read_signed(file).signatures, 6.0, "test")
+        assert is_approved(tx, known_release(tx, 1))
+
+
+def test_approval_ends_where_a_root_takes_its_keys_away(store: Store, tmp_path: Path) -> None:
+    with store.transaction() as tx:
+        approve(tx, 1, signatures_by(known_release(tx, 1), [ANN, BOB]), 6.0, "test")
+    new = Signers(root=SIGNERS.root, release=[ANN, EVE], round=SIGNERS.round, thresholds={"release": 2}, version=2)
+    install_root(store, tmp_path, write_root_file(tmp_path / "second.json", new.root_envelope()), 7.0, "test")
+    with store.transaction() as tx:
+        assert not is_approved(tx, known_release(tx, 1))
+        assert approve(tx, 1, signatures_by(known_release(tx, 1), [EVE]), 8.0, "eve") == (2, 2)
+
+
+def test_release_that_does_not_fit_into_a_message_is_not_recorded(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="name fewer"):
+        recorded(store, 64 * 3)
+    with store.reading() as tx:
+        assert len(tx.releases.all()) == 1

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from coordinator.config import TaskConfig
-from coordinator.delivery.keys import release_key
+from coordinator.delivery.keys import own_key
 from coordinator.doctor import records
 from coordinator.doctor.examination import examine_coordinator, require_well
 from coordinator.doctor.patient import Patient
@@ -33,6 +33,7 @@ from edge_sdk.diagnosis.findings import Finding, Mark, failed
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UnfitCoordinatorError
 from edge_sdk.protocol.messages import BlobEntry, Failure, Part
+from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 
 NOW_S = time.time()
@@ -64,7 +65,7 @@ def state(tmp_path: Path, empty: Path) -> Path:
         with store.transaction() as tx:
             for device in ("pi-4", "pi-5"):
                 tx.devices.hello(device, "board", 1, NOW_S)
-    release_key(folder)
+    own_key(folder, Role.ROUND)
     return folder
 
 
@@ -95,7 +96,7 @@ def test_well_coordinator_is_found_well_and_left_as_it_is(state: Path) -> None:
         findings = found(state)
     assert {finding.mark for finding in findings} == {Mark.OK}, findings
     assert {finding.check: finding.found for finding in findings} | {
-        "secrets": "only their owner reads release.key",
+        "secrets": "only their owner reads round.key",
         "coordinator": "a coordinator works in the folder",
         "blobs": "all 3 are there; 3 were read and are whole",
         "tasks": "1 pending",
@@ -177,13 +178,18 @@ def _elsewhere(state: Path) -> None:
     [
         (lambda it: it.chmod(0o777), "state folder", Mark.FAILURE, "others may write"),
         (
-            lambda it: (it / "release.key").chmod(0o644),
+            lambda it: (it / "round.key").chmod(0o644),
             "secrets",
             Mark.FAILURE,
-            "others may read release.key (mode 644)",
+            "others may read round.key (mode 644)",
         ),
-        (lambda it: (it / "release.key").write_text("x"), "release key", Mark.FAILURE, "is not a release key"),
-        (lambda it: (it / "release.pub").write_text("0" * 64), "release key", Mark.WARNING, "not its public half"),
+        (lambda it: (it / "round.key").write_text("x"), "keys", Mark.FAILURE, "is no key"),
+        (
+            lambda it: (it / "round.pub").write_text("0" * 64),
+            "keys",
+            Mark.WARNING,
+            "is not the public half of round.key",
+        ),
         (lambda it: _one_blob(it).unlink(), "blobs", Mark.FAILURE, "missing: 1 of 3, "),
         (_flip, "blobs", Mark.FAILURE, "damaged: 1 of 3 that were read"),
         (_junk, "store", Mark.FAILURE, "file is not a database"),

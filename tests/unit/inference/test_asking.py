@@ -17,8 +17,9 @@ from edge_sdk.errors import DataFormatError
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
-from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.releases import ReleasedModel
 from tests.support.logistic_graph import LABELS, inference_model, parameters, tokenizer_json
+from tests.support.signed import installed, order_of
 
 STEPS = 4
 
@@ -48,17 +49,15 @@ def state(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     for part, data in parts.items():
         files[part] = tmp_path / f"released-{part.value}"
         files[part].write_bytes(data)
-    manifest = ReleaseManifest(
+    manifest = ReleasedModel(
         release=1,
-        fleet="default",
-        device="d",
         task="task",
         submodel=Submodel((0,), (1,), (1,)),
         labels=labels,
         max_tokens=8,
         manifest=tuple(BlobEntry(part=p, digest=digest_of(data), size_bytes=len(data)) for p, data in parts.items()),
     )
-    report = Serving(tmp_path / "state" / "slots", threads=1).install(manifest, files, None)
+    report = installed(Serving(tmp_path / "state" / "slots", threads=1), order_of(manifest), files)
     assert report.healthy, report
     return tmp_path / "state"
 

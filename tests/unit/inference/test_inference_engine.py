@@ -16,9 +16,10 @@ from edge_sdk.inference.engine import Engine
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
-from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.releases import ReleasedModel
 from tests.support import logistic_graph
 from tests.support.logistic_graph import LABELS, WORDS, tokenizer_json
+from tests.support.signed import installed, order_of
 
 # positive words one way along the first axis, negative words the other way
 _GOOD, _BAD, _NEITHER = [1, 0, 0], [-1, 0, 0], [0, 0, 0]
@@ -98,10 +99,8 @@ def test_released_model_sees_pixels_as_it_did_in_training(
     model = model_of(mean, ("pixel_values", TensorProto.FLOAT, ["batch", 3, 2, 2]), np.array([2, 3]))
     file = tmp_path / "released"
     file.write_bytes(model)
-    manifest = ReleaseManifest(
+    manifest = ReleasedModel(
         release=1,
-        fleet="fleet",
-        device="device",
         task="task",
         submodel=Submodel((0,), (1,), (4,)),
         labels=("red", "green", "blue"),
@@ -111,7 +110,7 @@ def test_released_model_sees_pixels_as_it_did_in_training(
     )
     image = np.full((1, 2, 2, 3), (150, 140, 129), dtype=np.uint8)
     serving = Serving(tmp_path / "slots", threads=1)
-    report = serving.install(manifest, {Part.INFERENCE_MODEL: file}, ArrayExamples(image, (label,)))
+    report = installed(serving, order_of(manifest), {Part.INFERENCE_MODEL: file}, ArrayExamples(image, (label,)))
     assert (report.healthy, report.accuracy) == (True, 1.0), report
     assert serving.predict(image)[0].label == label
     assert Serving(tmp_path / "slots", threads=1).predict(image)[0].label == label

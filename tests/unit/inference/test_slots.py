@@ -13,7 +13,7 @@ from edge_sdk.inference import slots as slots_module
 from edge_sdk.inference.slots import Slots
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
-from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.releases import ReleasedModel
 
 PARTS = (Part.INFERENCE_MODEL, Part.TOKENIZER)
 
@@ -23,7 +23,7 @@ def slots(tmp_path: Path) -> Slots:
     return Slots(tmp_path / "slots")
 
 
-def release(tmp_path: Path, number: int) -> tuple[ReleaseManifest, dict[Part, Path]]:
+def release(tmp_path: Path, number: int) -> tuple[ReleasedModel, dict[Part, Path]]:
     """A manifest and the files that it names."""
     files, entries = {}, []
     for part in PARTS:
@@ -31,10 +31,8 @@ def release(tmp_path: Path, number: int) -> tuple[ReleaseManifest, dict[Part, Pa
         files[part] = tmp_path / f"{part.value}-{number}"
         files[part].write_bytes(data)
         entries.append(BlobEntry(part=part, digest=digest_of(data), size_bytes=len(data)))
-    manifest = ReleaseManifest(
+    manifest = ReleasedModel(
         release=number,
-        fleet="fleet",
-        device="device",
         task="task",
         submodel=Submodel((0,), (1,), (4,)),
         labels=("a", "b"),

@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_store(news: Store) -> None:
         {("raffm_offers_total", "failed", "news"): 2, ("raffm_open_offers", "offered", "news"): 1},
         {("raffm_open_offers", "updated", "news"): 1, ("raffm_open_offers", "failed", "news"): 0},
         {("raffm_offer_failures_total", why, "news"): 1 for why in ("out-of-memory", "policy", "other")},
-        {("raffm_offer_failures_total", "training", "news"): 0, ("raffm_releases", "installed", "news"): 0},
+        {("raffm_offer_failures_total", "training", "news"): 0, ("raffm_releases", "healthy", "news"): 0},
         {("raffm_updates_total", "news", "accepted"): 2, ("raffm_updates_total", "news", "rejected"): 1},
         {("raffm_update_bytes_total", "news", "accepted"): 150, ("raffm_update_bytes_total", "news", "rejected"): 7},
     ):

@@ -26,6 +26,7 @@ from edge_sdk.data import write_examples
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, ModelTask, Role, Submodel, TrainablePart, full
 from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.releases import Precision
 from edge_sdk.protocol.tensors import read_tensors
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.training.runtime import examples_of, train
@@ -128,7 +129,7 @@ def test_release_has_the_adapters_inside(made: Prepared, version: ModelVersion) 
     """At half width and rank; without quantisation, whose error would hide a missing adapter."""
     run = made.run
     half = Submodel((0, 1, 2), (2, 2, 2), (25, 25, 25), min(2, run.foundation.architecture.adapter_rank))
-    graph = release_graph(run.templates, half, version.parameters, quantise=False)
+    graph = release_graph(run.templates, half, version.parameters, Precision.FP32)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     batch = run._evaluator._batches[0]
     expected = torch_module(run.foundation, half, version.parameters)(series=torch.from_numpy(batch.inputs["series"]))

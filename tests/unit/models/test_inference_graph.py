@@ -12,6 +12,7 @@ from coordinator.models.templates import Templates
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.submodel import Submodel, full
 from edge_sdk.protocol.graphs import INPUTS
+from edge_sdk.protocol.releases import Precision
 from tests.support.tiny_models import in_every_stack
 
 
@@ -36,21 +37,21 @@ def test_inference_graph_has_no_backward_pass(tiny: Foundation, tiny_templates: 
 def test_release_computes_what_the_submodel_computes(
     tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch]
 ) -> None:
-    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, quantise=False)
+    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, Precision.FP32)
     expected = next(Evaluator(tiny_templates, tiny_batches[:1], threads=1).logits(half_of(tiny), tiny.parameters))
 
     assert np.abs(released_logits(data, tiny_batches[0]) - expected).max() <= 1e-5
 
 
 def test_release_says_the_shape_of_a_window_or_an_image(tiny: Foundation, tiny_templates: Templates) -> None:
-    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, quantise=True)
+    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, Precision.INT8)
     dims = onnx.load_from_string(data).graph.input[0].type.tensor_type.shape.dim[1:]
     sizes = tuple(dim.dim_value for dim in dims if dim.HasField("dim_value"))
     assert sizes == tiny.architecture.input_shape
 
 
 def test_quantised_release_stays_close(tiny: Foundation, tiny_templates: Templates, tiny_batches: list[Batch]) -> None:
-    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, quantise=True)
+    data = release_graph(tiny_templates, half_of(tiny), tiny.parameters, Precision.INT8)
     expected = next(Evaluator(tiny_templates, tiny_batches[:1], threads=1).logits(half_of(tiny), tiny.parameters))
 
     difference = released_logits(data, tiny_batches[0]) - expected
@@ -62,7 +63,7 @@ def test_quantised_release_of_a_pretrained_model_is_small_and_close(
     minilm: Foundation, minilm_templates: Templates, minilm_batches: list[Batch]
 ) -> None:
     whole = full(minilm.architecture)
-    data = release_graph(minilm_templates, whole, minilm.parameters, quantise=True)
+    data = release_graph(minilm_templates, whole, minilm.parameters, Precision.INT8)
     expected = next(Evaluator(minilm_templates, minilm_batches, threads=1).logits(whole, minilm.parameters))
 
     assert len(data) <= 25e6

@@ -1,4 +1,4 @@
-"""Envelopes: only the trusted key, in its role, over these very bytes."""
+"""Envelopes: enough of the trusted keys, in their role, over these very bytes."""
 
 from __future__ import annotations
 
@@ -6,91 +6,99 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UntrustedError
-from edge_sdk.protocol.messages import BlobEntry, Part
-from edge_sdk.protocol.signing import Envelope, ReleaseManifest, Role, sign, verify
+from edge_sdk.protocol.signing import Envelope, Keys, Role, Signature, opened, seal, sign, signers_of, verify
+from tests.support.signed import keys_of
 
-KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32)), Ed25519PrivateKey.from_private_bytes(b"\1" * 32)
-TRUSTED = KEY.public_key().public_bytes_raw()
-MANIFEST = ReleaseManifest(
-    release=3,
-    fleet="fleet",
-    device="device",
-    task="task",
-    submodel=Submodel((0, 1), (2, 2), (8, 8)),
-    labels=("no", "yes"),
-    max_tokens=64,
-    manifest=(BlobEntry(part=Part.INFERENCE_MODEL, digest="ab" * 32, size_bytes=7),),
-)
-SIGNED = sign(KEY, Role.RELEASE, MANIFEST)
+ANN, BOB, EVE = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3))
+BOTH = keys_of([ANN, BOB], threshold=2)
+PAYLOAD = b"what is signed"
 
 
-def with_changes(**changes: object) -> bytes:
-    envelope = msgspec.msgpack.decode(SIGNED, type=Envelope)
-    return msgspec.msgpack.encode(msgspec.structs.replace(envelope, **changes))
+def signed(*keys: Ed25519PrivateKey, role: Role = Role.RELEASE, payload: bytes = PAYLOAD) -> bytes:
+    return seal(role, payload, *(sign(key, role, payload) for key in keys))
 
 
-def test_signed_manifest_is_read_back() -> None:
-    assert verify(SIGNED, Role.RELEASE, TRUSTED) == MANIFEST
+def with_changes(envelope: bytes, **changes: object) -> bytes:
+    return msgspec.msgpack.encode(msgspec.structs.replace(opened(envelope), **changes))
 
 
-def test_another_key_is_refused_by_name() -> None:
-    with pytest.raises(UntrustedError, match=TRUSTED.hex()[:16]):
-        verify(sign(OTHER_KEY, Role.RELEASE, MANIFEST), Role.RELEASE, TRUSTED)
+def test_payload_is_given_where_enough_have_signed() -> None:
+    assert verify(signed(ANN, BOB), Role.RELEASE, BOTH) == PAYLOAD
+    assert verify(signed(BOB), Role.RELEASE, keys_of([ANN, BOB])) == PAYLOAD
 
 
-def test_another_key_under_the_trusted_name_is_refused() -> None:
-    forged = msgspec.msgpack.decode(sign(OTHER_KEY, Role.RELEASE, MANIFEST), type=Envelope)
+def test_a_signature_too_few_is_refused_with_who_has_signed() -> None:
+    with pytest.raises(UntrustedError, match="1 of the 2 release keys"):
+        verify(signed(ANN), Role.RELEASE, BOTH)
+
+
+def test_nobody_s_envelope_is_refused() -> None:
+    with pytest.raises(UntrustedError, match="signed by nobody"):
+        verify(signed(), Role.RELEASE, BOTH)
+
+
+def test_stranger_counts_for_nothing_and_does_no_harm() -> None:
+    with pytest.raises(UntrustedError, match="1 of the 2"):
+        verify(signed(ANN, EVE), Role.RELEASE, BOTH)
+    assert verify(signed(ANN, EVE, BOB), Role.RELEASE, BOTH) == PAYLOAD
+
+
+def test_key_that_signs_twice_is_refused() -> None:
+    with pytest.raises(UntrustedError, match="signed twice"):
+        verify(signed(ANN, ANN), Role.RELEASE, BOTH)
+
+
+def test_signature_under_a_trusted_name_is_refused() -> None:
+    forged = Signature(BOB.public_key().public_bytes_raw(), sign(EVE, Role.RELEASE, PAYLOAD).signature)
     with pytest.raises(UntrustedError, match="does not hold"):
-        verify(msgspec.msgpack.encode(msgspec.structs.replace(forged, key=TRUSTED)), Role.RELEASE, TRUSTED)
+        verify(seal(Role.RELEASE, PAYLOAD, sign(ANN, Role.RELEASE, PAYLOAD), forged), Role.RELEASE, BOTH)
 
 
-def test_round_key_cannot_sign_a_release() -> None:
-    with pytest.raises(UntrustedError, match="signed by round key"):
-        verify(sign(KEY, Role.ROUND, MANIFEST), Role.RELEASE, TRUSTED)
-
-
-def test_envelope_moved_to_another_role_is_refused() -> None:
+@pytest.mark.parametrize("role", [Role.ROOT, Role.ROUND])
+def test_envelope_of_another_role_is_refused_renamed_or_not(role: Role) -> None:
+    other = signed(ANN, BOB, role=role)
+    with pytest.raises(UntrustedError, match=f"signed as {role.value}"):
+        verify(other, Role.RELEASE, BOTH)
     with pytest.raises(UntrustedError, match="does not hold"):
-        verify(with_changes(role=Role.ROUND), Role.ROUND, TRUSTED)
+        verify(with_changes(other, role=Role.RELEASE), Role.RELEASE, BOTH)
 
 
 def test_changed_payload_is_refused() -> None:
-    changed = msgspec.msgpack.encode(msgspec.structs.replace(MANIFEST, device="another"))
     with pytest.raises(UntrustedError, match="does not hold"):
-        verify(with_changes(payload=changed), Role.RELEASE, TRUSTED)
+        verify(with_changes(signed(ANN, BOB), payload=b"something else"), Role.RELEASE, BOTH)
 
 
-def test_every_flipped_bit_is_refused() -> None:
-    for position in range(len(SIGNED) * 8):
-        flipped = bytearray(SIGNED)
-        flipped[position // 8] ^= 1 << position % 8
-        with pytest.raises(UntrustedError):
-            verify(bytes(flipped), Role.RELEASE, TRUSTED)
+def test_one_broken_signature_spoils_enough_good_ones() -> None:
+    """Else it could be changed at will, and what is signed would have many forms."""
+    broken = Signature(EVE.public_key().public_bytes_raw(), bytes(64))
+    envelope = with_changes(signed(ANN, BOB), signatures=(*opened(signed(ANN, BOB)).signatures, broken))
+    with pytest.raises(UntrustedError, match="does not hold"):
+        verify(envelope, Role.RELEASE, BOTH)
 
 
 def test_every_truncation_is_refused() -> None:
-    for length in range(len(SIGNED)):
+    whole = signed(ANN, BOB)
+    for length in range(len(whole)):
         with pytest.raises(UntrustedError):
-            verify(SIGNED[:length], Role.RELEASE, TRUSTED)
+            verify(whole[:length], Role.RELEASE, BOTH)
 
 
-def test_signed_bytes_of_another_shape_are_refused() -> None:
-    payload = msgspec.msgpack.encode({"release": 0})
-    signature = KEY.sign(b"raffm/1/release\0" + payload)
-    with pytest.raises(UntrustedError, match="does not hold"):
-        verify(with_changes(payload=payload, signature=signature), Role.RELEASE, TRUSTED)
+@pytest.mark.parametrize("data", [b"", b"\x91" * 100_000, msgspec.msgpack.encode({"role": "release"})])
+def test_what_is_no_envelope_is_refused(data: bytes) -> None:
+    with pytest.raises(UntrustedError, match="cannot be read"):
+        verify(data, Role.RELEASE, BOTH)
 
 
-@pytest.mark.parametrize("trusted", [b"", bytes(31), bytes(33)])
-def test_trusted_key_that_is_no_key_trusts_nothing(trusted: bytes) -> None:
-    with pytest.raises(UntrustedError):
-        verify(SIGNED, Role.RELEASE, trusted)
-    with pytest.raises(UntrustedError):
-        verify(with_changes(key=trusted), Role.RELEASE, trusted)
+@pytest.mark.parametrize(
+    ("keys", "threshold"),
+    [((), 1), ((b"a" * 32,), 2), ((b"a" * 32, b"a" * 32), 1), ((b"a" * 31,), 1), ((b"a" * 32,), 0)],
+)
+def test_keys_that_no_threshold_can_be_reached_with_are_none(keys: tuple[bytes, ...], threshold: int) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(msgspec.msgpack.encode({"keys": keys, "threshold": threshold}), type=Keys)
 
 
-def test_deeply_nested_envelope_is_refused() -> None:
-    with pytest.raises(UntrustedError):
-        verify(b"\x91" * 100_000, Role.RELEASE, TRUSTED)
+def test_signers_are_told_whoever_they_are() -> None:
+    envelope: Envelope = opened(signed(EVE))
+    assert signers_of(envelope.role, PAYLOAD, envelope.signatures) == {EVE.public_key().public_bytes_raw()}

@@ -24,7 +24,8 @@ from edge_sdk.protocol.messages import (
     decode_from_device,
     encode,
 )
-from edge_sdk.protocol.signing import ReleaseManifest
+from edge_sdk.protocol.releases import Assignment, Export, Precision, ReleaseManifest, Root, Trial
+from edge_sdk.protocol.signing import Envelope, Keys, Role, Signature
 from tests.support.proof import Proof
 
 README = (Path(protocol.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -78,8 +79,9 @@ def test_every_value_is_specified_with_its_fields() -> None:
     assert documented("values") == {kind.__name__: fields_of(kind) for kind in VALUES}
 
 
-def test_the_release_manifest_is_specified() -> None:
-    assert [first for first, *_ in rows("manifest")] == fields_of(ReleaseManifest)
+def test_what_is_signed_is_specified() -> None:
+    signed = (Root, ReleaseManifest, Export, Assignment, Trial, Keys, Envelope, Signature)
+    assert documented("signed") == {kind.__name__: fields_of(kind) for kind in signed}
 
 
 def wire_name(kind: type) -> str:
@@ -104,7 +106,9 @@ def test_defaults_are_specified(mark: str) -> None:
 
 def test_every_kind_of_value_is_specified() -> None:
     found = {first: re.findall(r"`([^`]+)`", kinds) for first, kinds, *_ in rows("enums")}
-    assert found == {kind.__name__: [member.value for member in kind] for kind in (*ENUMS, Runtime, TrainablePart)}
+    assert found == {
+        kind.__name__: [member.value for member in kind] for kind in (*ENUMS, Runtime, TrainablePart, Role, Precision)
+    }
 
 
 def test_limits_are_specified() -> None:

@@ -42,7 +42,7 @@ def test_torch_may_compile_its_kernels_and_onnxruntime_need_not(tmp_path: Path, 
     assert asked_for(tmp_path, 'runtime = "onnx"\n', own=own) == {}
 
 
-@pytest.mark.parametrize("key", ["data", "release_key", "password_file", "ca_file"])
+@pytest.mark.parametrize("key", ["data", "root", "password_file", "ca_file"])
 def test_home_is_readable_where_a_file_of_the_settings_lies_there(tmp_path: Path, key: str) -> None:
     settings = f'{key} = "/home/me/file"\n'
     assert asked_for(tmp_path, settings) == {"ProtectHome": "read-only"}

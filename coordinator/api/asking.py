@@ -1,0 +1,74 @@
+"""What every route of the API takes: the store, a token that may, and how an answer is cut into pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, HTTPException, Path, Query, Request, status
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from coordinator.api.access import bearer_of
+from coordinator.api.schemas import Problem
+from coordinator.store.database import Store
+from coordinator.store.records import TokenRecord
+from coordinator.store.states import AccessRole
+from edge_sdk.errors import ConfigurationError, StorageError
+
+_MOST = 500
+_T = TypeVar("_T")
+Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
+After = Annotated[str | None, Query(max_length=64, description="What the page before ended with.")]
+_bearer = HTTPBearer(description="A token, from `coordinator token create`.")
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status.HTTP_400_BAD_REQUEST: {"model": Problem},
+    status.HTTP_401_UNAUTHORIZED: {"model": Problem},
+    status.HTTP_403_FORBIDDEN: {"model": Problem},
+    status.HTTP_404_NOT_FOUND: {"model": Problem},
+}
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _may(role: AccessRole) -> Callable[..., TokenRecord]:
+    def check(
+        store: Annotated[Store, Depends(_store)], given: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)]
+    ) -> TokenRecord:
+        with store.reading() as tx:
+            known = bearer_of(tx, given.credentials, time.time())
+        if known is None:
+            raise HTTPException(status.HTTP_401_UNAUTHORIZED, "the token is unknown, revoked or expired")
+        if not known.role.includes(role):
+            raise HTTPException(
+                status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
+            )
+        return known
+
+    return check
+
+
+Opened = Annotated[Store, Depends(_store)]
+Viewer = Depends(_may(AccessRole.VIEWER))
+Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
+Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]
+
+
+def page_of(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[Sequence[_T], str | None]:
+    """The first of what comes after, and how to ask for the rest."""
+    some = found[:limit]
+    return some, key(some[-1]) if len(found) > limit else None
+
+
+def known_or_404(look: Callable[[], _T]) -> _T:
+    """What ``look`` finds; 404 where it says that there is none."""
+    try:
+        return look()
+    except StorageError:
+        raise
+    except ConfigurationError as error:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error

@@ -1,0 +1,121 @@
+"""`coordinator key …` and `coordinator root …`: whose signatures count."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, open_store, typist
+
+key_app = typer.Typer(no_args_is_help=True, help="Keys that sign.")
+root_app = typer.Typer(no_args_is_help=True, help="Whose signatures count.")
+_New = Annotated[Path, typer.Argument(help="File to write.")]
+_File = Annotated[Path, typer.Argument(help="A root of trust.")]
+_Keys = Annotated[list[Path] | None, typer.Option("--key", help="Sign with this key at once.")]
+_Days = Annotated[float, typer.Option(min=1, help="Until it expires.")]
+_Threshold = Annotated[int | None, typer.Option(min=1, help="How many of them have to sign.")]
+
+
+@key_app.command("new")
+def new_key(
+    file: _New,
+    passphrase_file: Annotated[Path | None, typer.Option(help="What it is encrypted with; plain if not named.")] = None,
+) -> None:
+    """Make a key that its owner alone can read; its public half goes beside it, for `coordinator root`."""
+    from coordinator.delivery import keys
+    from edge_sdk.security.secrets import read_secret
+
+    public = keys.new_key(file, None if passphrase_file is None else read_secret(passphrase_file))
+    typer.echo(f"{file} is secret; {file.with_suffix('.pub')} says {public}")
+
+
+@root_app.command("create")
+def create_root(
+    file: _New,
+    root: Annotated[list[Path], typer.Option(help="Public key that signs roots.")],
+    release: Annotated[list[Path], typer.Option(help="Public key that signs releases.")],
+    round_key: Annotated[list[Path], typer.Option("--round", help="The coordinator's round.pub.")],
+    root_threshold: _Threshold = None,
+    release_threshold: _Threshold = None,
+    key: _Keys = None,
+    passphrase_file: Passphrase = None,
+    days: _Days = 365.0,
+) -> None:
+    """Write a fleet's first root of trust. It takes all of the keys where no threshold is named."""
+    from coordinator.commands.options import read_key_file
+    from coordinator.delivery.roots import DAY_S, first_root, keys_in, write_root
+
+    now_s = time.time()
+    made = first_root(
+        keys_in(root, root_threshold), keys_in(release, release_threshold), keys_in(round_key, 1), now_s, days * DAY_S
+    )
+    write_root(file, made, [read_key_file(path, passphrase_file) for path in key or ()])
+    _next_step(file)
+
+
+@root_app.command("rotate")
+def rotate_root(
+    file: _New,
+    before: Annotated[Path, typer.Option("--from", help="The root that it follows.")],
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Public keys from now on; as before if none is named.")
+    ] = None,
+    release: Annotated[list[Path] | None, typer.Option(help="Likewise.")] = None,
+    round_key: Annotated[list[Path] | None, typer.Option("--round", help="Likewise.")] = None,
+    root_threshold: _Threshold = None,
+    release_threshold: _Threshold = None,
+    key: _Keys = None,
+    passphrase_file: Passphrase = None,
+    days: _Days = 365.0,
+) -> None:
+    """Write the next root of trust. Keys of the old one and of the new have to sign it, each to their threshold."""
+    from coordinator.commands.options import read_key_file
+    from coordinator.delivery.roots import DAY_S, keys_in, next_root, write_root
+
+    changes = {
+        name: keys_in(files, threshold)
+        for name, files, threshold in (
+            ("root", root, root_threshold),
+            ("release", release, release_threshold),
+            ("round", round_key, 1),
+        )
+        if files
+    }
+    made = next_root(before, changes, time.time(), days * DAY_S)
+    write_root(file, made, [read_key_file(path, passphrase_file) for path in key or ()])
+    _next_step(file)
+
+
+@root_app.command("sign")
+def sign_root(file: _File, key: KeyFile, passphrase_file: Passphrase = None) -> None:
+    """Add a signature to a root of trust."""
+    from coordinator.commands.options import read_key_file
+    from coordinator.delivery.roots import sign_root
+
+    signed = sign_root(file, read_key_file(key, passphrase_file))
+    typer.echo(f"{file} has {len(signed.signatures)} signatures")
+
+
+@root_app.command("install")
+def install_root(file: _File, state_dir: StateDir) -> None:
+    """Make a root of trust the fleet's newest; devices follow with their next release."""
+    from coordinator.delivery.roots import install_root as install
+
+    root = install(open_store(state_dir), state_dir, file, time.time(), typist())
+    typer.echo(f"root {root.version} is installed; new devices are given {state_dir / 'root.json'}")
+
+
+@root_app.command("show")
+def show_root(file: _File, as_json: AsJson = False) -> None:
+    """Who may sign what, who has signed it, and until when it is good."""
+    from coordinator.delivery.roots import read_root
+    from coordinator.listing import root_rows, show
+
+    show(root_rows(read_root(file)), as_json=as_json)
+
+
+def _next_step(file: Path) -> None:
+    typer.echo(f"{file}: `coordinator root sign` it with the other keys, then `coordinator root install` it")

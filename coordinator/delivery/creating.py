@@ -1,0 +1,90 @@
+"""A release on demand: any version of a task's model, exported for the classes of device that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.config import CoordinatorConfig, read_task
+from coordinator.delivery.approving import record_release
+from coordinator.delivery.exports import build_exports
+from coordinator.delivery.roots import ensure_root
+from coordinator.planning.budget import inference_budget
+from coordinator.planning.planner import Planner, TaskCosts
+from coordinator.store.database import Store
+from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.releases import Precision
+from edge_sdk.protocol.topics import check_name
+from edge_sdk.transport.blob_folder import BlobFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a release is to be of; the newest ``version`` where none is named, for all ``groups`` likewise."""
+
+    task: str
+    version: int | None
+    groups: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    days: float
+    fleet: str
+    threads: int
+
+
+def create_release(
+    store: Store, state_dir: Path, wanted: Wanted, now_s: float, who: str, say: Callable[[str], None]
+) -> int:
+    """Export, evaluate and record it; its number.
+
+    Raises ``ConfigurationError`` where there is no such task or version, or no device that could run any of it.
+    """
+    from coordinator.models.run import prepare  # noqa: PLC0415 - seconds of import, after what it needs was found
+
+    ensure_root(store, state_dir, now_s)
+    for group in wanted.groups:
+        check_name(group, "group")
+    with store.reading() as tx:
+        known = tx.tasks.get(wanted.task)
+        number = wanted.version
+        version = tx.versions.latest(wanted.task) if number is None else tx.versions.get(wanted.task, number)
+        devices = [it for it in tx.devices.all() if it.snapshot and (not wanted.groups or it.group in wanted.groups)]
+    if known is None or version is None:
+        named = "" if number is None else f" {number}"
+        raise ConfigurationError(
+            f"task {wanted.task!r} has no version{named}; see `coordinator task show {wanted.task}`"
+        )
+    if not devices:
+        raise ConfigurationError("no device that it could be for is known; see `coordinator device list`")
+    settings = CoordinatorConfig(state_dir=state_dir, broker="")
+    config, blobs = read_task(known.config), BlobFolder(settings.blob_dir)
+    missing = [entry.digest[:16] for entry in version.blobs if not blobs.has(entry.digest)]
+    if missing:
+        raise ConfigurationError(
+            f"version {version.number} of {wanted.task} is not kept any more; the newest always is"
+        )
+    run, model = prepare(
+        config, blobs, settings.template_cache, threads=wanted.threads, say=say, known=(version.number, version.blobs)
+    )
+    costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
+    planner = Planner(costs, config.space, model.ordering.layer_ranking)
+    budgets = [inference_budget(it.snapshot) for it in devices if it.snapshot]
+    exports = build_exports(run, model, *planner.of(Runtime.ONNX), budgets, wanted.precisions)
+    if not exports:
+        raise ConfigurationError(f"none of the {len(devices)} devices has memory for any of {wanted.task}")
+    with store.transaction() as tx:
+        release = record_release(
+            tx,
+            wanted.task,
+            (model.number, model.digest),
+            exports,
+            config.recipe,
+            labels=run.foundation.labels,
+            fleet=check_name(wanted.fleet, "fleet"),
+            groups=wanted.groups,
+            now_s=now_s,
+            days=wanted.days,
+        )
+        tx.audit.note(now_s, who, "create release", f"{release} of {wanted.task}, version {model.number}")
+    return release

@@ -1,0 +1,212 @@
+"""The rollouts that are under way: what each device is told, and what becomes of it, in the store before it is said.
+
+The newest rollout of a task counts; one that a newer has followed is history. A release is told again whenever its
+device says hello or asks for work, until the device has answered. Operators change a rollout's status in the store,
+from any process; the desk follows within a tick.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from coordinator.delivery.approving import manifest_of
+from coordinator.delivery.rollout import Due, Event, Member, Reported, RolloutState, Tick, Told, due, step
+from coordinator.resources import Resources
+from coordinator.store.database import Transaction
+from coordinator.store.records import AssignmentRecord, ReleaseRecord, RolloutRecord
+from coordinator.store.states import AssignmentStatus
+from edge_sdk.errors import StorageError
+from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.messages import MAX_ROOTS, Release, ReleaseReport, Standing
+from edge_sdk.protocol.releases import Assignment, ReleaseManifest, encoded
+from edge_sdk.protocol.signing import Role, seal, sign
+
+_log = logging.getLogger(__name__)
+_HEARD = {
+    Standing.TRYING: AssignmentStatus.TRYING,
+    Standing.HEALTHY: AssignmentStatus.HEALTHY,
+    Standing.ROLLED_BACK: AssignmentStatus.ROLLED_BACK,
+}
+_WAITING = {AssignmentStatus.SENT, AssignmentStatus.TRYING}
+
+
+@dataclass(slots=True)
+class _Open:
+    """A rollout as this process knows it, with its devices as they were when it was loaded.
+
+    ``left`` are those that were told to leave the release.
+    """
+
+    record: RolloutRecord
+    release: ReleaseRecord
+    manifest: ReleaseManifest
+    state: RolloutState
+    assigned: Mapping[str, AssignmentRecord]
+    groups: Mapping[str, str]
+    left: set[str] = field(default_factory=set)
+
+
+class RolloutDesk:
+    """Every method is called from the service's loop."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._open: dict[str, _Open] = {}
+
+    def tick(self) -> None:
+        """Follow the store, then the clock, and tell those who are due."""
+        self._follow()
+        for each in self._open.values():
+            self._advance(each, Tick())
+            if due(each.state).first:
+                self._tell_first(each)
+            for device in due(each.state).leave - each.left:
+                self._send(each, device, due(each.state))
+
+    def send(self, device: str) -> bool:
+        """Tell a device again what it has not answered yet; whether it is to fetch and try something now."""
+        is_busy = False
+        for each in self._open.values():
+            if device in due(each.state).first:
+                self._advance(each, Told(frozenset({device})))
+            whom = due(each.state)
+            if device in whom.again | whom.leave:
+                self._send(each, device, whom)
+                is_busy |= each.state.members[device].status is AssignmentStatus.SENT
+        return is_busy
+
+    def reported(self, device: str, report: ReleaseReport) -> None:
+        """What a device says of a release; anything but of its assignment in a rollout that is open is ignored."""
+        each = self._open.get(report.task)
+        assigned = None if each is None else each.assigned.get(device)
+        if each is None or assigned is None or assigned.number != report.assignment:
+            return
+        standing = report.standing or (Standing.HEALTHY if report.healthy else Standing.ROLLED_BACK)
+        _log.info("%s: release %d is %s %s", device, report.release, standing.value, report.detail)
+        self._advance(each, Reported(device, _HEARD[standing], report.detail), report)
+        if device in due(each.state).leave:
+            self._send(each, device, due(each.state))
+
+    def is_settled(self, task: str) -> bool:
+        """Whether no device that was told of the newest release of a task owes an answer."""
+        each = self._open.get(task)
+        return each is None or not any(member.status in _WAITING for member in each.state.members.values())
+
+    # -- the store
+
+    def _follow(self) -> None:
+        """The newest rollout of each task, as it stands now."""
+        with self._resources.store.reading() as tx:
+            newest = {record.task: record for record in tx.rollouts.all()}
+            for task, record in newest.items():
+                known = self._open.get(task)
+                if known is None or known.record.rollout != record.rollout:
+                    self._open[task] = _loaded(tx, record)
+        for task, record in newest.items():
+            known = self._open[task]
+            known.state = replace(known.state, status=record.status)
+
+    def _advance(self, each: _Open, event: Event, report: ReleaseReport | None = None) -> None:
+        """One step, with what it changes in one transaction; what an operator has said meanwhile comes first."""
+        before = each.state
+        after = step(before, event, time.monotonic())
+        if after == before and report is None:
+            return
+        with self._resources.store.transaction() as tx:
+            current = tx.rollouts.get(each.record.rollout)
+            if current is not None and current.status is not before.status:
+                before = replace(before, status=current.status)
+                after = step(before, event, time.monotonic())
+            _write(tx, each, before, after, report)
+        each.state = after
+        if after.status is not before.status:
+            _log.info("rollout %d of %s is %s", each.record.rollout, each.record.task, after.status.value)
+        elif after.stage != before.stage:
+            _log.info(
+                "rollout %d of %s: stage %s", each.record.rollout, each.record.task, after.plan.stages[after.stage]
+            )
+
+    # -- the devices
+
+    def _tell_first(self, each: _Open) -> None:
+        """Those that are there; the others hear of it when they come back."""
+        if each.manifest.fleet != self._resources.settings.fleet:
+            return
+        with self._resources.store.reading() as tx:
+            online = {known.id for known in tx.devices.all() if known.online}
+        told = due(each.state).first & online
+        if not told:
+            return
+        self._advance(each, Told(told))
+        _log.info("release %d of %s goes to %d devices", each.release.release, each.record.task, len(told))
+        whom = due(each.state)
+        for device in sorted(told & whom.again):
+            self._send(each, device, whom)
+
+    def _send(self, each: _Open, device: str, whom: Due) -> None:
+        resources, assigned, is_left = self._resources, each.assigned[device], device in whom.leave
+        each.left |= {device} if is_left else set()
+        base = resources.settings.blob_url
+        assignment = Assignment(
+            number=assigned.number,
+            fleet=each.manifest.fleet,
+            device=device,
+            group=each.groups[device],
+            task=assigned.task,
+            release=each.release.release,
+            manifest=digest_of(each.release.manifest),
+            export=None if is_left else assigned.export,
+            expires_s=time.time() + resources.settings.assignment_valid_s,
+            trial=each.state.plan.trial,
+            address=None if base is None else base.rstrip("/"),
+        )
+        payload = encoded(assignment)
+        message = Release(
+            envelope=seal(Role.ROUND, payload, sign(resources.key, Role.ROUND, payload)),
+            manifest=b"" if is_left else seal(Role.RELEASE, each.release.manifest, *each.release.signatures),
+            roots=self._roots(),
+        )
+        resources.send(device, message)
+
+    def _roots(self) -> tuple[bytes, ...]:
+        """The newest after the first, which devices were given."""
+        with self._resources.store.reading() as tx:
+            return tuple(root.envelope for root in tx.roots.all()[1:][-MAX_ROOTS:])
+
+
+def _loaded(tx: Transaction, record: RolloutRecord) -> _Open:
+    """A rollout as the store has it: how long its devices have been silent is counted on a steady clock from now on."""
+    release = tx.releases.get(record.release)
+    if release is None:
+        raise StorageError(f"rollout {record.rollout} is of release {record.release}, which the store does not have")
+    assigned = {known.device: known for known in tx.assignments.of_rollout(record.rollout)}
+    now_s, wall_s, most_s = time.monotonic(), time.time(), record.plan.health_interval_s
+    members = {
+        known.device: Member(
+            known.stage, known.status, now_s - min(max(0.0, wall_s - known.changed_s), most_s), known.reason
+        )
+        for known in assigned.values()
+    }
+    state = RolloutState(record.plan, members, record.status, record.stage)
+    groups = {known.id: known.group for known in tx.devices.all()}
+    return _Open(record, release, manifest_of(release), state, assigned, groups)
+
+
+def _write(
+    tx: Transaction, each: _Open, before: RolloutState, after: RolloutState, report: ReleaseReport | None
+) -> None:
+    if after.status is not before.status:
+        tx.rollouts.set_status(each.record.rollout, after.status)
+    if after.stage != before.stage:
+        tx.rollouts.set_stage(each.record.rollout, after.stage)
+    for device, member in _changes(before, after):
+        tx.assignments.stands(each.assigned[device].number, member.status, member.reason, time.time())
+    if report is not None:
+        tx.assignments.reported(report.assignment, report)
+
+
+def _changes(before: RolloutState, after: RolloutState) -> Iterable[tuple[str, Member]]:
+    return ((name, member) for name, member in after.members.items() if member != before.members[name])

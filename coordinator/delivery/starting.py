@@ -1,0 +1,113 @@
+"""A rollout begins: for every device of a release's groups the best export that it can run, and the stage it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.delivery.approving import is_approved, known_release, manifest_of
+from coordinator.delivery.choice import Judged, best_of
+from coordinator.delivery.rollout import Command, obeyed, staged
+from coordinator.planning.budget import Budget, inference_budget
+from coordinator.store.database import Transaction
+from coordinator.store.plan import Plan
+from coordinator.store.records import AssignmentRecord, DeviceRecord, RolloutRecord
+from coordinator.store.states import AssignmentStatus, RolloutStatus
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.releases import Export, ReleaseManifest
+
+_OPEN = {RolloutStatus.RUNNING, RolloutStatus.PAUSED, RolloutStatus.ROLLING_BACK}
+_DONE = {
+    Command.PAUSE: "pause rollout",
+    Command.RESUME: "resume rollout",
+    Command.HALT: "halt rollout",
+    Command.ROLLBACK: "roll back rollout",
+}
+
+
+def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: str) -> RolloutRecord:
+    """Record it with all its assignments; a coordinator that serves tells the devices within a second.
+
+    Raises ``ConfigurationError`` where the release is not approved, nobody can run it, another rollout of its task is
+    open, or ``plan`` cannot be.
+    """
+    record = known_release(tx, release)
+    if not is_approved(tx, record):
+        raise ConfigurationError(f"release {release} is not approved: see `coordinator release show {release}`")
+    before = tx.rollouts.latest(record.task)
+    if before is not None and before.status in _OPEN:
+        raise ConfigurationError(f"rollout {before.rollout} of {record.task} is {before.status.value}: end it first")
+    if plan.trial.seconds >= plan.health_interval_s:
+        raise ConfigurationError(
+            f"a trial of {plan.trial.seconds:g} s does not end within the health interval of "
+            f"{plan.health_interval_s:g} s: prolong that"
+        )
+    manifest = manifest_of(record)
+    chosen = _chosen(tx.devices.all(), manifest)
+    stages = staged({known.id: known.group for known, _ in chosen}, plan.stages, str(release))
+    if not stages:
+        raise ConfigurationError(f"no device that is known can run release {release}: see `coordinator device list`")
+    rollout = tx.rollouts.add(release, record.task, plan, now_s)
+    for known, export in chosen:
+        if known.id in stages:
+            tx.assignments.add(_assignment(rollout, known.id, stages[known.id], export, now_s))
+    tx.audit.note(now_s, who, "start rollout", f"{rollout.rollout}, release {release} of {record.task}")
+    return rollout
+
+
+def command_rollout(tx: Transaction, rollout: int, command: Command, now_s: float, who: str) -> RolloutRecord:
+    """Say it to a rollout; a coordinator that serves follows within a second.
+
+    Raises ``ConfigurationError`` where there is no such rollout, it cannot be that any more, or a newer one of its task
+    has taken its place.
+    """
+    known = known_rollout(tx, rollout)
+    latest = tx.rollouts.latest(known.task)
+    if latest is not None and latest.rollout != rollout:
+        raise ConfigurationError(f"rollout {latest.rollout} of {known.task} has taken the place of rollout {rollout}")
+    tx.rollouts.set_status(rollout, obeyed(known.status, command))
+    tx.audit.note(now_s, who, _DONE[command], str(rollout))
+    return known_rollout(tx, rollout)
+
+
+def known_rollout(tx: Transaction, rollout: int) -> RolloutRecord:
+    """The rollout of this number; ``ConfigurationError`` with the numbers that there are."""
+    found = tx.rollouts.get(rollout)
+    if found is None:
+        numbers = ", ".join(str(known.rollout) for known in tx.rollouts.all()) or "none"
+        raise ConfigurationError(f"there is no rollout {rollout}; the rollouts are {numbers}")
+    return found
+
+
+def export_for(budget: Budget, exports: Sequence[Export]) -> Export | None:
+    """The best that fits; ``None`` where nothing does."""
+    fitting = [export for export in exports if export.inference_memory_bytes <= budget.memory_bytes]
+    judged = [Judged(it, it.parameters, it.accuracy, it.samples, it.size_bytes) for it in fitting]
+    return best_of(judged)
+
+
+def _chosen(devices: Sequence[DeviceRecord], manifest: ReleaseManifest) -> list[tuple[DeviceRecord, Export]]:
+    chosen = list[tuple[DeviceRecord, Export]]()
+    for known in devices:
+        if known.snapshot is None or (manifest.groups and known.group not in manifest.groups):
+            continue
+        export = export_for(inference_budget(known.snapshot), manifest.exports)
+        if export is not None:
+            chosen.append((known, export))
+    return chosen
+
+
+def _assignment(rollout: RolloutRecord, device: str, stage: int, export: Export, now_s: float) -> AssignmentRecord:
+    return AssignmentRecord(
+        number=0,
+        rollout=rollout.rollout,
+        release=rollout.release,
+        task=rollout.task,
+        device=device,
+        stage=stage,
+        export=export.name,
+        submodel=export.submodel,
+        manifest=export.manifest,
+        parameters=export.parameters,
+        status=AssignmentStatus.PENDING,
+        changed_s=now_s,
+    )

@@ -1,0 +1,128 @@
+"""Releases on a device: what was signed is verified, the model put on trial, and what came of it is said.
+
+Loading and measuring a model takes seconds, and the link must live meanwhile: that is done on a thread of its own, and
+comes back as :class:`Tried`. Where a trial is over, the release is noted as the newest *before* its slot becomes the
+current one, and the report is kept before it is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from edge_sdk.config import AgentConfig
+from edge_sdk.errors import ReleaseRefusedError, UntrustedError
+from edge_sdk.inference.serving import Serving
+from edge_sdk.protocol.messages import Release, ReleaseReport, Standing
+from edge_sdk.protocol.releases import Order
+from edge_sdk.security.trust import Trust
+from edge_sdk.storage.cache import BlobCache
+from edge_sdk.tasks import OwnTasks
+
+_log = logging.getLogger(__name__)
+TRUST_FILE = "trust"
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of installing, confirming or leaving a release; delivered to the loop like a message."""
+
+    report: ReleaseReport
+
+
+Inject = Callable[[object], None]
+
+
+class Releases:
+    """The releases of one device. Raises what :class:`edge_sdk.security.trust.Trust` raises."""
+
+    def __init__(self, config: AgentConfig, tasks: OwnTasks) -> None:
+        self._tasks = tasks
+        self._trust = Trust(
+            config.state_dir / TRUST_FILE,
+            config.root,
+            fleet=config.fleet,
+            device=config.device,
+            slot_of=lambda task: tasks.own_name(task) or "",
+        )
+        self._installer = ThreadPoolExecutor(1, thread_name_prefix="install")
+        self._ending: set[Serving] = set()
+
+    def check(self, message: Release) -> Order | ReleaseReport | None:
+        """What to do now, or what to answer at once: a report that was lost, or why not. Raises ``StorageError``."""
+        try:
+            order = self._trust.check(message)
+        except ReleaseRefusedError as error:
+            _log.warning("%s", error)
+            return refusal(error)
+        except UntrustedError as error:
+            _log.warning("%s", error)
+            return None
+        own = self._tasks.of(order.assignment.task)
+        if own is None:
+            return order.report(Standing.ROLLED_BACK, f"this device takes no part in {order.assignment.task}")
+        return answered(order, own.serving.report) or order
+
+    def install(self, order: Order, cache: BlobCache, inject: Inject) -> None:
+        """Begin; the model's blobs are in ``cache``."""
+        if order.model is None:
+            return
+        files = {entry.part: cache.path_of(entry.digest) for entry in order.model.manifest}
+        own = self._tasks.chosen(order.assignment.task)
+        future = self._installer.submit(own.serving.install, order, order.model, files, own.examples.held_out)
+        _tell(future, inject, is_told_of_trial=order.assignment.trial.seconds > 0)
+
+    def leave(self, order: Order, inject: Inject) -> None:
+        """Begin."""
+        serving = self._tasks.chosen(order.assignment.task).serving
+        _tell(self._installer.submit(serving.leave, order), inject)
+
+    def end_trials(self, now_s: float, inject: Inject) -> None:
+        """Decide on every model whose trial is over, on the monotonic clock. Raises ``StorageError``."""
+        for serving in self._tasks.serving():
+            if serving not in self._ending and serving.trial_is_over(now_s):
+                self._end(serving, inject)
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._installer.shutdown(wait=True, cancel_futures=True)
+
+    def _end(self, serving: Serving, inject: Inject) -> None:
+        if (release := serving.trial_release) and serving.report is not None:
+            self._trust.ran(serving.report.task, release)
+        self._ending.add(serving)
+        future = self._installer.submit(serving.end_trial)
+        future.add_done_callback(lambda _: self._ending.discard(serving))
+        _tell(future, inject)
+
+
+def _tell(future: Future[ReleaseReport], inject: Inject, *, is_told_of_trial: bool = True) -> None:
+    """A trial that is over as it begins is not worth a message: what comes of it is the next."""
+
+    def tell(done: Future[ReleaseReport]) -> None:
+        if not done.cancelled() and (is_told_of_trial or done.result().standing is not Standing.TRYING):
+            inject(Tried(done.result()))
+
+    future.add_done_callback(tell)
+
+
+def refusal(error: ReleaseRefusedError) -> ReleaseReport:
+    """What to say of a release that does not hold."""
+    return ReleaseReport(
+        release=error.release,
+        task=error.task,
+        healthy=False,
+        detail=str(error)[:500],
+        assignment=error.assignment,
+        standing=Standing.ROLLED_BACK,
+    )
+
+
+def answered(order: Order, report: ReleaseReport | None) -> ReleaseReport | None:
+    """The report that answers an order already; to leave a release, only having left it does."""
+    if report is None or report.assignment != order.assignment.number:
+        return None
+    is_left = report.standing is Standing.ROLLED_BACK
+    return report if order.model is not None or is_left else None

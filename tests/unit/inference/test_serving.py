@@ -1,0 +1,201 @@
+"""A model on trial: it serves, and stays once it was confirmed; whatever ends before, the one before comes back."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.errors import ModelFormatError
+from edge_sdk.inference.serving import Serving
+from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.messages import BlobEntry, Part, Standing
+from edge_sdk.protocol.releases import Order, ReleasedModel, Trial
+from tests.support.logistic_graph import LABELS, examples, inference_model, parameters, tokenizer_json
+from tests.support.signed import installed, order_of
+
+HELD_OUT = examples(20, seed=5)
+LONG = Trial(seconds=3600.0)
+
+
+class Case:
+    """A device that runs release 1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.serving = self.restarted()
+        assert installed(self.serving, *self.release(1), HELD_OUT).standing is Standing.HEALTHY
+
+    def restarted(self) -> Serving:
+        return Serving(self.folder / "slots", threads=1)
+
+    def release(self, number: int, trial: Trial = LONG, **changes: Any) -> tuple[Order, dict[Part, Path]]:
+        data = {
+            Part.INFERENCE_MODEL: inference_model(parameters(number)).SerializeToString(),
+            Part.TOKENIZER: tokenizer_json(),
+        }
+        files = {part: self.folder / digest_of(content) for part, content in data.items()}
+        for part, content in data.items():
+            if not files[part].exists():
+                files[part].write_bytes(content)
+        entries = tuple(BlobEntry(part=part, digest=files[part].name, size_bytes=len(data[part])) for part in data)
+        model = ReleasedModel(
+            release=number,
+            task="task",
+            submodel=Submodel((0,), (1,), (4,)),
+            labels=LABELS,
+            max_tokens=16,
+            manifest=entries,
+            **changes,
+        )
+        return order_of(model, trial), files
+
+    def begin(self, number: int, trial: Trial = LONG, **changes: Any) -> Order:
+        order, files = self.release(number, trial, **changes)
+        assert order.model is not None
+        self.report = self.serving.install(order, order.model, files, HELD_OUT)
+        return order
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def test_model_on_trial_serves_and_is_not_the_current_slot_until_confirmed(case: Case) -> None:
+    case.begin(2)
+    assert (case.report.standing, case.report.healthy, case.serving.release) == (Standing.TRYING, False, 2)
+    assert not case.serving.trial_is_over(time.monotonic())
+    assert case.serving.trial_is_over(time.monotonic() + 3601)
+    assert Serving(case.folder / "slots", threads=1, is_only_asked=True).release == 1
+    report = case.serving.end_trial()
+    assert (report.standing, report.healthy, case.serving.release) == (Standing.HEALTHY, True, 2)
+    assert case.restarted().release == 2
+
+
+def test_process_that_ends_during_a_trial_comes_back_with_the_model_before_and_says_so(case: Case) -> None:
+    case.begin(2)
+    serving = case.restarted()
+    assert (serving.release, serving.report.standing) == (1, Standing.ROLLED_BACK)
+    assert serving.report.detail == "the agent ended while it tried this release"
+    assert not any((case.folder / "slots" / "b").glob("*")), "what was tried is gone"
+    assert case.restarted().report == serving.report
+
+
+def test_polite_end_during_a_trial_is_no_fault_of_the_model(case: Case) -> None:
+    case.begin(2)
+    case.serving.interrupt_trial()
+    serving = case.restarted()
+    assert (serving.release, serving.report) == (1, None)
+
+
+def test_process_that_ends_right_after_the_switch_has_confirmed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.begin(2)
+    monkeypatch.setattr(case.serving._slots, "keep_report", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        case.serving.end_trial()
+    serving = case.restarted()
+    assert (serving.release, serving.report.standing) == (2, Standing.HEALTHY)
+
+
+@pytest.mark.parametrize(
+    ("trial", "why"),
+    [
+        (Trial(least_accuracy=1.0), r"accuracy 0\.\d+ is below 1\.000"),
+        (Trial(most_latency_ms=0.001), "an example takes"),
+    ],
+)
+def test_model_that_shows_too_little_never_serves(case: Case, trial: Trial, why: str) -> None:
+    case.begin(2, trial)
+    assert (case.report.standing, case.serving.release) == (Standing.ROLLED_BACK, 1)
+    assert re.search(why, case.report.detail)
+    assert case.report.accuracy is not None, "what was measured is said"
+    assert case.restarted().release == 1
+
+
+def test_model_that_is_worse_than_the_one_before_goes_back(case: Case) -> None:
+    accuracies = {number: measured(case, number) for number in range(2, 12)}
+    before = measured(case, 1)
+    worse = next(number for number, found in accuracies.items() if found < before)
+    case.begin(worse, Trial(most_accuracy_lost=0.0))
+    assert "below" in case.report.detail
+    assert case.serving.release == 1
+    case.begin(worse, Trial(most_accuracy_lost=1.0))
+    assert case.report.standing is Standing.TRYING
+
+
+def measured(case: Case, number: int) -> float:
+    order, files = case.release(number)
+    other = Serving(case.folder / f"other-{number}", threads=1)
+    return installed(other, order, files, HELD_OUT).accuracy or 0.0
+
+
+def test_model_on_trial_that_cannot_answer_gives_way_at_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.begin(2)
+
+    def fail(_: object) -> None:
+        raise ModelFormatError("it broke")
+
+    monkeypatch.setattr(case.serving._engine, "predict", fail)
+    assert case.serving.predict(["good film"])[0].label in LABELS
+    assert case.serving.release == 1
+    assert case.serving.trial_is_over(time.monotonic())
+    assert case.serving.trial_release == 0, "it is not noted as having run"
+    report = case.serving.end_trial()
+    assert (report.standing, report.detail) == (Standing.ROLLED_BACK, "it could not answer: it broke")
+    assert case.restarted().release == 1
+
+
+def test_confirmed_model_that_cannot_answer_says_so(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: there is no model before to ask."""
+
+    def fail(_: object) -> None:
+        raise ModelFormatError("it broke")
+
+    monkeypatch.setattr(case.serving._engine, "predict", fail)
+    with pytest.raises(ModelFormatError, match="it broke"):
+        case.serving.predict(["good film"])
+
+
+def test_release_is_left_for_the_one_before(case: Case) -> None:
+    order = case.begin(2)
+    case.serving.end_trial()
+    report = case.serving.leave(order)
+    assert (report.standing, case.serving.release, case.restarted().release) == (Standing.ROLLED_BACK, 1, 1)
+    assert case.serving.leave(order).standing is Standing.ROLLED_BACK
+    assert case.serving.release == 1, "said again it changes nothing"
+
+
+def test_release_on_trial_is_left_at_once(case: Case) -> None:
+    order = case.begin(2)
+    assert case.serving.leave(order).standing is Standing.ROLLED_BACK
+    assert (case.serving.release, case.serving.trial_is_over(time.monotonic() + 9999)) == (1, False)
+
+
+def test_first_release_is_left_for_none(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    order, _ = case.release(1)
+    assert case.serving.leave(order).standing is Standing.ROLLED_BACK
+    assert (case.serving.release, case.restarted().release) == (0, 0)
+    with pytest.raises(ModelFormatError, match="no model yet"):
+        case.serving.predict(["good film"])
+
+
+def test_release_that_runs_already_is_measured_and_not_staged_again(case: Case) -> None:
+    case.begin(2)
+    case.serving.end_trial()
+    case.begin(2)
+    assert case.report.standing is Standing.HEALTHY
+    order, _ = case.release(2)
+    case.serving.leave(order)
+    assert case.serving.release == 1, "the one before is still there"
+
+
+def test_model_that_needs_a_newer_onnxruntime_is_not_tried(case: Case) -> None:
+    case.begin(2, onnxruntime="99.0")
+    assert "needs onnxruntime 99.0 or newer" in case.report.detail
+    assert case.serving.release == 1
