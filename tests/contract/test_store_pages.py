@@ -8,9 +8,9 @@ import pytest
 
 from coordinator.store.database import Store
 from coordinator.store.devices import DeviceFilter
-from coordinator.store.records import EvaluationRecord
-from coordinator.store.states import Outcome, Phase, ReleaseStatus
-from edge_sdk.protocol.messages import Failure, ReleaseReport, Verdict
+from coordinator.store.records import AssignmentRecord, EvaluationRecord
+from coordinator.store.states import AssignmentStatus, Outcome, Phase
+from edge_sdk.protocol.messages import Failure, Verdict
 from tests.contract.test_stores import BLOBS, HALF, OFFER, ROUND, UPDATE, address, postgres, store
 
 __all__ = ["address", "postgres", "store"]  # fixtures
@@ -129,15 +129,22 @@ def test_evaluations_after_a_round_come_by_round_then_size(played: Store) -> Non
         assert len(tx.evaluations.since("news", -1)) == 6
 
 
-def test_newest_release_of_each_device_is_found_and_tallied(played: Store) -> None:
+def test_newest_assignment_of_each_device_is_found_and_tallied(played: Store) -> None:
     with played.transaction() as tx:
-        old = tx.releases.add("news", "pi-4", HALF, BLOBS)
-        tx.releases.reported(old.release, ReleaseReport(release=old.release, task="news", healthy=False))
-        newest = [tx.releases.add(task, "pi-4", HALF, BLOBS) for task in ("news", "motion")]
-        other = tx.releases.add("news", "jetson", HALF, BLOBS)
-        tx.releases.reported(other.release, ReleaseReport(release=other.release, task="news", healthy=True))
-        assert [one.release for one in tx.releases.of_device("pi-4")] == [newest[1].release, newest[0].release]
-        assert [one.device for one in tx.releases.newest_of("news", 5)] == ["jetson", "pi-4"]
-        assert [one.release for one in tx.releases.newest_of("news", 5, 1)] == [newest[0].release]
-        assert tx.releases.tally("news") == {ReleaseStatus.INSTALLED: 1, ReleaseStatus.SENT: 1}
-        assert tx.releases.tally("nothing") == {}
+        release = tx.releases.add("news", 1, 5.0)
+
+        def assigned(task: str, device: str) -> int:
+            record = AssignmentRecord(
+                0, None, release, task, device, 1, "m1-int8", HALF, BLOBS, 100, AssignmentStatus.SENT
+            )
+            return tx.assignments.add(record).number
+
+        old = assigned("news", "pi-4")
+        tx.assignments.stands(old, AssignmentStatus.FAILED, "slow", 6.0)
+        newest = [assigned(task, "pi-4") for task in ("news", "motion")]
+        tx.assignments.stands(assigned("news", "jetson"), AssignmentStatus.HEALTHY, "", 6.0)
+        assert [one.number for one in tx.assignments.of_device("pi-4")] == [newest[1], newest[0]]
+        assert [one.device for one in tx.assignments.newest_of("news", 5)] == ["jetson", "pi-4"]
+        assert [one.number for one in tx.assignments.newest_of("news", 5, 1)] == [newest[0]]
+        assert tx.assignments.tally("news") == {AssignmentStatus.HEALTHY: 1, AssignmentStatus.SENT: 1}
+        assert tx.assignments.tally("nothing") == {}

@@ -194,7 +194,7 @@ class SteppedDevice(Supervisor):
         )
         self._blobs.close()
         self._outbox.close()
-        self._installer.shutdown(wait=False)
+        self._releases.close()
 
     def _train(self, offer: Offer) -> None:
         self.training = offer
