@@ -168,7 +168,8 @@ def _fuzz(options: argparse.Namespace, folder: Path) -> NoReturn:
             return parser.mutate(data, chance)[:most]
         return bytes(atheris.Mutate(data, most))
 
-    own = [f"-seed={options.seed + 1}", f"-max_len={_MOST_INPUT_BYTES}", "-rss_limit_mb=0", "-verbosity=0"]
+    own = [f"-seed={options.seed + 1}", f"-max_len={_MOST_INPUT_BYTES}", f"-artifact_prefix={folder}/"]
+    own += ["-rss_limit_mb=0", "-verbosity=0"]
     atheris.Setup(["fuzzing", *own, str(corpus)], one_input, custom_mutator=mutated)
     with limited():
         atheris.Fuzz()
