@@ -14,7 +14,7 @@ import pytest
 
 import coordinator
 import edge_sdk
-from coordinator.store.states import Phase, ReleaseStatus
+from coordinator.store.states import AssignmentStatus, Phase
 from edge_sdk.protocol.messages import ReleaseReport, UpdateReady
 from edge_sdk.protocol.topics import coordinator_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
@@ -87,8 +87,8 @@ def test_coordinator_takes_updates_and_releases_without_running_what_it_was_sent
         with Fleet(names, lambda _, filters, will: MemoryTransport(hub, filters, will=will)):
             served.wait_for_end()
         assert [known.phase for known in served.decided] == [Phase.CLOSED] * 2
-        releases = served.read(lambda tx: tx.releases.of_task(task.name))
-        assert {known.status for known in releases} == {ReleaseStatus.INSTALLED}
+        releases = served.read(lambda tx: tx.assignments.of_task(task.name))
+        assert {known.status for known in releases} == {AssignmentStatus.HEALTHY}
 
 
 @pytest.mark.long
@@ -106,8 +106,8 @@ def test_whole_fleet_of_processes_runs_nothing_that_it_was_sent(
             fleet.agent(name, 400)
         fleet.finish()
         assert [known.phase for known in fleet.read(lambda tx: tx.rounds.all("news"))] == [Phase.CLOSED]
-        releases = fleet.read(lambda tx: tx.releases.of_task("news"))
-        assert {known.status for known in releases} == {ReleaseStatus.INSTALLED}, fleet.story()
+        releases = fleet.read(lambda tx: tx.assignments.of_task("news"))
+        assert {known.status for known in releases} == {AssignmentStatus.HEALTHY}, fleet.story()
 
 
 @pytest.mark.parametrize("number", range(len(attacks.PICKLES)))

@@ -22,13 +22,15 @@ PATIENCE_S = 2400.0
 BROKEN = "message of a device"
 _NAMES = (
     *("message of a device", "message of the coordinator", "topic", "tensor file", "tensor file of a known table"),
-    *("envelope", "signed manifest", "messages of a transfer", "flags of half a blob"),
-    *("settings", "environment", "device profile", "broker address", "web address", "release key", "password file"),
+    *("messages of a transfer", "flags of half a blob"),
+    *("envelope", "signed root", "signed manifest", "signed assignment", "release as a device checks it"),
+    *("trust that a device keeps", "root of trust", "signed release", "signing key", "public key"),
+    *("settings", "environment", "device profile", "broker address", "web address", "password file"),
     *("examples, csv", "examples, jsonl", "examples, npz", "examples, parquet", "picture"),
     *("question, npy", "question, csv", "slot", "examples that were learnt", "split of examples"),
     *("checkpoint", "what earlier updates lost", "word of a training process", "tokenizer"),
     *("update in fp32", "update in fp16", "update in int8", "update in topk"),
-    *("task, TOML", "task, JSON", "encoding", "backup", "signing key", "token"),
+    *("task, TOML", "task, JSON", "encoding", "backup", "token"),
 )
 
 
@@ -102,9 +104,9 @@ def test_ten_million_inputs_do_no_harm(parsers: dict[str, Parser], proof: Proof)
     harmed = [each for each in seen if each.harm]
     inputs = sum(each.inputs for each in seen)
     print(f"{inputs} inputs, the slowest of them {max(seen, key=lambda each: each.slowest_s)}; harm: {harmed}")
-    proof.show("S6", f"parsers of {len(parsers)} that an input harmed, of 10 million", len(harmed), at_most=0)
-    proof.show("S6", "millions of these inputs that were not tried", (count - inputs) / 1e6, at_most=0)
-    proof.show("S6", "processor seconds of the slowest input", max(each.slowest_s for each in seen), at_most=MOST_S)
+    proof.show("S6", "parsers that any of 10 million inputs harmed", len(harmed), at_most=0)
+    proof.show("S6", "inputs of these 10 million that were not tried", count - inputs, at_most=0)
+    proof.show("S6", "processor seconds of the slowest of them", max(each.slowest_s for each in seen), at_most=MOST_S)
 
 
 def shares(parsers: dict[str, Parser], count: int) -> Iterator[tuple[str, str, int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.support.parsers.coordinator import coordinator_parsers
 from tests.support.parsers.device import device_parsers
 from tests.support.parsers.parser import Parser
+from tests.support.parsers.trust import trust_parsers
 from tests.support.parsers.wire import wire_parsers
 
 __all__ = ["Parser", "all_parsers"]
@@ -14,7 +15,7 @@ __all__ = ["Parser", "all_parsers"]
 
 def all_parsers(folder: Path) -> dict[str, Parser]:
     """By name; ``folder`` is for the files that they read."""
-    rooms = {"wire": wire_parsers, "device": device_parsers, "coordinator": coordinator_parsers}
+    rooms = {"wire": wire_parsers, "trust": trust_parsers, "device": device_parsers, "coordinator": coordinator_parsers}
     found: list[Parser] = []
     for name, parsers_of in rooms.items():
         (folder / name).mkdir()

@@ -13,7 +13,7 @@ from coordinator.aggregation.admission import Limits, Rejected, admit_file
 from coordinator.api.access import bearer_of, make_token
 from coordinator.backup import back_up, restore
 from coordinator.config import TaskConfig, parse_encoding, task_of_file
-from coordinator.delivery.keys import KEY_FILE, release_key
+from coordinator.delivery.keys import own_key
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole
 from edge_sdk.decoding import UNDECODABLE
@@ -21,6 +21,7 @@ from edge_sdk.elastic.slicing import Region
 from edge_sdk.errors import ConfigurationError, RaffmError
 from edge_sdk.protocol.encodings import encode
 from edge_sdk.protocol.messages import Encoding, EncodingKind, TrainingReport
+from edge_sdk.protocol.signing import Role
 from tests.security import attacks
 from tests.support import mutation
 from tests.support.parsers.parser import Parser, of_file
@@ -103,11 +104,11 @@ def _task_parsers(folder: Path) -> list[Parser]:
 
 
 def _state_parsers(folder: Path) -> list[Parser]:
-    """A backup, the key that signs, and the secret of a token."""
+    """A backup, and the secret of a token."""
     state = folder / "state"
     store = open_store(state)
     secret = make_token(store, "reader", AccessRole.VIEWER, None, 0.0, "test")
-    release_key(state)
+    own_key(state, Role.ROUND)
     back_up(state, folder / "backup.tar")
 
     def bearer(data: bytes) -> object:
@@ -126,13 +127,6 @@ def _state_parsers(folder: Path) -> list[Parser]:
             RaffmError,
             weight=0,
             attacks=(*attacks.TAR_FILES, *attacks.tar_bombs()),
-        ),
-        Parser(
-            "signing key",
-            of_file(state / KEY_FILE, lambda _: release_key(state)),
-            ((state / KEY_FILE).read_bytes(),),
-            ConfigurationError,
-            weight=3,
         ),
         Parser("token", bearer, (secret.encode(),), (), weight=3),
     ]

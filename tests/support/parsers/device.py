@@ -18,13 +18,14 @@ from edge_sdk.data.images import small_image
 from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.store import _read_past
 from edge_sdk.device.profile import load_profile, profile_names
+from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import BlobCorruptError, ConfigurationError, DataFormatError, ModelFormatError, StorageError
 from edge_sdk.inference.asking import _windows
 from edge_sdk.inference.slots import Slots
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import Encoding, EncodingKind
+from edge_sdk.protocol.releases import ReleasedModel
 from edge_sdk.security.secrets import read_secret
-from edge_sdk.security.trust import load_public_key
 from edge_sdk.settings import example_file, from_environment, read_file
 from edge_sdk.text import TextEncoder
 from edge_sdk.training.checkpoint import Checkpoint, Trained
@@ -37,7 +38,6 @@ from tests.security import attacks
 from tests.support import mutation
 from tests.support.logistic_graph import parameters, tokenizer_json, training_job
 from tests.support.parsers.parser import Parser, of_file
-from tests.support.parsers.wire import MANIFEST
 
 _SETTINGS = (
     b'device = "pi"\nbroker = "mqtts://host:8883"\ndata = "mail.csv"\nheld_out_share = 0.2\nthreads = 2\n'
@@ -82,7 +82,7 @@ def _settings_parsers(folder: Path) -> list[Parser]:
 
 
 def _address_parsers(folder: Path) -> list[Parser]:
-    """Where to connect to, and with what keys."""
+    """Where to connect to, and by what password."""
     return [
         Parser("broker address", _address, (b"mqtt://localhost:1883", b"mqtts://[::1]"), ConfigurationError, weight=30),
         Parser(
@@ -92,7 +92,6 @@ def _address_parsers(folder: Path) -> list[Parser]:
             ConfigurationError,
             weight=30,
         ),
-        Parser("release key", of_file(folder / "release.pub", load_public_key), (b"ab" * 32,), ConfigurationError),
         Parser("password file", of_file(folder / "password", read_secret), (b"secret\n",), ConfigurationError),
     ]
 
@@ -140,7 +139,9 @@ def _disk_parsers(folder: Path) -> list[Parser]:
     slot = folder / "a"
     slot.mkdir(parents=True)
     (folder / "current").write_text("a")
-    line = msgspec.json.encode(msgspec.structs.replace(MANIFEST, manifest=()))
+    submodel = Submodel((0,), (1,), (4,))
+    model = ReleasedModel(release=2, task="news", submodel=submodel, labels=("a", "b"), max_tokens=8, manifest=())
+    line = msgspec.json.encode(model)
     return [
         Parser(
             "slot",

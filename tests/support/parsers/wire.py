@@ -12,23 +12,18 @@ from random import Random
 
 import msgspec
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_sdk.elastic.submodel import Submodel
-from edge_sdk.errors import BlobCorruptError, MalformedMessageError, TensorTableError, UntrustedError
+from edge_sdk.errors import BlobCorruptError, MalformedMessageError, TensorTableError
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import (
     GRAIN_BYTES,
-    BlobEntry,
     BlobGone,
     Chunk,
     ChunkRequest,
-    Part,
     decode_from_coordinator,
     decode_from_device,
     encode,
 )
-from edge_sdk.protocol.signing import Envelope, ReleaseManifest, Role, sign, verify
 from edge_sdk.protocol.tensors import float_table, read_tensors, write_tensors
 from edge_sdk.protocol.topics import Channel, Topic, parse
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -39,16 +34,6 @@ from tests.support.parsers.parser import Parser
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "wire-1.json").read_text(encoding="utf-8"))
 _BLOB = Random(1).randbytes(2 * GRAIN_BYTES + 99)
-MANIFEST = ReleaseManifest(
-    release=2,
-    fleet="default",
-    device="pi",
-    task="news",
-    submodel=Submodel((0,), (1,), (4,)),
-    labels=("a", "b"),
-    max_tokens=8,
-    manifest=(BlobEntry(part=Part.INFERENCE_MODEL, digest="0" * 64, size_bytes=1),),
-)
 
 
 def wire_parsers(folder: Path) -> list[Parser]:
@@ -85,7 +70,6 @@ def wire_parsers(folder: Path) -> list[Parser]:
             weight=200,
         ),
         *_tensor_parsers(),
-        *_envelope_parsers(),
         *_blob_parsers(folder),
     ]
 
@@ -129,36 +113,6 @@ def _tensor_parsers() -> list[Parser]:
             mutation.tensor_file,
             200,
             attacks.TENSOR_FILES,
-        ),
-    ]
-
-
-def _envelope_parsers() -> list[Parser]:
-    """One that nobody signed, and one whose manifest is of any bytes that the trusted key has signed."""
-    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
-    trusted, envelope = key.public_key().public_bytes_raw(), sign(key, Role.RELEASE, MANIFEST)
-
-    def signed(payload: bytes) -> object:
-        made = Envelope(Role.RELEASE, payload, trusted, key.sign(b"raffm/1/release\0" + payload))
-        return verify(msgspec.msgpack.encode(made), Role.RELEASE, trusted)
-
-    return [
-        Parser(
-            "envelope",
-            lambda data: verify(data, Role.RELEASE, trusted),
-            (envelope,),
-            UntrustedError,
-            mutation.msgpack_or_torn,
-            20,
-            (*attacks.MSGPACK_BOMBS, attacks.with_deep_field(envelope)),
-        ),
-        Parser(
-            "signed manifest",
-            signed,
-            (msgspec.msgpack.encode(MANIFEST),),
-            UntrustedError,
-            mutation.msgpack_or_torn,
-            attacks=(*attacks.MSGPACK_BOMBS, attacks.with_deep_field(msgspec.msgpack.encode(MANIFEST))),
         ),
     ]
 
