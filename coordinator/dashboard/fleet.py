@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Request, status
 from fastapi.responses import Response
 
-from coordinator.api.app import Name
+from coordinator.api.asking import Name
 from coordinator.dashboard.access import Opened, Viewer
 from coordinator.dashboard.outcomes import Word, word_of_offer, word_of_release
 from coordinator.dashboard.pictures import ModelSizes, Picture, Sizes, picture

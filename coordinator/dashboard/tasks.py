@@ -10,7 +10,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, status
 from fastapi.responses import RedirectResponse, Response
 
-from coordinator.api.app import Name
+from coordinator.api.asking import Name
 from coordinator.config import TaskConfig, read_task, task_of_toml
 from coordinator.dashboard.access import Desk, Form, Opened, Operator, Viewer
 from coordinator.dashboard.rendering import PATH, page
