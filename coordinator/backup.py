@@ -2,6 +2,7 @@
 
     coordinator.sqlite   whatever database the store lies in
     round.key, …         secret: whoever has the file can sign what the coordinator does
+    fleet.json, ca/      secret: whoever has the files can name devices, where the fleet has an authority
     blobs/<digest>       newest versions, releases, and updates that are not aggregated yet
 
 A backup may be taken while a coordinator serves. A restored one goes on from that moment: devices send again what has
@@ -19,18 +20,19 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from coordinator.delivery.keys import key_file
+from coordinator.fleet.folder import FLEET_FILES
 from coordinator.rounds.recovery import recorded_blobs
 from coordinator.store.database import Store
 from coordinator.store.opening import SQLITE_FILE, is_new, open_store, sole_user
-from edge_sdk.disk import disk_errors, durable_file, sync
+from edge_sdk.disk import disk_errors, durable_file, sync, write_durably
 from edge_sdk.errors import ConfigurationError, DataFormatError, StorageError
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 
 _BLOBS = "blobs"
-_KEYS = frozenset(key_file(Path(), role).name for role in Role)
+_KEYS = frozenset(key_file(Path(), role).name for role in Role) | FLEET_FILES
 _TRIES = 5
-_MOST_KEY_BYTES = 1024
+_MOST_KEY_BYTES = 16 * 1024
 _RELEASES_SINCE = 1_000_000
 
 
@@ -99,7 +101,7 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
         for member in archive:
             name, content = member.name.removeprefix(f"{_BLOBS}/"), _content(archive, member, file)
             if member.name in _KEYS:
-                keys[name] = content.read(_MOST_KEY_BYTES)
+                keys[member.name] = content.read(_MOST_KEY_BYTES)
             elif member.name == SQLITE_FILE:
                 _write(content, copy)
             else:
@@ -129,9 +131,8 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> I
 def _put_key(path: Path, key: bytes) -> None:
     if path.exists() and path.read_bytes() != key:
         raise ConfigurationError(f"{path} is another key than the backup's: restore into another folder")
-    with durable_file(path) as out:
-        os.fchmod(out.fileno(), 0o600)
-        out.write(key)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    write_durably(path, key, secret=True)
 
 
 def _write(content: IO[bytes], path: Path) -> None:

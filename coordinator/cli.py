@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordinator.commands.broker import broker_app
 from coordinator.commands.device import device_app
 from coordinator.commands.doctor import doctor
+from coordinator.commands.fleet import fleet_app
 from coordinator.commands.metrics import metrics_app
 from coordinator.commands.model import model_app
 from coordinator.commands.options import AsJson, Log, StateDir, open_store
@@ -40,6 +42,8 @@ store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
 app.command()(doctor)
 app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
+app.add_typer(fleet_app, name="fleet")
+app.add_typer(broker_app, name="broker")
 app.add_typer(device_app, name="device")
 app.add_typer(round_app, name="round")
 app.add_typer(release_app, name="release")
@@ -54,14 +58,20 @@ app.add_typer(store_app, name="store")
 @app.command()
 def serve(
     state_dir: StateDir,
-    broker: Annotated[str, typer.Option(help="mqtt://host:port, or mqtts://host:port for TLS.")],
-    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
+    broker: Annotated[
+        str | None, typer.Option(help="mqtt://host:port, or mqtts://host:port; default: as `fleet init` says.")
+    ] = None,
+    fleet: Annotated[str | None, typer.Option(help="The fleet's name; default: as `fleet init` says.")] = None,
     threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End once every task has ended.")] = False,
     tasks_at_once: Annotated[int, typer.Option(min=1, help="Tasks that run side by side; others wait.")] = 4,
     user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
     password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
+    certificate_file: Annotated[
+        Path | None, typer.Option(help="Certificate to show the broker; default: that of `fleet init`.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help=ABOUT["key_file"])] = None,
     allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
     blob_url: Annotated[
@@ -74,6 +84,7 @@ def serve(
     log_format: Log = LogFormat.TEXT,
 ) -> None:
     """Serve a fleet: run its tasks, until interrupted."""
+    from coordinator.fleet.folder import link_of
     from coordinator.service import Service, mqtt_transport
     from coordinator.store.opening import sole_user
     from edge_sdk.security.secrets import read_secret
@@ -81,14 +92,13 @@ def serve(
     log_to_stderr("coordinator", log_format)
     config = CoordinatorConfig(
         state_dir=state_dir,
-        broker=broker,
-        fleet=fleet,
+        **link_of(state_dir, broker, fleet, ca_file, certificate_file),
         threads=threads,
         exit_when_done=exit_when_done,
         tasks_at_once=tasks_at_once,
         user=user,
         password=None if password_file is None else read_secret(password_file),
-        ca_file=ca_file,
+        key_file=key_file,
         allow_plaintext=allow_plaintext,
         mqtt_version=mqtt_version,
         blob_url=blob_url,
@@ -111,19 +121,6 @@ def _metrics_of(service: Service, port: int | None) -> AbstractContextManager[No
     return showing(lambda: service.vitals, port)
 
 
-@app.command()
-def broker(
-    state_dir: StateDir,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 1883,
-) -> None:
-    """Run the embedded MQTT broker on this machine, until interrupted: for first tries, not for production."""
-    from coordinator.broker import EmbeddedBroker
-
-    with EmbeddedBroker(state_dir, port) as running:
-        typer.echo(f"broker at {running.address}; Ctrl-C ends it")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
-
-
 @round_app.command("list")
 def list_rounds(
     state_dir: StateDir,
@@ -141,20 +138,26 @@ def api(
     state_dir: StateDir,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
-    certificate: Annotated[Path | None, typer.Option(help="PEM, with the chain; needed off this machine.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM, with the chain; default: one of the fleet's authority, where it has one.")
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
-    allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP off this machine too.")] = False,
+    allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP, off this machine too.")] = False,
     log_format: Log = LogFormat.TEXT,
     dashboard: Annotated[bool, typer.Option(help="Serve the dashboard beside it, at /dashboard.")] = True,
 ) -> None:
     """Serve the REST API and the dashboard, until interrupted; `coordinator token create` lets one in to both."""
     from coordinator.api.app import create_app
     from coordinator.api.serving import Listening, serve_api
+    from coordinator.fleet.folder import open_fleet
 
     log_to_stderr("coordinator", log_format)
+    known = open_fleet(state_dir)
+    if certificate is None and known is not None and not allow_plaintext:
+        certificate = known.make_api_certificate()
     listening = Listening(host, port, certificate, key, allow_plaintext)
     with closing(open_store(state_dir)) as store:
-        served, path = create_app(store), None
+        served, path = create_app(store, state_dir), None
         if dashboard:
             from coordinator.dashboard.app import add_dashboard
 

@@ -177,6 +177,8 @@ class CoordinatorConfig:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     allow_plaintext: bool = False
     mqtt_version: MqttVersion = MqttVersion.ANY
     blob_url: str | None = None

@@ -15,6 +15,8 @@ from rich.text import Text
 from coordinator.config import TaskConfig, read_task
 from coordinator.delivery.approving import known_release, manifest_of, signers
 from coordinator.delivery.starting import known_rollout
+from coordinator.fleet.authority import span_of
+from coordinator.fleet.folder import Fleet
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord
@@ -55,6 +57,7 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
                 "profile": known.profile,
                 "group": known.group,
                 "online": known.online,
+                "revoked": known.revoked_s is not None,
                 "last_seen_s_ago": round(now_s - known.last_seen_s),
                 **_spare(known.snapshot),
                 "memory_factor": round(known.memory_factor, 2),
@@ -71,7 +74,8 @@ def show_devices(rows: Sequence[Row]) -> None:
         is_name = name in {"device", "profile"}
         table.add_column(heading, justify="left" if is_name else "right", no_wrap=name != "profile")
     for row in rows:
-        cells = (_worded(row[name], form) for _, name, form in _DEVICE_COLUMNS)
+        shown = row | ({"online": "revoked"} if row["revoked"] else {})
+        cells = (_worded(shown[name], form) for _, name, form in _DEVICE_COLUMNS)
         table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
     Console().print(table if rows else "nothing yet")
 
@@ -194,13 +198,57 @@ def token_rows(store: Store, now_s: float) -> list[Row]:
         ]
 
 
+def fleet_rows(fleet: Fleet) -> list[Row]:
+    """One row, of what a fleet with an authority tells its devices."""
+    _, ends_s = span_of(fleet.authority.certificate)
+    return [
+        {
+            "fleet": fleet.settings.name,
+            "broker": fleet.settings.broker,
+            "api": fleet.settings.api,
+            "authority": fleet.authority.fingerprint,
+            "good_until": _at(ends_s),
+        }
+    ]
+
+
+def enrolment_rows(store: Store) -> list[Row]:
+    """One row a one-time token, without its secret."""
+    with store.reading() as tx:
+        return [
+            {
+                "token": known.id,
+                "device": known.device,
+                "group": known.group,
+                "expires": _at(known.expires_s),
+                "used": None if known.used_s is None else _at(known.used_s),
+                "used_by": known.used_by,
+            }
+            for known in tx.enrolments.all()
+        ]
+
+
+def certificate_rows(store: Store, device: str) -> list[Row]:
+    """One row a certificate of a device, oldest first."""
+    with store.reading() as tx:
+        return [
+            {
+                "certificate": known.serial,
+                "issued": _at(known.issued_s),
+                "expires": _at(known.expires_s),
+                "revoked": None if known.revoked_s is None else _at(known.revoked_s),
+            }
+            for known in tx.certificates.of_device(device)
+        ]
+
+
 def audit_rows(store: Store, most: int) -> list[Row]:
     """One row a change, newest first."""
     with store.reading() as tx:
         return [
             {
                 "entry": known.entry,
-                "at": datetime.fromtimestamp(known.at_s).astimezone().isoformat(" ", "seconds"),
+                "at": _at(known.at_s),
                 "who": known.who,
                 "action": known.action,
                 "subject": known.subject,
@@ -247,6 +295,10 @@ def _rollout_row(tx: Transaction, known: RolloutRecord) -> Row:
         "devices": len(found),
         **{status.value: found.count(status) for status in AssignmentStatus},
     }
+
+
+def _at(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s).astimezone().isoformat(" ", "seconds")
 
 
 def _spare(snapshot: Snapshot | None) -> Row:

@@ -16,14 +16,18 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from coordinator.config import CoordinatorConfig
 from coordinator.delivery.keys import own_key
 from coordinator.delivery.roots import ensure_root
+from coordinator.fleet.enrolment import renew
+from coordinator.fleet.folder import open_fleet
 from coordinator.metrics.vitals import Vitals
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.store.database import Store
-from edge_sdk.errors import MalformedMessageError, RaffmError, StorageError
+from edge_sdk.errors import MalformedMessageError, ProtocolError, RaffmError, StorageError
 from edge_sdk.protocol.messages import (
     Announce,
     BlobGone,
@@ -37,13 +41,15 @@ from edge_sdk.protocol.messages import (
     Ready,
     Refused,
     ReleaseReport,
+    Renew,
+    Renewed,
     UpdateReady,
     decode_from_device,
     encode,
     type_of,
 )
 from edge_sdk.protocol.signing import Role
-from edge_sdk.protocol.topics import VERSION, Channel, Topic, coordinator_filters, parse
+from edge_sdk.protocol.topics import VERSION, Channel, Topic, coordinator_filters, coordinator_name, parse
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
@@ -52,6 +58,7 @@ from edge_sdk.transport.mqtt import MqttTransport
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5  # a round is decided at its deadline or so much later
 _DISK_PAUSE_S = 15.0  # until work that the disk refused is tried again
+_CUT_OFF_S = 10.0  # after which the broker should have ended a revoked device's session
 _MAX_TRANSFERS = 16  # the embedded broker's logs are sized for it
 
 
@@ -67,7 +74,7 @@ class WorkDone:
 
 def mqtt_transport(config: CoordinatorConfig) -> MqttTransport:
     """The link to the broker that ``config`` names."""
-    return MqttTransport.of(config, f"{config.fleet}-coordinator", coordinator_filters(config.fleet))
+    return MqttTransport.of(config, coordinator_name(config.fleet), coordinator_filters(config.fleet))
 
 
 class Service:
@@ -89,6 +96,8 @@ class Service:
         ensure_root(store, config.state_dir, time.time())
         self._received, self._sent, self._is_connected = Counter[str](), Counter[str](), False
         self.vitals = Vitals()
+        self._revoked: dict[str, float] = {}
+        self._overheard = set[str]()
         resources = Resources(
             settings=config,
             store=store,
@@ -106,6 +115,7 @@ class Service:
         """Connect and serve. Raises ``BrokerUnreachableError``, and whatever named error ends a task."""
         self._transport.connect()
         try:
+            self._absences(time.monotonic())
             while not self._stopping.is_set() and not self._is_done():
                 self._handle(self._transport.receive(self._config.receive_timeout_s))
                 self._tick()
@@ -176,7 +186,7 @@ class Service:
         while self._refused and now_s >= self._refused[0][0]:
             _, refused = self._refused.popleft()
             self._submit(refused.work, refused.then, refused.fail)
-        self._agenda.tick(self._absences(now_s))
+        self._agenda.tick(self._absences(now_s), self._revoked.keys())
         self._sweep_if_due()
         self.vitals = self._noted()
 
@@ -199,9 +209,13 @@ class Service:
         return self._config.exit_when_done and self._agenda.is_over()
 
     def _absences(self, now_s: float) -> dict[str, float]:
-        """For how long each device that is offline has been, as far as this process has seen."""
+        """For how long each device that is offline has been, as far as this process has seen; and who is revoked."""
         with self._store.reading() as tx:
-            gone = [known.id for known in tx.devices.all() if not known.online]
+            devices = tx.devices.all()
+        gone = [known.id for known in devices if not known.online]
+        revoked = (known.id for known in devices if known.revoked_s is not None)
+        self._revoked = {device: self._revoked.get(device, now_s) for device in revoked}
+        self._overheard &= self._revoked.keys()
         self._gone_since_s = {device: self._gone_since_s.get(device, now_s) for device in gone}
         return {device: now_s - since_s for device, since_s in self._gone_since_s.items()}
 
@@ -215,8 +229,22 @@ class Service:
         except MalformedMessageError as error:
             _log.warning("dropped a message on %s: %s", incoming.topic[:200], error)
             return
-        if topic.device is not None and message is not None:
+        if topic.device in self._revoked:
+            self._overhear(topic.device)
+        elif topic.device is not None and message is not None:
             self._dispatch(topic.device, message)
+
+    def _overhear(self, device: str) -> None:
+        """A revoked device speaks: nobody listens, and the log says so once where it goes on."""
+        is_late = time.monotonic() - self._revoked[device] > _CUT_OFF_S
+        if is_late and device not in self._overheard:
+            self._overheard.add(device)
+            _log.warning(
+                "%s is revoked, and the broker lets it speak: it is not heard; `coordinator device revoke %s` ends its "
+                "session",
+                device,
+                device,
+            )
 
     def _dispatch(self, device: str, message: DeviceMessage) -> None:
         self._received[type_of(message)] += 1
@@ -229,7 +257,7 @@ class Service:
                 with self._store.transaction(durable=False) as tx:
                     known = tx.devices.get(device)
                     tx.devices.seen(device, time.time(), snapshot)
-                if known is not None:
+                if known is not None and known.has_said_hello:
                     self._agenda.device_ready(known, message)
             case UpdateReady():
                 self._agenda.update_ready(device, message)
@@ -237,6 +265,19 @@ class Service:
                 self._agenda.device_declined(device, message)
             case ReleaseReport():
                 self._agenda.release_reported(device, message)
+            case Renew():
+                self._send(device, self._answer_to_renew(device, message))
+
+    def _answer_to_renew(self, device: str, message: Renew) -> Renewed | Refused:
+        fleet = open_fleet(self._config.state_dir)
+        if fleet is None:
+            return Refused(reason="this fleet has no authority")
+        try:
+            made = renew(self._store, fleet, device, message, time.time())
+        except ProtocolError as error:
+            _log.warning("%s gets no new certificate: %s", device, error)
+            return Refused(reason=str(error)[:500])
+        return Renewed(certificate=made.public_bytes(Encoding.DER))
 
     def _register(self, device: str, message: Hello | Offline) -> None:
         """Keep the registry. The topic says who speaks; a message that names another is refused."""
@@ -263,6 +304,8 @@ class Service:
     # -- what the tasks work with
 
     def _send(self, device: str, message: CoordinatorMessage) -> None:
+        if device in self._revoked:
+            return
         self._sent[type_of(message)] += 1
         is_bulk = isinstance(message, Chunk)
         channel = Channel.CHUNK_DOWN if is_bulk else Channel.DOWN

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,8 @@ StateDir = Annotated[Path | None, typer.Option(help=ABOUT["state_dir"])]
 Broker = Annotated[str | None, typer.Option(help=ABOUT["broker"])]
 User = Annotated[str | None, typer.Option(help=ABOUT["user"])]
 PasswordFile = Annotated[Path | None, typer.Option(help=ABOUT["password_file"])]
+CertificateFile = Annotated[Path | None, typer.Option(help=ABOUT["certificate_file"])]
+KeyFile = Annotated[Path | None, typer.Option(help=ABOUT["key_file"])]
 AllowPlaintext = Annotated[bool | None, typer.Option(help=ABOUT["allow_plaintext"])]
 CaFile = Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])]
 Mqtt = Annotated[MqttVersion | None, typer.Option("--mqtt-version", help=ABOUT["mqtt_version"])]
@@ -64,6 +68,8 @@ def run(
     user: User = None,
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    key_file: KeyFile = None,
     allow_plaintext: AllowPlaintext = None,
     mqtt_version: Mqtt = None,
     runtime: Annotated[Runtime | None, typer.Option(help=ABOUT["runtime"])] = None,
@@ -110,6 +116,28 @@ def run(
     supervisor.run()
 
 
+@app.command()
+def enroll(
+    coordinator: Annotated[str, typer.Option(help="https://host:port of the coordinator's API.")],
+    device: Device,
+    token_file: Annotated[Path, typer.Option(help="File that holds the one-time token; - is the standard input.")],
+    ca_fingerprint: Annotated[
+        str | None, typer.Option(help="sha256:… of the fleet's authority, as `coordinator device token` prints it.")
+    ] = None,
+    ca_file: Annotated[Path | None, typer.Option(help="The authority's certificate, instead of its digest.")] = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Get this device its certificate. Then `run` knows its fleet, and needs no more than its examples."""
+    from edge_sdk.config import default_state_dir
+    from edge_sdk.security.enrolment import enroll as enrolled
+    from edge_sdk.security.secrets import read_secret
+
+    folder = state_dir or default_state_dir(device)
+    token = sys.stdin.readline().strip() if token_file == Path("-") else read_secret(token_file)
+    told = enrolled(coordinator, token, device, folder, ca_file=ca_file, fingerprint=ca_fingerprint)
+    typer.echo(f"{device} belongs to fleet {told.fleet} at {told.broker}; its key and certificate are in {folder}")
+
+
 @app.command("config")
 def show_config() -> None:
     """Print a file of settings for --config, with what every key means."""
@@ -152,6 +180,8 @@ def doctor(
     user: User = None,
     password_file: PasswordFile = None,
     ca_file: CaFile = None,
+    certificate_file: CertificateFile = None,
+    key_file: KeyFile = None,
     allow_plaintext: AllowPlaintext = None,
     mqtt_version: Mqtt = None,
     as_json: AsJson = False,
@@ -166,14 +196,17 @@ def doctor(
     from edge_sdk.diagnosis.findings import examine, show
     from edge_sdk.security.secrets import read_secret
 
+    told = {} if state_dir is None else _told(state_dir)
     patient = Patient(
         System(),
         state_dir,
         profile=profile,
-        broker=broker,
+        broker=broker or told.get("broker"),
         user=user,
         password=None if password_file is None else read_secret(password_file),
-        ca_file=ca_file,
+        ca_file=ca_file or told.get("ca_file"),
+        certificate_file=certificate_file or told.get("certificate_file"),
+        key_file=key_file,
         allow_plaintext=bool(allow_plaintext),
         mqtt_version=mqtt_version or MqttVersion.ANY,
     )
@@ -209,6 +242,13 @@ def predict(
         label, probability = answer.prediction.label, answer.prediction.probability
         line = {answer.kind: answer.asked, "label": label, "probability": round(probability, 4)}
         typer.echo(msgspec.json.encode(line).decode() if as_json else f"{label}  {probability:.1%}  {answer.asked}")
+
+
+def _told(state_dir: Path) -> Mapping[str, Any]:
+    """Imported where it is needed alone: the doctor says what is missing."""
+    from edge_sdk.settings import told_values
+
+    return told_values(state_dir)
 
 
 def _list_profiles(as_json: bool) -> None:

@@ -45,6 +45,8 @@ class AgentConfig:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     allow_plaintext: bool = False
     mqtt_version: MqttVersion = MqttVersion.ANY
     policy: Policy = field(default_factory=Policy)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,14 +28,17 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def durable_file(path: Path) -> Iterator[BinaryIO]:
+def durable_file(path: Path, *, secret: bool = False) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` at the end: after any crash that is the old one or the new.
 
     Where something raises, nothing is left of it: half a file is of no use, and holds what a full disk lacks.
+    What is ``secret`` is for its owner's eyes only, from the first byte on.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        if secret:
+            partial.unlink(missing_ok=True)
+        with open(partial, "wb", opener=_owner_only if secret else None) as file:
             yield file
         sync(partial)
         partial.replace(path)
@@ -44,10 +48,28 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
     sync(path.parent)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, secret: bool = False) -> None:
     """Put ``data`` at ``path``, as :func:`durable_file` does. Raises ``OSError``."""
-    with durable_file(path) as file:
+    with durable_file(path, secret=secret) as file:
         file.write(data)
+
+
+def create_durably(path: Path, secret: bytes) -> None:
+    """Put ``secret`` at ``path``, for its owner's eyes only: whole or not at all, and never in the place of another.
+
+    Raises ``OSError``.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    draft.unlink(missing_ok=True)
+    try:
+        with open(draft, "wb", opener=_owner_only) as file:
+            file.write(secret)
+        sync(draft)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:
@@ -57,3 +79,7 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o600)

@@ -9,6 +9,7 @@
     ├── ModelFormatError                  3   a model folder that cannot be read as asked
     ├── BrokerUnreachableError            4   no broker answers at the address
     ├── BlobUnreachableError              4   a web address gives no blob
+    ├── CoordinatorUnreachableError       4   no coordinator answers at the address
     ├── PortInUseError                    4   the port to listen on is taken
     ├── StateInUseError                   4   another process works in the state folder
     ├── ProtocolError                     5   bytes from the other side that break the contract
@@ -100,6 +101,12 @@ class BrokerUnreachableError(RaffmError):
 
 class BlobUnreachableError(RaffmError):
     """A web address gives no blob, or another one."""
+
+    exit_code = 4
+
+
+class CoordinatorUnreachableError(RaffmError):
+    """No coordinator answers at the web address, or it cannot now."""
 
     exit_code = 4
 

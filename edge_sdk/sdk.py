@@ -17,6 +17,7 @@ from edge_sdk.data.owned import Owned
 from edge_sdk.errors import ConfigurationError, DeadlineError, RaffmError
 from edge_sdk.inference.engine import Given, Prediction
 from edge_sdk.protocol.messages import ReleaseReport
+from edge_sdk.settings import told_values
 from edge_sdk.supervisor import AgentStatus, Supervisor
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Agent:
 
     Args:
         device: this device's name in the fleet: 1 to 64 of a-z, 0-9 and '-'.
-        broker: ``mqtt://host:port`` or ``mqtts://host:port``.
+        broker: ``mqtt://host:port`` or ``mqtts://host:port``; left out where the device has enrolled.
         examples: what the device owns: a path, a DataFrame, a Dataset, arrays (x, y), or anything that yields (text,
             label) pairs, now or later; see :mod:`edge_sdk.data.owned`. For several tasks, a dict of 1 to 32, by their
             names. They never leave the device.
@@ -45,16 +46,19 @@ class Agent:
     def __init__(
         self,
         device: str,
-        broker: str,
+        broker: str | None = None,
         examples: Owned = (),
         *,
         state_dir: Path | None = None,
         on_model: Callable[[ReleaseReport], object] | None = None,
         **settings: Any,  # noqa: ANN401 - AgentConfig types and checks them
     ) -> None:
-        self.config = AgentConfig(
-            device=device, broker=broker, state_dir=state_dir or default_state_dir(device), **settings
-        )
+        folder = state_dir or default_state_dir(device)
+        given = {"device": device, **({} if broker is None else {"broker": broker}), **settings}
+        told = told_values(folder, device)
+        if "broker" not in told | given:
+            raise ConfigurationError(f"{device} has no broker: name one, or enrol it (`edge-agent enroll`)")
+        self.config = AgentConfig(state_dir=folder, **told | given)
         self._on_model = on_model
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor = Supervisor(self.config, examples, on_model=self._tell)

@@ -4,6 +4,8 @@
     RAFFM_EDGE_POLICY_CHARGING_ONLY=true            # the environment: a field of [policy]
     edge-agent run --config agent.toml --seed 7     # an option
 
+Weaker than all of them is what a fleet has told the device when it enrolled, which lies with its identity.
+
 The keys are the fields of :class:`edge_sdk.config.AgentConfig`, with ``data`` (the file of examples) and ``log_format``
 beside them and ``password_file`` in the place of the password: no secret stands in a file of settings. The fields of
 its policy stand under ``[policy]``. A field that is added to either is a key from then on.
@@ -24,6 +26,7 @@ from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.decoding import TomlTable, parse_toml
 from edge_sdk.errors import ConfigurationError, SettingError, did_you_mean
 from edge_sdk.logs import LogFormat
+from edge_sdk.security.identity import Identity
 from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings_help import ABOUT
 
@@ -83,6 +86,7 @@ def load_settings(
         if key.default is MISSING and name not in given:
             raise ConfigurationError(
                 f"{name} is not given: use --{name}, {_variable(name)}, or {name} = … in a file for --config"
+                f"{'; or enrol this device, and name its --state-dir' if name != 'data' else ''}"
             )
     try:
         return _settings(given)
@@ -102,6 +106,20 @@ def read_file(path: Path) -> _Values:
     return {name: _typed(value, name, f"{path}: {name}", path.parent) for name, value in values.items()}
 
 
+def told_values(state_dir: Path, device: str | None = None) -> _Values:
+    """What the agent whose state is there was told when it enrolled, by key; nothing where it has not.
+
+    Raises ``ConfigurationError``, also where it is not the state of ``device``.
+    """
+    file = Identity.of(state_dir).settings_file
+    told = read_file(file) if file.exists() else {}
+    if told and device not in {None, told.get("device")}:
+        raise ConfigurationError(
+            f"{state_dir} is the state of {told.get('device')!r}, not of {device!r}: name another state_dir"
+        )
+    return told
+
+
 def from_environment(environment: Mapping[str, str]) -> _Values:
     """The values in ``RAFFM_EDGE_…``, by key; lists have commas, and an empty one is not given.
 
@@ -118,7 +136,10 @@ def from_environment(environment: Mapping[str, str]) -> _Values:
 
 def example_file() -> str:
     """A file of settings with every key, each with what it means; all are comments, and show what holds without."""
-    lines = ["# Settings of edge-agent. The first three have to be given; the others show what holds without them."]
+    lines = [
+        "# Settings of edge-agent. The first three have to be given; the others show what holds without them.",
+        "# A device that has enrolled has its name and its broker from there.",
+    ]
     for name, key in keys().items():
         table, _, short = name.rpartition(".")
         lines += ["", f"[{table}]"] if table and f"[{table}]" not in lines else [""]
@@ -136,7 +157,16 @@ def _given(
     typed = {name: f"{file}: {name}" for name in in_file} | {name: _variable(name) for name in in_environment}
     typed |= {name: flags.get(name, f"--{name}") for name in options}
     from_options = {name: _of_option(value, name, typed[name]) for name, value in options.items()}
-    return in_file | in_environment | from_options, typed
+    given = in_file | in_environment | from_options
+    return _told(given) | given, typed
+
+
+def _told(given: _Values) -> _Values:
+    """What an agent with these settings was told when it enrolled. Raises ``ConfigurationError``."""
+    device, state_dir = given.get("device"), given.get("state_dir")
+    if state_dir is None and device is None:
+        return {}
+    return told_values(state_dir or default_state_dir(device or ""), device)
 
 
 def _keys_of(kind: Any, prefix: str = "") -> dict[str, Key]:  # noqa: ANN401 - any dataclass

@@ -14,6 +14,8 @@ ABOUT = {
     "user": "User name for the broker.",
     "password_file": "File that holds the password for the broker.",
     "ca_file": "Certificate authorities for TLS, instead of the system's.",
+    "certificate_file": "Certificate to show the broker; default: the one from enrolling.",
+    "key_file": "Its key, where it is not in the same file.",
     "allow_plaintext": "Allow mqtt:// to another machine.",
     "mqtt_version": "5, 3.1.1, or any: 5 where the broker speaks it, else 3.1.1.",
     "runtime": "What trains, onnx or torch; torch has to be installed.",

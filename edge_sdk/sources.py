@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 
 from edge_sdk.device.machine import Machine
 from edge_sdk.errors import StorageError
-from edge_sdk.protocol.messages import BlobEntry, Chunk, Failure
+from edge_sdk.protocol.messages import BlobEntry, BlobMessage, Chunk, Failure
 from edge_sdk.transport.address import BrokerAddress, BrokerSettings
 from edge_sdk.transport.base import BulkRoom, Transport
 from edge_sdk.transport.blob_folder import BlobFolder
-from edge_sdk.transport.exchange import MAX_TRANSFERS, BlobExchange, BlobMessage, Failed, Fetched, Outcome
+from edge_sdk.transport.exchange import MAX_TRANSFERS, BlobExchange, Failed, Fetched, Outcome
 from edge_sdk.transport.web import WebArrived, WebEnded, WebFetch
 
 _log = logging.getLogger(__name__)

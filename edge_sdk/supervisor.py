@@ -31,6 +31,7 @@ from edge_sdk.errors import (
 from edge_sdk.protocol.messages import (
     Announce,
     BlobEntry,
+    BlobMessage,
     Failure,
     Hello,
     Offer,
@@ -51,7 +52,7 @@ from edge_sdk.tasks import OwnTasks
 from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingResult, failure_of
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
-from edge_sdk.transport.exchange import BlobMessage, Fetched, Outcome
+from edge_sdk.transport.exchange import Fetched, Outcome
 from edge_sdk.transport.web import WebArrived, WebEnded
 from edge_sdk.uplink import Uplink, mqtt_transport
 from edge_sdk.work import Stock, Updates, job_of
@@ -211,6 +212,8 @@ class Supervisor:
         except MalformedMessageError as error:
             _log.warning("dropped a message on %s: %s", incoming.topic[:200], error)
             return
+        if self._uplink.takes(message):
+            return
         if isinstance(message, BlobMessage):
             self._settle(self._blobs.handle(message))
             return
@@ -241,6 +244,8 @@ class Supervisor:
         self._settle(self._blobs.tick())
         self._releases.end_trials(now_s, self._transport.inject)
         self._publish_due(now_s)
+        if self._status.connected:
+            self._uplink.tick()
         self._advance(agent.Tick())
         if self._on_tick is not None:
             self._on_tick(self._status)

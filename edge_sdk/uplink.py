@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from edge_sdk.config import AgentConfig
-from edge_sdk.protocol.messages import Chunk, DeviceMessage, Hello, Offline, encode
+from edge_sdk.protocol.messages import Chunk, CoordinatorMessage, DeviceMessage, Hello, Offline, encode
 from edge_sdk.protocol.topics import Channel, Topic, device_filters
+from edge_sdk.security.identity import Identity
+from edge_sdk.security.renewal import Renewal
 from edge_sdk.transport.base import Transport, Will
 from edge_sdk.transport.mqtt import MqttTransport
 
@@ -19,10 +22,25 @@ def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
 
 
 class Uplink:
-    """What a device says, over ``transport``; ``on_sent`` hears the bytes of each message."""
+    """What a device says, over ``transport``; ``on_sent`` hears the bytes of each message.
+
+    The certificate that it has from enrolling is renewed in time; one that lies elsewhere is its owner's business.
+    """
 
     def __init__(self, config: AgentConfig, transport: Transport, on_sent: Callable[[int], None]) -> None:
         self._config, self._transport, self._on_sent = config, transport, on_sent
+        identity = Identity.of(config.state_dir)
+        is_own = config.certificate_file == identity.file
+        self._renewal = Renewal(identity, config.device, self.publish) if is_own else None
+
+    def tick(self) -> None:
+        """Do what is due, while the link is up."""
+        if self._renewal is not None:
+            self._renewal.tick(time.time(), time.monotonic())
+
+    def takes(self, message: CoordinatorMessage) -> bool:
+        """Whether ``message`` is for the link itself, and so dealt with."""
+        return self._renewal is not None and self._renewal.takes(message)
 
     def publish(self, message: DeviceMessage) -> None:
         """Say ``message``; who a device is, and that it is gone, is retained."""

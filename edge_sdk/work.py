@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.protocol.blobs import update_id
 from edge_sdk.protocol.messages import (
     BlobEntry,
     EncodingKind,
@@ -22,7 +23,6 @@ from edge_sdk.protocol.messages import (
     UpdateReady,
     decode_from_device,
     encode,
-    update_id,
 )
 from edge_sdk.sources import BlobSources
 from edge_sdk.storage.cache import BlobCache

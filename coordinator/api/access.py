@@ -1,20 +1,15 @@
-"""Tokens: made once, shown once, kept as a digest; and what their bearers may do.
-
-A secret has 256 random bits, so that its SHA-256 tells nothing of it and needs no salt.
-"""
+"""Tokens: made once, shown once, kept as a digest; and what their bearers may do."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-
+from coordinator.fleet.secret import digest_of, new_secret
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import TokenRecord
 from coordinator.store.states import AccessRole
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.topics import check_name
 
-_PREFIX = "raffm_"  # what scanners of leaked secrets look for
+_PREFIX = "raffm_"
 _DAY_S = 86400.0
 
 
@@ -24,7 +19,7 @@ def make_token(store: Store, name: str, role: AccessRole, days: float | None, no
     Raises ``ConfigurationError`` for a name that is taken or is none.
     """
     check_name(name, "token")
-    secret = _PREFIX + secrets.token_urlsafe(32)
+    secret = new_secret(_PREFIX)
     expires_s = None if days is None else now_s + days * _DAY_S
     with store.transaction() as tx:
         if tx.tokens.get(name) is not None:
@@ -54,8 +49,3 @@ def bearer_by(tx: Transaction, digest: str, now_s: float) -> TokenRecord | None:
     known = tx.tokens.of_digest(digest)
     is_good = known is not None and (known.expires_s is None or now_s < known.expires_s)
     return known if is_good else None
-
-
-def digest_of(secret: str) -> str:
-    """What the store keeps of a secret."""
-    return hashlib.sha256(secret.encode()).hexdigest()

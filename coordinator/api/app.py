@@ -7,6 +7,7 @@ in the same transaction. A task's paths are of the coordinator's machine.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -28,6 +29,7 @@ from coordinator.api.asking import (
     known_or_404,
     page_of,
 )
+from coordinator.api.enrolment import enrolling, identities
 from coordinator.api.releases import releases
 from coordinator.api.schemas import (
     Assignment,
@@ -48,21 +50,36 @@ from coordinator.rounds.tasks import change_status, known_task, queue_task
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
 from coordinator.store.states import TaskStatus
-from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError, RaffmError
+from edge_sdk.errors import (
+    ConfigurationError,
+    DataFormatError,
+    MalformedMessageError,
+    ModelFormatError,
+    RaffmError,
+    UntrustedError,
+)
 
-_REFUSED = (ConfigurationError, DataFormatError, ModelFormatError)
+_CODES = {
+    ConfigurationError: status.HTTP_400_BAD_REQUEST,
+    DataFormatError: status.HTTP_400_BAD_REQUEST,
+    ModelFormatError: status.HTTP_400_BAD_REQUEST,
+    MalformedMessageError: status.HTTP_400_BAD_REQUEST,
+    UntrustedError: status.HTTP_401_UNAUTHORIZED,
+}
+"""Of what is no fault of the server's."""
 
 
-def create_app(store: Store) -> FastAPI:
-    """The API of ``store``, which outlives it."""
+def create_app(store: Store, state_dir: Path | None = None) -> FastAPI:
+    """The API of ``store``, which outlives it; devices enrol where ``state_dir`` has the fleet's authority."""
     app = FastAPI(title="raffm-edge coordinator", version="1", docs_url="/docs", redoc_url=None)
-    app.state.store = store
+    app.state.store, app.state.state_dir = store, state_dir
     app.state.metrics = fleet_registry(store)
     app.add_exception_handler(RaffmError, _told)
     app.add_exception_handler(HTTPException, _told)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"])
     app.include_router(_operations)
-    for router in (_devices, _tasks, releases, _access):
+    app.include_router(enrolling)
+    for router in (_devices, _tasks, releases, identities, _access):
         app.include_router(router, prefix="/api/v1")
     return app
 
@@ -71,8 +88,8 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
     """One line, as on the command line; what the disk or the database refuses is the server's fault."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
-    code = status.HTTP_400_BAD_REQUEST if isinstance(error, _REFUSED) else status.HTTP_503_SERVICE_UNAVAILABLE
-    return JSONResponse({"error": str(error)}, code)
+    codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
+    return JSONResponse({"error": str(error)}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE))
 
 
 _devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=PROBLEMS)

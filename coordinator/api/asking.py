@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path as StateDir
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, HTTPException, Path, Query, Request, status
@@ -11,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from coordinator.api.access import bearer_of
 from coordinator.api.schemas import Problem
+from coordinator.fleet.folder import Fleet, open_fleet
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
 from coordinator.store.states import AccessRole
@@ -22,7 +24,9 @@ Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
 Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
 After = Annotated[str | None, Query(max_length=64, description="What the page before ended with.")]
 _bearer = HTTPBearer(description="A token, from `coordinator token create`.")
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+Answers = dict[int | str, dict[str, Any]]
+"""What FastAPI is told of an operation's answers."""
+PROBLEMS: Answers = {
     status.HTTP_400_BAD_REQUEST: {"model": Problem},
     status.HTTP_401_UNAUTHORIZED: {"model": Problem},
     status.HTTP_403_FORBIDDEN: {"model": Problem},
@@ -52,7 +56,16 @@ def _may(role: AccessRole) -> Callable[..., TokenRecord]:
     return check
 
 
+def _fleet(request: Request) -> Fleet:
+    state_dir: StateDir | None = request.app.state.state_dir
+    fleet = None if state_dir is None else open_fleet(state_dir)
+    if fleet is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "this fleet has no authority: devices are not enrolled")
+    return fleet
+
+
 Opened = Annotated[Store, Depends(_store)]
+Secured = Annotated[Fleet, Depends(_fleet)]
 Viewer = Depends(_may(AccessRole.VIEWER))
 Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
 Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]

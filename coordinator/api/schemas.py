@@ -52,6 +52,7 @@ class Device(_Record):
     group: str
     online: bool
     last_seen_s: float
+    revoked_s: float | None = Field(description="Since when it is not heard.")
     memory_factor: float = Field(description="What the device's own figure of memory is multiplied by.")
     snapshot: Plain | None = Field(description="What it could spare when it last asked for work.")
 
@@ -217,6 +218,52 @@ class Secret(BaseModel):
     """What a new token's bearer sends as ``Authorization: Bearer …``; it is not shown again."""
 
     secret: str
+
+
+class NewEnrolment(BaseModel):
+    """A one-time token to make, with which a device enrols."""
+
+    device: str | None = Field(default=None, description="The only one that it is for; else any that is new.")
+    group: str | None = Field(default=None, description="Where the device is put.")
+    hours: float = Field(default=24, gt=0, le=24 * 365, description="Until it expires.")
+
+
+class EnrolmentSecret(BaseModel):
+    """A one-time token, which is not shown again, and what to type on the device once it is in a file there."""
+
+    secret: str
+    command: str
+
+
+class Enrolment(_Record):
+    """A one-time token without its secret."""
+
+    id: str
+    device: str | None
+    group: str | None
+    created_s: float
+    expires_s: float
+    used_s: float | None
+    used_by: str | None
+
+
+class Certificate(_Record):
+    """A device's certificate, by its serial number in hexadecimal."""
+
+    serial: str
+    issued_s: float
+    expires_s: float
+    revoked_s: float | None
+
+
+class Revocation(BaseModel):
+    """How long it took until the broker was seen to refuse the device and its session had ended, or what is left to do.
+
+    Either way the coordinator hears it no more.
+    """
+
+    cut_off_s: float | None = None
+    problem: str | None = None
 
 
 class AuditEntry(_Record):

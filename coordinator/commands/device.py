@@ -1,4 +1,4 @@
-"""`coordinator device …`: who is there."""
+"""`coordinator device …`: who is there, who may come, and who must go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 
 from coordinator.commands.options import AsJson, StateDir, open_store, typist
 
-device_app = typer.Typer(no_args_is_help=True, help="Who is there.")
+device_app = typer.Typer(no_args_is_help=True, help="Who is there, who may come, and who must go.")
+DeviceId = Annotated[str, typer.Argument(help="The device's id.")]
 
 
 @device_app.command("list")
@@ -26,7 +27,7 @@ def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
 
 @device_app.command("group")
 def group_device(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: DeviceId,
     group: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-'; it need not exist yet.")],
     state_dir: StateDir,
 ) -> None:
@@ -34,3 +35,67 @@ def group_device(
     from coordinator.fleet.groups import put_into_group
 
     put_into_group(open_store(state_dir), device, group, time.time(), typist())
+
+
+@device_app.command("token")
+def make_enrolment_token(
+    state_dir: StateDir,
+    device: Annotated[str | None, typer.Option(help="The only device that it is for; else any that is new.")] = None,
+    group: Annotated[str | None, typer.Option(help="Where the device is put; else it stays where it is.")] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="Until the token expires.")] = 24,
+) -> None:
+    """Print a one-time token to enrol a device with; beside it, apart from the token, what to type on the device."""
+    from coordinator.fleet.enrolment import enrolment_line, make_enrolment
+    from coordinator.fleet.folder import known_fleet
+
+    fleet = known_fleet(state_dir)
+    store, now_s = open_store(state_dir), time.time()
+    secret = make_enrolment(store, device=device, group=group, hours=hours, now_s=now_s, who=typist())
+    typer.echo("on the device, with the token in a file that nobody else can read:", err=True)
+    typer.echo(f"  {enrolment_line(fleet, device)}", err=True)
+    typer.echo(secret)
+
+
+@device_app.command("tokens")
+def list_enrolment_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
+    """Every one-time token without its secret, oldest first, and who has used it."""
+    from coordinator.listing import enrolment_rows, show
+
+    show(enrolment_rows(open_store(state_dir)), as_json=as_json)
+
+
+@device_app.command("withdraw")
+def withdraw_enrolment_token(
+    token: Annotated[str, typer.Argument(help="The token's id, as `device tokens` shows it.")], state_dir: StateDir
+) -> None:
+    """A token that was not used lets nobody in any more."""
+    from coordinator.fleet.enrolment import withdraw_enrolment
+
+    withdraw_enrolment(open_store(state_dir), token, time.time(), typist())
+
+
+@device_app.command("certificates")
+def list_certificates(device: DeviceId, state_dir: StateDir, as_json: AsJson = False) -> None:
+    """Every certificate that a device has had, oldest first."""
+    from coordinator.listing import certificate_rows, show
+
+    show(certificate_rows(open_store(state_dir), device), as_json=as_json)
+
+
+@device_app.command("revoke")
+def revoke_device(device: DeviceId, state_dir: StateDir) -> None:
+    """Hear a device no more, count nothing of it that is not aggregated yet, and have the broker end its session.
+
+    Ends with 4 where the broker could not be seen to refuse it; then the rest holds, and this may be typed again.
+    """
+    from coordinator.fleet.cutting import cut_off
+    from coordinator.fleet.folder import open_fleet
+    from coordinator.fleet.revocation import revoke_device
+
+    store, fleet = open_store(state_dir), open_fleet(state_dir)
+    revoke_device(store, device, time.time(), typist())
+    if fleet is None:
+        typer.echo(f"{device} is not heard any more; this fleet has no authority, so its broker lets it in as before")
+        return
+    took_s = cut_off(store, fleet, device)
+    typer.echo(f"{device} is revoked; within {took_s:.1f} s its broker refused it, and has ended its session")

@@ -14,7 +14,9 @@ from edge_sdk.transport.address import MqttVersion
 
 def doctor(
     state_dir: StateDir,
-    broker: Annotated[str | None, typer.Option(help="Also try to reach it: mqtt://host:port or mqtts://….")] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Also try to reach it: mqtt://host:port or mqtts://…; default: as `fleet init`.")
+    ] = None,
     user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
     password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,

@@ -6,16 +6,13 @@ has given it a root of trust whose keys lie elsewhere.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_sdk.disk import disk_errors, sync, write_durably
+from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.signing import Role
 
@@ -99,17 +96,11 @@ def _write_public(path: Path, key: Ed25519PrivateKey) -> str:
 
 
 def _create(path: Path, passphrase: str | None) -> None:
-    """Whole or not at all, and never in place of another's: half a key would be refused for ever."""
+    """Never in place of another's: half a key would be refused for ever."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
         encryption = serialization.BestAvailableEncryption(passphrase.encode())
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.") as file:  # for its owner's eyes only
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(file.name, path)
-    sync(path.parent)
+    create_durably(path, pem)

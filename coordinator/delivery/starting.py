@@ -42,7 +42,7 @@ def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: 
             f"{plan.health_interval_s:g} s: prolong that"
         )
     manifest = manifest_of(record)
-    chosen = _chosen(tx.devices.all(), manifest)
+    chosen = _chosen([known for known in tx.devices.all() if known.revoked_s is None], manifest)
     stages = staged({known.id: known.group for known, _ in chosen}, plan.stages, str(release))
     if not stages:
         raise ConfigurationError(f"no device that is known can run release {release}: see `coordinator device list`")

@@ -27,10 +27,11 @@ def packages(_: Patient) -> Iterator[Finding]:
 
 def broker(patient: Patient) -> Iterator[Finding]:
     """Every step on the way to the broker, until one fails."""
-    if patient.broker is not None:
+    linked = patient.linked()
+    if linked.broker is not None:
         from edge_sdk.diagnosis.reaching import reach  # noqa: PLC0415 - paho may be what is missing
 
-        yield from reach(patient)
+        yield from reach(linked)
 
 
 _MACHINE: _Checks = (("python", python_version), ("packages", packages), ("clock", clock), ("broker", broker))

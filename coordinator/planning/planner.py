@@ -7,17 +7,17 @@ thousand devices take milliseconds.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from coordinator.planning.budget import Budget
 from coordinator.planning.nesting import Nesting, nested_widths
-from coordinator.planning.space import Space, chain
+from coordinator.planning.space import Space, chain, rolled, spread
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import COSTS, Runtime
-from edge_sdk.elastic.submodel import Submodel, TrainablePart
+from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
 from edge_sdk.protocol.messages import Recipe
 
 
@@ -180,3 +180,17 @@ def _micro_batch_sizes(recipe: Recipe) -> Iterator[int | None]:
     while size > 1:
         size = (size + 1) // 2
         yield size
+
+
+def placed(
+    cohort: Mapping[str, TrainingPlan], architecture: Architecture, space: Space, number: int
+) -> dict[str, TrainingPlan]:
+    """Submodels of the same cost whose wide layers and windows lie so that round ``number`` covers the model evenly."""
+    made = dict[str, TrainingPlan]()
+    covered = [0.0] * architecture.layers
+    for device, plan in cohort.items():
+        even = spread(plan.submodel, architecture, covered)
+        for layer, heads in zip(even.layers, even.heads, strict=True):
+            covered[layer] += heads
+        made[device] = replace(plan, submodel=rolled(even, architecture, number) if space.is_rolling else even)
+    return made

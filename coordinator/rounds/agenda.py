@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from coordinator.config import read_task
 from coordinator.delivery.desk import RolloutDesk
@@ -49,12 +50,17 @@ class Agenda:
 
     # -- tasks
 
-    def tick(self, gone_s: Mapping[str, float]) -> None:
-        """Follow the store, then the clock; ``gone_s`` is for how long each device that is offline has been."""
+    def tick(self, gone_s: Mapping[str, float], revoked: AbstractSet[str] = frozenset()) -> None:
+        """Follow the store, then the clock; ``gone_s`` is for how long each device that is offline has been.
+
+        Devices that are ``revoked`` have no part in anything any more.
+        """
         self._follow()
         self._desk.tick()
+        self._candidates.take(revoked)
         for name, conductor in tuple(self._conductors.items()):
             was_gathering = conductor.stage is Stage.GATHERING
+            conductor.drop(revoked)
             conductor.tick(gone_s)
             if was_gathering and conductor.stage is Stage.COLLECTING:  # the others choose first next time
                 self._conductors[name] = self._conductors.pop(name)

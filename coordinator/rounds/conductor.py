@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from functools import partial
 from itertools import takewhile
@@ -26,19 +26,21 @@ from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.desk import RolloutDesk
 from coordinator.delivery.releases import TaskRelease
+from coordinator.fleet.revocation import drop_from_round
 from coordinator.models.versions import ModelVersion
 from coordinator.planning.budget import Pace, estimated_pace, shrunk, training_budget
-from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan
+from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan, placed
 from coordinator.planning.selection import drawn_from
-from coordinator.planning.space import rolled, spread
 from coordinator.resources import Resources
 from coordinator.rounds.candidates import Candidates
+from coordinator.rounds.closing import keep_version, sources_of, still_count
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import (
     MOST_ABANDONED,
     DeviceFailed,
     DeviceLost,
     DevicePaused,
+    DeviceRevoked,
     Event,
     Offered,
     RoundState,
@@ -49,7 +51,7 @@ from coordinator.rounds.machine import (
 from coordinator.rounds.pace import paces_of_round
 from coordinator.rounds.recovery import load_round
 from coordinator.store.database import Transaction
-from coordinator.store.records import DeviceRecord, EvaluationRecord, OfferRecord, RoundRecord, VersionRecord
+from coordinator.store.records import DeviceRecord, OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import full
@@ -128,7 +130,8 @@ class Conductor:
         self._intake = Intake(run, self._resources)
         self._release = TaskRelease(run, *self._planner.of(Runtime.ONNX), self._resources, self._desk, self._fail)
         if results:
-            self._keep_version(version, results)
+            with self._resources.store.transaction() as tx:
+                keep_version(tx, config.name, version, results)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -271,6 +274,22 @@ class Conductor:
         self._resources.send(device, receipt)
         self._close_if_decided()
 
+    def drop(self, revoked: AbstractSet[str]) -> None:
+        """These devices are revoked: what they were asked has failed, and what they have brought does not count."""
+        if self._round is None or self._round.offers.keys().isdisjoint(revoked):
+            return
+        number, outcomes = self._round.number, self._round.offers
+        devices = [device for device in revoked if outcomes.get(device, Outcome.FAILED) is not Outcome.FAILED]
+        for device in devices:
+            about = self._about | {"round": number, "device": device}
+            _log.warning("round %d goes on without %s, which is revoked", number, device, extra=about)
+            self._intake.forget(device)
+            with self._resources.store.transaction() as tx:
+                drop_from_round(tx, self.config.name, number, device, time.time())
+                self._advance(tx, DeviceRevoked(device))
+        if devices:
+            self._close_if_decided()
+
     # -- rounds
 
     def tick(self, gone_s: Mapping[str, float]) -> None:
@@ -319,7 +338,7 @@ class Conductor:
             tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, opened_s, deadline_s))
             offers = [
                 self._offer_record(device, number, plan, opened_s)
-                for device, plan in self._placed(cohort, number).items()
+                for device, plan in placed(cohort, self._run.foundation.architecture, self.config.space, number).items()
             ]
             for offer in offers:
                 tx.offers.add(offer)
@@ -352,18 +371,19 @@ class Conductor:
     def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, TrainingPlan]:
         """The largest submodel that each device can train; devices that cannot take part are left out."""
         with self._resources.store.reading() as tx:
-            factors = {known.id: known.memory_factor for known in tx.devices.all()}
+            factors = {known.id: known.memory_factor for known in tx.devices.all() if known.revoked_s is None}
         chosen = {
             device: self._planner.for_training(
                 training_budget(
                     snapshot,
-                    memory_factor=factors.get(device, 1.0),
+                    memory_factor=factors[device],
                     deadline_s=self.config.round_deadline_s,
                     pace=self._paces.get(device) or estimated_pace(snapshot, self.config.recipe),
                 ),
                 snapshot.runtime,
             )
             for device, snapshot in fresh.items()
+            if device in factors
         }
         whole = full(self._run.foundation.architecture)
         able = {
@@ -373,18 +393,6 @@ class Conductor:
         }
         drawn = drawn_from(able, self.config.max_devices, seed=self.config.seed, round_number=self._version.number)
         return {device: able[device] for device in drawn}
-
-    def _placed(self, cohort: Mapping[str, TrainingPlan], number: int) -> dict[str, TrainingPlan]:
-        """Submodels of the same cost whose wide layers and windows lie so that the round covers the model evenly."""
-        architecture, placed = self._run.foundation.architecture, dict[str, TrainingPlan]()
-        covered = [0.0] * architecture.layers
-        for device, plan in cohort.items():
-            even = spread(plan.submodel, architecture, covered)
-            for layer, heads in zip(even.layers, even.heads, strict=True):
-                covered[layer] += heads
-            own = rolled(even, architecture, number) if self.config.space.is_rolling else even
-            placed[device] = replace(plan, submodel=own)
-        return placed
 
     def _offer_record(self, device: str, number: int, plan: TrainingPlan, opened_s: float) -> OfferRecord:
         return OfferRecord(
@@ -443,29 +451,31 @@ class Conductor:
     def _close(self, number: int) -> None:
         """Aggregate and evaluate beside the loop; done again after a crash, it gives the same bytes."""
         self.stage = Stage.CLOSING
+        run, base, blobs, name = self._run, self._version, self._resources.blobs, self.config.name
         with self._resources.store.reading() as tx:
-            submodels = {offer.device: offer.submodel for offer in tx.offers.of_round(self.config.name, number)}
-            accepted = tx.updates.accepted(self.config.name, number)
-        run, base, blobs = self._run, self._version, self._resources.blobs
-        sources = [
-            UpdateSource(
-                update.update_id,
-                update.weight,
-                run.trained_slices(submodels[update.device]),
-                blobs.path_of(update.digest),
-                update.report.encoding,
-            )
-            for update in accepted
-        ]
+            sources, closed = sources_of(tx, run, blobs, number), tx.rounds.get(name, number)
+        if closed is not None and len(sources) < closed.quorum:
+            about = self._about | {"round": number}
+            _log.warning("round %d is abandoned: revoked devices leave it without a quorum", number, extra=about)
+            with self._resources.store.transaction() as tx:
+                tx.rounds.abandon(name, number)
+            self._go_on()
+            return
 
         def work() -> tuple[ModelVersion, list[WidthResult]]:
             version = run.aggregate(base, number, sources)
             return version, run.evaluate(version)
 
-        self._resources.submit(work, lambda made: self._closed(*made), self._fail)
+        self._resources.submit(work, lambda made: self._closed(sources, *made), self._fail)
 
-    def _closed(self, version: ModelVersion, results: list[WidthResult]) -> None:
-        self._keep_version(version, results)
+    def _closed(self, sources: Sequence[UpdateSource], version: ModelVersion, results: list[WidthResult]) -> None:
+        with self._resources.store.transaction() as tx:
+            is_good = still_count(tx, self.config.name, version.number, sources)
+            if is_good:
+                keep_version(tx, self.config.name, version, results)
+        if not is_good:
+            self._close(version.number)
+            return
         self._version = version
         self._resources.sweep()
         self._go_on()
@@ -476,12 +486,3 @@ class Conductor:
             return set()
         digests = {entry.digest for entry in self._run.tokenizer} | self._intake.coming
         return digests | (self._run.packed(self._version) if self._round is not None else set())
-
-    def _keep_version(self, version: ModelVersion, results: list[WidthResult]) -> None:
-        with self._resources.store.transaction() as tx:
-            tx.versions.add(VersionRecord(self.config.name, version.number, version.digest, version.blobs, time.time()))
-            for result in results:
-                key, found = (self.config.name, version.number, result.width), result.evaluation
-                tx.evaluations.put(EvaluationRecord(*key, result.parameters, found.accuracy, found.loss, found.samples))
-        shown = ", ".join(f"{result.width} {100 * result.evaluation.accuracy:.1f} %" for result in results)
-        _log.info("version %d: %s", version.number, shown, extra=self._about | {"round": version.number})

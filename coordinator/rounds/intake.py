@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from coordinator.aggregation.admission import Rejected, admit_file
+from coordinator.fleet.revocation import REASON as REVOKED
 from coordinator.models.versions import ModelVersion
 from coordinator.resources import Resources
 from coordinator.rounds.machine import RoundState
@@ -19,8 +20,9 @@ from coordinator.store.database import Transaction
 from coordinator.store.records import UpdateRecord
 from edge_sdk.elastic.slicing import shapes_of
 from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.protocol.blobs import update_id
 from edge_sdk.protocol.encodings import table_of
-from edge_sdk.protocol.messages import FP32, Receipt, Refusal, UpdateReady, Verdict, update_id
+from edge_sdk.protocol.messages import FP32, Receipt, Refusal, UpdateReady, Verdict
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES, size_of
 
 if TYPE_CHECKING:
@@ -58,22 +60,22 @@ class Intake:
         elif problem := self._implausible(device, update, offer.submodel, collecting.base_version):
             self._answer(device, update, Verdict.REJECTED, problem)
         else:
-            self._forget(device)
+            self.forget(device)
             self._coming[device] = update
             self._resources.fetch(device, update.update.digest, update.update.size_bytes)
 
     def stop(self) -> None:
         """The round is decided: what still comes of its updates is wanted no more."""
         for device in tuple(self._coming):
-            self._forget(device)
+            self.forget(device)
 
     def arrived(self, device: str, digest: str) -> UpdateReady | None:
         """The announcement that a fetched blob belongs to."""
         update = self._coming.get(device)
         return self._coming.pop(device) if update is not None and update.update.digest == digest else None
 
-    def _forget(self, device: str) -> None:
-        """A device has one update on its way, the one that it said last: it cannot have any number of them pulled."""
+    def forget(self, device: str) -> None:
+        """What a device has on its way is wanted no more: one update, the one that it said last, and never many."""
         update = self._coming.pop(device, None)
         if update is not None and update.update.digest not in self.coming:
             self._resources.cancel(update.update.digest)
@@ -85,10 +87,12 @@ class Intake:
 
         Also whether the round has its answer from this device: admitted, refused, or ``None`` where nothing changes.
         """
-        offer = tx.offers.get(update.task, update.round, device)
+        offer, known = tx.offers.get(update.task, update.round, device), tx.devices.get(device)
         if offer is None or update.round != collecting:
             over = Refusal.ROUND.because(f"round {update.round} is over")
             return Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=over), None
+        if known is None or known.revoked_s is not None:
+            return Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=REVOKED), None
         path = self._resources.blobs.path_of(update.update.digest)
         slices = self._run.trained_slices(offer.submodel)
         try:

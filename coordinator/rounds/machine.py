@@ -4,7 +4,8 @@
               └──everybody answered, or deadline──▶ ABANDONED   with fewer
 
 :func:`step` takes a state and an event and returns the next state; once decided, a round never changes. Events may come
-twice and in any order. A device that was given up may still answer while the round collects; an update is final.
+twice and in any order. A device that was given up may still answer while the round collects; an update is final, unless
+its device is revoked.
 """
 
 from __future__ import annotations
@@ -79,18 +80,27 @@ class DeviceLost:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceRevoked:
+    """A device belongs to the fleet no more, whatever it has delivered."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passes."""
 
     now_s: float
 
 
-Event = Offered | UpdateAccepted | DeviceFailed | DevicePaused | DeviceLost | Tick
+OfDevice = Offered | UpdateAccepted | DeviceFailed | DevicePaused | DeviceLost | DeviceRevoked
+Event = OfDevice | Tick
 _OUTCOMES = {
     UpdateAccepted: Outcome.UPDATED,
     DeviceFailed: Outcome.FAILED,
     DevicePaused: Outcome.PAUSED,
     DeviceLost: Outcome.FAILED,
+    DeviceRevoked: Outcome.FAILED,
 }
 
 
@@ -110,12 +120,12 @@ def _verdict(state: RoundState) -> Phase:
     return Phase.CLOSED if state.updates >= state.quorum else Phase.ABANDONED
 
 
-def _noted(state: RoundState, event: Offered | UpdateAccepted | DeviceFailed | DevicePaused | DeviceLost) -> RoundState:
+def _noted(state: RoundState, event: OfDevice) -> RoundState:
     known = state.offers.get(event.device)
     outcome: Outcome
     if isinstance(event, Offered):
         outcome = Outcome.OFFERED if known is None or known is Outcome.PAUSED else known
-    elif known is None or known is Outcome.UPDATED:
+    elif known is None or (known is Outcome.UPDATED and not isinstance(event, DeviceRevoked)):
         return state
     else:
         outcome = _OUTCOMES[type(event)]

@@ -43,15 +43,14 @@ def recorded_blobs(transaction: Transaction) -> set[str]:
     """  # noqa: D205 - the summary is a list
     needed = set[str]()
     for task in transaction.tasks.all():
-        latest, newest = transaction.versions.latest(task.name), transaction.rounds.newest(task.name)
         releases, versions = transaction.releases.of_task(task.name), transaction.versions.all(task.name)
         newest_ones = {version.number for version in versions[-_kept(task) :]}
         kept = newest_ones | {known.version for known in releases}
         needed |= {entry.digest for version in versions if version.number in kept for entry in version.blobs}
         exports = (export for known in releases for export in manifest_of(known).exports)
         needed |= {entry.digest for export in exports for entry in export.manifest}
-        if newest is not None and newest.number > (latest.number if latest else -1):
-            needed |= {update.digest for update in transaction.updates.accepted(task.name, newest.number)}
+        if (open_round := transaction.unaggregated(task.name)) is not None:
+            needed |= {update.digest for update in transaction.updates.accepted(task.name, open_round.number)}
     return needed
 
 

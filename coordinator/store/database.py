@@ -10,10 +10,13 @@ from sqlalchemy.exc import DBAPIError
 
 from coordinator.store.audit import Audit
 from coordinator.store.backends import backend_of
+from coordinator.store.certificates import Certificates
 from coordinator.store.devices import Devices
+from coordinator.store.enrolments import Enrolments
 from coordinator.store.evaluations import Evaluations
 from coordinator.store.migrations import bring_up_to_date, revision_of
 from coordinator.store.offers import Offers
+from coordinator.store.records import RoundRecord
 from coordinator.store.releases import Assignments, Releases, Rollouts, Roots
 from coordinator.store.rounds import Rounds
 from coordinator.store.tables import metadata
@@ -44,8 +47,15 @@ class Transaction:
         self.rollouts = Rollouts(connection)
         self.assignments = Assignments(connection)
         self.tokens = Tokens(connection)
+        self.enrolments = Enrolments(connection)
+        self.certificates = Certificates(connection)
         self.audit = Audit(connection)
         self.totals = Totals(connection)
+
+    def unaggregated(self, task: str) -> RoundRecord | None:
+        """The newest round of a task, where no version has come of it."""
+        latest, newest = self.versions.latest(task), self.rounds.newest(task)
+        return None if newest is None or (latest is not None and newest.number <= latest.number) else newest
 
 
 class Store:

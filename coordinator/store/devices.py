@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from coordinator.store import tables
 from coordinator.store.records import DeviceRecord
 from coordinator.store.repository import Repository
+from coordinator.store.states import NOT_SEEN
 from edge_sdk.protocol.messages import Snapshot
 
 
@@ -26,6 +27,16 @@ class Devices(Repository[DeviceRecord]):
 
     table = tables.devices
     record = DeviceRecord
+
+    def enrol(self, device: str, group: str | None, now_s: float) -> None:
+        """A device has a certificate, and is in ``group`` where one is named; it may be one that was revoked."""
+        if self.get(device) is None:
+            self._insert(DeviceRecord(device, NOT_SEEN, 0, False, None, 1.0, now_s))
+        self._update({"id": device}, revoked_s=None, **({} if group is None else {"group": group}))
+
+    def revoke(self, device: str, now_s: float) -> None:
+        """The device is not heard any more."""
+        self._update({"id": device}, revoked_s=now_s, online=False)
 
     def hello(self, device: str, profile: str, session: int, now_s: float) -> bool:
         """Note a birth; ``False``, and nothing noted, where a later session is known already."""
@@ -60,7 +71,7 @@ class Devices(Repository[DeviceRecord]):
         self._update({"id": device}, group=group)
 
     def get(self, device: str) -> DeviceRecord | None:
-        """One device, ``None`` where it has never said hello."""
+        """One device, ``None`` where it has neither enrolled nor said hello."""
         return self._one(id=device)
 
     def page(self, most: int, after: str | None) -> tuple[DeviceRecord, ...]:

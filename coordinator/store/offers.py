@@ -59,6 +59,16 @@ class Offers(Repository[OfferRecord]):
             answered_s=now_s,
         )
 
+    def revoked(self, task: str, number: int, device: str, now_s: float, detail: str) -> None:
+        """The device does not count any more, whatever it has brought."""
+        self._update(
+            {"task": task, "round": number, "device": device},
+            outcome=Outcome.FAILED,
+            failure=None,
+            detail=detail,
+            answered_s=now_s,
+        )
+
     def reopened(self, task: str, number: int, device: str) -> OfferRecord | None:
         """What a device was asked, where a pause of it ends: any other offer stays as it is."""
         known = self.get(task, number, device)

@@ -54,8 +54,7 @@ def move_store(state_dir: Path, url: str) -> int:
             raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")
         rows = old.copy_to(new)
         with disk_errors(state_dir):
-            write_durably(state_dir / ADDRESS_FILE, f"{url}\n".encode())
-            (state_dir / ADDRESS_FILE).chmod(0o600)  # it may hold a password
+            write_durably(state_dir / ADDRESS_FILE, f"{url}\n".encode(), secret=True)  # it may hold a password
     return rows
 
 

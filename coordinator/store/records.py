@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from coordinator.store.plan import Plan
 from coordinator.store.states import (
     DEFAULT_GROUP,
+    NOT_SEEN,
     AccessRole,
     AssignmentStatus,
     Outcome,
@@ -21,7 +22,10 @@ from edge_sdk.protocol.signing import Signature
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A device that has said hello; ``memory_factor`` scales what it says it can spare."""
+    """A device that has enrolled or said hello; ``memory_factor`` scales what it says it can spare.
+
+    Since ``revoked_s`` it is not heard.
+    """
 
     id: str
     profile: str
@@ -31,6 +35,12 @@ class DeviceRecord:
     memory_factor: float
     last_seen_s: float
     group: str = DEFAULT_GROUP
+    revoked_s: float | None = None
+
+    @property
+    def has_said_hello(self) -> bool:
+        """Whether it was ever there."""
+        return self.profile != NOT_SEEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +201,39 @@ class TokenRecord:
     digest: str
     created_s: float
     expires_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRecord:
+    """A one-time token to enrol with: the SHA-256 of its secret, until when it is good, and who has used it.
+
+    It is for ``device`` alone where one is named, which is put into ``group``, or stays where it is.
+    """
+
+    digest: str
+    device: str | None
+    group: str | None
+    created_s: float
+    expires_s: float
+    used_s: float | None = None
+    used_by: str | None = None
+
+    @property
+    def id(self) -> str:
+        """What people call it by, which tells nothing of the secret."""
+        return self.digest[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A device's certificate (DER) by its serial number in hexadecimal; since ``revoked_s`` it is worth nothing."""
+
+    serial: str
+    device: str
+    issued_s: float
+    expires_s: float
+    certificate: bytes
+    revoked_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

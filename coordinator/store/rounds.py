@@ -24,6 +24,10 @@ class Rounds(Repository[RoundRecord]):
         """Close or abandon a round that collects; one that is decided stays as it is."""
         self._update({"task": task, "number": number, "phase": Phase.COLLECTING}, phase=phase, closed_s=now_s)
 
+    def abandon(self, task: str, number: int) -> None:
+        """A round that was closed, and has lost the updates that it was closed with."""
+        self._update({"task": task, "number": number}, phase=Phase.ABANDONED)
+
     def get(self, task: str, number: int) -> RoundRecord | None:
         """One round, ``None`` where there is none of this number."""
         return self._one(task=task, number=number)

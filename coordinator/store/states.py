@@ -6,6 +6,8 @@ from enum import Enum
 
 DEFAULT_GROUP = "default"
 """Where a device is that nobody put elsewhere."""
+NOT_SEEN = "not-seen"
+"""The profile of a device that has enrolled and not said hello yet."""
 
 
 class TaskStatus(str, Enum):

@@ -114,6 +114,7 @@ devices = Table(
     Column("memory_factor", Float, nullable=False),
     Column("last_seen_s", Float, nullable=False),
     Column("group", String(64), nullable=False, server_default=DEFAULT_GROUP),
+    Column("revoked_s", Float),
 )
 
 tasks = Table(
@@ -264,6 +265,29 @@ tokens = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("created_s", Float, nullable=False),
     Column("expires_s", Float),
+)
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("device", String(64)),
+    Column("group", String(64)),
+    Column("created_s", Float, nullable=False),
+    Column("expires_s", Float, nullable=False),
+    Column("used_s", Float),
+    Column("used_by", String(64)),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("device", ForeignKey("devices.id"), nullable=False, index=True),
+    Column("issued_s", Float, nullable=False),
+    Column("expires_s", Float, nullable=False),
+    Column("revoked_s", Float),
+    Column("certificate", LargeBinary, nullable=False),
 )
 
 audit = Table(

@@ -36,6 +36,11 @@ class Updates(Repository[UpdateRecord]):
         self._insert(update)
         return update
 
+    def revoked(self, task: str, number: int, device: str, reason: str) -> None:
+        """What the device has brought is not aggregated."""
+        key = {"task": task, "round": number, "device": device, "verdict": Verdict.ACCEPTED}
+        self._update(key, verdict=Verdict.REJECTED, reason=reason)
+
     def get(self, update_id: str) -> UpdateRecord | None:
         """One update, ``None`` where there is none of this id."""
         return self._one(update_id=update_id)

@@ -23,6 +23,8 @@ class Patient:
     user: str | None = None
     password: str | None = None
     ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     allow_plaintext: bool = False
     mqtt_version: MqttVersion = MqttVersion.ANY
 

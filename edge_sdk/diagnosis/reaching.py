@@ -12,7 +12,7 @@ from contextlib import closing
 from edge_sdk.diagnosis.findings import Finding, Mark
 from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
 from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
-from edge_sdk.transport.address import BrokerAddress, BrokerSettings, tls_context
+from edge_sdk.transport.address import BrokerAddress, BrokerSettings, tls_context, why_refused
 from edge_sdk.transport.mqtt import MqttTransport
 
 _TIMEOUT_S = 5.0
@@ -33,7 +33,7 @@ def reach(settings: BrokerSettings) -> Iterator[Finding]:
     if found is not None:
         yield found
     if found is None or found.mark is not Mark.FAILURE:
-        yield _mqtt(transport, address)
+        yield _mqtt(transport, address, settings)
 
 
 def _network(address: BrokerAddress) -> Finding | None:
@@ -53,19 +53,22 @@ def _network(address: BrokerAddress) -> Finding | None:
 
 
 def _tls(address: BrokerAddress, settings: BrokerSettings) -> Finding:
-    context = tls_context(settings.ca_file)
+    context = tls_context(settings.ca_file, settings.certificate_file, settings.key_file)
     try:
+        refused = why_refused(address, context)
         with (
             socket.create_connection((address.host, address.port), _TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as connection,
         ):
-            return _certificate(connection)
+            shown = _certificate(connection)
     except ssl.SSLCertVerificationError as error:
         advice = "give its authority with --ca-file, or use the name in the certificate; the clock matters too"
         return _failed(f"the certificate is not trusted: {error.verify_message}", advice)
     except OSError as error:  # ssl's other errors too
         advice = f"check that port {address.port} is the one for TLS"
         return _failed(f"no TLS at {address.host}:{address.port}: {error.strerror or error}", advice)
+    found, _, advice = refused.partition(": ")
+    return _failed(f"{address} refuses this client: {found}", advice) if refused else shown
 
 
 def _certificate(connection: ssl.SSLSocket) -> Finding:
@@ -77,7 +80,10 @@ def _certificate(connection: ssl.SSLSocket) -> Finding:
     return Finding("certificate", Mark.WARNING, found, "renew it before: nobody connects afterwards")
 
 
-def _mqtt(transport: MqttTransport, address: BrokerAddress) -> Finding:
+def _mqtt(transport: MqttTransport, address: BrokerAddress, settings: BrokerSettings) -> Finding:
+    if settings.certificate_file is not None and address.tls:
+        # its name may be the client's, and a session would end that of the agent
+        return Finding("broker", Mark.OK, f"{address} answers, and takes the certificate")
     with closing(transport):
         try:
             transport.connect()

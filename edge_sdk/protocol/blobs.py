@@ -20,6 +20,11 @@ def digest_of(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def update_id(device: str, task: str, round_number: int, base_version: str, digest: str) -> str:
+    """The id of an update: the digest of who made it, for what, from what, and what it is."""
+    return digest_of("\0".join((device, task, str(round_number), base_version, digest)).encode())
+
+
 def grain_count(size_bytes: int, grain_bytes: int = GRAIN_BYTES) -> int:
     """How many grains a blob, or a part of one, of this size has; the last may be short."""
     return -(-size_bytes // grain_bytes)

@@ -8,7 +8,6 @@ not known is ignored, so that a newer peer may say more; ``README.md`` beside th
 
 from __future__ import annotations
 
-import hashlib
 import math
 from enum import Enum
 from typing import Annotated, TypeVar
@@ -40,6 +39,7 @@ _M = TypeVar("_M")
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")]  # alone, $ lets a last line feed pass
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
+Der = Annotated[bytes, msgspec.Meta(max_length=4096)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -86,6 +86,7 @@ class Refusal(str, Enum):
     INDEX = "index"
     NOT_FINITE = "not-finite"
     NORM = "norm"
+    REVOKED = "revoked"
 
     def because(self, text: str) -> str:
         """The reason of a receipt: this, and in words."""
@@ -187,10 +188,7 @@ class EncodingKind(str, Enum):
 
 
 class Encoding(_Value, frozen=True):
-    """How a device writes an update. Top-k sends ``share`` of each parameter's entries.
-
-    With ``feedback``, what an encoding loses is kept on the device and added to its next update of the task.
-    """
+    """How a device writes an update: top-k sends ``share`` of it; ``feedback`` adds what is lost to its next one."""
 
     kind: EncodingKind = EncodingKind.FP32
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
@@ -342,6 +340,14 @@ class ReleaseReport(_Message, frozen=True, tag="release-report"):
     standing: Standing | None = None
 
 
+class Renew(_Message, frozen=True, tag="renew"):
+    """``certificate`` is about to end, ``request`` is for the next: see :mod:`edge_sdk.protocol.identity`."""
+
+    certificate: Der
+    request: Der
+    signature: Annotated[bytes, msgspec.Meta(max_length=128)]
+
+
 # -- from the coordinator
 
 
@@ -419,6 +425,12 @@ class Refused(_Message, frozen=True, tag="refused"):
     reason: Text
 
 
+class Renewed(_Message, frozen=True, tag="renewed"):
+    """The device's new certificate (X.509)."""
+
+    certificate: Der
+
+
 # -- both ways
 
 
@@ -444,18 +456,14 @@ class BlobGone(_Message, frozen=True, tag="blob-gone"):
     digest: Digest
 
 
-DeviceMessage = Hello | Offline | Ready | Declined | UpdateReady | ReleaseReport | ChunkRequest | Chunk | BlobGone
-CoordinatorMessage = Announce | Offer | Wait | Receipt | Release | Refused | ChunkRequest | Chunk | BlobGone
+BlobMessage = ChunkRequest | Chunk | BlobGone
+DeviceMessage = Hello | Offline | Ready | Declined | UpdateReady | ReleaseReport | Renew | BlobMessage
+CoordinatorMessage = Announce | Offer | Wait | Receipt | Release | Renewed | Refused | BlobMessage
 Message = DeviceMessage | CoordinatorMessage
 
 _encoder = msgspec.msgpack.Encoder()
 _from_device: msgspec.msgpack.Decoder[DeviceMessage] = msgspec.msgpack.Decoder(DeviceMessage)
 _from_coordinator: msgspec.msgpack.Decoder[CoordinatorMessage] = msgspec.msgpack.Decoder(CoordinatorMessage)
-
-
-def update_id(device: str, task: str, round_number: int, base_version: str, digest: str) -> str:
-    """The id of an update: the digest of who made it, for what, from what, and what it is."""
-    return hashlib.sha256("\0".join((device, task, str(round_number), base_version, digest)).encode()).hexdigest()
 
 
 def encode(message: Message) -> bytes:
@@ -480,14 +488,13 @@ def decode_from_coordinator(payload: bytes) -> CoordinatorMessage:
 
 def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: bytes) -> _M:
     if len(payload) > MAX_PAYLOAD_BYTES:
-        msg = f"message of {len(payload)} bytes exceeds the limit of {MAX_PAYLOAD_BYTES}"
-        raise MalformedMessageError(msg)
+        raise MalformedMessageError(f"message of {len(payload)} bytes exceeds the limit of {MAX_PAYLOAD_BYTES}")
     try:
         message = decoder.decode(payload)
     except UNDECODABLE as error:
-        msg = f"message of {len(payload)} bytes is not of the closed set: {told(error)}"
-        raise MalformedMessageError(msg) from error
+        words = f"message of {len(payload)} bytes is not of the closed set: {told(error)}"
+        raise MalformedMessageError(words) from error
     if len(payload) > MAX_MESSAGE_BYTES and not isinstance(message, Chunk):
-        msg = f"{type(message).__name__} of {len(payload)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}"
-        raise MalformedMessageError(msg)
+        name = type(message).__name__
+        raise MalformedMessageError(f"{name} of {len(payload)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
     return message

@@ -70,6 +70,11 @@ def parse(topic: str) -> Topic:
     raise MalformedMessageError(msg)
 
 
+def coordinator_name(fleet: str) -> str:
+    """Its client id, and the common name of its certificate: one that no device can have."""
+    return f"coordinator@{fleet}"
+
+
 def coordinator_filters(fleet: str) -> tuple[str, ...]:
     """What the coordinator of a fleet subscribes to."""
     return tuple(f"{_ROOT}/{fleet}/+/{channel.value}" for channel in FROM_DEVICE)

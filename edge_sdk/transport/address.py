@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,6 +17,16 @@ from urllib.parse import urlsplit
 from edge_sdk.errors import ConfigurationError
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_ASK_TIMEOUT_S = 5.0
+_ALERT_TIMEOUT_S = 0.5
+_PING = b"\xc0\x00"
+_ALERTS = {  # what OpenSSL calls them, and TLS before 1.3 has no word of its own for the second
+    "CERTIFICATE_REQUIRED": "it wants a certificate, and gets none: enrol this device, or give --certificate-file",
+    "HANDSHAKE_FAILURE": "it wants a certificate, and gets none: enrol this device, or give --certificate-file",
+    "CERTIFICATE_REVOKED": "its certificate is revoked: enrol again, with a new token",
+    "CERTIFICATE_EXPIRED": "its certificate has expired: enrol again, with a new token",
+    "UNKNOWN_CA": "its certificate is of an authority that the broker does not trust: enrol in the broker's fleet",
+}
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_…
 
 
@@ -90,6 +102,14 @@ class BrokerSettings(Protocol):
         """The authorities that TLS trusts, instead of the system's."""
 
     @property
+    def certificate_file(self) -> Path | None:
+        """The certificate to show, with what links it to its authority."""
+
+    @property
+    def key_file(self) -> Path | None:
+        """The certificate's key, where it is not in the same file."""
+
+    @property
     def allow_plaintext(self) -> bool:
         """Whether it may be another machine's without TLS."""
 
@@ -124,15 +144,59 @@ def refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
         raise ConfigurationError(msg)
 
 
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """TLS that trusts the system's authorities, or those in ``ca_file`` alone. ``ConfigurationError`` without it."""
+def tls_context(
+    ca_file: Path | None, certificate_file: Path | None = None, key_file: Path | None = None
+) -> ssl.SSLContext:
+    """TLS 1.2 or newer that trusts the system's authorities, or those in ``ca_file`` alone.
+
+    It shows the certificate in ``certificate_file``, where one is named. ``ConfigurationError`` for a file that cannot
+    be read.
+    """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         msg = f"certificate authorities cannot be read from {ca_file} ({error}): give a PEM file"
         raise ConfigurationError(msg) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _TidySocket
+    if certificate_file is not None:
+        show_certificate(context, certificate_file, key_file)
     return context
+
+
+def show_certificate(context: ssl.SSLContext, certificate_file: Path, key_file: Path | None) -> None:
+    """Show this certificate in every handshake from now on. ``ConfigurationError`` where it cannot be used."""
+    try:
+        context.load_cert_chain(certificate_file, key_file, password=b"")  # b"": without it OpenSSL asks the terminal
+    except OSError as error:
+        where = certificate_file if key_file is None else f"{certificate_file} and {key_file}"
+        msg = f"no certificate with its key can be read from {where} ({error}): give PEM files, the key unencrypted"
+        raise ConfigurationError(msg) from error
+
+
+def why_refused(address: BrokerAddress, context: ssl.SSLContext) -> str:
+    """Why a broker that answers does not take the certificate that ``context`` shows, or none; "" where it does.
+
+    With TLS 1.3 it says so after the handshake only. So it gets a moment for that, and then MQTT's shortest packet,
+    to which it must answer or hang up. No session of anybody's is touched. Raises ``OSError`` where nobody answers, or
+    not in TLS that ``context`` trusts.
+    """
+    with socket.create_connection((address.host, address.port), _ASK_TIMEOUT_S) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname=address.host) as tls:
+                tls.settimeout(_ALERT_TIMEOUT_S)
+                with suppress(TimeoutError):
+                    tls.recv(1)
+                    return ""
+                tls.settimeout(_ASK_TIMEOUT_S)
+                tls.sendall(_PING)
+                tls.recv(1)
+        except ssl.SSLError as error:
+            for name, words in _ALERTS.items():
+                if name in (error.reason or ""):
+                    return words
+            raise
+    return ""
 
 
 def why_unreachable(address: BrokerAddress, error: OSError) -> str:

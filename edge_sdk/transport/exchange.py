@@ -30,6 +30,7 @@ from edge_sdk.protocol.messages import (
     MAX_CHUNK_BYTES,
     MAX_PAYLOAD_BYTES,
     BlobGone,
+    BlobMessage,
     Chunk,
     ChunkRequest,
     Failure,
@@ -43,7 +44,6 @@ MOST_WINDOW_BYTES = 4 << 20
 MAX_TRANSFERS = 2  # one fetches while another is verified; a coordinator has a place for each of many devices
 MAX_SILENT = 64  # transfers that hold files open and no place; with more, the longest silent is given up
 
-BlobMessage = ChunkRequest | Chunk | BlobGone
 Send = Callable[[str, BlobMessage], None]
 
 

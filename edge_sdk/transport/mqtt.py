@@ -32,7 +32,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
 from edge_sdk.protocol.messages import LEAST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
 from edge_sdk.transport.address import (
     BrokerAddress,
@@ -40,7 +40,9 @@ from edge_sdk.transport.address import (
     Credentials,
     MqttVersion,
     refuse_plaintext,
+    show_certificate,
     tls_context,
+    why_refused,
     why_unreachable,
 )
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Will
@@ -64,7 +66,8 @@ class MqttTransport:
     """A :class:`edge_sdk.transport.base.Transport` to one broker as one client.
 
     Raises ``ConfigurationError`` for a plaintext address off this machine, unless ``allow_plaintext``. TLS trusts the
-    system's certificate authorities, or those in ``ca_file`` alone.
+    system's certificate authorities, or those in ``ca_file`` alone, and shows the certificate in ``certificate_file``,
+    which is read again before every connection: it may be renewed meanwhile.
     """
 
     def __init__(
@@ -76,6 +79,8 @@ class MqttTransport:
         will: Will | None = None,
         credentials: Credentials | None = None,
         ca_file: Path | None = None,
+        certificate_file: Path | None = None,
+        key_file: Path | None = None,
         allow_plaintext: bool = False,
         version: MqttVersion = MqttVersion.ANY,
         keepalive_s: int = _KEEPALIVE_S,
@@ -83,7 +88,8 @@ class MqttTransport:
         refuse_plaintext(address, allow_plaintext=allow_plaintext)
         self._address, self._client_id, self._filters = address, client_id, tuple(filters)
         self._will, self._credentials = will, credentials
-        self._tls = tls_context(ca_file) if address.tls else None
+        self._certificate = None if certificate_file is None else (certificate_file, key_file)
+        self._tls = tls_context(ca_file, certificate_file, key_file) if address.tls else None
         self._version, self._keepalive_s = version, keepalive_s
         self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
         self._lane = Lane()
@@ -108,6 +114,8 @@ class MqttTransport:
             will=will,
             credentials=None if settings.user is None else Credentials(settings.user, settings.password or ""),
             ca_file=settings.ca_file,
+            certificate_file=settings.certificate_file,
+            key_file=settings.key_file,
             allow_plaintext=settings.allow_plaintext,
             version=settings.mqtt_version,
         )
@@ -132,7 +140,8 @@ class MqttTransport:
                 time.sleep(pause_s)
                 self._open_again()
         if self._refusal:
-            raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {self._refusal}")
+            why = (self._why_not_taken() if self._is_cut_off else "") or self._refusal
+            raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {why}")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
         """Queue a message for sending; dropped while the link is down or too many wait to be acknowledged."""
@@ -271,13 +280,30 @@ class MqttTransport:
             self._forget_bulk()
         if was_up:
             self.inject(LinkDown(words))
+        elif self._settled.is_set() and (why := self._why_not_taken()):
+            self._say(f"broker at {self._address} refuses {self._client_id!r}: {why}")
         if not self._settled.is_set():
             self._is_cut_off = True
             self._refuse(
                 f"it closed the connection ({words}); check that the port is for {self._kind_of_port}, and that the "
                 "broker has files left for connections (its `ulimit -n`)"
             )
+        self._show_newest_certificate()
         self._ended.set()
+
+    def _why_not_taken(self) -> str:
+        """What the broker has against the certificate, or "". It asks once more, while there is no link to keep up."""
+        try:
+            return "" if self._tls is None else why_refused(self._address, self._tls)
+        except OSError:
+            return ""
+
+    def _show_newest_certificate(self) -> None:
+        if self._tls is not None and self._certificate is not None:
+            try:
+                show_certificate(self._tls, *self._certificate)
+            except ConfigurationError as error:
+                self._say(str(error))
 
     def _forget_bulk(self) -> None:
         """Who still wants it asks again. paho would send it again, and be cut off again where it is too large."""

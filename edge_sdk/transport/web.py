@@ -1,5 +1,7 @@
 """Blobs from a web server or S3: over HTTPS, resumed by ranges, verified by digest like any other.
 
+What a device asks a coordinator over HTTPS goes the same way (:func:`ask`), with redirects followed nowhere.
+
     https://…    the certificate is verified; redirects stay on HTTPS
     http://…     on this machine alone
 
@@ -10,15 +12,26 @@ server sends no more than was asked for: the size is known beforehand, and anoth
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from edge_sdk.errors import BlobUnreachableError, ConfigurationError, RaffmError
+import msgspec
+
+from edge_sdk.errors import (
+    BlobUnreachableError,
+    ConfigurationError,
+    CoordinatorUnreachableError,
+    MalformedMessageError,
+    RaffmError,
+    UntrustedError,
+)
 from edge_sdk.protocol.blobs import ranges_of
 from edge_sdk.protocol.messages import GRAIN_BYTES
 from edge_sdk.transport.address import is_loopback, tls_context
@@ -31,7 +44,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 20.0
 _LONGEST_GRAIN_S = 60.0
 _SAY_EVERY_S = 0.5
-_PARTIAL_CONTENT = 206
+_PARTIAL_CONTENT, _SERVER_FAILS = 206, 500
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -101,7 +114,7 @@ class WebFetch:
         from http.client import HTTPException  # noqa: PLC0415
         from urllib.error import HTTPError  # noqa: PLC0415
 
-        opener = _opener(check_address(self._address), self._ca_file)
+        opener = _opener(check_address(self._address), _tls_of(self._ca_file))
         while lacking := self._first_lacking():
             before = lacking[0]
             try:
@@ -175,22 +188,73 @@ def _read(response: HTTPResponse, size_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _opener(address: str, ca_file: Path | None) -> OpenerDirector:
+def ask(
+    address: str,
+    tls: ssl.SSLContext,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    most_bytes: int,
+) -> bytes:
+    """What a coordinator answers to one question, at most ``most_bytes``; a ``body`` is posted.
+
+    Raises ``UntrustedError`` where the server is not who ``tls`` trusts, or refuses, with its own words, and
+    ``CoordinatorUnreachableError`` where nobody answers or it cannot now.
+    """
+    from http.client import HTTPException  # noqa: PLC0415
+    from urllib.error import HTTPError, URLError  # noqa: PLC0415
+    from urllib.request import Request  # noqa: PLC0415
+
+    request = Request(check_address(address), body, dict(headers))  # noqa: S310 checked
+    try:
+        with _opener(address, tls, follows=False).open(request, timeout=_TIMEOUT_S) as response:
+            answer: bytes = response.read(most_bytes + 1)
+    except HTTPError as error:
+        with error:
+            raise _refusal(address, error.code, error.read(most_bytes)) from error
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise UntrustedError(f"{address} is not trusted: {reason.verify_message.rstrip('.')}") from error
+        raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {reason}") from error
+    if len(answer) > most_bytes:
+        raise MalformedMessageError(f"{address} answers with more than {most_bytes} bytes")
+    return answer
+
+
+def _refusal(address: str, code: int, body: bytes) -> RaffmError:
+    try:
+        words = str(msgspec.json.decode(body)["error"])[:500]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        words = f"HTTP status {code}"
+    if code >= _SERVER_FAILS:
+        return CoordinatorUnreachableError(f"{address} cannot answer now: {words}")
+    return UntrustedError(f"{address} refuses: {words}")
+
+
+def _tls_of(ca_file: Path | None) -> ssl.SSLContext:
     """Trusts the system's authorities and those in ``ca_file``, which a broker of one's own has."""
+    tls = tls_context(None)
+    if ca_file is not None:
+        tls.load_verify_locations(ca_file)
+    return tls
+
+
+def _opener(address: str, tls: ssl.SSLContext, *, follows: bool = True) -> OpenerDirector:
+    """It ``follows`` redirects to blobs alone: what is asked carries secrets."""
     from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener  # noqa: PLC0415
 
     class Redirects(HTTPRedirectHandler):
         def redirect_request(
             self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
         ) -> Request | None:
+            if not follows:
+                return None
             old, new = urlsplit(req.full_url), urlsplit(newurl)
             if new.scheme != old.scheme or (new.scheme == "http" and not is_loopback(new.hostname or "")):
                 fp.close()
                 raise BlobUnreachableError(f"{req.full_url} redirects to {newurl[:200]!r}, which is not followed")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-    tls = tls_context(None)
-    if ca_file is not None:
-        tls.load_verify_locations(ca_file)
     proxies = [ProxyHandler({})] if is_loopback(urlsplit(address).hostname or "") else []
     return build_opener(*proxies, Redirects(), HTTPSHandler(context=tls))

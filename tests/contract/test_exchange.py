@@ -21,12 +21,13 @@ from edge_sdk.protocol.messages import (
     GRAIN_BYTES,
     MAX_CHUNK_BYTES,
     BlobGone,
+    BlobMessage,
     Chunk,
     ChunkRequest,
     encode,
 )
 from edge_sdk.transport import exchange
-from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, BlobMessage, Failed, Fetched
+from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, Failed, Fetched
 from edge_sdk.transport.requested import MAX_GRAINS_PER_PEER
 from edge_sdk.transport.transfer import GIVE_UP_S
 from tests.support.blob_network import BlobNetwork, Link

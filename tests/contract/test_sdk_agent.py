@@ -62,6 +62,15 @@ def test_coroutine_function_without_a_loop_is_refused(tmp_path: Path) -> None:
         agent.start()
 
 
+def test_agent_that_is_named_no_broker_needs_to_be_enrolled(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="pi has no broker: name one, or enrol it"):
+        Agent("pi", state_dir=tmp_path)
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "agent.toml").write_text('device = "pi"\nbroker = "mqtts://fleet.example"\n')
+    assert Agent("pi", state_dir=tmp_path).config.broker == "mqtts://fleet.example"
+    assert Agent("pi", "mqtt://127.0.0.1", state_dir=tmp_path).config.broker == "mqtt://127.0.0.1"
+
+
 def test_agent_without_a_broker_says_so_in_its_status(tmp_path: Path) -> None:
     agent = agent_at(f"mqtt://127.0.0.1:{free_port()}", tmp_path)
     agent.start()

@@ -15,6 +15,8 @@ from coordinator.store.opening import is_served, look_into, move_store, open_sto
 from coordinator.store.plan import Plan
 from coordinator.store.records import (
     AssignmentRecord,
+    CertificateRecord,
+    EnrolmentRecord,
     EvaluationRecord,
     OfferRecord,
     ReleaseRecord,
@@ -379,6 +381,76 @@ def test_totals_count_what_there_is(offered: Store) -> None:
         assert totals.offers("news", 1, 2) == {(Outcome.OFFERED, None): 1}
         assert totals.updates("news", 0, 2) == dict.fromkeys((Verdict.ACCEPTED, Verdict.REJECTED), (1, 2**33))
         assert totals.updates("news", 1, 2) == totals.offers("views", 0, 2) == {}
+
+
+def test_device_that_enrols_is_known_before_it_says_hello(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.devices.enrol("pi", "canary", 5.0)
+        enrolled = tx.devices.get("pi")
+        tx.devices.hello("pi", "raspberry-pi-5-8gb", 1, 6.0)
+        here = tx.devices.get("pi")
+    assert (enrolled.has_said_hello, enrolled.online, enrolled.group) == (False, False, "canary")
+    assert (here.has_said_hello, here.online, here.group, here.profile) == (True, True, "canary", "raspberry-pi-5-8gb")
+
+
+def test_revoked_device_comes_back_by_enrolling(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.devices.hello("pi", "raspberry-pi-5-8gb", 1, 1.0)
+        tx.devices.revoke("pi", 2.0)
+        gone = tx.devices.get("pi")
+        tx.devices.enrol("pi", None, 3.0)
+        back = tx.devices.get("pi")
+    assert (gone.revoked_s, gone.online) == (2.0, False)
+    assert (back.revoked_s, back.group, back.profile) == (None, "default", "raspberry-pi-5-8gb")
+
+
+def test_enrolment_token_is_found_by_its_digest_and_used_once(store: Store) -> None:
+    token = EnrolmentRecord("d" * 64, "pi", None, 1.0, 2.0)
+    with store.transaction() as tx:
+        tx.enrolments.add(token)
+        tx.enrolments.add(EnrolmentRecord("e" * 64, None, "canary", 0.5, 2.0))
+        tx.enrolments.used("d" * 64, "pi", 1.5)
+        tx.enrolments.remove("e" * 64)
+        assert tx.enrolments.of_digest("e" * 64) is None
+        assert tx.enrolments.all() == (replace(token, used_s=1.5, used_by="pi"),)
+
+
+def test_certificates_are_revoked_with_their_device_and_listed_until_they_expire(store: Store) -> None:
+    with store.transaction() as tx:
+        for device in ("a", "b"):
+            tx.devices.enrol(device, None, 0.0)
+        for serial, device, expires_s in (("1", "a", 10.0), ("2", "a", 20.0), ("3", "b", 20.0)):
+            tx.certificates.add(CertificateRecord(serial, device, float(serial), expires_s, b"der"))
+        tx.certificates.revoke("a", 5.0)
+        tx.certificates.revoke("a", 6.0)
+        assert [known.revoked_s for known in tx.certificates.of_device("a")] == [5.0, 5.0]
+        assert tx.certificates.revoked(9.0) == ("1", "2")
+        assert tx.certificates.revoked(15.0) == ("2",)
+        known = tx.certificates.get("3")
+    assert known == CertificateRecord("3", "b", 3.0, 20.0, b"der")
+
+
+def test_update_of_a_revoked_device_counts_no_more(offered: Store) -> None:
+    with offered.transaction() as tx:
+        tx.updates.add(UPDATE)
+        tx.offers.updated("news", 1, "pi-4", 2.0, 10)
+        tx.offers.revoked("news", 1, "pi-4", 3.0, "revoked")
+        tx.updates.revoked("news", 1, "pi-4", "revoked")
+        offer, known = tx.offers.get("news", 1, "pi-4"), tx.updates.get(UPDATE.update_id)
+        assert tx.updates.accepted("news", 1) == ()
+    assert (offer.outcome, offer.detail) == (Outcome.FAILED, "revoked")
+    assert (known.verdict, known.reason) == (Verdict.REJECTED, "revoked")
+
+
+def test_round_is_unaggregated_until_its_version_is_there(offered: Store) -> None:
+    with offered.transaction() as tx:
+        first = tx.unaggregated("news")
+        tx.rounds.decide("news", 1, Phase.CLOSED, 2.0)
+        tx.rounds.abandon("news", 1)
+        abandoned = tx.rounds.get("news", 1)
+        tx.versions.add(VersionRecord("news", 1, "v", (), 3.0))
+        assert tx.unaggregated("news") is None
+    assert (first.number, abandoned.phase) == (1, Phase.ABANDONED)
 
 
 def test_transaction_that_raises_leaves_nothing(offered: Store) -> None:

@@ -6,11 +6,15 @@ import io
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from coordinator.backup import back_up, restore
+from coordinator.delivery.roots import ensure_root
+from coordinator.fleet.folder import known_fleet
+from coordinator.store.opening import open_store
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.errors import ConfigurationError, DataFormatError
 from edge_sdk.protocol.blobs import digest_of
@@ -19,6 +23,7 @@ from edge_sdk.protocol.topics import coordinator_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.security import attacks
 from tests.support.light_model import light_models, light_task
+from tests.support.secured import new_fleet
 from tests.support.served import Served, quick
 from tests.support.simulator import Answer, Fleet, small_update
 
@@ -111,6 +116,19 @@ def test_backup_is_restored_only_into_a_new_folder(taken: Path, backup: Path, tm
     with pytest.raises(ConfigurationError, match="is another key than the backup's"):
         restore(backup, tmp_path / "other")
     assert restore(backup, tmp_path / "new") >= 4
+
+
+def test_authority_is_in_the_backup_of_a_fleet_that_has_one(tmp_path: Path) -> None:
+    fleet = new_fleet(tmp_path / "state")
+    with closing(open_store(tmp_path / "state")) as store:
+        ensure_root(store, tmp_path / "state", 1.0)
+    back_up(tmp_path / "state", tmp_path / "backup.tar")
+    restore(tmp_path / "backup.tar", tmp_path / "elsewhere")
+    known = known_fleet(tmp_path / "elsewhere")
+    assert known.authority.key_pem == fleet.authority.key_pem
+    assert known.settings == fleet.settings
+    assert (tmp_path / "elsewhere" / "ca").stat().st_mode & 0o077 == 0
+    assert known.coordinator_file.stat().st_mode & 0o077 == 0
 
 
 def test_nothing_is_backed_up_where_nothing_is_or_over_another_file(taken: Path, tmp_path: Path) -> None:

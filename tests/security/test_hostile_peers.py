@@ -14,13 +14,13 @@ import pytest
 
 from coordinator.store.opening import open_store
 from edge_sdk.errors import MalformedMessageError
+from edge_sdk.protocol.blobs import update_id
 from edge_sdk.protocol.messages import (
     ChunkRequest,
     UpdateReady,
     decode_from_coordinator,
     decode_from_device,
     encode,
-    update_id,
 )
 from edge_sdk.protocol.topics import Channel, Topic, parse
 from edge_sdk.transport.base import Incoming

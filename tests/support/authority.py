@@ -37,7 +37,17 @@ class Authority:
         key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return certificate, key_file
 
-    def _builder(self, subject: str, key: ec.EllipticCurvePublicKey, until: datetime) -> x509.CertificateBuilder:
+    def client(self, request: bytes, lives_s: float = 86400.0) -> bytes:
+        """The certificate (DER) that a request (PKCS #10) asks for, good from now on."""
+        asked = x509.load_der_x509_csr(request)
+        name = asked.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+        ends = datetime.now(timezone.utc) + timedelta(seconds=lives_s)
+        builder = self._builder(str(name), asked.public_key(), ends, timedelta(seconds=lives_s))
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+    def _builder(
+        self, subject: str, key: ec.EllipticCurvePublicKey, until: datetime, lives: timedelta = 2 * _DAY
+    ) -> x509.CertificateBuilder:
         own = self._key.public_key()
         return (
             x509.CertificateBuilder()
@@ -45,7 +55,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(until - 2 * _DAY)
+            .not_valid_before(until - lives)
             .not_valid_after(until)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own), critical=False)

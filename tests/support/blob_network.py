@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from edge_sdk.protocol.messages import Chunk, ChunkRequest, decode_from_coordinator, encode
+from edge_sdk.protocol.messages import BlobMessage, Chunk, ChunkRequest, decode_from_coordinator, encode
 from edge_sdk.transport.blob_folder import BlobFolder
-from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Outcome
+from edge_sdk.transport.exchange import BlobExchange, Outcome
 
 
 @dataclass(frozen=True)

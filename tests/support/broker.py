@@ -104,6 +104,23 @@ class Mosquitto:
         _wait_until_it_listens(self.address, self._process, self._log)
 
 
+class ConfiguredMosquitto(Mosquitto):
+    """The system's mosquitto with a configuration that somebody else has written, for ``address``."""
+
+    def __init__(self, configuration: Path, address: BrokerAddress) -> None:
+        binary = shutil.which("mosquitto", path=_PATH)
+        if binary is None:
+            pytest.skip("mosquitto is not installed")
+        self.address, self._files, self._log = address, None, configuration.with_name("mosquitto.log")
+        self._command = [binary, "-c", str(configuration)]
+        self.restart()
+
+    @property
+    def said(self) -> str:
+        """Its log."""
+        return self._log.read_text()
+
+
 class Nats:
     """NATS, which speaks MQTT 3.1.1 alone; it keeps what is retained in a folder, which goes with each start."""
 

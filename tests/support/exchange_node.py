@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_sdk.protocol.messages import Chunk, Message, decode_from_coordinator, decode_from_device, encode
+from edge_sdk.protocol.messages import BlobMessage, Chunk, Message, decode_from_coordinator, decode_from_device, encode
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters, parse
 from edge_sdk.transport.address import BrokerAddress, MqttVersion
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp
 from edge_sdk.transport.blob_folder import BlobFolder
-from edge_sdk.transport.exchange import BlobExchange, BlobMessage, Outcome
+from edge_sdk.transport.exchange import BlobExchange, Outcome
 from edge_sdk.transport.mqtt import MqttTransport
 
 

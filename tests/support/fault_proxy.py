@@ -135,13 +135,15 @@ class _Way:
 class FaultProxy:
     """Gates on loopback, served by a thread of its own while the context is open.
 
-    ``happened`` counts the faults that did happen, ``carried_bytes`` what passed.
+    ``happened`` counts the faults that did happen, ``carried_bytes`` what passed; a proxy that ``taps`` keeps that in
+    ``tapped``.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, taps: bool = False) -> None:
         self.seed = seed
         self.happened: Counter[Fault] = Counter()
         self.carried_bytes = 0
+        self.tapped: list[bytes] | None = [] if taps else None
         self._gates: dict[str, _Gate] = {}
         self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
@@ -267,6 +269,8 @@ class FaultProxy:
                 await asyncio.sleep(len(piece) / gate.weather.bytes_per_s)
             way.writer.write(piece)
             self.carried_bytes += len(piece)
+            if self.tapped is not None:
+                self.tapped.append(piece)
             with suppress(OSError):
                 await way.writer.drain()
 

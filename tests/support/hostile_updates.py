@@ -15,7 +15,7 @@ from random import Random
 import numpy as np
 
 from edge_sdk.elastic.slicing import Array
-from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.blobs import digest_of, update_id
 from edge_sdk.protocol.encodings import encode
 from edge_sdk.protocol.messages import (
     BlobEntry,
@@ -25,7 +25,6 @@ from edge_sdk.protocol.messages import (
     Refusal,
     TrainingReport,
     UpdateReady,
-    update_id,
 )
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES, Tensors, write_tensors
 from tests.security import attacks

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_sdk.errors import BlobCorruptError, MalformedMessageError
-from edge_sdk.protocol.blobs import digest_of, grain_count, missing_grains
+from edge_sdk.protocol.blobs import digest_of, grain_count, missing_grains, update_id
 from edge_sdk.protocol.messages import (
     GRAIN_BYTES,
     Announce,
@@ -48,7 +48,6 @@ from edge_sdk.protocol.messages import (
     Wait,
     decode_from_coordinator,
     encode,
-    update_id,
 )
 from edge_sdk.protocol.releases import Assignment, Order, read
 from edge_sdk.protocol.signing import opened

@@ -18,6 +18,7 @@ import pytest
 import coordinator.delivery.desk
 import coordinator.delivery.releases
 import coordinator.rounds.agenda
+import coordinator.rounds.closing
 import coordinator.rounds.conductor
 import coordinator.rounds.intake
 import coordinator.service
@@ -45,6 +46,7 @@ _TICKING = (
     coordinator.delivery.desk,
     coordinator.delivery.releases,
     coordinator.rounds.agenda,
+    coordinator.rounds.closing,
     coordinator.rounds.conductor,
     coordinator.rounds.intake,
     coordinator.service,

@@ -35,6 +35,12 @@ def test_agent_without_a_model_loads_neither_onnxruntime_nor_torch() -> None:
     assert not loaded_by("from edge_sdk import Agent") & late
 
 
+def test_device_with_a_certificate_pays_for_no_cryptography_before_it_renews_it() -> None:
+    assert "cryptography" not in loaded_by(
+        "from edge_sdk.uplink import Uplink\nfrom edge_sdk.security import enrolment"
+    )
+
+
 @pytest.mark.beyond_base  # the torch runtime is a part of the SDK too
 @pytest.mark.parametrize("deleted", [("coordinator", "torch"), pytest.param(("coordinator",), marks=pytest.mark.long)])
 def test_sdk_imports_with_the_coordinator_deleted(deleted: tuple[str, ...]) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.listing import device_rows, show_devices
+from coordinator.fleet.enrolment import make_enrolment
+from coordinator.listing import certificate_rows, device_rows, enrolment_rows, fleet_rows, show_devices
 from coordinator.store.database import Store
 from edge_sdk.elastic.runtimes import MIB, Runtime
 from edge_sdk.protocol.messages import Snapshot
+from edge_sdk.security.identity import Identity
+from tests.support.secured import keep_certificate, new_fleet
 
 SNAPSHOT = Snapshot(
     memory_total_bytes=8192 * MIB,
@@ -50,6 +53,30 @@ def store(tmp_path: Path) -> Iterator[Store]:
         )
     yield opened
     opened.close()
+
+
+def test_device_that_is_revoked_is_shown_as_such(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with store.transaction() as tx:
+        tx.devices.revoke("new", 200.0)
+    rows = device_rows(store, 86_500.0)
+    assert [row["revoked"] for row in rows] == [False, True, False]
+    show_devices(rows)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new")]
+    assert "revoked" in line.split()
+
+
+def test_identities_are_shown_without_their_secrets(store: Store, tmp_path: Path) -> None:
+    fleet = new_fleet(tmp_path)
+    secret = make_enrolment(store, device="pi-5", group="canary", hours=1, now_s=100.0, who="ann")
+    keep_certificate(store, fleet, Identity.of(tmp_path / "pi-6"), "pi-6")
+    unused, used = enrolment_rows(store)
+    assert (unused["device"], unused["group"], unused["used"]) == ("pi-5", "canary", None)
+    assert (used["used_by"], used["device"]) == ("pi-6", "pi-6")
+    assert secret not in str(unused)
+    (certificate,) = certificate_rows(store, "pi-6")
+    assert certificate["revoked"] is None
+    (shown,) = fleet_rows(fleet)
+    assert (shown["fleet"], shown["authority"]) == ("default", fleet.authority.fingerprint)
 
 
 def test_row_of_a_device_says_how_it_does(store: Store) -> None:

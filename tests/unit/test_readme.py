@@ -32,6 +32,8 @@ def test_command_in_readme_parses(words: list[str]) -> None:
     context = typer.Context(command)
     arguments = words[1:]
     while hasattr(command, "resolve_command"):
+        if command.invoke_without_command and (not arguments or arguments[0].startswith("-")):
+            break
         _, command, arguments = command.resolve_command(context, arguments)
         assert command is not None
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

@@ -175,6 +175,43 @@ def test_wrong_value_is_told_as_its_owner_has_typed_it(tmp_path: Path) -> None:
         load_settings(file, {}, options, {"policy.battery_floor_share": "--battery-floor"})
 
 
+def enrolled(state_dir: Path, **changes: str) -> Path:
+    """What `edge-agent enroll` leaves in a state folder."""
+    told = {"device": "pi-5", "broker": "mqtts://fleet.example", "certificate_file": "identity.pem"} | changes
+    folder = state_dir / "identity"
+    folder.mkdir(parents=True)
+    (folder / "agent.toml").write_text("".join(f'{name} = "{value}"\n' for name, value in told.items()))
+    return state_dir
+
+
+def test_enrolled_device_knows_its_fleet_and_everything_else_is_stronger(tmp_path: Path) -> None:
+    given = {"state_dir": enrolled(tmp_path / "state"), "data": Path("x.csv")}
+    config = load_settings(None, {}, given).config
+    assert (config.device, config.broker) == ("pi-5", "mqtts://fleet.example")
+    assert config.certificate_file == tmp_path / "state" / "identity" / "identity.pem"
+    assert load_settings(None, {"RAFFM_EDGE_BROKER": "mqtts://other"}, given).config.broker == "mqtts://other"
+    file = write(tmp_path, 'broker = "mqtts://third"\n')
+    assert load_settings(file, {}, given).config.broker == "mqtts://third"
+
+
+def test_enrolled_device_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    enrolled(default_state_dir("pi-5"))
+    assert load_settings(None, {}, {"device": "pi-5", "data": Path("x.csv")}).config.broker == "mqtts://fleet.example"
+
+
+def test_state_of_another_device_is_refused(tmp_path: Path) -> None:
+    given = NEEDED | {"device": "pi-6", "state_dir": enrolled(tmp_path)}
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} is the state of 'pi-5', not of 'pi-6'"):
+        load_settings(None, {}, given)
+
+
+def test_what_the_fleet_has_told_is_read_as_any_settings_are(tmp_path: Path) -> None:
+    given = {"state_dir": enrolled(tmp_path, colour="red"), "data": Path("x.csv")}
+    with pytest.raises(ConfigurationError, match="colour is unknown"):
+        load_settings(None, {}, given)
+
+
 def test_empty_variable_is_not_given() -> None:
     assert from_environment({"RAFFM_EDGE_PROFILE": "", "RAFFM_EDGE_CONFIG": "a.toml"}) == {}
 

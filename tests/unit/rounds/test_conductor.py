@@ -18,6 +18,7 @@ from coordinator.store.opening import open_store
 from coordinator.store.records import DeviceRecord
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, ModelTask
+from edge_sdk.protocol.blobs import update_id
 from edge_sdk.protocol.codecs import rows_of
 from edge_sdk.protocol.messages import (
     FP32,
@@ -36,7 +37,6 @@ from edge_sdk.protocol.messages import (
     UpdateReady,
     Verdict,
     Wait,
-    update_id,
 )
 from edge_sdk.protocol.tensors import MAX_HEADER_BYTES
 from edge_sdk.transport.blob_folder import BlobFolder

@@ -1,0 +1,72 @@
+"""`coordinator broker …`: the embedded broker for first tries, and the configuration of one for production."""
+
+from __future__ import annotations
+
+import signal
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.commands.options import StateDir, open_store
+from coordinator.config import STATE_DIR_VARIABLE
+from edge_sdk.errors import ConfigurationError
+
+broker_app = typer.Typer(invoke_without_command=True)
+
+
+class Kind(str, Enum):
+    """Brokers whose configuration is known."""
+
+    MOSQUITTO = "mosquitto"
+
+
+@broker_app.callback()
+def broker(
+    context: typer.Context,
+    state_dir: Annotated[
+        Path | None, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of its configuration and log.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 1883,
+) -> None:
+    """Run the embedded MQTT broker on this machine, until interrupted: for first tries, not for production."""
+    if context.invoked_subcommand is not None:
+        return
+    if state_dir is None:
+        raise ConfigurationError(f"--state-dir is not given: name a folder, or set {STATE_DIR_VARIABLE}")
+    from coordinator.broker import EmbeddedBroker
+
+    with EmbeddedBroker(state_dir, port) as running:
+        typer.echo(f"broker at {running.address}; Ctrl-C ends it")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@broker_app.command("config")
+def write_config(
+    kind: Annotated[Kind, typer.Argument(help="Which broker.")],
+    state_dir: StateDir,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Where its files go, from now on; default: broker, in the state folder."),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="What it runs as where root starts it; default: you, or mosquitto for root.")
+    ] = None,
+    bind: Annotated[str | None, typer.Option(help="The one address to listen on; default: all.")] = None,
+    reload: Annotated[
+        str | None,
+        typer.Option(help="What has it read its files again, as 'systemctl reload mosquitto'; default: a signal."),
+    ] = None,
+) -> None:
+    """Write a configuration that lets in enrolled devices alone, each into its own topics; with a new certificate."""
+    from coordinator.fleet.folder import keep_settings, known_fleet
+    from coordinator.fleet.mosquitto import write_configuration
+
+    fleet, changes = known_fleet(state_dir), dict[str, object]()
+    if folder is not None:
+        changes["broker_dir"] = str(folder.absolute())
+    if reload is not None:
+        changes["reload"] = reload
+    file = write_configuration(open_store(state_dir), keep_settings(fleet, **changes), user, bind)
+    typer.echo(f"{kind.value} -c {file}")

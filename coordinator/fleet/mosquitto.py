@@ -1,0 +1,117 @@
+"""A mosquitto that lets in whom the fleet's authority has named, and each only where its name stands in the topic.
+
+    mosquitto.conf    one listener, TLS alone; the user name and the client id are the certificate's common name
+    acl               who may publish and subscribe where
+    authority.pem     whom it trusts
+    revoked.pem       the list of revoked certificates, which it reads again on SIGHUP
+    server.pem, .key  what it shows; the key is for the user that it runs as
+
+One certificate so is one client id: a second connection with the same name ends the first, and nobody else's.
+Nothing is kept on disk. Tried with 2.0.11.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import time
+from pathlib import Path
+
+from coordinator.fleet.folder import Fleet
+from coordinator.fleet.revocation import list_revoked
+from coordinator.store.database import Store
+from edge_sdk.disk import disk_errors, write_durably
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
+from edge_sdk.protocol.topics import FROM_DEVICE, TO_DEVICE, Topic, coordinator_filters, coordinator_name
+from edge_sdk.transport.address import BrokerAddress
+
+CONFIGURATION_FILE = "mosquitto.conf"
+PID_FILE = "mosquitto.pid"
+_ANYBODY = "%u"  # mosquitto puts the user name in its place
+_CONFIGURATION = """\
+# Written by `coordinator broker config mosquitto`, and overwritten by it.
+user {user}
+pid_file {folder}/{pid_file}
+persistence false
+log_dest stderr
+
+listener {port}{bind}
+cafile {folder}/authority.pem
+certfile {folder}/server.pem
+keyfile {folder}/server.key
+crlfile {folder}/revoked.pem
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+allow_anonymous false
+acl_file {folder}/acl
+
+max_packet_size {packet_bytes}
+max_inflight_messages 20
+max_queued_messages 1000
+max_queued_bytes {queued_bytes}
+set_tcp_nodelay true
+"""
+_PACKET_BYTES = MAX_PAYLOAD_BYTES + 1024
+_QUEUED_BYTES = 64 << 20
+
+
+def configuration(address: BrokerAddress, folder: Path, user: str, bind: str | None = None) -> str:
+    """``mosquitto.conf``, for the files in ``folder``; ``bind`` is the one address to listen on."""
+    return _CONFIGURATION.format(
+        user=user,
+        folder=folder,
+        pid_file=PID_FILE,
+        port=address.port,
+        bind=f" {bind}" if bind else "",
+        packet_bytes=_PACKET_BYTES,
+        queued_bytes=_QUEUED_BYTES,
+    )
+
+
+def access_rules(fleet: str) -> str:
+    """``acl``: the coordinator hears every device and speaks to each, a device hears and speaks in its own branch.
+
+    mosquitto says of the last line that it names nobody, which is meant: every device may read the announcement.
+    """
+    own = [f"topic read {topic}" for topic in coordinator_filters(fleet)]
+    own += [f"topic write {topic}" for topic in (Topic(fleet), *(Topic(fleet, "+", each) for each in TO_DEVICE))]
+    anybody = [f"pattern write {Topic(fleet, _ANYBODY, channel)}" for channel in FROM_DEVICE]
+    anybody += [f"pattern read {Topic(fleet, _ANYBODY, channel)}" for channel in TO_DEVICE]
+    lines = [f"user {coordinator_name(fleet)}", *own, "", *anybody, f"pattern read {Topic(fleet)}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bind: str | None = None) -> Path:
+    """Write all files anew into the fleet's ``broker_dir``, with a new certificate; ``mosquitto.conf``'s path.
+
+    ``user`` is what mosquitto runs as where root starts it: by default whoever calls, or ``mosquitto`` for root.
+    Raises ``ConfigurationError`` where there is no such user, ``StorageError``.
+    """
+    folder = fleet.broker_dir.absolute()
+    account = _account(user)
+    signed = fleet.authority.server(fleet.settings.served_hosts, time.time())
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "authority.pem", fleet.authority.certificate_pem)
+        write_durably(folder / "server.pem", signed.certificate_pem)
+        write_durably(folder / "server.key", signed.key_pem, secret=True)
+        if os.geteuid() == 0:
+            shutil.chown(folder / "server.key", account.pw_uid, account.pw_gid)
+        write_durably(folder / "acl", access_rules(fleet.settings.name).encode())
+        text = configuration(BrokerAddress.parse(fleet.settings.broker), folder, account.pw_name, bind)
+        write_durably(folder / CONFIGURATION_FILE, text.encode())
+    list_revoked(store, fleet)
+    return folder / CONFIGURATION_FILE
+
+
+def _account(user: str | None) -> pwd.struct_passwd:
+    if user is None:
+        user = "mosquitto" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        return pwd.getpwnam(user)
+    except KeyError as error:
+        raise ConfigurationError(f"there is no user {user!r} for mosquitto to run as; name another") from error

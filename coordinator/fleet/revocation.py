@@ -1,0 +1,72 @@
+"""A device is revoked: it is not heard, nothing of it counts that is not aggregated yet, and its certificates end.
+
+All of that is one transaction, which holds whether or not a coordinator serves meanwhile. What follows for the broker
+is the list of revoked certificates, and :mod:`coordinator.fleet.cutting`, which ends the session that is open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from coordinator.fleet.folder import Fleet
+from coordinator.store.database import Store, Transaction
+from edge_sdk.disk import disk_errors, write_durably
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.messages import Refusal
+
+LIST_FILE = "revoked.pem"
+REASON = Refusal.REVOKED.because("the device is of this fleet no more")
+
+
+def revoke_device(store: Store, device: str, now_s: float, who: str) -> None:
+    """Revoke a device; once more changes nothing. ``ConfigurationError`` where there is no such device."""
+    with store.transaction() as tx:
+        known = tx.devices.get(device)
+        if known is None:
+            raise ConfigurationError(f"there is no device {device!r}; `coordinator device list` shows those that are")
+        if known.revoked_s is not None:
+            return
+        tx.devices.revoke(device, now_s)
+        tx.certificates.revoke(device, now_s)
+        for task in tx.tasks.all():
+            round_record = tx.unaggregated(task.name)
+            if round_record is not None:
+                drop_from_round(tx, task.name, round_record.number, device, now_s)
+        tx.audit.note(now_s, who, "revoke device", device)
+
+
+def drop_from_round(tx: Transaction, task: str, number: int, device: str, now_s: float) -> None:
+    """A revoked device's offer has failed, and what it has brought is not aggregated."""
+    if tx.offers.get(task, number, device) is not None:
+        tx.offers.revoked(task, number, device, now_s, REASON)
+        tx.updates.revoked(task, number, device, REASON)
+
+
+def list_revoked(store: Store, fleet: Fleet, also: Iterable[x509.Certificate] = ()) -> None:
+    """Write what the broker is to refuse: every revoked certificate that would be good else, and ``also`` these."""
+    path = fleet.broker_dir / LIST_FILE
+    with fleet.alone(), disk_errors(path):
+        now_s = time.time()
+        with store.reading() as tx:
+            serials = {int(serial, 16) for serial in tx.certificates.revoked(now_s)}
+        number, after = _last(path) if path.exists() else (0, None)
+        serials |= {certificate.serial_number for certificate in also}
+        made = fleet.authority.revocations(serials, number + 1, now_s, after=after)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, made.public_bytes(Encoding.PEM))
+
+
+def _last(path: Path) -> tuple[int, datetime]:
+    """The number of the list that is there, and its date."""
+    try:
+        last = x509.load_pem_x509_crl(path.read_bytes())
+        number = last.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise ConfigurationError(f"{path} is no list of revoked certificates ({error}): delete it") from error
+    return number, last.last_update_utc

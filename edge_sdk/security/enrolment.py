@@ -1,0 +1,109 @@
+"""A device becomes one of a fleet: with a one-time token, and with the fleet's authority known beforehand.
+
+1. The authority's certificate comes from a file, or from the coordinator: then a person has given its digest.
+2. The key is made here. The token goes to a server that the authority has signed, and to no other.
+3. What comes back is checked against the authority and the key before anything is kept.
+
+Done again after an answer that was lost, it gets the same certificate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import ssl
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.disk import disk_errors, write_durably
+from edge_sdk.errors import ConfigurationError, MalformedMessageError, UntrustedError
+from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES, Enrolled, Enrolment
+from edge_sdk.protocol.topics import check_name
+from edge_sdk.security.identity import Identity
+from edge_sdk.security.trust import load_root
+from edge_sdk.transport.address import BrokerAddress, tls_context
+from edge_sdk.transport.web import ask, check_address
+
+_FINGERPRINT = re.compile(r"sha256:([0-9a-f]{64})")
+_HEAD = "# What the fleet has told this device when it enrolled. Whatever is said elsewhere is stronger."
+
+
+def enroll(
+    coordinator: str, token: str, device: str, state_dir: Path, *, ca_file: Path | None, fingerprint: str | None
+) -> Enrolled:
+    """Enrol ``device`` with the coordinator at this address; what it was told is kept in ``state_dir``.
+
+    Raises ``ConfigurationError`` for what cannot be right, ``CoordinatorUnreachableError`` where nobody answers, and
+    ``UntrustedError`` where the coordinator refuses, or is not who it should be.
+    """
+    check_name(device, "device")
+    base, identity = check_address(coordinator).rstrip("/"), Identity.of(state_dir)
+    authority = _authority(base, ca_file, fingerprint)
+    with disk_errors(identity.folder):
+        identity.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(identity.authority_file, authority)
+    request = ssl.DER_cert_to_PEM_cert(identity.request(device)).replace("CERTIFICATE", "CERTIFICATE REQUEST")
+    told = _enrolled(base, tls_context(identity.authority_file), token, Enrolment(device=device, request=request))
+    identity.keep(ssl.PEM_cert_to_DER_cert(told.certificate), device)
+    _write_settings(identity, device, told)
+    return told
+
+
+def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> bytes:
+    """The certificate to trust, in PEM."""
+    if ca_file is not None:
+        tls_context(ca_file)
+        return ca_file.read_bytes()
+    if fingerprint is None:
+        raise ConfigurationError(
+            "which fleet to trust is not said: give --ca-file, or --ca-fingerprint (`coordinator device token` says it)"
+        )
+    wanted = _FINGERPRINT.fullmatch(fingerprint.strip().lower())
+    if wanted is None:
+        raise ConfigurationError(f"fingerprint {fingerprint!r} is not sha256: and 64 hexadecimal digits")
+    pem = ask(f"{base}/enroll/authority", _trusting_nobody(), most_bytes=MAX_ENROLMENT_BYTES)
+    try:
+        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
+    except ValueError as error:
+        raise UntrustedError(f"{base} shows no authority's certificate: {error}") from error
+    if not hmac.compare_digest(found, wanted[1]):
+        raise UntrustedError(f"{base} shows another authority, sha256:{found}: check the address and the fingerprint")
+    return pem
+
+
+def _trusting_nobody() -> ssl.SSLContext:
+    """For what is public, and compared with its digest afterwards."""
+    context = tls_context(None)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _enrolled(base: str, tls: ssl.SSLContext, token: str, asked: Enrolment) -> Enrolled:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    answer = ask(f"{base}/enroll", tls, msgspec.json.encode(asked), headers, most_bytes=MAX_ENROLMENT_BYTES)
+    try:
+        told = msgspec.json.decode(answer, type=Enrolled)
+        BrokerAddress.parse(told.broker)
+        ssl.PEM_cert_to_DER_cert(told.certificate)
+    except (msgspec.DecodeError, ValueError, ConfigurationError) as error:
+        raise MalformedMessageError(f"{base} answers, but not as a coordinator does: {error}") from error
+    return told
+
+
+def _write_settings(identity: Identity, device: str, told: Enrolled) -> None:
+    """The settings last: without them the device has not enrolled."""
+    settings = {
+        "device": device,
+        "broker": told.broker,
+        "fleet": told.fleet,
+        "ca_file": identity.authority_file.name,
+        "certificate_file": identity.file.name,
+        "root": identity.root_file.name,
+    }
+    lines = [f"{name} = {msgspec.json.encode(value).decode()}" for name, value in settings.items()]
+    with disk_errors(identity.folder):
+        write_durably(identity.root_file, told.root.encode())
+        load_root(identity.root_file)
+        write_durably(identity.settings_file, "\n".join((_HEAD, *lines, "")).encode())

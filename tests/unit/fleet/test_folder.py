@@ -1,0 +1,146 @@
+"""What a fleet's folder has: made once, kept private, and the broker's files beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from coordinator.fleet.folder import FleetSettings, init_fleet, known_fleet, link_of, open_fleet
+from coordinator.fleet.mosquitto import access_rules, write_configuration
+from coordinator.fleet.revocation import list_revoked, revoke_device
+from coordinator.store.database import Store
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.topics import device_filters, parse
+from edge_sdk.security.identity import Identity
+from tests.support.secured import keep_certificate, new_fleet, new_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = new_store(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_authority_is_made_once_and_settings_change(tmp_path: Path) -> None:
+    first = new_fleet(tmp_path)
+    again = new_fleet(tmp_path, certificate_days=5)
+    assert again.authority.fingerprint == first.authority.fingerprint
+    assert known_fleet(tmp_path).settings.certificate_days == 5
+    with pytest.raises(ConfigurationError, match="is the state folder of fleet 'default'"):
+        init_fleet(tmp_path, msgspec.structs.replace(first.settings, name="barn"))
+
+
+def test_secrets_are_their_owner_s_alone(tmp_path: Path, store: Store) -> None:
+    fleet = new_fleet(tmp_path)
+    fleet.make_api_certificate()
+    write_configuration(store, fleet, user="root")
+    assert (tmp_path / "ca").stat().st_mode & 0o077 == 0
+    for file in tmp_path.rglob("*"):
+        if file.is_file() and b"PRIVATE KEY" in file.read_bytes():
+            assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_half_of_an_authority_is_completed(tmp_path: Path) -> None:
+    first = new_fleet(tmp_path)
+    for name in ("fleet.json", "ca/authority.pem", "ca/coordinator.pem"):
+        (tmp_path / name).unlink()
+    assert open_fleet(tmp_path) is None
+    again = new_fleet(tmp_path)
+    assert again.authority.key_pem == first.authority.key_pem
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"broker": "mqtt://127.0.0.1:1883"}, "has no TLS"),
+        ({"broker": "mqtts://"}, "is not of the form"),
+        ({"name": "Barn"}, "use 1 to 64 of a-z"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, str], words: str) -> None:
+    good = {"name": "default", "hosts": ("127.0.0.1",), "broker": "mqtts://127.0.0.1:8883"}
+    with pytest.raises(ConfigurationError, match=words):
+        FleetSettings(**good | settings)
+
+
+def test_server_is_for_every_host_that_devices_are_told() -> None:
+    settings = FleetSettings(name="default", hosts=("a.example", "::1"), broker="mqtts://b.example:8883", api_port=8443)
+    assert settings.served_hosts == ("a.example", "::1", "b.example")
+    assert settings.api == "https://a.example:8443"
+
+
+def test_coordinator_knows_its_broker_from_the_folder_and_is_told_otherwise(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--broker is not given"):
+        link_of(tmp_path, None, None, None, None)
+    assert link_of(tmp_path, "mqtt://127.0.0.1", None, None, None)["fleet"] == "default"
+    fleet = new_fleet(tmp_path)
+    known = link_of(tmp_path, None, None, None, None)
+    assert (known["broker"], known["ca_file"]) == ("mqtts://127.0.0.1:8883", fleet.authority_file)
+    assert link_of(tmp_path, "mqtts://other", None, None, None)["broker"] == "mqtts://other"
+    with pytest.raises(ConfigurationError, match="is the state folder of fleet 'default', not 'barn'"):
+        link_of(tmp_path, None, "barn", None, None)
+
+
+# -- the broker's files
+
+
+def test_access_rules_name_every_topic_of_a_device_and_the_announcement() -> None:
+    lines = access_rules("barn").splitlines()
+    patterns = [line.split(" ", 2) for line in lines if line.startswith("pattern ")]
+    of_device = {(access, topic.replace("%u", "pi-5")) for _, access, topic in patterns}
+    for _, topic in of_device:
+        assert parse(topic).fleet == "barn"
+    assert {topic for access, topic in of_device if access == "read"} == set(device_filters("barn", "pi-5"))
+    assert sum("%u" in topic for _, _, topic in patterns) == len(patterns) - 1
+    assert lines[0] == "user coordinator@barn"
+
+
+def test_configuration_lets_nobody_in_without_a_certificate(tmp_path: Path, store: Store) -> None:
+    file = write_configuration(store, new_fleet(tmp_path, port=18883), user="root", bind="127.0.0.1")
+    words = dict(line.partition(" ")[::2] for line in file.read_text().splitlines() if line and line[0] != "#")
+    for name in ("require_certificate", "use_identity_as_username", "use_username_as_clientid"):
+        assert words[name] == "true"
+    assert (words["allow_anonymous"], words["listener"]) == ("false", "18883 127.0.0.1")
+    assert file.read_text().count("\nlistener ") == 1
+    for name in ("cafile", "certfile", "keyfile", "crlfile", "acl_file"):
+        assert Path(words[name]).is_file()
+
+
+def test_user_that_is_not_there_is_refused(tmp_path: Path, store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="there is no user 'nobody-here'"):
+        write_configuration(store, new_fleet(tmp_path), user="nobody-here")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_key_of_the_server_is_given_to_who_reads_it(tmp_path: Path, store: Store) -> None:
+    file = write_configuration(store, new_fleet(tmp_path), user="nobody")
+    assert (file.parent / "server.key").owner() == "nobody"
+
+
+def test_list_has_what_is_revoked_and_would_be_good(tmp_path: Path, store: Store) -> None:
+    fleet = new_fleet(tmp_path, certificate_days=30)
+    for device in ("a", "b"):
+        keep_certificate(store, fleet, Identity.of(tmp_path / device), device)
+    revoke_device(store, "a", 1.0, "ann")
+    list_revoked(store, fleet)
+    (tmp_path / "stray").write_bytes(b"")
+    made = x509.load_pem_x509_crl((fleet.broker_dir / "revoked.pem").read_bytes())
+    with store.reading() as tx:
+        (known,) = tx.certificates.of_device("a")
+    assert [f"{it.serial_number:x}" for it in made] == [known.serial]
+    with store.reading() as tx:
+        assert tx.certificates.revoked(known.expires_s + 1) == (), "an expired one is refused anyway"
+
+
+def test_list_that_is_damaged_is_refused_in_words(tmp_path: Path, store: Store) -> None:
+    fleet = new_fleet(tmp_path)
+    fleet.broker_dir.mkdir()
+    (fleet.broker_dir / "revoked.pem").write_text("nothing")
+    with pytest.raises(ConfigurationError, match="is no list of revoked certificates"):
+        list_revoked(store, fleet)
