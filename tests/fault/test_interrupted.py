@@ -21,6 +21,7 @@ from coordinator.store.database import Store, Transaction
 from coordinator.store.opening import open_store
 from coordinator.store.states import TaskStatus
 from edge_sdk.protocol.messages import Offer
+from edge_sdk.protocol.topics import coordinator_name
 from edge_sdk.transport.base import Will
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Broker, Mosquitto, mosquitto_broker
@@ -62,7 +63,7 @@ def interrupted(process: subprocess.Popen[str], how: signal.Signals = signal.SIG
 def wait_for_subscription(broker: Mosquitto) -> None:
     """Until a coordinator is there, and knows it."""
     give_up_s = time.monotonic() + _START_S
-    while "Sending SUBACK to default-coordinator" not in broker._log.read_text():
+    while f"Sending SUBACK to {coordinator_name('default')}" not in broker._log.read_text():
         assert time.monotonic() < give_up_s
         time.sleep(0.05)
 

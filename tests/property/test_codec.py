@@ -54,6 +54,8 @@ from edge_sdk.protocol.messages import (
     Refused,
     Release,
     ReleaseReport,
+    Renew,
+    Renewed,
     Snapshot,
     TrainingReport,
     UpdateReady,
@@ -77,6 +79,7 @@ counts = st.integers(0, 2**53)
 positives = st.integers(1, 2**53)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 shares = st.floats(0, 1)
+ders = st.binary(max_size=4096)
 seconds = st.floats(0, 1e9)
 entries = st.builds(BlobEntry, part=st.sampled_from(Part), digest=digests, size_bytes=st.integers(0, 2**34))
 encodings = st.builds(
@@ -164,6 +167,7 @@ device_messages = chunk_messages | st.one_of(
     st.builds(Hello, device=names, session=counts, profile=names, agent_version=texts),
     st.builds(Offline, device=names, session=counts),
     st.builds(Ready, snapshot=snapshots),
+    st.builds(Renew, certificate=ders, request=ders, signature=st.binary(max_size=128)),
     st.builds(Declined, task=names, round=positives, failure=st.sampled_from(Failure), detail=texts),
     st.builds(
         UpdateReady,
@@ -198,6 +202,7 @@ coordinator_messages = chunk_messages | st.one_of(
     st.builds(Receipt, update_id=digests, verdict=st.sampled_from(Verdict), reason=texts),
     st.builds(Release, envelope=st.binary(max_size=2000)),
     st.builds(Refused, reason=texts),
+    st.builds(Renewed, certificate=ders),
 )
 
 
@@ -251,9 +256,9 @@ def test_offer_from_before_there_were_encodings_asks_for_fp32() -> None:
 
 
 def test_every_message_type_is_tried() -> None:
-    tried = {Hello, Offline, Ready, Declined, UpdateReady, ReleaseReport, ChunkRequest, Chunk, BlobGone}
+    tried = {Hello, Offline, Ready, Renew, Declined, UpdateReady, ReleaseReport, ChunkRequest, Chunk, BlobGone}
     assert tried == set(get_args(DeviceMessage))
-    tried = {Announce, Offer, Wait, Receipt, Release, Refused, ChunkRequest, Chunk, BlobGone}
+    tried = {Announce, Offer, Wait, Receipt, Release, Refused, Renewed, ChunkRequest, Chunk, BlobGone}
     assert tried == set(get_args(CoordinatorMessage))
 
 

@@ -13,11 +13,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Those that are known are in ``default``."""
-    with op.batch_alter_table("devices") as devices:
-        devices.add_column(sa.Column("group", sa.String(64), nullable=False, server_default="default"))
+    op.add_column("devices", sa.Column("group", sa.String(64), nullable=False, server_default="default"))
 
 
 def downgrade() -> None:
     """Without groups."""
-    with op.batch_alter_table("devices") as devices:
-        devices.drop_column("group")
+    op.drop_column("devices", "group")

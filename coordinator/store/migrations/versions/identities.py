@@ -13,8 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Nobody is revoked."""
-    with op.batch_alter_table("devices") as devices:
-        devices.add_column(sa.Column("revoked_s", sa.Float))
+    op.add_column("devices", sa.Column("revoked_s", sa.Float))
     op.create_table(
         "enrolments",
         sa.Column("digest", sa.String(64), primary_key=True),
@@ -40,5 +39,4 @@ def downgrade() -> None:
     """Without identities."""
     op.drop_table("certificates")
     op.drop_table("enrolments")
-    with op.batch_alter_table("devices") as devices:
-        devices.drop_column("revoked_s")
+    op.drop_column("devices", "revoked_s")
