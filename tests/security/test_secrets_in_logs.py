@@ -1,4 +1,4 @@
-"""No secret is in what a coordinator, its API, its doctor or an agent says, nor in its metrics."""
+"""No secret is in what a coordinator, its API, its doctor or an agent says, keeps or is started with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import psutil
 import pytest
 
 from coordinator.api.access import make_token
 from coordinator.store.opening import open_store
-from coordinator.store.states import AccessRole
+from coordinator.store.states import AccessRole, Phase
 from tests.support.broker import free_port, mosquitto_broker
 from tests.support.canary import leaks
 from tests.support.light_model import light_task
@@ -56,6 +57,20 @@ def wait_for(log: Path, words: str) -> None:
         time.sleep(0.05)
 
 
+def started_with(*processes: subprocess.Popen[bytes]) -> list[bytes]:
+    """What anybody on the machine sees of them, and of all that they have started."""
+    own = [psutil.Process(process.pid) for process in processes]
+    return ["\0".join(each.cmdline()).encode() for one in own for each in (one, *one.children(recursive=True))]
+
+
+def kept_in(*folders: Path) -> list[bytes]:
+    """All files but those that are there for the secret, or for the examples."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} >= {".sqlite", ".key", ".jsonl"}
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files if file.suffix == ".key")
+    return [file.read_bytes() for file in files if file.suffix not in {".key", ".jsonl", ".npz"}]
+
+
 def fetched(port: int, token: str) -> httpx.Response:
     header = {"Authorization": f"Bearer {token}"}
     return httpx.get(f"http://127.0.0.1:{port}/metrics", headers=header, timeout=PATIENCE_S)
@@ -81,22 +96,73 @@ def test_no_secret_is_said(tmp_path: Path) -> None:
         own = ("--broker", address, "--user", "coordinator", "--password-file")
         agent = ("--broker", address, "--device", "pi", "--data", tmp_path / "texts.csv", "--user", "pi")
         serve = ("serve", *where, *own, tmp_path / "coordinator", *as_json)
-        stack.enter_context(running(logs / "serve", *COORDINATOR, *serve))
-        stack.enter_context(running(logs / "api", *COORDINATOR, "api", *where, "--port", port, *as_json))
+        coordinator = stack.enter_context(running(logs / "serve", *COORDINATOR, *serve))
+        api = stack.enter_context(running(logs / "api", *COORDINATOR, "api", *where, "--port", port, *as_json))
         device = ("--state-dir", tmp_path / "device", "--password-file", tmp_path / "pi")
-        stack.enter_context(running(logs / "agent", *AGENT, "run", *agent, *device, *as_json))
+        pi = stack.enter_context(running(logs / "agent", *AGENT, "run", *agent, *device, *as_json))
         wait_for(logs / "serve", "pi says hello")
         wait_for(logs / "api", "API at")
+        seen = started_with(coordinator, api, pi)
         metrics, stranger = fetched(port, token), fetched(port, canaries["stolen"])
         doctor = finished(*COORDINATOR, "doctor", *where, *own, tmp_path / "wrong", "--json")
     assert (metrics.status_code, stranger.status_code) == (200, 401)
     assert "Not authorized" in doctor.stdout.decode()
     lines = [line for log in logs.iterdir() for line in log.read_bytes().splitlines()]
     assert all({"time", "level", "logger", "message"} <= json.loads(line).keys() for line in lines)
-    said = [*lines, metrics.content, stranger.content, doctor.stdout, doctor.stderr]
+    said = [*lines, *seen, metrics.content, stranger.content, doctor.stdout, doctor.stderr]
+    said += kept_in(state, tmp_path / "device")
     keys = [path.read_text().splitlines()[1] for path in state.glob("*.key")]
     assert len(keys) == 3, "of each role"
     hidden = [*canaries.values(), token, *keys]
     assert not leaks(said, hidden)
     for canary in hidden:
         assert leaks([*said, f"the control: {canary}".encode()], [canary])
+
+
+@pytest.mark.long
+def test_no_secret_is_said_or_kept_over_a_whole_round(
+    tmp_path: Path, small_model: Path, template_cache: dict[str, str]
+) -> None:
+    """Of real processes, the training ones among them: passwords, keys, a token, and what else is in a device's file.
+
+    The texts themselves are :mod:`tests.security.test_examples_stay`'s.
+    """
+    from tests.support.small_fleet import SmallFleet, some_examples
+
+    names = ("coordinator", "a", "b")
+    users = {name: f"kanarien-{secrets.token_hex(12)}" for name in names}
+    words = {name: f"kanarien-{secrets.token_hex(12)}" for name in names[1:]}
+    given = {name: (tmp_path / f"{name}.password", ("--user", name, "--password-file")) for name in names}
+    seen = set[bytes]()
+    with (
+        mosquitto_broker(users) as broker,
+        SmallFleet(tmp_path, small_model, str(broker.address), template_cache) as fleet,
+    ):
+        for name, (file, _) in given.items():
+            file.write_text(users[name])
+        fleet.create_task("news", "--rounds", "1", "--min-devices", "2", "--max-steps", "8")
+        token = fleet.command(
+            "coordinator.cli", "token", "create", "page", "--state-dir", str(fleet.state)
+        ).stdout.split()[-1]
+        fleet.serve(*given["coordinator"][1], str(given["coordinator"][0]))
+        for name in names[1:]:
+            own = some_examples(40, seed=len(name))
+            rows = (f"{text},{label},{words[name]}\n" for text, label in zip(own.texts, own.labels, strict=True))
+            data = tmp_path / f"{name}.csv"
+            data.write_text("text,label,note\n" + "".join(rows))
+            fleet.agent(name, 400, data=data, options=(*given[name][1], str(given[name][0])))
+        coordinator = fleet.processes["coordinator"]
+        fleet.wait_until(
+            lambda: seen.update(started_with(*fleet.processes.values())) or coordinator.poll() is not None, "end"
+        )
+        assert coordinator.poll() == 0, fleet.story()
+        logs = [log.read_bytes() for log in tmp_path.glob("*.log")]
+        kept = kept_in(fleet.state, *(tmp_path / name for name in names[1:]))
+        keys = [path.read_text().splitlines()[1] for path in fleet.state.glob("*.key")]
+        (known,) = fleet.read(lambda tx: tx.rounds.all("news"))
+        assert known.phase is Phase.CLOSED, fleet.story()
+    assert any(b"edge_sdk.training.worker" in line for line in seen), "training was seen too"
+    said, hidden = [*logs, *seen, *kept], [*users.values(), *words.values(), token, *keys]
+    assert len(logs) == len(names)
+    assert not leaks(said, hidden)
+    assert leaks([*said, f"the control: {token}".encode()], [token])
