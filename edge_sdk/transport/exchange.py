@@ -251,13 +251,13 @@ class BlobExchange:
 
     def _bound_silent(self) -> None:
         """Open files are few, and the silent may be a fleet; who is alive offers its blob again."""
-        silent = [t for t in self._transfers.values() if t.partial is not None and t.silences]
+        silent = [t for t in self._transfers.values() if t.partial is not None and t.is_silent]
         for transfer in sorted(silent, key=lambda t: t.heard_s)[: max(0, len(silent) - MAX_SILENT)]:
             self._lose_peer(transfer.peer, transfer.digest, "nothing comes, and others wait")
 
     def _next_queued(self) -> Transfer | None:
         """The first transfer that waits, if there is a place; one that has gone silent holds none."""
-        running = sum(t.partial is not None and not t.silences for t in self._transfers.values())
+        running = sum(t.partial is not None and not t.is_silent for t in self._transfers.values())
         queued = (t for t in self._transfers.values() if t.partial is None)
         return next(queued, None) if running < self._max_transfers else None
 
@@ -273,7 +273,7 @@ class BlobExchange:
 
     def _usual_delay_s(self) -> float:
         """Of the transfers that run: where it is this side that is slow, a new one is not silent after five seconds."""
-        running = [t.delay_s for t in self._transfers.values() if t.partial is not None and not t.silences]
+        running = [t.delay_s for t in self._transfers.values() if t.partial is not None and not t.is_silent]
         return median(running) if running else 0.0
 
 

@@ -3,7 +3,9 @@
 The window follows the link: grains that come within a second of being asked for widen it by as many, those that take
 more than six narrow it. A link of 64 kbit/s, which carries a grain in two seconds, then has two on their way: one is
 always coming, and a small message is not stuck behind more than these. Patience follows the link too, three times the
-slowest recent grain, so that a slow link is not made slower by asking twice.
+slowest recent grain, so that a slow link is not made slower by asking twice. Of a grain that was asked for twice nobody
+knows which request was answered, so it tells nothing of the link, and patience that has grown stays until one tells
+(Karn and Partridge 1987, for TCP).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _FIRST_WINDOW_GRAINS = 2
 _PROMPT_S = 1.0
 _SLOW_S = 6.0
 _PATIENCE_S = 5.0
-_MAX_PATIENCE_S = 60.0
+_MAX_PATIENCE_S = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +31,8 @@ class Transfer:
     """One blob on its way; :class:`edge_sdk.transport.exchange.BlobExchange` drives it.
 
     ``partial`` is ``None`` while the transfer waits for its turn. ``asked`` maps each grain on its way to when it was
-    asked for last, ``first_asked`` to when first; ``welcome`` are those and the late ones, which are taken if they
-    still come. ``window`` counts grains, ``silences`` the re-asks since the last chunk.
+    asked for; ``welcome`` are those and the late ones, which are taken if they still come, and ``late`` those that were
+    late once. ``window`` counts grains. It ``is_silent`` while all that was asked for is late.
     """
 
     digest: str
@@ -40,9 +42,10 @@ class Transfer:
     asked: dict[int, float] = field(default_factory=dict)
     welcome: set[int] = field(default_factory=set)
     window: int = _FIRST_WINDOW_GRAINS
-    first_asked: dict[int, float] = field(default_factory=dict)
+    late: set[int] = field(default_factory=set)
     delay_s: float = 0.0
-    silences: int = 0
+    patience_s: float = _PATIENCE_S
+    is_silent: bool = False
     heard_s: float = 0.0
 
     @property
@@ -53,8 +56,9 @@ class Transfer:
     def begin(self, now_s: float) -> None:
         """Nothing is on its way; ask anew."""
         self.asked.clear()
-        self.first_asked.clear()
-        self.window, self.silences, self.heard_s = _FIRST_WINDOW_GRAINS, 0, now_s
+        self.late.clear()
+        self.window, self.is_silent, self.heard_s = _FIRST_WINDOW_GRAINS, False, now_s
+        self.patience_s = _patience_s(self.delay_s)
 
     def close(self) -> None:
         """Keep what was fetched; the transfer waits for its turn again."""
@@ -70,7 +74,6 @@ class Transfer:
             return ()
         chosen = list(islice((grain for grain in self.partial.missing() if grain not in self.asked), half))
         self.asked |= dict.fromkeys(chosen, now_s)
-        self.first_asked = dict.fromkeys(chosen, now_s) | self.first_asked
         self.welcome.update(chosen)
         return tuple(ranges_of(chosen, self.size_bytes))
 
@@ -86,37 +89,41 @@ class Transfer:
         )
 
     def arrived(self, chunk: Chunk, now_s: float, most: int) -> None:
-        """Adapt the window to how long the grains took. ``delay_s`` is a maximum that fades by a quarter a chunk.
-
-        It counts from when a grain was first asked for: an answer to that, after a second request, would look prompt.
-        """
+        """Adapt the window to how long the grains took. ``delay_s`` is a maximum that fades by a quarter a chunk."""
         grains = _grains_in(chunk)
         self.welcome.difference_update(grains)
-        for grain in grains:
-            self.asked.pop(grain, None)
-        asked_s = [self.first_asked.pop(grain, self.heard_s) for grain in grains]
-        delay_s = now_s - min(asked_s)
-        self.delay_s = max(delay_s, 0.75 * self.delay_s)
-        if delay_s < _PROMPT_S:
+        asked_s = [self.asked.pop(grain, None) for grain in grains]
+        self.is_silent, self.heard_s = False, now_s
+        told_s = [now_s - at_s for at_s in asked_s if at_s is not None]
+        if not self.late.isdisjoint(grains) or not told_s:
+            self.late.difference_update(grains)
+            return
+        self.delay_s = max(*told_s, 0.75 * self.delay_s)
+        self.patience_s = _patience_s(self.delay_s)
+        if max(told_s) < _PROMPT_S:
             self.window += len(grains)
-        elif delay_s > _SLOW_S:
+        elif max(told_s) > _SLOW_S:
             self.window -= len(grains)
         self.window = min(most, max(1, self.window))
-        self.silences, self.heard_s = 0, now_s
 
     def drop_late(self, now_s: float) -> bool:
         """Forget what is overdue, so that it is asked for again; whether there was any."""
-        patience_s = min(_MAX_PATIENCE_S, max(_PATIENCE_S, 3 * self.delay_s) * 2**self.silences)
-        late = [grain for grain, asked_s in self.asked.items() if now_s - asked_s > patience_s]
+        late = [grain for grain, asked_s in self.asked.items() if now_s - asked_s > self.patience_s]
         for grain in late:
             del self.asked[grain]
-        if late and now_s - self.heard_s > patience_s:
-            self.window, self.silences = 1, self.silences + 1
+        self.late.update(late)
+        if late and now_s - self.heard_s > self.patience_s:
+            self.window, self.is_silent = 1, True
+            self.patience_s = min(_MAX_PATIENCE_S, 2 * self.patience_s)
         return bool(late)
 
     def is_given_up(self, now_s: float) -> bool:
         """Whether the peer has been silent for good."""
         return now_s - self.heard_s > GIVE_UP_S
+
+
+def _patience_s(delay_s: float) -> float:
+    return min(_MAX_PATIENCE_S, max(_PATIENCE_S, 3 * delay_s))
 
 
 def _grains_in(chunk: Chunk) -> range:

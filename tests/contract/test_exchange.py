@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_sdk.protocol.blobs import digest_of
@@ -60,6 +60,7 @@ def network(tmp_path: Path) -> Iterator[Callable[..., BlobNetwork]]:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), size_bytes=st.integers(0, 12 * MAX_CHUNK_BYTES), both_ways=st.booleans())
+@example(seed=1723, size_bytes=1_376_258, both_ways=True)  # was given up eight times while losses passed for slowness
 def test_fetch_over_lossy_repeating_reordering_garbling_link_completes(
     seed: int, size_bytes: int, both_ways: bool
 ) -> None:
@@ -288,7 +289,7 @@ def test_silent_peer_gives_its_place_to_others_and_fails_at_last(network: Callab
     net.run()
     assert sorted((type(o).__name__, o.peer) for o in net.outcomes[1:]) == [("Failed", "mute-1"), ("Failed", "mute-2")]
     assert GIVE_UP_S < net.now_s < GIVE_UP_S + 3
-    assert len(net.requests("here")) < 25
+    assert len(net.requests("here")) < 30
 
 
 def test_no_more_than_so_many_silent_peers_hold_files_open(
