@@ -28,8 +28,8 @@ from coordinator.commands.task import task_app
 from coordinator.commands.token import token_app
 from coordinator.commands.trust import key_app, root_app
 from coordinator.config import CoordinatorConfig
-from edge_sdk.errors import RaffmError
-from edge_sdk.logs import LogFormat, complain, log_to_stderr
+from edge_sdk.command import run as run_command
+from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 
@@ -230,11 +230,7 @@ def demo(
 
 def main() -> None:
     """Run the command; a user's mistake ends in one line and a documented exit code."""
-    try:
-        app(prog_name="coordinator")
-    except RaffmError as error:
-        complain("coordinator", error)
-        raise SystemExit(error.exit_code) from None
+    run_command(app, "coordinator")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_sdk.command import run as run_command
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import RaffmError
-from edge_sdk.logs import LogFormat, complain, log_to_stderr
+from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.service.cli import app as service_app
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
@@ -267,11 +267,7 @@ def _list_profiles(as_json: bool) -> None:
 
 def main() -> None:
     """Run the command; a user's mistake ends in one line and a documented exit code."""
-    try:
-        app(prog_name="edge-agent")
-    except RaffmError as error:
-        complain("edge-agent", error)
-        raise SystemExit(error.exit_code) from None
+    run_command(app, "edge-agent")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def network(tmp_path: Path) -> Iterator[Callable[..., BlobNetwork]]:
 # -- a bad link
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), size_bytes=st.integers(0, 12 * MAX_CHUNK_BYTES), both_ways=st.booleans())
 @example(seed=1723, size_bytes=1_376_258, both_ways=True)  # was given up eight times while losses passed for slowness
 def test_fetch_over_lossy_repeating_reordering_garbling_link_completes(

@@ -128,7 +128,7 @@ def bits(model: dict[str, Array]) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in model.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(COHORTS, SEEDS, st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([1.0, 0.5]))
 def test_aggregate_equals_the_formula_on_dense_arrays(cohort: Cohort, seed: int, floor: float, rate: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +141,7 @@ def test_aggregate_equals_the_formula_on_dense_arrays(cohort: Cohort, seed: int,
         np.testing.assert_allclose(result[name], BASE[name] + rate * mean, rtol=2e-6, atol=2e-6, err_msg=name)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(COHORTS, SEEDS, st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, -0.0]))
 def test_untrained_updates_return_the_base_bit_for_bit(cohort: Cohort, seed: int, floor: float, scale: float) -> None:
     base = {name: np.where(np.abs(array) < 0.3, np.float32(-0.0), array) for name, array in BASE.items()}
@@ -150,7 +150,7 @@ def test_untrained_updates_return_the_base_bit_for_bit(cohort: Cohort, seed: int
     assert bits(result) == bits(base)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(COHORTS, SEEDS, st.randoms(use_true_random=False))
 def test_order_of_arrival_does_not_change_a_bit(cohort: Cohort, seed: int, shuffler: random.Random) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def test_order_of_arrival_does_not_change_a_bit(cohort: Cohort, seed: int, shuff
         assert bits(aggregate(BASE, shuffled, floor=0.3)) == bits(aggregate(BASE, updates, floor=0.3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(COHORTS, SEEDS, st.lists(ENCODINGS, min_size=6, max_size=6), st.randoms(use_true_random=False))
 def test_encoded_updates_count_as_what_they_say_in_any_order(
     cohort: Cohort, seed: int, encodings: list[Encoding], shuffler: random.Random
@@ -178,7 +178,7 @@ def test_encoded_updates_count_as_what_they_say_in_any_order(
         assert bits(aggregate(BASE, shuffled, floor=0.3)) == bits(aggregate(BASE, plain, floor=0.3))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(COHORTS, SEEDS)
 def test_number_of_threads_and_size_of_blocks_do_not_change_a_bit(cohort: Cohort, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def test_number_of_threads_and_size_of_blocks_do_not_change_a_bit(cohort: Cohort
     assert results[0] == results[1] == results[2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(COHORTS, SEEDS)
 def test_entries_that_nobody_covers_do_not_move(cohort: Cohort, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +206,7 @@ def test_entries_that_nobody_covers_do_not_move(cohort: Cohort, seed: int) -> No
     assert moved > 0.9 * reached
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS, st.floats(1, 100), st.floats(1, 100))
 def test_floor_damps_what_few_cover_by_their_share_of_the_weight(seed: int, narrow: float, wide: float) -> None:
     cohort = [(Submodel((0,), (1,), (3,), 1), narrow), (Submodel((1,), (4,), (12,), 4), wide)]

@@ -100,4 +100,4 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCache = CacheMachine.TestCase
-TestCache.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestCache.settings = settings(max_examples=30, stateful_step_count=20)

@@ -25,7 +25,7 @@ encodings = st.sampled_from([FP32, FP16, INT8]) | topk
 seeds = st.integers(0, 2**53)
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, max_side=7)
 sizes = st.sampled_from([1e-30, 1e-8, 1e-4, 1.0, 1e5, 1e30])
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def made(shape: tuple[int, ...], seed: int, size: float, zeros: float) -> Array:
@@ -132,7 +132,7 @@ def test_int8_is_off_by_less_than_a_scale(values: Array, seed: int) -> None:
     assert (error <= np.maximum(1.00001 * scales, 1e-27)[:, None]).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seeds)
 def test_int8_is_right_in_the_mean(seed: int) -> None:
     """A draw's deviation is half a scale at most; six of those of the mean."""
@@ -172,7 +172,7 @@ def test_what_is_said_and_the_residual_are_the_delta(values: Array, encoding: En
     np.testing.assert_allclose(whole, values, rtol=0, atol=1e-7 * np.abs(values).max())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(encodings, seeds)
 def test_feedback_says_a_stream_of_deltas_in_the_long_run(encoding: Encoding, seed: int) -> None:
     """What all updates said is what all deltas were, less the last residual, which does not grow with their number."""

@@ -125,7 +125,7 @@ class Rollouts(RuleBasedStateMachine):
         assert not any(it.status in {Status.HEALTHY, Status.SENT} for it in self.state.members.values())
 
 
-Rollouts.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+Rollouts.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
 TestRollouts = Rollouts.TestCase
 
 

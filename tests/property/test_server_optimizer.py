@@ -89,7 +89,7 @@ def played(rounds: list[Cohort], seed: int, optimizer: ServerOptimizer) -> Itera
         yield state
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ROUNDS, SEEDS, optimizers())
 def test_rounds_equal_the_papers_algorithm(rounds: list[Cohort], seed: int, optimizer: ServerOptimizer) -> None:
     *_, last = played(rounds, seed, optimizer)
@@ -101,7 +101,7 @@ def test_rounds_equal_the_papers_algorithm(rounds: list[Cohort], seed: int, opti
             np.testing.assert_allclose(last.moments[f"variance.{name}"], paper.v, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(COHORTS, COHORTS, SEEDS, optimizers())
 def test_entries_that_nobody_covers_keep_value_and_moments(
     first: Cohort, second: Cohort, seed: int, optimizer: ServerOptimizer
@@ -118,7 +118,7 @@ def test_entries_that_nobody_covers_keep_value_and_moments(
             assert (kept[uncovered] == known[uncovered]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(COHORTS, SEEDS, optimizers())
 def test_untrained_updates_at_the_start_return_the_base_bit_for_bit(
     cohort: Cohort, seed: int, optimizer: ServerOptimizer
@@ -129,7 +129,7 @@ def test_untrained_updates_at_the_start_return_the_base_bit_for_bit(
     assert bits(result.parameters) == bits(BASE)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(COHORTS, SEEDS, optimizers())
 def test_moments_that_were_stored_continue_to_the_same_bytes(
     cohort: Cohort, seed: int, optimizer: ServerOptimizer
@@ -147,7 +147,7 @@ def test_moments_that_were_stored_continue_to_the_same_bytes(
     assert bits(goes_on.moments) == bits(restarted.moments)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(COHORTS, SEEDS)
 def test_fedavg_at_rate_1_is_the_plain_mean_bit_for_bit(cohort: Cohort, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -75,21 +75,21 @@ def check_scatter(model: dict[str, Array], cut: Slices) -> None:
     np.testing.assert_equal(extract(changed, cut), {name: array + 1 for name, array in part.items()})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(nested(), SEEDS)
 def test_scatter_restores_and_changes_only_what_it_covers(pair: Pair, seed: int) -> None:
     print(f"seed {seed}")
     check_scatter(weights(TINY, seed), slices(pair[0], TINY))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(windows(), SEEDS)
 def test_scatter_of_fused_weights_and_windows_restores(submodel: Submodel, seed: int) -> None:
     print(f"seed {seed}")
     check_scatter(gpt2_weights(seed), gpt2_slices(submodel))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(windows(), SEEDS)
 def test_fused_weights_keep_the_same_heads_of_q_k_and_v(submodel: Submodel, seed: int) -> None:
     print(f"seed {seed}")
@@ -113,7 +113,7 @@ def test_windows_that_start_at_every_head_cover_all_heads_alike(width: int) -> N
     assert (counts == width).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(nested())
 def test_slices_of_a_submodel_lie_inside_those_of_a_larger_one(pair: Pair) -> None:
     outer, inner = (slices(submodel, TINY) for submodel in pair)
@@ -123,7 +123,7 @@ def test_slices_of_a_submodel_lie_inside_those_of_a_larger_one(pair: Pair) -> No
             assert set().union(*inside) <= set().union(*outside)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(nested(), SEEDS)
 def test_cutting_twice_equals_cutting_once(pair: Pair, seed: int) -> None:
     """Prefixes keep their places, so no index list is needed: the inner part of the outer part is the inner part."""
@@ -133,7 +133,7 @@ def test_cutting_twice_equals_cutting_once(pair: Pair, seed: int) -> None:
     np.testing.assert_equal(extract(extract(model, outer), inner), extract(model, inner))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(nested(), SEEDS)
 def test_extract_copies_contiguously_and_in_the_shapes_foretold(pair: Pair, seed: int) -> None:
     print(f"seed {seed}")
@@ -144,7 +144,7 @@ def test_extract_copies_contiguously_and_in_the_shapes_foretold(pair: Pair, seed
     assert not any(np.shares_memory(array, model[name]) for name, array in part.items())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(windows(), SEEDS)
 def test_extract_into_given_arrays_fills_and_returns_them(submodel: Submodel, seed: int) -> None:
     print(f"seed {seed}")
@@ -156,7 +156,7 @@ def test_extract_into_given_arrays_fills_and_returns_them(submodel: Submodel, se
     assert all(again[name] is used[name] for name in fresh)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(windows(), windows())
 def test_overlaps_of_two_windows_are_the_entries_that_both_hold(one: Submodel, other: Submodel) -> None:
     first, second = gpt2_slices(one), gpt2_slices(other)
@@ -170,7 +170,7 @@ def test_overlaps_of_two_windows_are_the_entries_that_both_hold(one: Submodel, o
         assert sorted(found) == np.intersect1d(theirs[name], ours[name]).tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(windows(), nested())
 def test_shapes_of_the_full_model_follow_from_those_of_any_part(window: Submodel, pair: Pair) -> None:
     assert full_shapes(shapes_of(gpt2_slices(window)), GPT2, family_of("gpt2")) == GPT2_SHAPES

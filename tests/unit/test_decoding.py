@@ -25,17 +25,18 @@ NOT_TEXT = b'{"a": "\xff"}'
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b"a = " + DEEP, "recursion depth"),
+        (b"a = " + DEEP, "recursion depth|nested more than"),
         (b"a" + b".a" * 20_000 + b" = 1", "key of more than 30 parts"),
         (b"x = {a" + b' . "a b"' * 5_000 + b" = 1}", "key of more than 30 parts"),
-        (b"a = " + b"9" * 5_000, "4300 digits"),
+        (b"a = " + b"9" * 5_000, "limit .*4300"),
         (b'a = "\xff"', "can't decode byte 0xff"),
         (b"a = 1\n" * 20_000, f"more than {MAX_TOML_BYTES}"),
         (b"a = ", "Invalid value"),
     ],
+    ids=["deep", "long key", "long key in a table", "long number", "no text", "long", "cut"],
 )
 def test_toml_that_is_none_or_a_bomb_is_refused(text: bytes, why: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^agent.toml .*{why}"):
+    with pytest.raises(ConfigurationError, match=f"^agent.toml .*({why})"):
         parse_toml(text, "agent.toml")
 
 

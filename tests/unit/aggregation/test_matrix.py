@@ -32,7 +32,7 @@ def shapes_and_regions(draw: st.DrawFn) -> tuple[Shape, list[Region]]:
     return shape, draw(st.lists(regions(shape), min_size=1, max_size=4))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(shapes_and_regions(), st.data())
 def test_rectangles_of_some_rows_are_the_regions_entries_in_them(
     drawn: tuple[Shape, list[Region]], data: st.DataObject
@@ -53,7 +53,7 @@ def test_rectangles_of_some_rows_are_the_regions_entries_in_them(
     np.testing.assert_array_equal(block, as_matrix(full)[window.start : window.stop])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(shapes_and_regions())
 def test_cells_tile_what_is_covered_with_the_sum_of_the_weights(drawn: tuple[Shape, list[Region]]) -> None:
     shape, covering = drawn

@@ -228,7 +228,6 @@ def test_no_request_that_the_document_allows_is_the_servers_fault(store: Store) 
 
     @settings(
         max_examples=30,
-        deadline=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )

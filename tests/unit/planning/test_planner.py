@@ -69,7 +69,7 @@ def test_every_rung_is_chosen_from_its_own_cost_on(ladder: Ladder) -> None:
         smaller = submodel
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(sorted(LADDERS)),
     st.integers(0, 2 * LADDER.training_bytes[-1]),
@@ -182,7 +182,7 @@ def test_device_that_was_late_is_asked_for_half() -> None:
     assert late_pace(Pace(4e9, 14), RECIPE, 60e9, 60.0) == Pace(2e9, 14)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.floats(1e6, 1e12),
     st.floats(10, 1e4),

@@ -40,7 +40,7 @@ def contains(outer: Submodel, inner: Submodel) -> bool:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SPACES, ARCHITECTURES, SEEDS)
 def test_chain_rises_from_step_to_step_up_to_the_whole_model(
     space: Space, architecture: Architecture, seed: int
@@ -109,7 +109,7 @@ def test_window_of_the_whole_model_stays_where_it_is() -> None:
     assert rolled(full(BERT), BERT, 5) == full(BERT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ARCHITECTURES, SEEDS)
 def test_spread_makes_the_least_covered_layers_the_wide_ones_at_the_same_cost(
     architecture: Architecture, seed: int

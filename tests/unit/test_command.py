@@ -1,0 +1,54 @@
+"""Mistyped commands end in one line and exit code 2; a command without a word shows its help."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+import coordinator.cli
+import edge_sdk.cli
+
+MAIN = {"edge-agent": edge_sdk.cli.main, "coordinator": coordinator.cli.main}
+
+
+def typed(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    """The exit code."""
+    monkeypatch.setattr(sys, "argv", line.split())
+    with pytest.raises(SystemExit) as ended:
+        MAIN[line.split(maxsplit=1)[0]]()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("edge-agent run --threads many", "Invalid value for '--threads': 'many' is not a valid int"),
+        ("edge-agent run --broker", "Option '--broker' requires an argument"),
+        ("edge-agent rum", "No such command 'rum'"),
+        ("coordinator serve --port 1", "No such option: --port"),
+        ("coordinator task create t --rounds x", "Invalid value for '--rounds': 'x' is not a valid int"),
+        ("coordinator task stop --state-dir s", "Missing argument"),
+    ],
+)
+def test_mistyped_command(
+    line: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(line, monkeypatch) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"{line.split(maxsplit=1)[0]}: {told}")
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", MAIN)
+def test_command_without_a_word_shows_its_help_once(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(command, monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("Usage:") == 1
+
+
+def test_help_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("coordinator --help", monkeypatch) == 0
+    assert "Usage:" in capsys.readouterr().out
