@@ -224,10 +224,12 @@ def predict(
     device: Device,
     state_dir: StateDir = None,
     task: Annotated[str | None, typer.Option(help="The task, where the device has several.")] = None,
+    most_tokens: Annotated[int, typer.Option(min=1, help="Of a model that writes: the longest answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Ask the model that this device runs, without a coordinator.
 
+    A model that tags words is given texts whose words stand between spaces.
     A CSV of windows has a column a channel and a row a step, of one window after the other.
     """
     import msgspec
@@ -238,10 +240,15 @@ def predict(
     from edge_sdk.tasks import folder_with
 
     folder = folder_with(state_dir or default_state_dir(device), task)
-    for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given):
-        label, probability = answer.prediction.label, answer.prediction.probability
-        line = {answer.kind: answer.asked, "label": label, "probability": round(probability, 4)}
-        typer.echo(msgspec.json.encode(line).decode() if as_json else f"{label}  {probability:.1%}  {answer.asked}")
+    for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given, most_tokens):
+        if isinstance(answer.said, str):
+            line: dict[str, str | float] = {"answer": answer.said}
+            shown = f"{answer.asked} → {answer.said.strip()}"
+        else:
+            label, probability = answer.said.label, answer.said.probability
+            line = {"label": label, "probability": round(probability, 4)}
+            shown = f"{label}  {probability:.1%}  {answer.asked}"
+        typer.echo(msgspec.json.encode({answer.kind: answer.asked} | line).decode() if as_json else shown)
 
 
 def _told(state_dir: Path) -> Mapping[str, Any]:

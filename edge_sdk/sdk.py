@@ -90,6 +90,22 @@ class Agent:
         """
         return self._supervisor.tasks.chosen(task).serving.predict(given)
 
+    def tag(self, sentences: Sequence[Sequence[str]], *, task: str | None = None) -> list[list[Prediction]]:
+        """The tag of each word of each sentence, where that is what the task learns; otherwise as :meth:`predict`.
+
+        Raises ``DataFormatError`` for a word of which the model's tokenizer makes nothing.
+        """
+        return self._supervisor.tasks.chosen(task).serving.tag(sentences)
+
+    def generate(self, texts: Sequence[str], *, most_tokens: int = 64, task: str | None = None) -> list[str]:
+        """What the model writes: the text that follows each of ``texts``, or, in text-to-text tasks, that answers it.
+
+        Each token is the likeliest one (greedy), so the same text has the same answer. Prompt and answer are at most
+        as long as the texts that the model was trained with, and each token costs as much as reading all before it.
+        Otherwise as :meth:`predict`; raises ``DataFormatError`` for a text that leaves no room.
+        """
+        return self._supervisor.tasks.chosen(task).serving.generate(texts, most_tokens)
+
     def learn(
         self,
         given: str | Sequence[str] | NDArray[Any],

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int32]
 _PAD_TOKENS = ("[PAD]", "<pad>")
+_END_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>")
 _GROUP = 64  # texts encoded at once: encodings take about 100 times the memory of their ids
 
 
 class TextEncoder:
-    """The tokenizer of ``tokenizer.json``; ``ModelFormatError`` where its bytes are none. ``pad_id`` fills batches."""
+    """The tokenizer of ``tokenizer.json``; ``ModelFormatError`` where its bytes are none.
+
+    ``pad_id`` fills batches; each of ``end_ids`` ends what a model writes.
+    """
 
     def __init__(self, tokenizer_json: bytes, max_tokens: int) -> None:
         from tokenizers import Tokenizer  # noqa: PLC0415 - 6 MiB that an agent without a model does without
@@ -31,8 +35,11 @@ class TextEncoder:
             self._tokenizer = Tokenizer.from_buffer(tokenizer_json)
         except ValueError as error:
             raise ModelFormatError(f"tokenizer.json of {len(tokenizer_json)} bytes cannot be read: {error}") from error
+        self.max_tokens = max_tokens
         self.pad_id = _pad_id(self._tokenizer)
         self._tokenizer.no_padding()
+        known = (self._tokenizer.token_to_id(token) for token in _END_TOKENS)
+        self.end_ids = frozenset(index for index in known if index is not None)
         self._tokenizer.enable_truncation(max_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -45,6 +52,17 @@ class TextEncoder:
             (np.array(encoding.ids, dtype=np.int32), _first_tokens(encoding.word_ids))
             for encoding in self._encodings(sentences, are_words=True)
         ]
+
+    def encode_open(self, text: str) -> tuple[list[int], list[int]]:
+        """The token ids of ``text``, and those of the special tokens that close it; together as :meth:`encode`."""
+        (encoding,) = self._encodings([text])
+        words = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
+        end = words[-1] + 1 if words else len(encoding.ids)
+        return encoding.ids[:end], encoding.ids[end:]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids)))
 
     def _encodings(self, texts: Sequence[str | Sequence[str]], *, are_words: bool = False) -> Iterator[Encoding]:
         for start in range(0, len(texts), _GROUP):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +14,51 @@ from numpy.typing import NDArray
 
 from edge_sdk.data.arrays import array_errors, array_examples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError
 from edge_sdk.inference.engine import Prediction
 from edge_sdk.inference.serving import Serving
 
-_WINDOW_AXES, _IMAGE_AXES = 2, 3
+_WINDOW_AXES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked about, a ``text``, an ``image`` or a ``window``, and what the model says."""
+    """What was asked about, a ``text``, a ``word`` of one, an ``image`` or a ``window``, and what the model says."""
 
     kind: str
     asked: str
-    prediction: Prediction
+    said: Prediction | str
 
 
-def ask(serving: Serving, words: Sequence[str]) -> list[Answer]:
+def ask(serving: Serving, words: Sequence[str], most_tokens: int) -> list[Answer]:
     """The model's answer to each text, picture or window that ``words`` are, or are files of.
+
+    A model that tags does so to each word of a text between spaces; one that writes, writes at most ``most_tokens``.
 
     Windows are in .npy files, (steps, channels) or (n, steps, channels), or in CSV files with a column a channel and a
     row a step, of one window after the other. Raises ``DataFormatError`` for what the model does not take,
     ``ModelFormatError`` before the first release.
     """
     shape = serving.input_shape
-    if len(shape) == _IMAGE_AXES:
-        return _answers("image", words, serving.predict(np.stack([_picture(Path(word), shape) for word in words])))
-    if len(shape) == _WINDOW_AXES:
-        files = [(word, _windows(Path(word), shape)) for word in words]
-        names = [f"{word} {number}" for word, windows in files for number in range(1, len(windows) + 1)]
-        return _answers("window", names, [answer for _, windows in files for answer in serving.predict(windows)])
-    return _answers("text", words, serving.predict(words))
+    match serving.task:
+        case ModelTask.IMAGE_CLASSIFICATION:
+            return _answers("image", words, serving.predict(np.stack([_picture(Path(word), shape) for word in words])))
+        case ModelTask.TIME_SERIES_CLASSIFICATION:
+            files = [(word, _windows(Path(word), shape)) for word in words]
+            names = [f"{word} {number}" for word, windows in files for number in range(1, len(windows) + 1)]
+            return _answers("window", names, [answer for _, windows in files for answer in serving.predict(windows)])
+        case ModelTask.TOKEN_CLASSIFICATION:
+            sentences = [text.split() for text in words]
+            return _answers("word", chain(*sentences), chain(*serving.tag(sentences)))
+        case ModelTask.TEXT_GENERATION | ModelTask.TEXT2TEXT_GENERATION:
+            return _answers("text", words, serving.generate(words, most_tokens))
+        case _:
+            return _answers("text", words, serving.predict(words))
 
 
-def _answers(kind: str, names: Sequence[str], predictions: Sequence[Prediction]) -> list[Answer]:
-    return [Answer(kind, *both) for both in zip(names, predictions, strict=True)]
+def _answers(kind: str, names: Iterable[str], said: Iterable[Prediction | str]) -> list[Answer]:
+    return [Answer(kind, *both) for both in zip(names, said, strict=True)]
 
 
 def _picture(path: Path, shape: Sequence[int | None]) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 
 from edge_sdk.data import ArrayExamples, Examples
 from edge_sdk.data.batches import EncodedExamples, encode_examples
+from edge_sdk.data.examples import IMAGE_AXES
 from edge_sdk.elastic.submodel import ModelTask
-from edge_sdk.errors import ModelFormatError
+from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError
+from edge_sdk.inference.writing import answer, continuation
 from edge_sdk.protocol.graphs import DECODER_INPUT, IGNORED, INPUTS, LOGITS
-from edge_sdk.text import TextEncoder, pad
+from edge_sdk.text import Ids, TextEncoder, pad
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -25,10 +28,20 @@ if TYPE_CHECKING:
 Given: TypeAlias = Sequence[str] | NDArray[np.float32] | NDArray[np.uint8]
 """What is asked about: texts; or windows (n, steps, channels) or images (n, height, width, channels), one array."""
 
+_ASKED = {
+    ModelTask.TEXT_CLASSIFICATION: "predict with texts",
+    ModelTask.TOKEN_CLASSIFICATION: "tag",
+    ModelTask.TEXT_GENERATION: "generate",
+    ModelTask.TEXT2TEXT_GENERATION: "generate",
+    ModelTask.IMAGE_CLASSIFICATION: "predict with an array",
+    ModelTask.TIME_SERIES_CLASSIFICATION: "predict with an array",
+}
+"""What answers for a model of each task."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest label of a text, window or image, and its probability."""
+    """The likeliest label of a text, word, window or image, and its probability."""
 
     label: str
     probability: float
@@ -79,24 +92,52 @@ class Engine:
             return ()
         return tuple(size if isinstance(size, int) else None for size in self._session.get_inputs()[0].shape[1:])
 
+    @cached_property
+    def task(self) -> ModelTask:
+        """What the model is for, by what its graph takes and gives."""
+        if self._encoder is None:
+            is_image = len(self.input_shape) == IMAGE_AXES - 1
+            return ModelTask.IMAGE_CLASSIFICATION if is_image else ModelTask.TIME_SERIES_CLASSIFICATION
+        if any(given.name == DECODER_INPUT for given in self._session.get_inputs()):
+            return ModelTask.TEXT2TEXT_GENERATION
+        if not self._labels:
+            return ModelTask.TEXT_GENERATION
+        return ModelTask.TEXT_CLASSIFICATION if self._tried().ndim == 2 else ModelTask.TOKEN_CLASSIFICATION
+
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """The likeliest label of each text, run one by one: memory does not grow with their number.
 
-        Raises ``ModelFormatError`` where the model has another number of labels, or is for something else than texts.
+        Raises ``ModelFormatError`` where the model has another number of labels, ``ConfigurationError`` where it is for
+        another task.
         """
-        if self._encoder is None:
-            raise ModelFormatError("the model is not for texts: the release has no tokenizer")
-        if any(given.name == DECODER_INPUT for given in self._session.get_inputs()):
-            raise ModelFormatError("the model writes a text for a text; it has no label to answer with")
-        names = INPUTS[ModelTask.TEXT_CLASSIFICATION]
-        rows = ([ids] for ids in self._encoder.encode(texts))
-        return [self._prediction(dict(zip(names, pad(row, self._encoder.pad_id), strict=True))) for row in rows]
+        encoder = self._encoder_for("label texts", ModelTask.TEXT_CLASSIFICATION)
+        rows = ([ids] for ids in encoder.encode(texts))
+        return [self._prediction(self._token_inputs(row)) for row in rows]
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[Prediction]]:
+        """The likeliest tag of each word of each sentence. A long sentence is read in pieces that the model takes.
+
+        Raises as :meth:`predict`, and ``DataFormatError`` for a word without a token.
+        """
+        encoder = self._encoder_for("tag words", ModelTask.TOKEN_CLASSIFICATION)
+        return [self._tags(encoder, sentence) for sentence in sentences]
+
+    def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
+        """What the model writes after each text, or for it, greedily: at most so many tokens.
+
+        Raises as :meth:`predict`, and ``DataFormatError`` for a text that leaves no room.
+        """
+        encoder = self._encoder_for("write", ModelTask.TEXT_GENERATION, ModelTask.TEXT2TEXT_GENERATION)
+        write = continuation if self.task is ModelTask.TEXT_GENERATION else answer
+        return [write(self._logits, encoder, text, most_tokens) for text in texts]
 
     def predict_arrays(self, values: NDArray[np.float32] | NDArray[np.uint8]) -> list[Prediction]:
         """The likeliest label of each window or image, as :class:`edge_sdk.data.ArrayExamples` holds them.
 
         Raises ``ModelFormatError`` as :meth:`predict`, ``DataFormatError`` for values of another shape.
         """
+        if self._encoder is not None:
+            raise self._wrong_task("label arrays")
         examples = ArrayExamples(values, (0,) * len(values))
         encoded = self._encoded(examples)
         return [self._prediction(encoded.batch_of(np.array([index])).inputs) for index in range(len(values))]
@@ -116,12 +157,42 @@ class Engine:
 
     def try_out(self) -> None:
         """Run once, on two tokens of each text or on zeros; ``ModelFormatError`` where that fails."""
+        self._tried()
+
+    def _tried(self) -> NDArray[np.float32]:
+        """The logits of that."""
         if self._encoder is not None:
-            self._run({given.name: np.ones((1, 2), dtype=np.int64) for given in self._session.get_inputs()})
-        else:
-            (given,) = self._session.get_inputs()
-            shape = [size if isinstance(size, int) else 1 for size in given.shape]
-            self._run({given.name: np.zeros(shape, dtype=np.float32)})
+            return self._logits({given.name: np.ones((1, 2), dtype=np.int64) for given in self._session.get_inputs()})
+        (given,) = self._session.get_inputs()
+        shape = [size if isinstance(size, int) else 1 for size in given.shape]
+        return self._logits({given.name: np.zeros(shape, dtype=np.float32)})
+
+    def _encoder_for(self, what: str, *tasks: ModelTask) -> TextEncoder:
+        """The encoder of a model for one of ``tasks``."""
+        if self._encoder is None or self.task not in tasks:
+            raise self._wrong_task(what)
+        return self._encoder
+
+    def _wrong_task(self, what: str) -> ConfigurationError:
+        return ConfigurationError(f"the model cannot {what}: it is for {self.task.value}; use {_ASKED[self.task]}")
+
+    def _token_inputs(self, row: Sequence[Ids]) -> dict[str, NDArray[Any]]:
+        pad_id = 0 if self._encoder is None else self._encoder.pad_id
+        return dict(zip(INPUTS[ModelTask.TEXT_CLASSIFICATION], pad(row, pad_id), strict=True))
+
+    def _tags(self, encoder: TextEncoder, words: Sequence[str]) -> list[Prediction]:
+        found: list[Prediction] = []
+        while len(found) < len(words):
+            rest = words[len(found) :]
+            ((ids, firsts),) = encoder.encode_words([rest])
+            logits = self._run(self._token_inputs([ids]))[0]
+            starts = [position for position, word in enumerate(firsts) if word >= 0]
+            read = [word for word in range(len(starts)) if firsts[starts[word]] == word]
+            is_cut = len(ids) >= encoder.max_tokens
+            if not read or (len(read) < len(rest) and not (is_cut and len(read) == len(starts))):
+                raise DataFormatError(f"the word {rest[len(read)]!r} has no token in this model; leave it out")
+            found += [self._likeliest(logits[starts[word]]) for word in read]
+        return found
 
     def _encoded(self, examples: Examples) -> EncodedExamples:
         """As training encodes them."""
@@ -137,6 +208,10 @@ class Engine:
         )
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The logits of one example, to compute with."""
+        return self._logits(inputs).astype(np.float64)
+
+    def _logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The logits (1, ..., labels) of one example."""
         try:
             logits: NDArray[np.float32] = self._session.run([LOGITS], dict(inputs))[0]
@@ -146,12 +221,13 @@ class Engine:
             raise ModelFormatError(
                 f"the model gives {logits.shape[-1]} logits for {len(self._labels)} labels; release another"
             )
-        return logits.astype(np.float64)
+        return logits
 
     def _prediction(self, inputs: Mapping[str, NDArray[Any]]) -> Prediction:
         (logits,) = self._run(inputs)
-        if logits.ndim != 1:
-            raise ModelFormatError(f"the model gives logits for each of {len(logits)} tokens, not one label for all")
+        return self._likeliest(logits)
+
+    def _likeliest(self, logits: NDArray[np.float64]) -> Prediction:
         powers = np.exp(logits - logits.max())
         best = int(powers.argmax())
         return Prediction(self._labels[best], float(powers[best] / powers.sum()))

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from edge_sdk.data import Examples
+from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import BlobCorruptError, DataFormatError, ModelFormatError, RaffmError
 from edge_sdk.inference.engine import Engine, Given, Measurement, Prediction
 from edge_sdk.inference.slots import Slot, Slots
@@ -29,6 +31,7 @@ from edge_sdk.protocol.messages import Part, ReleaseReport, Standing
 from edge_sdk.protocol.releases import Order, ReleasedModel, Trial
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -82,14 +85,20 @@ class Serving:
 
         A model on trial that cannot answer has failed; the one before does it in its place.
         """
-        engine = self._running()
-        try:
-            return _answer(engine, given)
-        except ModelFormatError as error:
-            before = self._give_up_trial(engine, str(error))
-            if before is None:
-                raise
-            return _answer(before, given)
+        return self._answered(lambda engine: _predictions(engine, given))
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[Prediction]]:
+        """The likeliest tag of each word; otherwise as :meth:`predict`."""
+        return self._answered(lambda engine: engine.tag(sentences))
+
+    def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
+        """What the model writes after or for each text; otherwise as :meth:`predict`."""
+        return self._answered(lambda engine: engine.generate(texts, most_tokens))
+
+    @property
+    def task(self) -> ModelTask:
+        """As the engine's. ``ModelFormatError`` before the first release has arrived."""
+        return self._running().task
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -259,6 +268,16 @@ class Serving:
 
     # -- the model that runs
 
+    def _answered(self, ask: Callable[[Engine], _T]) -> _T:
+        engine = self._running()
+        try:
+            return ask(engine)
+        except ModelFormatError as error:
+            before = self._give_up_trial(engine, str(error))
+            if before is None:
+                raise
+            return ask(before)
+
     def _running(self) -> Engine:
         with self._lock:
             engine = self._engine
@@ -306,7 +325,7 @@ class Serving:
         )
 
 
-def _answer(engine: Engine, given: Given) -> list[Prediction]:
+def _predictions(engine: Engine, given: Given) -> list[Prediction]:
     return engine.predict_arrays(given) if isinstance(given, np.ndarray) else engine.predict(given)
 
 

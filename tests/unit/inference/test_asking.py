@@ -12,14 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from edge_sdk.cli import app
-from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.elastic.submodel import ModelTask, Submodel
 from edge_sdk.errors import DataFormatError
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.releases import ReleasedModel
-from tests.support.logistic_graph import LABELS, inference_model, parameters, tokenizer_json
+from tests.support.logistic_graph import LABELS, WORDS, inference_model, parameters, tokenizer_json
 from tests.support.signed import installed, order_of
+from tests.support.table_model import table_model
 
 STEPS = 4
 
@@ -38,7 +39,12 @@ PARTS = {
     "windows": ({Part.INFERENCE_MODEL: mean_model("series", [STEPS, 2], [1])}, ("first", "second")),
     "images": ({Part.INFERENCE_MODEL: mean_model("pixel_values", [3, 8, 8], [2, 3])}, ("red", "green", "blue")),
 }
-PARTS["texts"][0][Part.TOKENIZER] = tokenizer_json()
+TAGGED = np.array([[0, 1], [1, 0]])[[0, 0, 0, 0, 1, 1, 0, 0]]  # bad and awful are negative
+FOLLOWING = np.eye(len(WORDS))[[WORDS.index("film")] * len(WORDS)]
+PARTS["words"] = ({Part.INFERENCE_MODEL: table_model(ModelTask.TOKEN_CLASSIFICATION, TAGGED)}, LABELS)
+PARTS["openings"] = ({Part.INFERENCE_MODEL: table_model(ModelTask.TEXT_GENERATION, FOLLOWING)}, ())
+for kind in ("texts", "words", "openings"):
+    PARTS[kind][0][Part.TOKENIZER] = tokenizer_json()
 
 
 @pytest.fixture
@@ -69,6 +75,19 @@ def predict(state: Path, *words: object) -> list[dict[str, object]]:
     if done.exception is not None:
         raise done.exception
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("state", ["words"], indirect=True)
+def test_words_of_a_text_are_tagged_each(state: Path) -> None:
+    answers = predict(state, "the bad film", "fine")
+    told = [("the", "positive"), ("bad", "negative"), ("film", "positive"), ("fine", "positive")]
+    assert [(answer["word"], answer["label"]) for answer in answers] == told
+
+
+@pytest.mark.parametrize("state", ["openings"], indirect=True)
+def test_texts_are_continued(state: Path) -> None:
+    (answer,) = predict(state, "the fine", "--most-tokens", 3)
+    assert answer == {"text": "the fine", "answer": " film film film"}
 
 
 @pytest.mark.parametrize("state", ["texts"], indirect=True)

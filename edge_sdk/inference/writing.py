@@ -1,0 +1,61 @@
+"""Text from a model that writes: after each token the likeliest, until one that ends it (greedy decoding).
+
+The graph keeps nothing between tokens, so each is as much work as reading all that stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.elastic.submodel import ModelTask
+from edge_sdk.errors import DataFormatError
+from edge_sdk.protocol.graphs import DECODER_INPUT, INPUTS
+from edge_sdk.text import TextEncoder, pad
+
+Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
+"""A model's logits (1, tokens, vocabulary) for the inputs of one text."""
+
+
+def continuation(run: Run, encoder: TextEncoder, text: str, most_tokens: int) -> str:
+    """What a decoder writes after ``text``. ``DataFormatError`` where the text leaves no room for it."""
+    opening, closing = encoder.encode_open(text)
+    room = encoder.max_tokens - len(opening)
+    if not opening or room < 1:
+        raise DataFormatError(
+            f"a text of {len(text)} characters is {len(opening)} tokens, of at most {encoder.max_tokens} with what "
+            "follows; give one with at least a token that leaves room"
+        )
+    ends = encoder.end_ids.union(closing[:1])
+    written = _written(lambda ids: run(_inputs(opening + ids)), ends, min(most_tokens, room))
+    return encoder.decode(opening + written).removeprefix(encoder.decode(opening))
+
+
+def answer(run: Run, encoder: TextEncoder, text: str, most_tokens: int) -> str:
+    """What an encoder and a decoder write for ``text``, which is cut where the model ends."""
+    words, closing = encoder.encode_open(text)
+    source, ends = _inputs(words + closing), encoder.end_ids.union(closing[:1])
+
+    def after(ids: list[int]) -> NDArray[np.float32]:
+        return run(source | {DECODER_INPUT: np.array([[encoder.pad_id, *ids]], dtype=np.int64)})
+
+    return encoder.decode(_written(after, ends, min(most_tokens, encoder.max_tokens)))
+
+
+def _written(after: Callable[[list[int]], NDArray[np.float32]], ends: AbstractSet[int], most_tokens: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < most_tokens:
+        following = int(after(ids)[0, -1].argmax())
+        if following in ends:
+            break
+        ids.append(following)
+    return ids
+
+
+def _inputs(ids: Sequence[int]) -> dict[str, NDArray[Any]]:
+    row = np.array(ids, dtype=np.int32)
+    return dict(zip(INPUTS[ModelTask.TEXT_GENERATION], pad([row], 0), strict=True))
