@@ -20,7 +20,7 @@ from coordinator.fleet.folder import Fleet
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord
-from coordinator.store.states import AssignmentStatus, Phase
+from coordinator.store.states import Phase
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.protocol.releases import Root, read
 from edge_sdk.protocol.signing import Envelope
@@ -285,15 +285,15 @@ def _release_row(tx: Transaction, known: ReleaseRecord) -> Row:
 
 
 def _rollout_row(tx: Transaction, known: RolloutRecord) -> Row:
-    found = [assigned.status for assigned in tx.assignments.of_rollout(known.rollout)]
+    found = tx.assignments.standings(known.rollout)
     return {
         "rollout": known.rollout,
         "release": known.release,
         "task": known.task,
         "status": known.status.value,
         "stage": known.plan.stages[known.stage],
-        "devices": len(found),
-        **{status.value: found.count(status) for status in AssignmentStatus},
+        "devices": sum(found.values()),
+        **{status.value: count for status, count in found.items()},
     }
 
 

@@ -21,6 +21,7 @@ from edge_sdk.errors import ConfigurationError, StorageError
 _MOST = 500
 _T = TypeVar("_T")
 Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
+Numbered = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
 After = Annotated[str | None, Query(max_length=64, description="What the page before ended with.")]
 _bearer = HTTPBearer(description="A token, from `coordinator token create`.")

@@ -9,19 +9,17 @@ import time
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Body, Path, Query, status
+from fastapi import APIRouter, Body, Query, status
 from pydantic import JsonValue
 
-from coordinator.api.asking import PROBLEMS, Limit, Opened, Operator, Viewer, known_or_404, page_of
+from coordinator.api.asking import PROBLEMS, Limit, Numbered, Opened, Operator, Viewer, known_or_404, page_of
 from coordinator.api.schemas import Assignment, Page, Release, Rollout
-from coordinator.delivery.approving import approve, known_release, parse_signed
+from coordinator.delivery.approving import approve, known_release, parse_signed, signatures_in
+from coordinator.delivery.plans import read_plan
 from coordinator.delivery.rollout import Command
 from coordinator.delivery.starting import command_rollout, known_rollout, start_rollout
-from coordinator.store.plan import Plan
-from edge_sdk.errors import ConfigurationError
 
 releases = APIRouter(tags=["releases"], dependencies=[Viewer], responses=PROBLEMS)
-_Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 _After = Annotated[int, Query(ge=0, le=2**31 - 1, description="What the page before ended with.")]
 
 
@@ -34,7 +32,7 @@ def list_releases(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[
 
 
 @releases.get("/releases/{release}")
-def show_release(store: Opened, release: _Number) -> Release:
+def show_release(store: Opened, release: Numbered) -> Release:
     """One release, with its exports and what there is to sign."""
     with store.reading() as tx:
         return Release.of(tx, known_or_404(lambda: known_release(tx, release)))
@@ -42,13 +40,13 @@ def show_release(store: Opened, release: _Number) -> Release:
 
 @releases.post("/releases/{release}/approve")
 def approve_release(
-    store: Opened, who: Operator, release: _Number, signed: Annotated[dict[str, JsonValue], Body()]
+    store: Opened, who: Operator, release: Numbered, signed: Annotated[dict[str, JsonValue], Body()]
 ) -> Release:
     """Add the signatures in a file of ``coordinator release sign``; only the root of trust says whose count."""
-    given = parse_signed(msgspec.json.encode(signed))
+    given = signatures_in(parse_signed(msgspec.json.encode(signed)))
     with store.transaction() as tx:
         known_or_404(lambda: known_release(tx, release))
-        approve(tx, release, given.signatures, time.time(), who.name)
+        approve(tx, release, given, time.time(), who.name)
     return show_release(store, release)
 
 
@@ -62,27 +60,24 @@ def list_rollouts(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[
 
 @releases.post("/releases/{release}/rollouts", status_code=status.HTTP_201_CREATED)
 def begin_rollout(
-    store: Opened, who: Operator, release: _Number, plan: Annotated[dict[str, JsonValue], Body()]
+    store: Opened, who: Operator, release: Numbered, plan: Annotated[dict[str, JsonValue], Body()]
 ) -> Rollout:
     """Send an approved release out, as a plan says: stages, shares, trial."""
-    try:
-        wanted = msgspec.convert(plan, Plan)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"plan: {error}") from error
+    wanted = read_plan(plan)
     with store.transaction() as tx:
         known_or_404(lambda: known_release(tx, release))
         return Rollout.of(tx, start_rollout(tx, release, wanted, time.time(), who.name))
 
 
 @releases.get("/rollouts/{rollout}")
-def show_rollout(store: Opened, rollout: _Number) -> Rollout:
+def show_rollout(store: Opened, rollout: Numbered) -> Rollout:
     """One rollout, with how many of its devices stand how."""
     with store.reading() as tx:
         return Rollout.of(tx, known_or_404(lambda: known_rollout(tx, rollout)))
 
 
 @releases.get("/rollouts/{rollout}/assignments")
-def list_assignments(store: Opened, rollout: _Number, limit: Limit = 100, after: _After = 0) -> Page[Assignment]:
+def list_assignments(store: Opened, rollout: Numbered, limit: Limit = 100, after: _After = 0) -> Page[Assignment]:
     """The devices of a rollout: what each is to run, where it stands, and why it went back."""
     with store.reading() as tx:
         known_or_404(lambda: known_rollout(tx, rollout))
@@ -92,7 +87,7 @@ def list_assignments(store: Opened, rollout: _Number, limit: Limit = 100, after:
 
 
 @releases.post("/rollouts/{rollout}/{command}")
-def say_to_rollout(store: Opened, who: Operator, rollout: _Number, command: Command) -> Rollout:
+def say_to_rollout(store: Opened, who: Operator, rollout: Numbered, command: Command) -> Rollout:
     """Pause, resume, halt, or roll it back on every device."""
     with store.transaction() as tx:
         known_or_404(lambda: known_rollout(tx, rollout))

@@ -178,7 +178,6 @@ class Rollout(BaseModel):
     @classmethod
     def of(cls, tx: Transaction, known: RolloutRecord) -> Rollout:
         """As the store has it."""
-        found = [assigned.status for assigned in tx.assignments.of_rollout(known.rollout)]
         return cls(
             rollout=known.rollout,
             release=known.release,
@@ -186,7 +185,7 @@ class Rollout(BaseModel):
             status=known.status,
             stage=known.stage,
             plan=plain(known.plan),
-            devices={each: found.count(each) for each in AssignmentStatus},
+            devices=dict(tx.assignments.standings(known.rollout)),
             created_s=known.created_s,
         )
 

@@ -90,11 +90,11 @@ def approve_release(
 ) -> None:
     """Add signatures to a release: of keys, of files, or of the coordinator's own release key where it has one."""
     from coordinator.commands.options import read_key_file
-    from coordinator.delivery.approving import approve, known_release, read_signed, signatures_by
+    from coordinator.delivery.approving import approve, known_release, read_signed, signatures_by, signatures_in
     from coordinator.delivery.keys import held_keys
     from edge_sdk.protocol.signing import Role
 
-    given = [each for file in signature or () for each in read_signed(file).signatures]
+    given = [each for file in signature or () for each in signatures_in(read_signed(file))]
     keys = [read_key_file(file, passphrase_file) for file in key or ()]
     if not given and not keys:
         keys = list(held_keys(state_dir, Role.RELEASE))

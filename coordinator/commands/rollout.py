@@ -39,21 +39,20 @@ def start(
     most_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Of one example, the median.")] = None,
 ) -> None:
     """Send a release out, stage by stage; each device goes back by itself where the model does not do well on it."""
+    from coordinator.delivery.plans import typed_plan
     from coordinator.delivery.starting import start_rollout
-    from coordinator.store.plan import Plan
-    from edge_sdk.protocol.releases import Trial
 
-    plan = Plan(
-        stages=tuple(part.strip() for part in stages.split(",")),
-        success_share=success / 100,
-        error_share=error / 100,
+    plan = typed_plan(
+        stages=stages,
+        success_percent=success,
+        error_percent=error,
         health_interval_s=health_interval,
-        trial=Trial(
-            seconds=trial,
-            least_accuracy=least_accuracy,
-            most_accuracy_lost=most_accuracy_lost,
-            most_latency_ms=most_latency_ms,
-        ),
+        trial={
+            "seconds": trial,
+            "least_accuracy": least_accuracy,
+            "most_accuracy_lost": most_accuracy_lost,
+            "most_latency_ms": most_latency_ms,
+        },
     )
     with open_store(state_dir).transaction() as tx:
         known = start_rollout(tx, release, plan, time.time(), typist())

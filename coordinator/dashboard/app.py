@@ -15,7 +15,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.config import CoordinatorConfig
-from coordinator.dashboard import access, fleet, releases, rounds, tasks
+from coordinator.dashboard import access, fleet, releases, rollouts, rounds, running, tasks
 from coordinator.dashboard.pictures import ModelSizes
 from coordinator.dashboard.rendering import PATH, page
 from coordinator.dashboard.sessions import Sessions
@@ -62,7 +62,7 @@ def _pages(desk: access.Desk) -> FastAPI:
     pages.add_middleware(GZipMiddleware, compresslevel=5)
     pages.add_middleware(_Headers)
     pages.add_api_route("/", _first_page)
-    for module in (access, fleet, rounds, tasks, releases):
+    for module in (access, fleet, rounds, tasks, releases, rollouts, running):
         pages.include_router(module.router)
     pages.mount("/static", StaticFiles(directory=_FILES))
     return pages

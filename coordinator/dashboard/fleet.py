@@ -80,7 +80,7 @@ def show_fleet(
     wanted = DeviceFilter(q.strip(), online, group or None)
     with desk.store.reading() as tx:
         found = tx.devices.count(wanted)
-        last = max(1, math.ceil(found / ROWS))
+        last = last_page(found)
         number = min(number, last)
         total, online_count = tx.devices.count(DeviceFilter()), tx.devices.count(DeviceFilter(online=True))
         groups = tx.devices.groups()
@@ -130,6 +130,11 @@ def show_device(
         number=number,
         has_more=len(offers) > ROWS,
     )
+
+
+def last_page(rows: int) -> int:
+    """The number of the last page of so many rows."""
+    return max(1, math.ceil(rows / ROWS))
 
 
 def fleet_rows(tx: Transaction, devices: Sequence[DeviceRecord], sizes: ModelSizes) -> list[FleetRow]:

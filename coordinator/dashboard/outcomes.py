@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from coordinator.store.records import AssignmentRecord, OfferRecord, RoundRecord
-from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, RolloutStatus, TaskStatus
 
 
 class Mark(str, Enum):
@@ -44,7 +44,15 @@ _PHASES = {
     Phase.CLOSED: Word(Mark.GOOD, "closed"),
     Phase.ABANDONED: Word(Mark.BAD, "abandoned"),
 }
-_RELEASES = {
+_ROLLOUTS = {
+    RolloutStatus.RUNNING: Word(Mark.BUSY, "running"),
+    RolloutStatus.PAUSED: Word(Mark.HELD, "paused"),
+    RolloutStatus.HALTED: Word(Mark.BAD, "halted"),
+    RolloutStatus.DONE: Word(Mark.GOOD, "done"),
+    RolloutStatus.ROLLING_BACK: Word(Mark.BUSY, "rolling back"),
+    RolloutStatus.ROLLED_BACK: Word(Mark.HELD, "rolled back"),
+}
+_STANDING = {
     AssignmentStatus.PENDING: Word(Mark.IDLE, "not told yet"),
     AssignmentStatus.SENT: Word(Mark.BUSY, "sent"),
     AssignmentStatus.TRYING: Word(Mark.BUSY, "on trial"),
@@ -64,9 +72,28 @@ def word_of_round(known: RoundRecord) -> Word:
     return _PHASES[known.phase]
 
 
+def word_of_rollout(status: RolloutStatus) -> Word:
+    """Where a rollout stands."""
+    return _ROLLOUTS[status]
+
+
+def word_of_approval(missing: int, *, has_expired: bool) -> Word:
+    """Whether a release may go out that lacks so many signatures."""
+    if has_expired:
+        return Word(Mark.BAD, "expired")
+    if missing > 0:
+        return Word(Mark.IDLE, f"lacks {missing} signature{'s' if missing > 1 else ''}")
+    return Word(Mark.GOOD, "approved")
+
+
+def word_of_standing(status: AssignmentStatus) -> Word:
+    """Where a device stands to a release."""
+    return _STANDING[status]
+
+
 def word_of_release(known: AssignmentRecord) -> Word:
     """What a device says of its release."""
-    word = _RELEASES[known.status]
+    word = _STANDING[known.status]
     return Word(word.mark, word.text, known.reason or (known.report.detail if known.report else ""))
 
 

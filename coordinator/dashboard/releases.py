@@ -1,22 +1,90 @@
-"""Releases: what each device of a task runs, and how it does there."""
+"""Releases: what each consists of and is worth, who has signed it, and the form that takes another signature.
+
+No secret key comes here: what there is to sign is taken to where the key is, and what was signed there is handed in.
+"""
 
 from __future__ import annotations
 
-import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Query, Request, status
+from fastapi.responses import RedirectResponse, Response
 
-from coordinator.dashboard.access import Opened, Viewer
-from coordinator.dashboard.fleet import ROWS, Number, release_rows
-from coordinator.dashboard.rendering import page
+from coordinator.api.asking import Numbered
+from coordinator.dashboard.access import Desk, Form, Opened, Operator, Viewer
+from coordinator.dashboard.fleet import ROWS, Number, last_page
+from coordinator.dashboard.outcomes import Word, word_of_approval, word_of_rollout
+from coordinator.dashboard.pictures import Picture, picture
+from coordinator.dashboard.rendering import PATH, page
+from coordinator.delivery.approving import (
+    approve,
+    file_to_sign,
+    known_release,
+    manifest_of,
+    parse_signed,
+    signatures_in,
+    signers,
+)
+from coordinator.delivery.roots import current_root
+from coordinator.delivery.starting import chosen_exports, open_rollout
 from coordinator.rounds.tasks import known_task
-from coordinator.store.states import AssignmentStatus
+from coordinator.store.database import Transaction
+from coordinator.store.records import ReleaseRecord, RolloutRecord
+from edge_sdk.errors import ConfigurationError
+from edge_sdk.protocol.releases import Export, ReleaseManifest
 
 router = APIRouter()
-_WAITING = (AssignmentStatus.PENDING, AssignmentStatus.SENT, AssignmentStatus.TRYING)
-_REFUSED = (AssignmentStatus.FAILED, AssignmentStatus.ROLLED_BACK)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """A release in figures; ``rollout`` is its newest."""
+
+    release: ReleaseRecord
+    manifest: ReleaseManifest
+    word: Word
+    have: int
+    needed: int
+    rollout: RolloutRecord | None
+    rollout_word: Word | None
+
+    @property
+    def accuracy(self) -> float:
+        """Of its best export, on the task's test examples."""
+        return max(export.accuracy for export in self.manifest.exports)
+
+    @property
+    def sizes_bytes(self) -> tuple[int, int]:
+        """Of its smallest and its largest file."""
+        sizes = [export.size_bytes for export in self.manifest.exports]
+        return min(sizes), max(sizes)
+
+    @property
+    def may_go_out(self) -> bool:
+        """Whether devices will take it."""
+        return self.have >= self.needed and self.manifest.expires_s > time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRow:
+    """A model file of a release, and how many devices of which profile it is the best for."""
+
+    export: Export
+    picture: Picture | None
+    devices: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A release key: ``counts`` where it is one of the root of trust's now."""
+
+    name: str
+    has_signed: bool
+    counts: bool = True
 
 
 @router.get("/releases")
@@ -24,28 +92,103 @@ def show_releases(
     request: Request,
     desk: Opened,
     _: Viewer,
-    task: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
+    task: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,64}$")] = "",
     number: Number = 1,
 ) -> Response:
-    """The newest release of each device of a task: the one asked for, or the newest that has been released."""
+    """A page of the releases of one task, or of all, newest first."""
+    chosen = task or None
     with desk.store.reading() as tx:
-        tallies = {known.name: tx.assignments.tally(known.name) for known in reversed(tx.tasks.all())}
-        released = [name for name, tally in tallies.items() if tally]
-        chosen = known_task(tx, task).name if task else next(iter(released), None)
-        tally = tallies.get(chosen, {}) if chosen else {}
-        last = max(1, math.ceil(sum(tally.values()) / ROWS))
+        if chosen is not None:
+            known_task(tx, chosen)
+        last = last_page(tx.releases.count(chosen))
         number = min(number, last)
-        found = tx.assignments.newest_of(chosen, ROWS, ROWS * (number - 1)) if chosen else ()
-        rows = release_rows(tx, found, desk.sizes)
-    return page(
-        request,
-        "releases.html",
-        released=released,
-        chosen=chosen,
-        rows=rows,
-        healthy=tally.get(AssignmentStatus.HEALTHY, 0),
-        waiting=sum(tally.get(status, 0) for status in _WAITING),
-        refused=sum(tally.get(status, 0) for status in _REFUSED),
-        number=number,
-        last=last,
+        rows = _rows(tx, tx.releases.newest_first(chosen, ROWS, ROWS * (number - 1)))
+        tasks = tx.releases.tasks()
+    return page(request, "releases.html", tasks=tasks, task=task, rows=rows, number=number, last=last)
+
+
+@router.get("/releases/{release}")
+def show_release(request: Request, desk: Opened, _: Viewer, release: Numbered) -> Response:
+    """One release: what there is to look at before it is signed, and who has signed it."""
+    return _release_page(request, desk, release)
+
+
+@router.get("/releases/{release}/to-sign")
+def give_what_to_sign(desk: Opened, _: Viewer, release: Numbered) -> Response:
+    """The file for ``coordinator release sign``."""
+    with desk.store.reading() as tx:
+        file = file_to_sign(known_release(tx, release))
+    return Response(
+        file,
+        media_type="application/json",
+        headers={"Content-Disposition": f'attachment; filename="release-{release}.json"'},
     )
+
+
+@router.post("/releases/{release}/approve")
+def approve_release(request: Request, desk: Opened, who: Operator, form: Form, release: Numbered) -> Response:
+    """Add the signatures in a file that was signed elsewhere; else the release again, with what is wrong."""
+    signed = form.get("signed", "")
+    with desk.store.reading() as tx:
+        known_release(tx, release)
+    try:
+        given = signatures_in(parse_signed(signed.encode()))
+        with desk.store.transaction() as tx:
+            approve(tx, release, given, time.time(), who.name)
+    except ConfigurationError as error:
+        return _release_page(request, desk, release, signed, str(error), status.HTTP_400_BAD_REQUEST)
+    return RedirectResponse(f"{PATH}/releases/{release}", status.HTTP_303_SEE_OTHER)
+
+
+def release_row(tx: Transaction, release: int) -> ReleaseRow:
+    """One release in figures. Raises ``ConfigurationError`` where there is none of this number."""
+    return _rows(tx, [known_release(tx, release)])[0]
+
+
+def _rows(tx: Transaction, found: Sequence[ReleaseRecord]) -> list[ReleaseRow]:
+    newest = {known.release: known for known in tx.rollouts.of_releases([known.release for known in found])}
+    return [_row(tx, known, newest.get(known.release)) for known in found]
+
+
+def _row(tx: Transaction, known: ReleaseRecord, rollout: RolloutRecord | None) -> ReleaseRow:
+    manifest, (have, needed) = manifest_of(known), signers(tx, known)
+    word = word_of_approval(needed - have, has_expired=manifest.expires_s <= time.time())
+    rollout_word = None if rollout is None else word_of_rollout(rollout.status)
+    return ReleaseRow(known, manifest, word, have, needed, rollout, rollout_word)
+
+
+def _release_page(
+    request: Request, desk: Desk, release: int, signed: str = "", told: str = "", code: int = status.HTTP_200_OK
+) -> Response:
+    with desk.store.reading() as tx:
+        row = release_row(tx, release)
+        rollouts = [(known, word_of_rollout(known.status)) for known in reversed(tx.rollouts.of_releases([release]))]
+        values = {
+            "keys": _keys(tx, row.release),
+            "exports": _exports(tx, desk, row),
+            "open_rollout": open_rollout(tx, row.release.task),
+        }
+    return page(request, "release.html", code=code, told=told, row=row, rollouts=rollouts, signed=signed, **values)
+
+
+def _keys(tx: Transaction, known: ReleaseRecord) -> list[KeyRow]:
+    """The release keys that count now, then those that have signed and do not any more."""
+    trusted, signed = current_root(tx).release.keys, [each.key for each in known.signatures]
+    rows = [KeyRow(key.hex()[:16], key in signed) for key in trusted]
+    return rows + [KeyRow(key.hex()[:16], has_signed=True, counts=False) for key in signed if key not in trusted]
+
+
+def _exports(tx: Transaction, desk: Desk, row: ReleaseRow) -> list[ExportRow]:
+    """Each model file, with the devices that would run it now, by how many there are of a profile."""
+    profiles: dict[str, Counter[str]] = {}
+    for device, export in chosen_exports(tx, row.manifest):
+        profiles.setdefault(export.name, Counter())[device.profile] += 1
+    sizes = desk.sizes.of(tx.versions.latest(row.release.task))
+    return [
+        ExportRow(
+            export,
+            None if sizes is None else picture(export.submodel, sizes),
+            tuple(profiles.get(export.name, Counter()).most_common()),
+        )
+        for export in row.manifest.exports
+    ]

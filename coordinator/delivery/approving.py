@@ -134,7 +134,12 @@ def write_manifest(store: Store, release: int, file: Path) -> None:
     with store.reading() as tx:
         record = known_release(tx, release)
     with disk_errors(file):
-        write_durably(file, msgspec.json.encode(SignedManifest(release, record.manifest)) + b"\n")
+        write_durably(file, file_to_sign(record))
+
+
+def file_to_sign(record: ReleaseRecord) -> bytes:
+    """What :func:`sign_manifest` takes as a file."""
+    return msgspec.json.encode(SignedManifest(record.release, record.manifest)) + b"\n"
 
 
 def sign_manifest(file: Path, key: Ed25519PrivateKey) -> tuple[ReleaseManifest, Path]:
@@ -156,6 +161,16 @@ def read_signed(file: Path) -> SignedManifest:
     except ConfigurationError as error:
         raise ConfigurationError(f"{file}: {error}") from error
     return found
+
+
+def signatures_in(given: SignedManifest) -> tuple[Signature, ...]:
+    """Those of a file that was signed. ``ConfigurationError`` where there is none."""
+    if not given.signatures:
+        raise ConfigurationError(
+            f"this is what there is to sign of release {given.release}, and nobody has: give the file that "
+            "`coordinator release sign` writes"
+        )
+    return given.signatures
 
 
 def parse_signed(data: bytes) -> SignedManifest:

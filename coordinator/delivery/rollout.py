@@ -116,6 +116,11 @@ def obeyed(status: RolloutStatus, command: Command) -> RolloutStatus:
     return after
 
 
+def obeying(status: RolloutStatus) -> tuple[Command, ...]:
+    """What can be said to a rollout that stands so."""
+    return tuple(command for command, (before, _) in _OBEYED.items() if status in before)
+
+
 def step(state: RolloutState, event: Event, now_s: float) -> RolloutState:
     """The state after ``event``."""
     match event:

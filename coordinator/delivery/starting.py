@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from coordinator.delivery.approving import is_approved, known_release, manifest_of
 from coordinator.delivery.choice import Judged, best_of
-from coordinator.delivery.rollout import Command, obeyed, staged
+from coordinator.delivery.rollout import Command, obeyed, obeying, staged
 from coordinator.planning.budget import Budget, inference_budget
 from coordinator.store.database import Transaction
 from coordinator.store.plan import Plan
@@ -27,22 +27,24 @@ _DONE = {
 def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: str) -> RolloutRecord:
     """Record it with all its assignments; a coordinator that serves tells the devices within a second.
 
-    Raises ``ConfigurationError`` where the release is not approved, nobody can run it, another rollout of its task is
-    open, or ``plan`` cannot be.
+    Raises ``ConfigurationError`` where the release is not approved or has expired, nobody can run it, another rollout
+    of its task is open, or ``plan`` cannot be.
     """
     record = known_release(tx, release)
+    manifest = manifest_of(record)
     if not is_approved(tx, record):
         raise ConfigurationError(f"release {release} is not approved: see `coordinator release show {release}`")
-    before = tx.rollouts.latest(record.task)
-    if before is not None and before.status in _OPEN:
+    if manifest.expires_s <= now_s:
+        raise ConfigurationError(f"release {release} has expired: make another with `coordinator release create`")
+    before = open_rollout(tx, record.task)
+    if before is not None:
         raise ConfigurationError(f"rollout {before.rollout} of {record.task} is {before.status.value}: end it first")
     if plan.trial.seconds >= plan.health_interval_s:
         raise ConfigurationError(
             f"a trial of {plan.trial.seconds:g} s does not end within the health interval of "
             f"{plan.health_interval_s:g} s: prolong that"
         )
-    manifest = manifest_of(record)
-    chosen = _chosen([known for known in tx.devices.all() if known.revoked_s is None], manifest)
+    chosen = chosen_exports(tx, manifest)
     stages = staged({known.id: known.group for known, _ in chosen}, plan.stages, str(release))
     if not stages:
         raise ConfigurationError(f"no device that is known can run release {release}: see `coordinator device list`")
@@ -61,12 +63,23 @@ def command_rollout(tx: Transaction, rollout: int, command: Command, now_s: floa
     has taken its place.
     """
     known = known_rollout(tx, rollout)
-    latest = tx.rollouts.latest(known.task)
-    if latest is not None and latest.rollout != rollout:
-        raise ConfigurationError(f"rollout {latest.rollout} of {known.task} has taken the place of rollout {rollout}")
+    newer = _newer(tx, known)
+    if newer is not None:
+        raise ConfigurationError(f"rollout {newer.rollout} of {known.task} has taken the place of rollout {rollout}")
     tx.rollouts.set_status(rollout, obeyed(known.status, command))
     tx.audit.note(now_s, who, _DONE[command], str(rollout))
     return known_rollout(tx, rollout)
+
+
+def commands_for(tx: Transaction, known: RolloutRecord) -> tuple[Command, ...]:
+    """What :func:`command_rollout` takes now."""
+    return obeying(known.status) if _newer(tx, known) is None else ()
+
+
+def open_rollout(tx: Transaction, task: str) -> RolloutRecord | None:
+    """The rollout of a task that has not come to its end; ``None`` where a new one may begin."""
+    latest = tx.rollouts.latest(task)
+    return latest if latest is not None and latest.status in _OPEN else None
 
 
 def known_rollout(tx: Transaction, rollout: int) -> RolloutRecord:
@@ -85,15 +98,23 @@ def export_for(budget: Budget, exports: Sequence[Export]) -> Export | None:
     return best_of(judged)
 
 
-def _chosen(devices: Sequence[DeviceRecord], manifest: ReleaseManifest) -> list[tuple[DeviceRecord, Export]]:
+def chosen_exports(tx: Transaction, manifest: ReleaseManifest) -> list[tuple[DeviceRecord, Export]]:
+    """What each device would run that is known, may run the release, and can."""
     chosen = list[tuple[DeviceRecord, Export]]()
-    for known in devices:
-        if known.snapshot is None or (manifest.groups and known.group not in manifest.groups):
+    for known in tx.devices.all():
+        is_asked = known.revoked_s is None and (not manifest.groups or known.group in manifest.groups)
+        if known.snapshot is None or not is_asked:
             continue
         export = export_for(inference_budget(known.snapshot), manifest.exports)
         if export is not None:
             chosen.append((known, export))
     return chosen
+
+
+def _newer(tx: Transaction, known: RolloutRecord) -> RolloutRecord | None:
+    """The rollout that has taken its place."""
+    latest = tx.rollouts.latest(known.task)
+    return None if latest is None or latest.rollout == known.rollout else latest
 
 
 def _assignment(rollout: RolloutRecord, device: str, stage: int, export: Export, now_s: float) -> AssignmentRecord:

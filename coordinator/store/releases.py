@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import ColumnElement, Select, func, insert, select, true
 
 from coordinator.store import tables
 from coordinator.store.plan import Plan
@@ -67,9 +67,27 @@ class Releases(Repository[ReleaseRecord]):
         """Every release of a task, oldest first."""
         return self._all("release", task=task)
 
+    def newest_first(self, task: str | None, most: int, skipped: int = 0) -> tuple[ReleaseRecord, ...]:
+        """At most ``most`` of the newest after the first ``skipped``, of a task or of all."""
+        found = select(self.table).where(self._is_of(task)).order_by(self.table.c.release.desc())
+        return self._found(found.limit(most).offset(skipped))
+
+    def count(self, task: str | None) -> int:
+        """How many there are of a task, or of all."""
+        found = select(func.count()).select_from(self.table).where(self._is_of(task))
+        return self._connection.execute(found).scalar_one()
+
+    def tasks(self) -> tuple[str, ...]:
+        """Those that have a release, by name."""
+        column = self.table.c.task
+        return tuple(self._connection.execute(select(column).distinct().order_by(column)).scalars())
+
     def all(self) -> tuple[ReleaseRecord, ...]:
         """Every release, oldest first."""
         return self._all("release")
+
+    def _is_of(self, task: str | None) -> ColumnElement[bool]:
+        return true() if task is None else self.table.c.task == task
 
 
 class Rollouts(Repository[RolloutRecord]):
@@ -104,6 +122,11 @@ class Rollouts(Repository[RolloutRecord]):
     def latest(self, task: str) -> RolloutRecord | None:
         """The newest of a task."""
         return self._last("rollout", task=task)
+
+    def of_releases(self, releases: Collection[int]) -> tuple[RolloutRecord, ...]:
+        """Every rollout of these, oldest first."""
+        columns = self.table.c
+        return self._found(select(self.table).where(columns.release.in_(releases)).order_by(columns.rollout))
 
     def all(self) -> tuple[RolloutRecord, ...]:
         """Every rollout, oldest first."""
@@ -145,6 +168,30 @@ class Assignments(Repository[AssignmentRecord]):
     def of_rollout(self, rollout: int) -> tuple[AssignmentRecord, ...]:
         """Every one of a rollout, oldest first."""
         return self._all("number", rollout=rollout)
+
+    def standing(
+        self, rollout: int, status: AssignmentStatus | None, most: int, skipped: int = 0
+    ) -> tuple[AssignmentRecord, ...]:
+        """Those of a rollout that stand so, or all, by stage and device: at most ``most`` after ``skipped``."""
+        columns = self.table.c
+        is_wanted = true() if status is None else columns.status == status
+        found = select(self.table).where(columns.rollout == rollout, is_wanted).order_by(columns.stage, columns.device)
+        return self._found(found.limit(most).offset(skipped))
+
+    def by_stage(self, rollout: int) -> Mapping[tuple[int, AssignmentStatus], int]:
+        """In how many devices of each stage of a rollout it stands how."""
+        columns = self.table.c
+        counted = (
+            select(columns.stage, columns.status, func.count())
+            .where(columns.rollout == rollout)
+            .group_by(columns.stage, columns.status)
+        )
+        return {(row[0], row[1]): row[2] for row in self._connection.execute(counted)}
+
+    def standings(self, rollout: int) -> Mapping[AssignmentStatus, int]:
+        """In how many devices of a rollout it stands how, every state named."""
+        found = self.by_stage(rollout).items()
+        return {each: sum(count for (_, status), count in found if status is each) for each in AssignmentStatus}
 
     def of_task(self, task: str) -> tuple[AssignmentRecord, ...]:
         """Every one of a task, oldest first."""

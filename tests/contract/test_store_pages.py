@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.store.database import Store
 from coordinator.store.devices import DeviceFilter
+from coordinator.store.plan import Plan
 from coordinator.store.records import AssignmentRecord, EvaluationRecord
 from coordinator.store.states import AssignmentStatus, Outcome, Phase
 from edge_sdk.protocol.messages import Failure, Verdict
@@ -148,3 +149,43 @@ def test_newest_assignment_of_each_device_is_found_and_tallied(played: Store) ->
         assert [one.number for one in tx.assignments.newest_of("news", 5, 1)] == [newest[0]]
         assert tx.assignments.tally("news") == {AssignmentStatus.HEALTHY: 1, AssignmentStatus.SENT: 1}
         assert tx.assignments.tally("nothing") == {}
+
+
+def test_releases_come_newest_first_of_one_task_or_all(played: Store) -> None:
+    with played.transaction() as tx:
+        assert (tx.releases.count(None), tx.releases.tasks(), tx.releases.newest_first(None, 5)) == (0, (), ())
+        first, second, third = (tx.releases.add(task, 1, 5.0) for task in ("news", "motion", "news"))
+        assert [known.release for known in tx.releases.newest_first(None, 5)] == [third, second, first]
+        assert [known.release for known in tx.releases.newest_first("news", 5)] == [third, first]
+        assert [known.release for known in tx.releases.newest_first(None, 1, 1)] == [second]
+        assert (tx.releases.count(None), tx.releases.count("news"), tx.releases.count("x")) == (3, 2, 0)
+        assert tx.releases.tasks() == ("motion", "news")
+        rollouts = [tx.rollouts.add(release, "news", Plan(), 6.0) for release in (third, first, first)]
+        assert tx.rollouts.of_releases([first]) == (rollouts[1], rollouts[2])
+        assert tx.rollouts.of_releases([first, third]) == tuple(rollouts)
+        assert tx.rollouts.of_releases([]) == ()
+
+
+def test_devices_of_a_rollout_come_by_stage_and_are_tallied(played: Store) -> None:
+    healthy, failed = AssignmentStatus.HEALTHY, AssignmentStatus.FAILED
+    with played.transaction() as tx:
+        release = tx.releases.add("news", 1, 5.0)
+        mine, other = (tx.rollouts.add(release, "news", Plan(), 6.0).rollout for _ in range(2))
+        for rollout, device, stage, status in (
+            (mine, "pi-4", 0, healthy),
+            (mine, "jetson", 1, healthy),
+            (mine, "jetson", 0, failed),
+            (other, "jetson", 0, failed),
+        ):
+            tx.assignments.add(
+                AssignmentRecord(0, rollout, release, "news", device, stage, "m1-int8", HALF, BLOBS, 100, status)
+            )
+        assert tx.assignments.by_stage(mine) == {(0, healthy): 1, (0, failed): 1, (1, healthy): 1}
+        assert tx.assignments.by_stage(99) == {}
+        assert {it: count for it, count in tx.assignments.standings(mine).items() if count} == {healthy: 2, failed: 1}
+        assert [(it.stage, it.device) for it in tx.assignments.standing(mine, None, 9)] == [
+            *((0, "jetson"), (0, "pi-4"), (1, "jetson")),
+        ]
+        assert [it.device for it in tx.assignments.standing(mine, None, 1, 1)] == ["pi-4"]
+        assert [it.stage for it in tx.assignments.standing(mine, healthy, 9)] == [0, 1]
+        assert tx.assignments.standing(mine, AssignmentStatus.SENT, 9) == ()

@@ -18,6 +18,7 @@ from coordinator.delivery.rollout import (
     Told,
     due,
     obeyed,
+    obeying,
     staged,
     step,
 )
@@ -93,7 +94,9 @@ class Rollouts(RuleBasedStateMachine):
         try:
             status = obeyed(self.state.status, command)
         except ConfigurationError:
+            assert command not in obeying(self.state.status)
             return
+        assert command in obeying(self.state.status)
         if command is Command.ROLLBACK:
             self.was_halted = False
         self.move(step(RolloutState(self.state.plan, self.state.members, status, self.state.stage), Tick(), self.now_s))

@@ -1,4 +1,7 @@
-"""A coordinator's state folder with a fleet of many devices that have trained for a while, written at once."""
+"""A coordinator's state folder with a fleet of many devices that have trained for a while, written at once.
+
+Its first release has gone out by stages; the second waits for its signature.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +15,48 @@ import msgspec
 from sqlalchemy import Table, insert
 
 from coordinator.config import CoordinatorConfig
+from coordinator.delivery.approving import approve, known_release, record_release, signatures_by
+from coordinator.delivery.keys import own_key
+from coordinator.delivery.roots import ensure_root
 from coordinator.models.versions import Ordering, put_bytes
 from coordinator.store import tables
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
+from coordinator.store.plan import Plan
 from coordinator.store.records import (
     AssignmentRecord,
     DeviceRecord,
     EvaluationRecord,
     OfferRecord,
     RoundRecord,
-    TaskRecord,
     UpdateRecord,
     VersionRecord,
 )
-from coordinator.store.states import AssignmentStatus, Outcome, Phase, TaskStatus
+from coordinator.store.states import AssignmentStatus, Outcome, Phase, RolloutStatus, TaskStatus
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.elastic.submodel import Submodel
-from edge_sdk.protocol.messages import BlobEntry, Failure, Part, ReleaseReport, Snapshot, TrainingReport, Verdict
+from edge_sdk.protocol.messages import (
+    BlobEntry,
+    Failure,
+    Part,
+    Recipe,
+    ReleaseReport,
+    Snapshot,
+    TrainingReport,
+    Verdict,
+)
+from edge_sdk.protocol.releases import Export, Precision
+from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.light_model import light_task
 
 LAYERS, HEADS, FFN = 6, 12, 1536
 TASK = "news"
+STAGES = ("1%", "10%", "100%")
 _WIDTHS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
 _PARAMETERS = 22_700_000
 _TABLES = {
     DeviceRecord: tables.devices,
-    TaskRecord: tables.tasks,
     VersionRecord: tables.versions,
     RoundRecord: tables.rounds,
     OfferRecord: tables.offers,
@@ -94,14 +111,59 @@ def fill_state(state: Path, devices: int, rounds: int) -> Store:
     store = open_store(state)
     history = _History(devices, rounds, time.time())
     config = msgspec.json.encode(light_task(state, TASK, rounds=30))
+    ensure_root(store, state, history.now_s)
+    with store.transaction() as tx:
+        tx.tasks.add(TASK, config, history.now_s - 3600)
+        tx.tasks.set_status(TASK, TaskStatus.RUNNING)
+    _release_twice(store, state, history.now_s)
     records: dict[Table, list[dict[str, object]]] = {}
-    for record in (TaskRecord(TASK, history.now_s - 3600, TaskStatus.RUNNING, config), *history.records(_model(state))):
+    for record in history.records(_model(state)):
         values = {field.name: getattr(record, field.name) for field in fields(record)}
         records.setdefault(_TABLES[type(record)], []).append(values)
     with store._connection(read_only=False) as connection:
         for table, rows in records.items():
             connection.execute(insert(table), rows)
     return store
+
+
+def _release_twice(store: Store, state: Path, now_s: float) -> None:
+    recipe = Recipe(learning_rate=1e-3, batch_size=4, epochs=1, max_tokens=8)
+    with store.transaction() as tx:
+        for version in (0, 1):
+            release = record_release(
+                tx,
+                TASK,
+                (version, f"{version:064}"),
+                [_export(kind) for kind in KINDS],
+                recipe,
+                labels=("negative", "positive"),
+                fleet="default",
+                groups=(),
+                now_s=now_s - 600,
+                days=365,
+            )
+        approve(tx, 1, signatures_by(known_release(tx, 1), [own_key(state, Role.RELEASE)]), now_s - 500, "ann")
+        rollout = tx.rollouts.add(1, TASK, Plan(stages=STAGES, success_share=0.8, error_share=0.2), now_s - 400)
+        tx.rollouts.set_stage(rollout.rollout, len(STAGES) - 1)
+        tx.rollouts.set_status(rollout.rollout, RolloutStatus.DONE)
+        assert (release, rollout.rollout) == (2, 1)
+
+
+def _export(kind: Kind) -> Export:
+    """What just fits devices of this kind; the wider, the better."""
+    heads = min(HEADS, kind.heads + 2)
+    return Export(
+        name=f"m{heads}-int8",
+        submodel=submodel_of(heads),
+        precision=Precision.INT8,
+        opset=20,
+        onnxruntime="1.17",
+        parameters=_PARAMETERS * heads // HEADS,
+        inference_memory_bytes=kind.training_mib * MIB // 5,
+        accuracy=0.85 + 0.008 * kind.heads,
+        samples=500,
+        manifest=(BlobEntry(part=Part.INFERENCE_MODEL, digest="e" * 64, size_bytes=23 * MIB * heads // HEADS),),
+    )
 
 
 def _model(state: Path) -> BlobEntry:
@@ -128,7 +190,7 @@ class _History:
             yield self._round(number)
             for index, (name, kind) in enumerate(fleet.items()):
                 yield from self._answer(number, index, name, kind)
-        yield from (_release(index, name, kind) for index, (name, kind) in enumerate(fleet.items(), start=1))
+        yield from (self._assigned(index, name, kind) for index, (name, kind) in enumerate(fleet.items(), start=1))
 
     def _kinds(self) -> Iterator[tuple[int, Kind]]:
         return ((index, KINDS[index % len(KINDS)]) for index in range(self.devices))
@@ -187,18 +249,35 @@ class _History:
                 update, TASK, number, name, "d" * 64, 21 * MIB, 120.0, _REPORT, Verdict.ACCEPTED, "", at_s + 70
             )
 
+    def _assigned(self, number: int, device: str, kind: Kind) -> AssignmentRecord:
+        """One in nine has not said yet how its model does, one in twenty-five went back."""
+        report = ReleaseReport(release=1, task=TASK, healthy=True, samples=24, accuracy=0.917, latency_ms=18.0)
+        status, reason, told = AssignmentStatus.HEALTHY, "", report
+        if number % 9 == 0:
+            status, told = AssignmentStatus.SENT, None
+        elif number % 25 == 0:
+            status, reason = AssignmentStatus.ROLLED_BACK, "an example takes 310 ms, more than 250"
+        stage = 0 if number <= self.devices / 100 else 1 if number <= self.devices / 10 else 2
+        export = _export(kind)
+        return AssignmentRecord(
+            number,
+            1,
+            1,
+            TASK,
+            device,
+            stage,
+            export.name,
+            export.submodel,
+            export.manifest,
+            export.parameters,
+            status,
+            reason,
+            told,
+            self.now_s - 300,
+        )
+
 
 def _evaluation(number: int, width: str, share: float) -> EvaluationRecord:
     accuracy = 0.955 - 0.04 * (1 - share) - (0.65 - 0.16 * share) * 0.6**number
     parameters = int(_PARAMETERS * (0.55 + 0.45 * share))
     return EvaluationRecord(TASK, number, width, parameters, accuracy, 1.6 * 0.7**number, 500)
-
-
-def _release(number: int, device: str, kind: Kind) -> AssignmentRecord:
-    """One in nine has not said yet how its model does."""
-    told = ReleaseReport(release=number, task=TASK, healthy=True, samples=24, accuracy=0.917, latency_ms=18.0)
-    submodel, is_told = submodel_of(min(HEADS, kind.heads + 3)), number % 9 != 0
-    status = AssignmentStatus.HEALTHY if is_told else AssignmentStatus.SENT
-    return AssignmentRecord(
-        number, None, 1, TASK, device, 0, "m1-int8", submodel, (), 18_160_000, status, report=told if is_told else None
-    )

@@ -69,6 +69,15 @@ for (const form of document.querySelectorAll("[data-filter]")) {
   form.addEventListener("input", () => (clearTimeout(waiting), (waiting = setTimeout(look, 200))));
 }
 
+for (const chooser of document.querySelectorAll("[data-into]")) {
+  const field = document.getElementById(chooser.dataset.into);
+  chooser.hidden = false;
+  chooser.addEventListener("change", async () => {
+    const [file] = chooser.files;
+    if (file) field.value = await file.text();
+  });
+}
+
 const themes = ["system", "light", "dark"];
 const theme = document.querySelector("[data-theme-switch]");
 function nameTheme() {

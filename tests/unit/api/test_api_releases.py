@@ -15,33 +15,16 @@ from fastapi.testclient import TestClient
 
 from coordinator.api.access import make_token
 from coordinator.api.app import create_app
-from coordinator.delivery.approving import record_release, sign_manifest
-from coordinator.delivery.roots import install_root
 from coordinator.store.database import Store
 from coordinator.store.states import AccessRole
-from edge_sdk.protocol.messages import Recipe
-from tests.support.signed import FLEET, Signers, export, write_root_file
-from tests.support.simulator import able_device
-
-RECIPE = Recipe(learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8)
-ANN, BOB, EVE = (Ed25519PrivateKey.generate() for _ in range(3))
-SIGNERS = Signers(release=[ANN, BOB], thresholds={"release": 2})
+from tests.support.waiting_release import ANN, BOB, EVE, open_with_release, signed_by
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """Four devices, and a release that takes two signatures and has none."""
-    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
-    install_root(store, tmp_path, write_root_file(tmp_path / "root-1", SIGNERS.root_envelope()), 1.0, "test")
-    with store.transaction() as tx:
-        tx.tasks.add("news", b"", 1.0)
-        for number in range(4):
-            tx.devices.hello(f"d{number}", "board", 1, 1.0)
-            tx.devices.seen(f"d{number}", 1.0, able_device())
-        names: Any = {"labels": ("a", "b"), "fleet": FLEET, "groups": (), "now_s": time.time(), "days": 2.0}
-        record_release(tx, "news", (3, "ab" * 32), [export()], RECIPE, **names)
-    yield store
-    store.close()
+    opened = open_with_release(tmp_path)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -56,9 +39,7 @@ def header(store: Store, role: AccessRole = AccessRole.OPERATOR) -> dict[str, st
 
 def signed(folder: Path, shown: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     """What a person downloads, signs elsewhere, and uploads."""
-    file = folder / "release-1.json"
-    file.write_bytes(msgspec.json.encode(shown["to_sign"]))
-    return json.loads(sign_manifest(file, key)[1].read_bytes())
+    return json.loads(signed_by(key, msgspec.json.encode(shown["to_sign"]), folder))
 
 
 def test_release_is_signed_elsewhere_rolled_out_and_rolled_back(
@@ -97,6 +78,8 @@ def test_signature_of_a_stranger_is_refused(client: TestClient, store: Store, tm
     answer = client.post("/api/v1/releases/1/approve", json=signed(tmp_path, shown, EVE), headers=mine)
     assert (answer.status_code, "is no release key" in answer.json()["error"]) == (400, True)
     assert client.post("/api/v1/releases/1/approve", json={"a": 1}, headers=mine).status_code == 400
+    unsigned = client.post("/api/v1/releases/1/approve", json=shown["to_sign"], headers=mine)
+    assert (unsigned.status_code, "nobody has" in unsigned.json()["error"]) == (400, True)
 
 
 def test_viewer_looks_and_changes_nothing(client: TestClient, store: Store) -> None:

@@ -10,22 +10,20 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from httpx import Response
 
 from coordinator.api.access import make_token, revoke_token
-from coordinator.api.app import create_app
 from coordinator.config import task_of_toml
-from coordinator.dashboard.app import add_dashboard
 from coordinator.dashboard.tasks import example
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole, Outcome, TaskStatus
 from tests.support.filled_store import TASK, fill_state
+from tests.support.pages import AT, EVIL, FOREIGN, client_of, log_in, told
 
-AT = "/dashboard"
-PAGES = ("fleet", "rounds", "tasks", f"tasks/{TASK}", "releases", "devices/jetson-0000", "new-task")
-OWN = {"Origin": "http://testserver"}
-EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+PAGES = (
+    *("fleet", "rounds", "tasks", f"tasks/{TASK}", "devices/jetson-0000", "new-task"),
+    *("releases", "releases/1", "releases/2", "releases/1/new-rollout", "rollouts/1", "running"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +43,8 @@ def store(filled: Path, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def client(store: Store, tmp_path: Path) -> Iterator[TestClient]:
-    app = create_app(store)
-    add_dashboard(app, store, tmp_path)
-    with TestClient(app, follow_redirects=False, headers=OWN) as made:
+    with client_of(store, tmp_path) as made:
         yield made
-
-
-def log_in(client: TestClient, store: Store, role: AccessRole, name: str = "ann", **fields: str) -> Response:
-    secret = make_token(store, name, role, 1, time.time(), "a test")
-    return client.post(f"{AT}/login", data={"token": secret} | fields)
-
-
-def told(answer: Response) -> str:
-    """The one line of a page that says what is wrong."""
-    return html.unescape(answer.text.partition('role="alert">')[2].partition("</p>")[0])
 
 
 # -- who gets in
@@ -150,14 +136,7 @@ def test_viewer_has_no_buttons_and_is_refused_without_them(
 
 def test_other_sites_change_nothing(client: TestClient, store: Store) -> None:
     log_in(client, store, AccessRole.OPERATOR)
-    for headers in (
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": ""},
-        {"Origin": "http://["},
-        {"Origin": "http://testserver", "Sec-Fetch-Site": "same-site"},
-        {"Origin": "http://testserver", "Sec-Fetch-Site": "cross-site"},
-    ):
+    for headers in FOREIGN:
         assert client.post(f"{AT}/tasks/{TASK}/stop", headers=headers).status_code == 403, headers
     with store.reading() as tx:
         assert tx.tasks.get(TASK).status is TaskStatus.RUNNING
@@ -269,6 +248,12 @@ def test_what_is_not_there_is_said_in_a_line(client: TestClient, store: Store) -
         ("tasks/ghost", 404, "there is no task 'ghost'; the tasks are news"),
         ("rounds?task=ghost", 404, "there is no task 'ghost'; the tasks are news"),
         ("releases?task=ghost", 404, "there is no task 'ghost'; the tasks are news"),
+        ("running?task=ghost", 404, "there is no task 'ghost'; the tasks are news"),
+        ("releases/9", 404, "there is no release 9; the releases are 1, 2"),
+        ("releases/9/to-sign", 404, "there is no release 9; the releases are 1, 2"),
+        ("rollouts/9", 404, "there is no rollout 9; the rollouts are 1"),
+        ("rollouts/x", 400, "no page knows"),
+        ("rollouts/1?state=asleep", 400, "no page knows"),
         ("fleet?page=0", 400, "no page knows"),
         ("fleet?state=asleep", 400, "no page knows"),
         ("nothing", 404, "Not Found"),
@@ -281,20 +266,20 @@ def test_what_is_not_there_is_said_in_a_line(client: TestClient, store: Store) -
 def test_page_beyond_the_last_is_the_last(client: TestClient, store: Store) -> None:
     log_in(client, store, AccessRole.VIEWER)
     assert "Page 2 of 2" in client.get(f"{AT}/fleet?page=99").text
-    assert "Page 2 of 2" in client.get(f"{AT}/releases?page=99").text
+    for path in ("running?page=99", "rollouts/1?page=99"):
+        assert "Page 2 of 2" in client.get(f"{AT}/{path}").text
 
 
 def test_empty_store_says_on_each_page_what_comes_first(tmp_path: Path) -> None:
     opened = Store(f"sqlite:///{tmp_path / 'empty.sqlite'}")
-    app = create_app(opened)
-    add_dashboard(app, opened, tmp_path)
-    with TestClient(app, headers=OWN) as client:
+    with client_of(opened, tmp_path) as client:
         log_in(client, opened, AccessRole.VIEWER)
         for path, words in (
             ("fleet", "No device has said hello yet."),
             ("rounds", "There is no task yet."),
             ("tasks", "There is no task yet."),
             ("releases", "Nothing was released yet."),
+            ("running", "Nothing was released yet."),
         ):
             assert words in client.get(f"{AT}/{path}").text
     opened.close()
