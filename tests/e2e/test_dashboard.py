@@ -1,25 +1,35 @@
-"""The dashboard in a real browser: quick with a thousand devices, on a phone too, and a task from its form to its end.
+"""The dashboard in a real browser: quick with a thousand devices, on a phone too; a task from its form to its end, and
+its release signed elsewhere, rolled out, halted.
 
-The pictures in the README are made by the last test, where ``--screenshots`` asks for them.
+The pictures in the README are made by the last two tests, where ``--screenshots`` asks for them.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
 from coordinator.api.access import make_token
+from coordinator.cli import app
+from coordinator.delivery.approving import sign_manifest
+from coordinator.delivery.roots import ensure_root
+from coordinator.store.database import Store
 from coordinator.store.opening import open_store
-from coordinator.store.states import AccessRole, AssignmentStatus
+from coordinator.store.records import AssignmentRecord
+from coordinator.store.states import AccessRole, AssignmentStatus, RolloutStatus
 from tests.e2e.test_api_process import ask, serving
 from tests.support.browser import DESK, PHONE, Tab, chromium
 from tests.support.filled_store import TASK, fill_state
+from tests.support.waiting_release import ANN, BOB, open_with_release
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -27,8 +37,18 @@ if TYPE_CHECKING:
     from tests.support.small_fleet import SmallFleet
 
 pytestmark = pytest.mark.xdist_group("dashboard")  # one browser and one thousand devices for all of them
-PAGES = ("devices/android-0003", "rounds", "fleet", "tasks", f"tasks/{TASK}", "releases", "new-task")
+PAGES = (
+    *("devices/android-0003", "rounds", "releases/2", "rollouts/1"),
+    *("fleet", "tasks", f"tasks/{TASK}", "new-task", "releases", "releases/1", "releases/1/new-rollout", "running"),
+)
+DARK = 4
+"""So many of them are looked at in the dark too."""
 FOLDER = Path(__file__).parents[2] / "coordinator" / "dashboard" / "screenshots"
+RELEASE_PICTURES = (
+    ("release", "releases/1", (1280, 1120), "light"),
+    ("rollout", "rollouts/1", (1280, 1120), "dark"),
+    ("rollout-phone", "rollouts/1", PHONE, "light"),
+)
 PICTURES = (
     ("fleet", "fleet", DESK, "light"),
     ("rounds", "rounds", DESK, "dark"),
@@ -126,7 +146,7 @@ def test_fleet_of_a_thousand_is_shown_in_pages_and_searched(browser: Browser, si
 
 
 def test_every_page_fits_and_reads_on_a_phone_and_on_a_desk(browser: Browser, site: Site) -> None:
-    for size, scheme, paths in ((PHONE, "light", PAGES), (DESK, "dark", PAGES[:2])):
+    for size, scheme, paths in ((PHONE, "light", PAGES), (DESK, "dark", PAGES[:DARK])):
         with Tab(browser, size, color_scheme=scheme) as tab:
             page = tab.log_in(site.at("fleet"), site.tokens[AccessRole.OPERATOR])
             for path in paths:
@@ -186,6 +206,38 @@ def test_login_is_refused_and_allowed_and_ends(browser: Browser, site: Site) -> 
         tab.check()
 
 
+def test_release_is_approved_rolled_out_and_halted_in_the_browser(browser: Browser, tmp_path: Path) -> None:
+    """What devices say is written into the store: nobody is there."""
+    store = open_with_release(tmp_path)
+    with site_of(tmp_path) as site, Tab(browser) as tab:
+        page = tab.log_in(site.at("releases/1"), site.tokens[AccessRole.OPERATOR])
+        for key, becomes in ((ANN, "lacks 1 signature"), (BOB, "approved")):
+            approve(page, tmp_path, partial(signed_file, key), becomes)
+        page.get_by_role("link", name="Roll out").click()
+        page.get_by_label("Seconds on trial").fill("1e9")
+        page.get_by_role("button", name="Roll out").click()
+        assert "does not end within the health interval" in page.get_by_role("alert").inner_text()
+        tab.complaints.clear()  # Chromium tells of the 400
+        begin(page, "25%,100%", trial_s=2)
+        first, *others = store_read(store, 1)
+        with store.transaction() as tx:
+            tx.assignments.stands(first.number, AssignmentStatus.HEALTHY, "", time.time())
+            tx.assignments.stands(others[0].number, AssignmentStatus.ROLLED_BACK, EVIL, time.time())
+        page.locator(".stages li").first.get_by_text("1 healthy").wait_for()  # nobody asks for the page again
+        assert page.get_by_text(EVIL).is_visible()
+        press_button(page, "Halt", "halted")
+        assert page.locator(".buttons").get_by_role("button").all_inner_texts() == ["Roll back"]
+        page.get_by_label("State").select_option("Healthy")
+        page.locator("tbody tr").nth(1).wait_for(state="detached")
+        assert page.locator("tbody th").all_inner_texts() == [first.device]
+        page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        assert (overflow(page), page.title()) == (0, "Rollout 1 · raffm-edge")
+        tab.check()
+    with store.reading() as tx:
+        assert [entry.who for entry in tx.audit.newest(4)] == ["olga"] * 4
+    store.close()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_task_is_created_watched_paused_stopped_and_released_in_the_browser(
@@ -210,7 +262,7 @@ def test_task_is_created_watched_paused_stopped_and_released_in_the_browser(
         press(page, site, "trial", "Stop", "stopped")
         page.goto(site.at("rounds?task=news"))
         page.get_by_text("Round 2 collects").wait_for()
-        page.goto(site.at("releases?task=news"))
+        page.goto(site.at("running?task=news"))
         page.locator("tbody").get_by_text("healthy").nth(len(limits) - 1).wait_for()
         tab.check()
     assert fleet.read(lambda tx: tx.rounds.all("trial")) == rounds, "it was stopped while it paused"
@@ -223,6 +275,13 @@ def limits_mib() -> dict[str, int]:
 
     own = {"gateway": need_mib(3), "pi-4-a": need_mib(2), "pi-4-b": need_mib(2), "pi-zero": need_mib(1)}
     return {"jetson": 400} | own
+
+
+def inference_limits_mib() -> list[int]:
+    """Of the same devices."""
+    from tests.support.small_fleet import inference_mib
+
+    return [inference_mib(heads) for heads in (4, 3, 2, 2, 1)]
 
 
 def toml_of(fleet: SmallFleet, name: str, rounds: int) -> str:
@@ -253,6 +312,126 @@ def press(page: Page, site: Site, task: str, button: str, becomes: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+def test_release_of_real_agents_is_signed_offline_rolled_out_halted_and_rolled_out_again(
+    browser: Browser, fleet: SmallFleet, pytestconfig: pytest.Config
+) -> None:
+    """The first stage keeps it, the second is on trial when all is halted, the third never hears of it."""
+    limits = limits_mib()
+    keys = keys_of_two_people(fleet)
+    fleet.serve(stays=True)
+    for (name, limit_mib), inference in zip(limits.items(), inference_limits_mib(), strict=True):
+        fleet.agent(name, limit_mib, inference_memory_mib=inference)
+    with site_of(fleet.state) as site, Tab(browser) as tab:
+        tab.page.set_default_timeout(3e5)  # of a busy machine
+        page = tab.log_in(site.at("tasks"), site.tokens[AccessRole.OPERATOR])
+        create(tab, toml_of(fleet, "news", rounds=3))
+        page.get_by_role("main").get_by_role("link", name="Rounds").click()
+        page.get_by_text("Round 1 collects").wait_for()
+        page.goto(site.at("tasks/news"))
+        page.locator(".figures").get_by_text("done").wait_for()
+        page.get_by_role("main").get_by_role("link", name="Releases").click()
+        page.locator("tbody th").get_by_role("link", name="1", exact=True).click()
+        approve(page, fleet.folder, partial(typed_signature, keys[0]), "lacks 1 signature")
+        take_pictures(browser, site, RELEASE_PICTURES[:1], pytestconfig)
+        approve(page, fleet.folder, partial(typed_signature, keys[1]), "approved")
+        page.get_by_role("link", name="Roll out").click()
+        begin(page, "20%, 60%, 100%", trial_s=10)
+        stages = page.locator(".stages li")
+        stages.nth(0).get_by_text("1 healthy").wait_for()
+        stages.nth(1).get_by_text("2 on trial").wait_for()
+        press_button(page, "Halt", "halted")
+        stages.nth(1).get_by_text("2 rolled back").wait_for()
+        assert page.get_by_text("the rollout was halted").count() == 2
+        assert stages.nth(2).get_by_text("2 not told yet").is_visible()
+        take_pictures(browser, site, RELEASE_PICTURES[1:], pytestconfig)
+        press_button(page, "Roll back", "rolled back")
+        assert {running_release(fleet, name) for name in limits} == {None}
+        page.goto(site.at("releases/1"))
+        page.get_by_role("link", name="Roll out").click()
+        begin(page, "100%", trial_s=0)
+        page.locator(".figures").get_by_text("done").wait_for()
+        page.locator("tbody").get_by_text("healthy").nth(len(limits) - 1).wait_for()
+        tab.check()
+    assert {running_release(fleet, name) for name in limits} == {1}, fleet.story()
+    assert fleet.read(lambda tx: [known.status for known in tx.rollouts.all()]) == [
+        *(RolloutStatus.ROLLED_BACK, RolloutStatus.DONE),
+    ]
+
+
+def keys_of_two_people(fleet: SmallFleet) -> list[Path]:
+    """Both of whom have to sign a release from now on; the coordinator has no such key any more."""
+    state, folder = fleet.state, fleet.folder
+    store = open_store(state)
+    ensure_root(store, state, time.time())
+    store.close()
+    files = {name: folder / f"{name}.key" for name in ("safe", "ann", "bob")}
+    for file in files.values():
+        typed("key", "new", file)
+    public = [file.with_suffix(".pub") for file in files.values()]
+    people = ("--root", public[0], "--release", public[1], "--release", public[2])
+    keys = ("--key", state / "root.key", "--key", files["safe"])
+    typed("root", "rotate", folder / "root-2.json", "--from", state / "root.json", *people, *keys)
+    typed("root", "install", folder / "root-2.json", "--state-dir", state)
+    for role in ("release", "root"):
+        (state / f"{role}.key").unlink()
+    return [files["ann"], files["bob"]]
+
+
+def typed(*words: object) -> str:
+    """A command of the coordinator's."""
+    return CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False).stdout
+
+
+def typed_signature(key: Path, file: Path) -> Path:
+    return Path(typed("release", "sign", file, "--key", key).split()[-1])
+
+
+def signed_file(key: Ed25519PrivateKey, file: Path) -> Path:
+    return sign_manifest(file, key)[1]
+
+
+def approve(page: Page, folder: Path, sign: Callable[[Path], Path], becomes: str) -> None:
+    """On a release's page: fetch what there is to sign, sign it elsewhere, and give back the file."""
+    with page.expect_download() as download:
+        page.get_by_role("link", name=re.compile(r"release-\d+\.json")).click()
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    page.get_by_label("The file that was signed").set_input_files(sign(file))
+    expect_filled = 'document.getElementById("signed").value.length > 100'
+    page.wait_for_function(expect_filled)
+    page.get_by_role("button", name="Approve").click()
+    page.locator(".figures").get_by_text(becomes).wait_for()
+
+
+def begin(page: Page, stages: str, trial_s: float) -> None:
+    """By the form of a rollout."""
+    page.get_by_label("Stages").fill(stages)
+    page.get_by_label("Seconds on trial").fill(str(trial_s))
+    page.get_by_role("button", name="Roll out").click()
+    page.wait_for_url("**/rollouts/*")
+
+
+def press_button(page: Page, button: str, becomes: str) -> None:
+    """A button on the page that is shown."""
+    page.get_by_role("button", name=button).click()
+    page.locator(".figures").get_by_text(becomes, exact=True).wait_for()
+
+
+def store_read(store: Store, rollout: int) -> tuple[AssignmentRecord, ...]:
+    """The devices of a rollout by stage."""
+    with store.reading() as tx:
+        return tx.assignments.standing(rollout, None, 99)
+
+
+def running_release(fleet: SmallFleet, device: str) -> int | None:
+    """What is in the slot of a device."""
+    from edge_sdk.inference.slots import Slots
+
+    return Slots(fleet.folder / device / "slots").current_release()
+
+
+@pytest.mark.long
 @pytest.mark.minilm
 @pytest.mark.timeout(1800)
 def test_pictures_in_the_readme_are_of_a_demo(browser: Browser, tmp_path: Path, pytestconfig: pytest.Config) -> None:
@@ -270,16 +449,18 @@ def test_pictures_in_the_readme_are_of_a_demo(browser: Browser, tmp_path: Path, 
             page = tab.log_in(site.at("rounds"), site.tokens[AccessRole.OPERATOR])
             page.get_by_text("Round 6 collects").wait_for()
             page.get_by_text(re.compile(r"^[3-6] delivered")).wait_for()
-            for name, path, size, scheme in PICTURES:
-                picture(browser, site, name, path, size, scheme)
+            take_pictures(browser, site, PICTURES, pytestconfig)
     finally:
         end_demo(tmp_path, demo)
 
 
-def picture(browser: Browser, site: Site, name: str, path: str, size: tuple[int, int], scheme: str) -> None:
-    """One page as it is now."""
-    with Tab(browser, size, color_scheme=scheme) as tab:
-        page = tab.log_in(site.at(path), site.tokens[AccessRole.OPERATOR])
-        file = FOLDER / f"{name}.png"
-        page.screenshot(path=file)
-        assert file.stat().st_size <= MOST_PICTURE_BYTES
+def take_pictures(
+    browser: Browser, site: Site, pictures: Sequence[tuple[str, str, tuple[int, int], str]], config: pytest.Config
+) -> None:
+    """Of pages as they are now, for the README, where they were asked for."""
+    for name, path, size, scheme in pictures if config.getoption("--screenshots") else ():
+        with Tab(browser, size, color_scheme=scheme) as tab:
+            page = tab.log_in(site.at(path), site.tokens[AccessRole.OPERATOR])
+            file = FOLDER / f"{name}.png"
+            page.screenshot(path=file)
+            assert file.stat().st_size <= MOST_PICTURE_BYTES

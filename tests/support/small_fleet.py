@@ -77,11 +77,17 @@ def need_mib(heads: int) -> int:
     return int(COSTS.training_bytes(submodel) / (1 - COST_MODEL_ERROR) / MIB) + 1
 
 
-def write_profile(path: Path, training_memory_mib: int) -> Path:
-    """A device profile with this limit."""
+def inference_mib(heads: int) -> int:
+    """The inference limit, in MiB, that ``heads`` heads just fit into."""
+    return int(COSTS.inference_bytes(uniform(ARCHITECTURE, heads)) / MIB) + 1
+
+
+def write_profile(path: Path, training_memory_mib: int, inference_memory_mib: int = 256) -> Path:
+    """A device profile with these limits."""
     path.write_text(
         f'name = "{path.stem}"\ntitle = "test"\nkind = "board"\ncpu = "test"\ncores = 2\nmemory_total_mib = 4096\n'
-        f"[limits]\ntraining_memory_mib = {training_memory_mib}\ninference_memory_mib = 256\nthreads = 1\n"
+        f"[limits]\ntraining_memory_mib = {training_memory_mib}\n"
+        f"inference_memory_mib = {inference_memory_mib}\nthreads = 1\n"
         '[[sources]]\nfields = ["limits"]\ndocument = "test"\nread = "2026-11-21"\n',
         encoding="utf-8",
     )
@@ -139,20 +145,21 @@ class SmallFleet:
         name: str,
         training_memory_mib: int,
         *,
+        inference_memory_mib: int = 256,
         data: Path | None = None,
         runtime: Runtime = Runtime.ONNX,
         environment: dict[str, str] | None = None,
         through: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> None:
-        """Start `edge-agent run` on ``data`` or forty texts of its own, limited to ``training_memory_mib``.
+        """Start `edge-agent run` on ``data`` or forty texts of its own, in so much memory.
 
         ``through`` is typed before it: a command that becomes the agent; ``options`` are typed after it.
         """
         if data is None:
             data = self.folder / f"{name}.csv"
             write_examples(data, some_examples(40, seed=sum(name.encode())))
-        profile = write_profile(self.folder / f"{name}-board.toml", training_memory_mib)
+        profile = write_profile(self.folder / f"{name}-board.toml", training_memory_mib, inference_memory_mib)
         self._start(
             name,
             "edge_sdk.cli",
