@@ -23,5 +23,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     stages: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)] = ("100%",)
     success_share: _Threshold = 0.9
     error_share: _Threshold = 0.1
-    health_interval_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    health_interval_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 3600.0
     trial: Trial = Trial()

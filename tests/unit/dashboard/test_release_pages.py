@@ -229,6 +229,7 @@ def test_form_of_a_rollout_says_what_goes_without_saying(client: TestClient, sto
         ({"success": "most"}, "percent that is healthy: 'most' is no number"),
         ({"success": "120"}, "plan: Expected `float` <= 1.0 - at `$.success_share`"),
         ({"error": "nan"}, "plan: Expected `float`"),
+        ({"health_interval": "inf"}, "plan: Expected `float` <= 1000000000.0 - at `$.health_interval_s`"),
         ({"health_interval": "1"}, "does not end within the health interval"),
         ({"trial": ""}, "seconds on trial: '' is no number"),
         ({"least_accuracy": "7"}, "at `$.trial.least_accuracy`"),
