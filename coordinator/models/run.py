@@ -118,7 +118,7 @@ class Run:
 
     def nested(self, submodel: Submodel, round_number: int) -> tuple[Submodel, ...]:
         """The narrower widths that ``submodel`` also trains in each step of a round."""
-        drawn = draw(self.config.seed, round_number)
+        drawn = draw(self.config.seed, round_number) if self.config.nesting.is_random else 1.0
         return nested_widths(submodel, self.foundation.architecture, self.config.nesting, drawn)
 
     def slices(self, submodel: Submodel) -> Slices:

@@ -95,8 +95,10 @@ class Sqlite:
 
     def begin(self, connection: Connection, *, read_only: bool, durable: bool) -> None:
         """A writer takes the lock at once."""
-        if not read_only:
-            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        wanted = "FULL" if durable else "NORMAL"
+        if not read_only and connection.info.get("synchronous") != wanted:  # it stays with the connection
+            connection.exec_driver_sql(f"PRAGMA synchronous={wanted}")
+            connection.info["synchronous"] = wanted
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     def last_number(self, connection: Connection, table: Table) -> int:
