@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, Response, status
-from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, status
+from fastapi.responses import JSONResponse
 from pydantic import JsonValue
 
 from coordinator.api.access import make_token, revoke_token
@@ -27,9 +26,12 @@ from coordinator.api.asking import (
     Operator,
     Viewer,
     known_or_404,
+    listed,
     page_of,
 )
 from coordinator.api.enrolment import enrolling, identities
+from coordinator.api.models import models
+from coordinator.api.operations import operations, state
 from coordinator.api.releases import releases
 from coordinator.api.schemas import (
     Assignment,
@@ -43,6 +45,7 @@ from coordinator.api.schemas import (
     Task,
     Token,
 )
+from coordinator.api.workshop import Workshop
 from coordinator.config import TaskConfig
 from coordinator.fleet.groups import put_into_group
 from coordinator.metrics.fleet import fleet_registry
@@ -73,13 +76,13 @@ def create_app(store: Store, state_dir: Path | None = None) -> FastAPI:
     """The API of ``store``, which outlives it; devices enrol where ``state_dir`` has the fleet's authority."""
     app = FastAPI(title="raffm-edge coordinator", version="1", docs_url="/docs", redoc_url=None)
     app.state.store, app.state.state_dir = store, state_dir
-    app.state.metrics = fleet_registry(store)
+    app.state.metrics, app.state.workshop = fleet_registry(store), Workshop()
     app.add_exception_handler(RaffmError, _told)
     app.add_exception_handler(HTTPException, _told)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"])
-    app.include_router(_operations)
+    app.include_router(operations)
     app.include_router(enrolling)
-    for router in (_devices, _tasks, releases, identities, _access):
+    for router in (_devices, _tasks, models, releases, identities, _access, state):
         app.include_router(router, prefix="/api/v1")
     return app
 
@@ -95,16 +98,6 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
 _devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=PROBLEMS)
 _tasks = APIRouter(tags=["tasks"], dependencies=[Viewer], responses=PROBLEMS)
 _access = APIRouter(tags=["access"], responses=PROBLEMS)
-_operations = APIRouter(tags=["operations"], dependencies=[Viewer], responses=PROBLEMS)
-
-
-# -- operations
-
-
-@_operations.get("/metrics", response_class=PlainTextResponse)
-def read_metrics(request: Request) -> Response:
-    """The fleet and this process, for Prometheus."""
-    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 # -- devices
@@ -141,10 +134,11 @@ def group_device(store: Opened, who: Operator, device: Name, move: Move) -> Devi
 
 
 @_tasks.get("/tasks")
-def list_tasks(store: Opened) -> list[Task]:
+def list_tasks(store: Opened, limit: Limit = 100, after: After = None) -> Page[Task]:
     """Every task, oldest first."""
     with store.reading() as tx:
-        return [Task.of(tx, known) for known in tx.tasks.all()]
+        some, more = listed(tx.tasks.all(), lambda known: known.name, limit, after)
+        return Page(items=[Task.of(tx, known) for known in some], after=more)
 
 
 @_tasks.post("/tasks", status_code=status.HTTP_201_CREATED)
@@ -195,11 +189,12 @@ def list_rounds(
 
 
 @_tasks.get("/tasks/{task}/assignments")
-def list_assignments(store: Opened, task: Name) -> list[Assignment]:
+def list_assignments(store: Opened, task: Name, limit: Limit = 100, after: After = None) -> Page[Assignment]:
     """What each device was told to run of a task, oldest first."""
     with store.reading() as tx:
         known_or_404(lambda: known_task(tx, task))
-        return [Assignment.model_validate(known) for known in tx.assignments.of_task(task)]
+        some, more = listed(tx.assignments.of_task(task), lambda known: str(known.number), limit, after)
+    return Page(items=[Assignment.model_validate(known) for known in some], after=more)
 
 
 def _changed(store: Store, task: str, wanted: TaskStatus, who: TokenRecord) -> Task:
@@ -213,10 +208,11 @@ def _changed(store: Store, task: str, wanted: TaskStatus, who: TokenRecord) -> T
 
 
 @_access.get("/tokens")
-def list_tokens(store: Opened, _: Admin) -> list[Token]:
+def list_tokens(store: Opened, _: Admin, limit: Limit = 100, after: After = None) -> Page[Token]:
     """Every token, by name; no secrets."""
     with store.reading() as tx:
-        return [Token.model_validate(known) for known in tx.tokens.all()]
+        some, more = listed(tx.tokens.all(), lambda known: known.name, limit, after)
+    return Page(items=[Token.model_validate(known) for known in some], after=more)
 
 
 @_access.post("/tokens", status_code=status.HTTP_201_CREATED)

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from coordinator.api.access import bearer_of
 from coordinator.api.schemas import Problem
+from coordinator.api.workshop import TAR, Workshop
 from coordinator.fleet.folder import Fleet, open_fleet
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
@@ -32,6 +33,10 @@ PROBLEMS: Answers = {
     status.HTTP_401_UNAUTHORIZED: {"model": Problem},
     status.HTTP_403_FORBIDDEN: {"model": Problem},
     status.HTTP_404_NOT_FOUND: {"model": Problem},
+}
+ARCHIVE: Answers = {
+    status.HTTP_200_OK: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}},
+    status.HTTP_409_CONFLICT: {"model": Problem, "description": "Other heavy work is being done: try again."},
 }
 
 
@@ -57,6 +62,18 @@ def _may(role: AccessRole) -> Callable[..., TokenRecord]:
     return check
 
 
+def _folder(request: Request) -> StateDir:
+    state_dir: StateDir | None = request.app.state.state_dir
+    if state_dir is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "this API was started on a store alone, without a state folder")
+    return state_dir
+
+
+def _workshop(request: Request) -> Workshop:
+    workshop: Workshop = request.app.state.workshop
+    return workshop
+
+
 def _fleet(request: Request) -> Fleet:
     state_dir: StateDir | None = request.app.state.state_dir
     fleet = None if state_dir is None else open_fleet(state_dir)
@@ -66,6 +83,8 @@ def _fleet(request: Request) -> Fleet:
 
 
 Opened = Annotated[Store, Depends(_store)]
+Folder = Annotated[StateDir, Depends(_folder)]
+Work = Annotated[Workshop, Depends(_workshop)]
 Secured = Annotated[Fleet, Depends(_fleet)]
 Viewer = Depends(_may(AccessRole.VIEWER))
 Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
@@ -76,6 +95,18 @@ def page_of(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[
     """The first of what comes after, and how to ask for the rest."""
     some = found[:limit]
     return some, key(some[-1]) if len(found) > limit else None
+
+
+def listed(
+    found: Sequence[_T], key: Callable[[_T], str], limit: int, after: str | None
+) -> tuple[Sequence[_T], str | None]:
+    """As :func:`page_of`, of all that there is; 400 where what the page before ended with is there no more."""
+    if after is None:
+        return page_of(found, key, limit)
+    for number, one in enumerate(found):
+        if key(one) == after:
+            return page_of(found[number + 1 :], key, limit)
+    raise HTTPException(status.HTTP_400_BAD_REQUEST, f"there is no {after!r} any more to go on after: begin again")
 
 
 def known_or_404(look: Callable[[], _T]) -> _T:

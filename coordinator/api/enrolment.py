@@ -17,8 +17,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, HTTPException, Path, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 
-from coordinator.api.asking import PROBLEMS, Admin, Answers, Name, Opened, Operator, Secured, Viewer
-from coordinator.api.schemas import Certificate, Enrolment, EnrolmentSecret, NewEnrolment, Problem, Revocation
+from coordinator.api.asking import (
+    PROBLEMS,
+    Admin,
+    After,
+    Answers,
+    Limit,
+    Name,
+    Opened,
+    Operator,
+    Secured,
+    Viewer,
+    listed,
+)
+from coordinator.api.schemas import Certificate, Enrolment, EnrolmentSecret, NewEnrolment, Page, Problem, Revocation
 from coordinator.delivery.roots import ensure_root
 from coordinator.fleet.cutting import cut_off, tell_broker
 from coordinator.fleet.enrolment import enrol, enrolment_line, make_enrolment, withdraw_enrolment
@@ -98,10 +110,11 @@ def _enrolled(store: Store, fleet: Fleet, secret: str, body: bytes) -> Enrolled:
 
 
 @identities.get("/enrolments", dependencies=[Viewer])
-def list_enrolments(store: Opened) -> list[Enrolment]:
+def list_enrolments(store: Opened, limit: Limit = 100, after: After = None) -> Page[Enrolment]:
     """Every one-time token without its secret, oldest first, and who has used it."""
     with store.reading() as tx:
-        return [Enrolment.model_validate(known) for known in tx.enrolments.all()]
+        some, more = listed(tx.enrolments.all(), lambda known: known.id, limit, after)
+    return Page(items=[Enrolment.model_validate(known) for known in some], after=more)
 
 
 @identities.post("/enrolments", status_code=status.HTTP_201_CREATED)
@@ -119,10 +132,11 @@ def delete_enrolment(store: Opened, who: Admin, token: Annotated[str, Path(patte
 
 
 @identities.get("/devices/{device}/certificates", dependencies=[Viewer])
-def list_certificates(store: Opened, device: Name) -> list[Certificate]:
+def list_certificates(store: Opened, device: Name, limit: Limit = 100, after: After = None) -> Page[Certificate]:
     """Every certificate that a device has had, oldest first."""
     with store.reading() as tx:
-        return [Certificate.model_validate(known) for known in tx.certificates.of_device(device)]
+        some, more = listed(tx.certificates.of_device(device), lambda known: known.serial, limit, after)
+    return Page(items=[Certificate.model_validate(known) for known in some], after=more)
 
 
 @identities.post("/devices/{device}/revoke")

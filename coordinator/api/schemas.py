@@ -9,9 +9,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from coordinator.config import read_task
 from coordinator.delivery.approving import SignedManifest, manifest_of, signers
+from coordinator.fleet.authority import span_of
+from coordinator.fleet.folder import Fleet
 from coordinator.store.database import Transaction
-from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord
+from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord, VersionRecord
 from coordinator.store.states import AccessRole, AssignmentStatus, Phase, RolloutStatus, TaskStatus
+from edge_sdk.diagnosis.findings import Mark
+from edge_sdk.protocol.releases import Precision, Root, read
+from edge_sdk.protocol.signing import Envelope, Role
 
 _I = TypeVar("_I")
 
@@ -114,6 +119,21 @@ class Round(BaseModel):
         )
 
 
+class Version(BaseModel):
+    """A version of a task's model: the result of the round of its number."""
+
+    number: int
+    created_s: float
+    accuracy: dict[str, float] = Field(description="0 to 1, by width.")
+
+    @classmethod
+    def of(cls, tx: Transaction, known: VersionRecord) -> Version:
+        """As the store has it."""
+        found = tx.evaluations.of_round(known.task, known.number)
+        accuracy = {one.width: one.accuracy for one in found}
+        return cls(number=known.number, created_s=known.created_s, accuracy=accuracy)
+
+
 class Assignment(_Record):
     """A model that a device is to run, and what the device says of it."""
 
@@ -161,6 +181,17 @@ class Release(BaseModel):
             exports=[plain(export) for export in manifest.exports],
             to_sign=plain(SignedManifest(known.release, known.manifest)),
         )
+
+
+class NewRelease(BaseModel):
+    """A release to make of a task's model."""
+
+    version: int | None = Field(default=None, ge=0, le=2**31 - 1, description="The newest if not named.")
+    groups: list[str] = Field(default=[], max_length=100, description="Whose devices may run it; all if none is named.")
+    precisions: list[Precision] = Field(default=[Precision.INT8], min_length=1, max_length=len(Precision))
+    days: float = Field(default=365.0, ge=0.01, le=36500, description="Until it expires.")
+    fleet: str | None = Field(default=None, description="The fleet's name; the authority's, or default.")
+    threads: int = Field(default=2, ge=1, le=1024, description="For evaluation.")
 
 
 class Rollout(BaseModel):
@@ -263,6 +294,74 @@ class Revocation(BaseModel):
 
     cut_off_s: float | None = None
     problem: str | None = None
+
+
+class Found(_Record):
+    """One line of the doctor's: what is so, and what to do about it, empty where nothing has to be done."""
+
+    check: str
+    mark: Mark
+    found: str
+    advice: str
+
+
+class Examination(BaseModel):
+    """What the doctor finds; ``can_run`` where nothing of it is a failure."""
+
+    can_run: bool
+    findings: list[Found]
+
+
+class FleetTold(BaseModel):
+    """A fleet with an authority, and what it tells its devices."""
+
+    name: str
+    broker: str
+    api: str
+    authority: str = Field(description="The digest of its certificate, as `edge-agent enroll` takes it.")
+    good_until_s: float
+
+    @classmethod
+    def of(cls, fleet: Fleet) -> FleetTold:
+        """As its folder has it."""
+        _, ends_s = span_of(fleet.authority.certificate)
+        settings, authority = fleet.settings, fleet.authority.fingerprint
+        return cls(
+            name=settings.name, broker=settings.broker, api=settings.api, authority=authority, good_until_s=ends_s
+        )
+
+
+class Signing(BaseModel):
+    """Whose signatures count in one role, in hexadecimal, and how many of them it takes."""
+
+    threshold: int
+    keys: list[str]
+
+
+class TrustRoot(BaseModel):
+    """A root of trust; ``file`` is what devices are given as ``root.json``."""
+
+    version: int
+    expires_s: float
+    roles: dict[Role, Signing]
+    signed_by: list[str]
+    file: Plain
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> TrustRoot:
+        """What an envelope holds."""
+        root = read(Root, envelope.payload)
+        by_role = {Role.ROOT: root.root, Role.RELEASE: root.release, Role.ROUND: root.round}
+        return cls(
+            version=root.version,
+            expires_s=root.expires_s,
+            roles={
+                role: Signing(threshold=each.threshold, keys=[key.hex() for key in each.keys])
+                for role, each in by_role.items()
+            },
+            signed_by=[each.key.hex() for each in envelope.signatures],
+            file=plain(envelope),
+        )
 
 
 class AuditEntry(_Record):

@@ -20,7 +20,7 @@ from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.releases import Root, encoded, read, verified
 from edge_sdk.protocol.signing import Envelope, Keys, Role, opened, sign, signers_of
-from edge_sdk.security.trust import load_root
+from edge_sdk.security.trust import load_root, parse_root
 
 ROOT_FILE = "root.json"
 DAY_S = 86400.0
@@ -41,36 +41,45 @@ def ensure_root(store: Store, folder: Path, now_s: float) -> Path:
     return _write(folder, latest)
 
 
-def current_root(tx: Transaction) -> Root:
-    """The newest. Raises ``ConfigurationError`` where there is none."""
+def current_envelope(tx: Transaction) -> Envelope:
+    """The newest, with its signatures. Raises ``ConfigurationError`` where there is none."""
     latest = tx.roots.latest()
     if latest is None:
         raise ConfigurationError("there is no root of trust: `coordinator root install FILE`, or `coordinator serve`")
-    return read(Root, opened(latest.envelope).payload)
+    return opened(latest.envelope)
+
+
+def current_root(tx: Transaction) -> Root:
+    """The newest. Raises ``ConfigurationError`` where there is none."""
+    return read(Root, current_envelope(tx).payload)
 
 
 def install_root(store: Store, folder: Path, file: Path, now_s: float, who: str) -> Root:
-    """Make the root in ``file`` the newest; devices follow with their next release.
+    """As :func:`install`, of the root in ``file``. Raises ``ConfigurationError`` also where it has none."""
+    return install(store, folder, read_root(file), str(file), now_s, who)
+
+
+def install(store: Store, folder: Path, envelope: Envelope, place: str, now_s: float, who: str) -> Root:
+    """Make a root, which errors call ``place``, the newest; devices follow with their next release.
 
     Raises ``ConfigurationError`` where it is not signed by enough keys of its own and of the root before, is not the
     next version, or has expired.
     """
-    envelope = read_root(file)
     with store.transaction() as tx:
         latest = tx.roots.latest()
         root = read(Root, envelope.payload)
         if root.version != (latest.version + 1 if latest else 1):
             raise ConfigurationError(
-                f"{file} is root {root.version}; the next is {latest.version + 1 if latest else 1}"
+                f"{place} is root {root.version}; the next is {latest.version + 1 if latest else 1}"
             )
         if root.expires_s <= now_s:
-            raise ConfigurationError(f"{file} has expired: make it again with more --days")
+            raise ConfigurationError(f"{place} has expired: make it again with more --days")
         data = msgspec.msgpack.encode(envelope)
         try:
             for signers in (root.root, *(() if latest is None else (current_root(tx).root,))):
                 verified(Root, data, signers)
         except UntrustedError as error:
-            raise ConfigurationError(f"{file} cannot be installed: {error}") from error
+            raise ConfigurationError(f"{place} cannot be installed: {error}") from error
         added = _added(tx, envelope, now_s)
         tx.audit.note(now_s, who, "install root", str(root.version))
     _write(folder, added)
@@ -122,6 +131,11 @@ def sign_root(file: Path, key: Ed25519PrivateKey) -> Envelope:
 def read_root(file: Path) -> Envelope:
     """The envelope of the root in a file. Raises ``ConfigurationError``."""
     return opened(load_root(file))
+
+
+def root_in(data: bytes, place: str) -> Envelope:
+    """The envelope of the root in JSON, which errors call ``place``. Raises ``ConfigurationError``."""
+    return opened(parse_root(data, place))
 
 
 def _signed(root: Root, keys: Sequence[Ed25519PrivateKey]) -> Envelope:

@@ -25,6 +25,10 @@ class Versions(Repository[VersionRecord]):
         """The newest version, ``None`` before version 0."""
         return self._last("number", task=task)
 
+    def page(self, task: str, most: int, after: int) -> tuple[VersionRecord, ...]:
+        """The first ``most`` versions of a task, of those after one."""
+        return self._some(most, "number", after, task=task)
+
     def all(self, task: str) -> tuple[VersionRecord, ...]:
         """Every version of a task, oldest first."""
         return self._all("number", task=task)

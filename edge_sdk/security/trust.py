@@ -188,15 +188,21 @@ class Trust:
 def load_root(file: Path) -> bytes:
     """The envelope of the root in a file of JSON. Raises ``ConfigurationError``."""
     try:
-        envelope = msgspec.msgpack.encode(_files.decode(file.read_bytes()))
-        _root_in(envelope)
+        return parse_root(file.read_bytes(), str(file))
     except OSError as error:
         raise ConfigurationError(
             f"root of trust {file} cannot be read ({error.strerror}); copy root.json from the coordinator"
         ) from error
+
+
+def parse_root(data: bytes, place: str) -> bytes:
+    """The envelope of the root in JSON, which errors call ``place``. Raises ``ConfigurationError``."""
+    try:
+        envelope = msgspec.msgpack.encode(_files.decode(data))
+        _root_in(envelope)
     except (*UNDECODABLE, ValueError, UntrustedError) as error:
         raise ConfigurationError(
-            f"{file} holds no root of trust ({error}); copy root.json from the coordinator"
+            f"{place} holds no root of trust ({error}); copy root.json from the coordinator"
         ) from error
     return envelope
 

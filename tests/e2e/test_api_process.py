@@ -71,7 +71,7 @@ def test_token_lets_in_and_a_signal_ends_it_whoever_is_there(
     with serving(tmp_path / "state", "--log-format", "json") as (port, process):
         base = f"http://127.0.0.1:{port}"
         assert ask(f"{base}/health") == (200, {"status": "ok"})
-        assert ask(f"{base}/api/v1/tasks", token) == (200, [])
+        assert ask(f"{base}/api/v1/tasks", token) == (200, {"items": [], "after": None})
         status, answer = ask(f"{base}/api/v1/tokens", token)
         assert (status, answer) == (403, {"error": "token 'page' is a viewer's; this takes admin"})
         with pytest.raises(PortInUseError, match=f"127.0.0.1:{port} is taken: end what listens there"):

@@ -18,7 +18,7 @@ from coordinator.api.access import make_token, revoke_token
 from coordinator.api.app import create_app
 from coordinator.config import TaskConfig
 from coordinator.store.database import Store
-from coordinator.store.records import RoundRecord
+from coordinator.store.records import EvaluationRecord, RoundRecord, VersionRecord
 from coordinator.store.states import AccessRole, TaskStatus
 from coordinator.store.states import Phase as RoundPhase
 from edge_sdk.errors import ConfigurationError
@@ -126,6 +126,32 @@ def test_pages_follow_each_other_to_the_end(client: TestClient, store: Store) ->
     assert rest["after"] is None
 
 
+def test_pages_of_what_has_names_go_on_after_a_name_and_say_where_it_is_gone(client: TestClient, store: Store) -> None:
+    mine = header(store, AccessRole.ADMIN)
+    for name in ("bob", "eve", "kim"):
+        make_token(store, name, AccessRole.VIEWER, None, 1.0, "a test")
+    first = client.get("/api/v1/tokens", params={"limit": 2}, headers=mine).json()
+    assert ([one["name"] for one in first["items"]], first["after"]) == (["ann", "bob"], "bob")
+    rest = client.get("/api/v1/tokens", params={"after": "bob"}, headers=mine).json()
+    assert ([one["name"] for one in rest["items"]], rest["after"]) == (["eve", "kim"], None)
+    gone = client.get("/api/v1/tokens", params={"after": "lee"}, headers=mine)
+    assert (gone.status_code, gone.json()["error"]) == (400, "there is no 'lee' any more to go on after: begin again")
+
+
+@pytest.mark.usefixtures("fleet")
+def test_versions_of_a_task_come_in_pages_with_their_accuracy(client: TestClient, store: Store) -> None:
+    with store.transaction() as tx:
+        for number in (0, 1, 2):
+            tx.versions.add(VersionRecord("news", number, "a" * 64, (), 5.0))
+            tx.evaluations.put(EvaluationRecord("news", number, "half", 10, number / 10, 0.5, 7))
+    mine = header(store, AccessRole.VIEWER)
+    first = client.get("/api/v1/tasks/news/versions", params={"limit": 2}, headers=mine).json()
+    assert first["after"] == "1"
+    assert first["items"][1] == {"number": 1, "created_s": 5.0, "accuracy": {"half": 0.1}}
+    rest = client.get("/api/v1/tasks/news/versions", params={"after": 1}, headers=mine).json()
+    assert ([one["number"] for one in rest["items"]], rest["after"]) == ([2], None)
+
+
 @pytest.mark.usefixtures("fleet")
 def test_what_is_not_there_is_not_found(client: TestClient, store: Store) -> None:
     mine = header(store, AccessRole.ADMIN)
@@ -201,8 +227,8 @@ def test_admin_makes_a_token_that_lets_in_and_takes_it_back(client: TestClient, 
     admin = header(store, AccessRole.ADMIN)
     made = client.post("/api/v1/tokens", json={"name": "page", "role": "viewer", "days": 1}, headers=admin)
     mine = {"Authorization": f"Bearer {made.json()['secret']}"}
-    assert client.get("/api/v1/tasks", headers=mine).json() == []
-    listed = client.get("/api/v1/tokens", headers=admin).json()
+    assert client.get("/api/v1/tasks", headers=mine).json()["items"] == []
+    listed = client.get("/api/v1/tokens", headers=admin).json()["items"]
     assert [(one["name"], one["role"]) for one in listed] == [("ann", "admin"), ("page", "viewer")]
     assert made.json()["secret"] not in json.dumps(listed)
     assert client.delete("/api/v1/tokens/page", headers=admin).status_code == 204
@@ -218,11 +244,11 @@ def test_settings_of_a_task_read_back_as_they_were_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fleet")
-def test_no_request_that_the_document_allows_is_the_servers_fault(store: Store) -> None:
+def test_no_request_that_the_document_allows_is_the_servers_fault(store: Store, tmp_path: Path) -> None:
     import schemathesis  # two seconds, of which other tests' workers have no need
     from schemathesis.checks import not_a_server_error
 
-    app = create_app(store)
+    app = create_app(store, tmp_path)
     mine = header(store, AccessRole.ADMIN)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 

@@ -72,9 +72,9 @@ def test_device_enrols_with_a_token_that_an_admin_has_made(
     fleet.authority.check(certificate, time.time())
     device = client.get("/api/v1/devices/pi-5", headers=admin).json()
     assert (device["group"], device["profile"], device["revoked_s"]) == ("canary", "not-seen", None)
-    (shown,) = client.get("/api/v1/devices/pi-5/certificates", headers=admin).json()
+    (shown,) = client.get("/api/v1/devices/pi-5/certificates", headers=admin).json()["items"]
     assert int(shown["serial"], 16) == certificate.serial_number
-    (used,) = client.get("/api/v1/enrolments", headers=admin).json()
+    (used,) = client.get("/api/v1/enrolments", headers=admin).json()["items"]
     assert (used["used_by"], "secret" in used, "digest" in used) == ("pi-5", False, False)
     audit = [entry["action"] for entry in client.get("/api/v1/audit", headers=admin).json()["items"]]
     assert {"enrol device", "create enrolment token"} <= {*audit}
@@ -97,7 +97,7 @@ def test_only_an_admin_makes_and_withdraws_tokens(client: TestClient, store: Sto
 @pytest.mark.usefixtures("fleet")
 def test_token_that_is_withdrawn_is_worth_nothing(client: TestClient, store: Store, tmp_path: Path) -> None:
     header = secret_for(client, store)
-    (known,) = client.get("/api/v1/enrolments", headers=bearer(store, AccessRole.VIEWER)).json()
+    (known,) = client.get("/api/v1/enrolments", headers=bearer(store, AccessRole.VIEWER)).json()["items"]
     root = {"Authorization": f"Bearer {make_token(store, 'root', AccessRole.ADMIN, None, time.time(), 'a test')}"}
     assert client.delete(f"/api/v1/enrolments/{known['id']}", headers=root).status_code == 204
     assert client.post("/enroll", headers=header, json=asked(tmp_path)).status_code == 401

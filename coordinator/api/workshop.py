@@ -1,0 +1,93 @@
+"""Where the API has heavy work done: one piece at a time, each in a process of its own, so that memory is bounded.
+
+A file that is made has no name by the time that it is sent, so nothing of it stays, whatever ends the sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+import msgspec
+from fastapi import HTTPException, status
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from coordinator.api.jobs import MADE, Answer, Job
+from edge_sdk.disk import disk_errors
+from edge_sdk.errors import ConfigurationError, RaffmError
+
+TAR = "application/x-tar"
+_PIECE_BYTES = 1 << 20
+_TRY_AGAIN_S = 30
+_answers = msgspec.json.Decoder(Answer)
+
+
+class Workshop:
+    """Of one API."""
+
+    def __init__(self) -> None:
+        self._is_busy = False
+
+    async def perform(self, job: Job) -> bytes:
+        """Do ``job``; its result as JSON. 409 while another is done, and the errors that ``job`` raises."""
+        if self._is_busy:
+            detail = "other heavy work is being done for somebody: try again when it has ended"
+            raise HTTPException(status.HTTP_409_CONFLICT, detail, {"Retry-After": str(_TRY_AGAIN_S)})
+        self._is_busy = True
+        try:
+            return await _done(job)
+        finally:
+            self._is_busy = False
+
+    async def make(self, state_dir: Path, job_in: Callable[[str], Job]) -> tuple[bytes, IO[bytes]]:
+        """Do a job that makes a file; its result as JSON, and the file, which goes once it is closed."""
+        with disk_errors(state_dir), TemporaryDirectory(dir=state_dir, prefix=".work-") as folder:
+            result = await self.perform(job_in(folder))
+            return result, (Path(folder) / MADE).open("rb")
+
+
+def sent(file: IO[bytes], name: str) -> StreamingResponse:
+    """The answer that is ``file``, piece by piece; it is closed afterwards."""
+    headers = {
+        "Content-Length": str(os.fstat(file.fileno()).st_size),
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(_pieces(file), media_type=TAR, headers=headers)
+
+
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    with file:
+        while piece := await run_in_threadpool(file.read, _PIECE_BYTES):
+            yield piece
+
+
+async def _done(job: Job) -> bytes:
+    command = (sys.executable, "-m", "coordinator.api.jobs")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    try:
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("a process without its pipes")
+        with suppress(BrokenPipeError, ConnectionResetError):  # then its exit code tells more
+            process.stdin.write(msgspec.json.encode(job) + b"\n")
+            await process.stdin.drain()
+        said = await process.stdout.read()
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if not said:
+        raise RaffmError(f"the work ended with exit code {code}, and said nothing: see the API's log")
+    answer = _answers.decode(said)
+    if answer.error is not None:
+        raise (ConfigurationError if answer.is_asked_wrong else RaffmError)(answer.error)
+    return bytes(answer.result)
