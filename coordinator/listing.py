@@ -93,6 +93,13 @@ def task_rows(store: Store) -> list[Row]:
         return [_task_row(tx, known) for known in tx.tasks.all()]
 
 
+def state_rows(store: Store, task: str) -> list[Row]:
+    """One row: where ``task`` stands, and why it failed; ``ConfigurationError`` where there is no such task."""
+    with store.reading() as tx:
+        known = known_task(tx, task)
+        return [_task_row(tx, known) | {"failure": known.failure}]
+
+
 def setting_rows(store: Store, task: str) -> list[Row]:
     """One row a setting of ``task``, under its name in TOML; ``ConfigurationError`` where there is no such task."""
     with store.reading() as tx:
@@ -264,7 +271,7 @@ def show(rows: Sequence[Row], *, as_json: bool) -> None:
         return
     table = Table(*(rows[0] if rows else ("nothing yet",)))
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row.values()))
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row.values()))
     Console().print(table)
 
 

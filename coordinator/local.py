@@ -15,7 +15,7 @@ from coordinator.broker import EmbeddedBroker
 from coordinator.config import STATE_DIR_VARIABLE
 from coordinator.delivery.roots import ensure_root
 from coordinator.listing import Row, round_rows
-from coordinator.processes import Processes, interruptible, last_line
+from coordinator.processes import Processes, interruptible
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.states import TaskStatus
@@ -64,12 +64,12 @@ class LocalCoordinator:
         """Whether ``task`` has come to its end; raises as :meth:`wait_for`, but no ``DeadlineError``."""
         self.processes.check()
         with self._store() as store, store.reading() as tx:
-            known = {record.name: record.status for record in tx.tasks.all()}
+            known = {record.name: record for record in tx.tasks.all()}
         if task not in known:
             raise ConfigurationError(f"there is no task {task!r}; the tasks are {', '.join(known) or 'none'}")
-        if known[task] is TaskStatus.FAILED:
-            raise TaskFailedError(f"task {task} failed: {last_line(self.log)}")
-        return known[task] is TaskStatus.DONE
+        if known[task].status is TaskStatus.FAILED:
+            raise TaskFailedError(f"task {task} failed: {known[task].failure}; see {self.log}")
+        return known[task].status is TaskStatus.DONE
 
     def rounds(self, task: str) -> list[Row]:
         """What ``coordinator round list`` shows: one row a round."""

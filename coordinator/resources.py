@@ -22,7 +22,7 @@ class Submit(Protocol):
     Work that the disk refused is done again until it does not.
     """
 
-    def __call__(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None]) -> None:
+    def __call__(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[str], None]) -> None:
         """Return at once."""
 
 

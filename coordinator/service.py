@@ -26,6 +26,7 @@ from coordinator.fleet.folder import open_fleet
 from coordinator.metrics.vitals import Vitals
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
+from coordinator.rounds.failing import words_of
 from coordinator.store.database import Store
 from edge_sdk.errors import MalformedMessageError, ProtocolError, RaffmError, StorageError
 from edge_sdk.protocol.messages import (
@@ -69,7 +70,7 @@ class WorkDone:
     future: Future[Any]
     work: Callable[[], Any]
     then: Callable[[Any], None]
-    fail: Callable[[], None]
+    fail: Callable[[str], None]
 
 
 def mqtt_transport(config: CoordinatorConfig) -> MqttTransport:
@@ -170,7 +171,7 @@ class Service:
             self._refused.append((time.monotonic() + _DISK_PAUSE_S, done))
         except RaffmError as error:
             _log.error("the task fails: %s", error)
-            done.fail()
+            done.fail(words_of(error))
             if self._config.exit_when_done:
                 raise
         else:
@@ -322,7 +323,7 @@ class Service:
                 about = {"device": outcome.peer}
                 _log.warning("blob %s of %s: %s", outcome.digest[:16], outcome.peer, outcome.reason, extra=about)
 
-    def _submit(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[], None]) -> None:
+    def _submit(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[str], None]) -> None:
         self._making += 1
         future = self._workers.submit(work)
         future.add_done_callback(lambda done: self._transport.inject(WorkDone(done, work, then, fail)))

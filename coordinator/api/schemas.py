@@ -67,6 +67,7 @@ class Task(BaseModel):
 
     name: str
     status: TaskStatus
+    failure: str | None = Field(description="Why it failed, where it has.")
     created_s: float
     rounds_closed: int
     version: int | None
@@ -81,6 +82,7 @@ class Task(BaseModel):
         return cls(
             name=known.name,
             status=known.status,
+            failure=known.failure,
             created_s=known.created_s,
             rounds_closed=sum(one.phase is Phase.CLOSED for one in tx.rounds.all(known.name)),
             version=None if latest is None else latest.number,

@@ -161,9 +161,14 @@ def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
 
 @task_app.command("show")
 def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> None:
-    """One task: its settings, its versions by width, its rounds."""
-    from coordinator.listing import round_rows, setting_rows, show, version_rows
+    """One task: where it stands, and why it failed; its settings, its versions by width, its rounds."""
+    from coordinator.listing import round_rows, setting_rows, show, state_rows, version_rows
 
     store = open_store(state_dir)
-    for rows in (setting_rows(store, name), version_rows(store, name), round_rows(store, name)):
+    for rows in (
+        state_rows(store, name),
+        setting_rows(store, name),
+        version_rows(store, name),
+        round_rows(store, name),
+    ):
         show(rows, as_json=as_json)

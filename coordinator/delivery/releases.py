@@ -40,7 +40,7 @@ class TaskRelease:
         ladder: Ladder,
         resources: Resources,
         desk: RolloutDesk,
-        fail: Callable[[], None],
+        fail: Callable[[str], None],
     ) -> None:
         self._run, self._costs, self._ladder = run, costs, ladder
         self._resources, self._desk, self._fail = resources, desk, fail

@@ -6,18 +6,15 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from coordinator.config import TaskConfig, read_task
 from coordinator.doctor.patient import Patient
 from coordinator.doctor.records import GOES_ON
 from coordinator.models.foundation import model_type_of
-from coordinator.rounds.machine import MOST_ABANDONED
-from coordinator.store.database import Transaction
 from coordinator.store.opening import is_served
-from coordinator.store.records import DeviceRecord, OfferRecord, TaskRecord
-from coordinator.store.states import Outcome, Phase, TaskStatus
+from coordinator.store.records import DeviceRecord, TaskRecord
+from coordinator.store.states import TaskStatus
 from edge_sdk.diagnosis.findings import Finding, Mark
 from edge_sdk.elastic.families import family_of
 from edge_sdk.errors import RaffmError
@@ -25,6 +22,7 @@ from edge_sdk.errors import RaffmError
 _DAY_S = 86400.0
 _SILENT_DAYS = 7
 _NAMED = 5
+_UNKNOWN = "under an older version, which kept no reason: the log of `coordinator serve` of then says why"
 _WAITS = {TaskStatus.PENDING, TaskStatus.RUNNING}
 
 
@@ -32,7 +30,7 @@ def tasks(patient: Patient) -> Iterator[Finding]:
     """What each works on is still there, those that failed, and those that wait for a coordinator."""
     with patient.reading() as tx:
         known = tx.tasks.all()
-        failures = {task.name: _why_failed(tx, task) for task in known if task.status is TaskStatus.FAILED}
+    failures = {task.name: task.failure or _UNKNOWN for task in known if task.status is TaskStatus.FAILED}
     for task in known:
         yield from _sources(task)
     for name, why in failures.items():
@@ -78,24 +76,6 @@ def _sources(task: TaskRecord) -> Iterator[Finding]:
     for file in dict.fromkeys((config.calibration_file, config.test_file)):
         if not os.access(file, os.R_OK):
             yield Finding("tasks", mark, f"{task.name}: {file} is gone, or may not be read", "put it back")
-
-
-def _why_failed(tx: Transaction, task: TaskRecord) -> str:
-    """Rounds that came to nothing are in the store; any other reason is in the log alone."""
-    rounds = tx.rounds.all(task.name)
-    abandoned = [*takewhile(lambda one: one.phase is Phase.ABANDONED, reversed(rounds))]
-    if len(abandoned) < MOST_ABANDONED:
-        return "the log of `coordinator serve` says why"
-    offers = [offer for one in abandoned for offer in tx.offers.of_round(task.name, one.number)]
-    causes = Counter(_cause(offer) for offer in offers if offer.outcome is not Outcome.UPDATED)
-    found = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
-    return f"its last {len(abandoned)} rounds had too few updates ({found or 'nobody was asked'})"
-
-
-def _cause(offer: OfferRecord) -> str:
-    if offer.failure is not None:
-        return offer.failure.value
-    return offer.detail[:60] if offer.outcome is Outcome.FAILED and offer.detail else "no answer in time"
 
 
 def _too_few(wanted: Sequence[TaskConfig], known: Sequence[DeviceRecord]) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ from coordinator.planning.selection import drawn_from
 from coordinator.resources import Resources
 from coordinator.rounds.candidates import Candidates
 from coordinator.rounds.closing import keep_version, sources_of, still_count
+from coordinator.rounds.failing import why_abandoned
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import (
     MOST_ABANDONED,
@@ -143,19 +144,23 @@ class Conductor:
             self._learn_paces(tx, rounds)
         closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
         ended = [known for known in rounds[self._forgiven :] if known.phase is not Phase.COLLECTING]
-        abandoned = sum(1 for _ in takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended)))
+        abandoned = [*takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended))]
         self._gathering_since_s = time.monotonic()
         if self._round is not None:
             self.stage = Stage.COLLECTING
         elif closed and closed[-1] > self._version.number:
             self._close(closed[-1])
-        elif len(closed) < self.config.rounds and abandoned < MOST_ABANDONED:
+        elif len(closed) < self.config.rounds and len(abandoned) < MOST_ABANDONED:
             self.stage = Stage.GATHERING
         elif len(closed) == self.config.rounds and self.config.release:
             self.stage = Stage.RELEASING
             self._release.open(self._version)
+        elif len(closed) == self.config.rounds:
+            self._end(TaskStatus.DONE)
         else:
-            self._end(TaskStatus.DONE if len(closed) == self.config.rounds else TaskStatus.FAILED)
+            with self._resources.store.reading() as tx:
+                reason = why_abandoned(tx, abandoned)
+            self._fail(reason)
 
     def _learn_paces(self, tx: Transaction, rounds: Sequence[RoundRecord]) -> None:
         """What the rounds that have ended since say about each device's speed."""
@@ -165,13 +170,13 @@ class Conductor:
                 self._paces |= paces_of_round(tx, known, costs, self._paces)
                 self._paced = known.number
 
-    def _fail(self) -> None:
+    def _fail(self, reason: str) -> None:
         """The task cannot go on."""
-        self._end(TaskStatus.FAILED)
+        self._end(TaskStatus.FAILED, reason)
 
-    def _end(self, status: TaskStatus) -> None:
+    def _end(self, status: TaskStatus, failure: str | None = None) -> None:
         with self._resources.store.transaction() as tx:
-            tx.tasks.set_status(self.config.name, status)
+            tx.tasks.set_status(self.config.name, status, failure)
         self.stage = Stage.DONE
         _log.info("task %s is %s", self.config.name, status.value, extra=self._about)
 

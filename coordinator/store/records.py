@@ -45,12 +45,16 @@ class DeviceRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task; ``config`` is its encoded :class:`coordinator.config.TaskConfig`."""
+    """A task; ``config`` is its encoded :class:`coordinator.config.TaskConfig`.
+
+    ``failure`` is why it failed, where it has and that is known.
+    """
 
     name: str
     created_s: float
     status: TaskStatus
     config: bytes
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ tasks = Table(
     Column("created_s", Float, nullable=False),
     Column("status", Named(TaskStatus), nullable=False),
     Column("config", LargeBinary, nullable=False),
+    Column("failure", Text),
 )
 
 versions = Table(

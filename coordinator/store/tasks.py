@@ -23,9 +23,9 @@ class Tasks(Repository[TaskRecord]):
         self._insert(task)
         return task
 
-    def set_status(self, name: str, status: TaskStatus) -> None:
-        """Where the task stands now."""
-        self._update({"name": name}, status=status)
+    def set_status(self, name: str, status: TaskStatus, failure: str | None = None) -> None:
+        """Where the task stands now, and why where it has failed."""
+        self._update({"name": name}, status=status, failure=failure)
 
     def get(self, name: str) -> TaskRecord | None:
         """One task, ``None`` where there is none of this name."""

@@ -160,6 +160,10 @@ def test_task_added_twice_keeps_the_first(store: Store) -> None:
         tx.tasks.add("reviews", b"", 0.5)
         tx.tasks.set_status("news", TaskStatus.RUNNING)
         assert tx.tasks.get("news") == replace(first, status=TaskStatus.RUNNING)
+        tx.tasks.set_status("news", TaskStatus.FAILED, "no weights in ä")
+        assert tx.tasks.get("news") == replace(first, status=TaskStatus.FAILED, failure="no weights in ä")
+        tx.tasks.set_status("news", TaskStatus.PENDING)
+        assert tx.tasks.get("news") == first
         assert [task.name for task in tx.tasks.all()] == ["reviews", "news"]
 
 
@@ -525,6 +529,18 @@ def test_schema_goes_down_to_nothing_and_up_again(store: Store) -> None:
         assert revision_of(connection) == HEAD
     with store.transaction() as tx:
         tx.tasks.add("news", b"", 1.0)
+
+
+def test_task_keeps_all_but_its_reason_where_the_schema_goes_back(store: Store) -> None:
+    with store.transaction() as tx:
+        known = tx.tasks.add("news", b"", 1.0)
+        tx.tasks.set_status("news", TaskStatus.FAILED, "no weights")
+    with store._connection(read_only=False) as connection:
+        move_to(connection, "6")
+        assert "failure" not in {found["name"] for found in inspect(connection).get_columns("tasks")}
+        move_to(connection, HEAD)
+    with store.reading() as tx:
+        assert tx.tasks.get("news") == replace(known, status=TaskStatus.FAILED)
 
 
 def test_newest_revision_is_the_one_that_a_store_is_brought_to() -> None:

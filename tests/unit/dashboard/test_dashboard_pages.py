@@ -240,6 +240,16 @@ def test_what_a_device_says_is_shown_and_never_run(client: TestClient, store: St
         assert "<script>" not in answer.text
 
 
+def test_task_that_failed_says_why_and_what_it_says_is_never_run(client: TestClient, store: Store) -> None:
+    log_in(client, store, AccessRole.VIEWER)
+    assert "It failed" not in client.get(f"{AT}/tasks/{TASK}").text
+    with store.transaction() as tx:
+        tx.tasks.set_status(TASK, TaskStatus.FAILED, f"no weights in {EVIL}")
+    page = client.get(f"{AT}/tasks/{TASK}").text
+    assert "It failed: no weights in" in page
+    assert "<img" not in page
+
+
 def test_what_is_not_there_is_said_in_a_line(client: TestClient, store: Store) -> None:
     log_in(client, store, AccessRole.VIEWER)
     for path, code, words in (

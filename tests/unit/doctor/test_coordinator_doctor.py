@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,17 +21,15 @@ from coordinator.delivery.keys import own_key
 from coordinator.doctor import records
 from coordinator.doctor.examination import examine_coordinator, require_well
 from coordinator.doctor.patient import Patient
-from coordinator.rounds.machine import MOST_ABANDONED
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.migrations import move_to
 from coordinator.store.opening import SQLITE_FILE, look_into, open_store, sole_user
-from coordinator.store.records import OfferRecord, RoundRecord, VersionRecord
-from coordinator.store.states import Outcome, Phase, TaskStatus
+from coordinator.store.records import VersionRecord
+from coordinator.store.states import TaskStatus
 from edge_sdk.diagnosis.findings import Finding, Mark, failed
-from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import UnfitCoordinatorError
-from edge_sdk.protocol.messages import BlobEntry, Failure, Part
+from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 
@@ -154,18 +151,12 @@ def _lonely(store: Store) -> None:
 
 def _fail(store: Store) -> None:
     with store.transaction() as tx:
-        tx.tasks.set_status("news", TaskStatus.FAILED)
+        tx.tasks.set_status("news", TaskStatus.FAILED, "model/config.json is gone")
 
 
-def _abandon(store: Store) -> None:
-    _fail(store)
-    offer = OfferRecord("news", 0, "pi-4", Submodel((0,), (1,), (1,)), 1, NOW_S)
+def _fail_long_ago(store: Store) -> None:
     with store.transaction() as tx:
-        for number in range(1, MOST_ABANDONED + 1):
-            tx.rounds.add(RoundRecord("news", number, "b" * 64, Phase.ABANDONED, 2, NOW_S, NOW_S, NOW_S))
-            memory = replace(offer, round=number, outcome=Outcome.FAILED, failure=Failure.OUT_OF_MEMORY)
-            tx.offers.add(memory)
-            tx.offers.add(replace(offer, round=number, device="pi-5"))
+        tx.tasks.set_status("news", TaskStatus.FAILED)
 
 
 def _elsewhere(state: Path) -> None:
@@ -198,8 +189,8 @@ def _elsewhere(state: Path) -> None:
         (_of_store(_newer), "store", Mark.FAILURE, "schema 99 is a newer coordinator's"),
         (lambda it: shutil.rmtree(it.parent / "model"), "tasks", Mark.FAILURE, "model/config.json does not exist"),
         (lambda it: (it.parent / "test.csv").unlink(), "tasks", Mark.FAILURE, "test.csv is gone"),
-        (_of_store(_fail), "tasks", Mark.WARNING, "news failed: the log of `coordinator serve` says why"),
-        (_of_store(_abandon), "tasks", Mark.WARNING, "(5 out-of-memory, 5 no answer in time)"),
+        (_of_store(_fail), "tasks", Mark.WARNING, "news failed: model/config.json is gone"),
+        (_of_store(_fail_long_ago), "tasks", Mark.WARNING, "news failed: under an older version, which kept no reason"),
         (_of_store(_silent), "devices", Mark.WARNING, "not heard of for a week or more: barn (12 days)"),
         (_of_store(_lonely), "devices", Mark.WARNING, "news needs 2 at once, and of those that it is for 1 are online"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import pytest
 
 from coordinator import service
 from coordinator.planning.selection import Schedule, Targets
+from coordinator.rounds.machine import MOST_ABANDONED
 from coordinator.rounds.tasks import change_status
 from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
-from edge_sdk.errors import ConfigurationError
+from edge_sdk.errors import ConfigurationError, ModelFormatError
 from edge_sdk.protocol.messages import Failure, Offer
 from edge_sdk.protocol.topics import coordinator_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
@@ -204,9 +206,25 @@ def test_task_that_failed_is_started_again(tmp_path: Path) -> None:
     shop = Shop(tmp_path, news={"rounds": 2, "quorum": 2})
     with shop.serve() as served, shop.fleet(lambda *_: Failure.STORAGE):
         served.wait_for_end()
-        assert status(served, "news") is TaskStatus.FAILED
+        failed = served.read(lambda tx: tx.tasks.get("news"))
+        assert failed.status is TaskStatus.FAILED
+        words = rf"its last {MOST_ABANDONED} rounds had too few updates \(\d+ storage\)"
+        assert re.fullmatch(words, failed.failure)
     with shop.serve(TaskStatus.PENDING) as served, shop.fleet():
         served.wait_until(lambda: in_phase(served, "news", Phase.CLOSED) >= 1)
+        assert served.read(lambda tx: tx.tasks.get("news")).failure is None
+
+
+def test_task_whose_work_ends_in_an_error_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(*_: object, **__: object) -> None:
+        raise ModelFormatError(f"{tmp_path} has no weights")
+
+    link = MemoryTransport(MemoryHub(), coordinator_filters("default"))
+    with light_models() as run:
+        monkeypatch.setattr(run, "prepare", prepare)
+        with Served(quick(tmp_path, exit_when_done=False), light_task(tmp_path, "news"), link) as served:
+            served.wait_until(lambda: status(served, "news") is TaskStatus.FAILED)
+            assert served.read(lambda tx: tx.tasks.get("news")).failure == f"{tmp_path} has no weights"
 
 
 @pytest.mark.usefixtures("light")

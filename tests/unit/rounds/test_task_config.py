@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from datetime import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from coordinator.models.run import foundation_of
 from coordinator.planning.selection import DataSchema
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.opening import open_store
+from coordinator.store.states import TaskStatus
 from edge_sdk.data import read_examples
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, TrainablePart
 from edge_sdk.errors import ConfigurationError
@@ -232,5 +234,10 @@ def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> No
     shown = coordinator("task", "show", "news", *state)
     assert re.search(r"schedule\.every_s +. 60\.0", shown)
     assert "nothing yet" in shown
+    with closing(open_store(tmp_path / "state")) as store, store.transaction() as tx:
+        tx.tasks.set_status("news", TaskStatus.FAILED, "said [/x] no")
+    (state_row,) = json.JSONDecoder().raw_decode(coordinator("task", "show", "news", *state, "--json"))[0]
+    assert (state_row["status"], state_row["failure"]) == ("failed", "said [/x] no")
+    assert "[/x]" in coordinator("task", "show", "news", *state)
     with pytest.raises(ConfigurationError, match="there is no task 'views'; the tasks are news"):
         coordinator("task", "show", "views", *state)

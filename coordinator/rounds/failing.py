@@ -1,0 +1,33 @@
+"""Why a task cannot go on, in a line for whoever is to mend it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from coordinator.store.database import Transaction
+from coordinator.store.records import OfferRecord, RoundRecord
+from coordinator.store.states import Outcome
+from edge_sdk.errors import VISIBLE, RaffmError
+
+MOST_CHARACTERS = 1000
+
+
+def words_of(error: RaffmError) -> str:
+    """What the store keeps of an error."""
+    return str(error)[:MOST_CHARACTERS]
+
+
+def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:
+    """What kept devices from delivering in rounds that came to nothing, the most frequent first."""
+    offers = [offer for one in abandoned for offer in tx.offers.of_round(one.task, one.number)]
+    causes = Counter(_cause(offer) for offer in offers if offer.outcome is not Outcome.UPDATED)
+    found = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
+    words = f"its last {len(abandoned)} rounds had too few updates ({found or 'nobody was asked'})"
+    return words.translate(VISIBLE)[:MOST_CHARACTERS]
+
+
+def _cause(offer: OfferRecord) -> str:
+    if offer.failure is not None:
+        return offer.failure.value
+    return offer.detail[:60] if offer.outcome is Outcome.FAILED and offer.detail else "no answer in time"
