@@ -143,11 +143,18 @@ def api(
     ] = None,
     key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
     allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP, off this machine too.")] = False,
+    requests_per_minute: Annotated[
+        int, typer.Option(min=0, help="Of one client, and with one token, as a bucket that holds a minute's; 0: any.")
+    ] = 1200,
+    failures_per_minute: Annotated[
+        int, typer.Option(min=0, help="Wrong tokens of one client, at the API, the log-in and enrolling; 0: any.")
+    ] = 10,
     log_format: Log = LogFormat.TEXT,
     dashboard: Annotated[bool, typer.Option(help="Serve the dashboard beside it, at /dashboard.")] = True,
 ) -> None:
     """Serve the REST API and the dashboard, until interrupted; `coordinator token create` lets one in to both."""
     from coordinator.api.app import create_app
+    from coordinator.api.limiting import Limits
     from coordinator.api.serving import Listening, serve_api
     from coordinator.fleet.folder import open_fleet
 
@@ -157,7 +164,8 @@ def api(
         certificate = known.make_api_certificate()
     listening = Listening(host, port, certificate, key, allow_plaintext)
     with closing(open_store(state_dir)) as store:
-        served, path = create_app(store, state_dir), None
+        limits = Limits(requests_per_minute, failures_per_minute)
+        served, path = create_app(store, state_dir, limits), None
         if dashboard:
             from coordinator.dashboard.app import add_dashboard
 

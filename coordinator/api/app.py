@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from coordinator.api.access import make_token, revoke_token
 from coordinator.api.asking import (
     PROBLEMS,
+    WAIT,
     Admin,
     After,
     Limit,
@@ -30,6 +31,7 @@ from coordinator.api.asking import (
     page_of,
 )
 from coordinator.api.enrolment import enrolling, identities
+from coordinator.api.limiting import Guard, Limits, Throttle
 from coordinator.api.models import models
 from coordinator.api.operations import operations, state
 from coordinator.api.releases import releases
@@ -72,14 +74,19 @@ _CODES = {
 """Of what is no fault of the server's."""
 
 
-def create_app(store: Store, state_dir: Path | None = None) -> FastAPI:
-    """The API of ``store``, which outlives it; devices enrol where ``state_dir`` has the fleet's authority."""
+def create_app(store: Store, state_dir: Path | None = None, limits: Limits | None = None) -> FastAPI:
+    """The API of ``store``, which outlives it; devices enrol where ``state_dir`` has the fleet's authority.
+
+    Clients that ask more than ``limits`` allow are told to wait.
+    """
     app = FastAPI(title="raffm-edge coordinator", version="1", docs_url="/docs", redoc_url=None)
     app.state.store, app.state.state_dir = store, state_dir
     app.state.metrics, app.state.workshop = fleet_registry(store), Workshop()
+    app.state.guard = Guard(limits or Limits())
+    app.add_middleware(Throttle, guard=app.state.guard)
     app.add_exception_handler(RaffmError, _told)
     app.add_exception_handler(HTTPException, _told)
-    app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"])
+    app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"], responses=WAIT)
     app.include_router(operations)
     app.include_router(enrolling)
     for router in (_devices, _tasks, models, releases, identities, _access, state):

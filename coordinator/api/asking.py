@@ -11,6 +11,7 @@ from fastapi import Depends, HTTPException, Path, Query, Request, status
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from coordinator.api.access import bearer_of
+from coordinator.api.limiting import Guard
 from coordinator.api.schemas import Problem
 from coordinator.api.workshop import TAR, Workshop
 from coordinator.fleet.folder import Fleet, open_fleet
@@ -28,7 +29,15 @@ After = Annotated[str | None, Query(max_length=64, description="What the page be
 _bearer = HTTPBearer(description="A token, from `coordinator token create`.")
 Answers = dict[int | str, dict[str, Any]]
 """What FastAPI is told of an operation's answers."""
+WAIT: Answers = {
+    status.HTTP_429_TOO_MANY_REQUESTS: {
+        "model": Problem,
+        "description": "Too many requests, or too many wrong tokens.",
+        "headers": {"Retry-After": {"description": "Seconds until there is room.", "schema": {"type": "integer"}}},
+    }
+}
 PROBLEMS: Answers = {
+    **WAIT,
     status.HTTP_400_BAD_REQUEST: {"model": Problem},
     status.HTTP_401_UNAUTHORIZED: {"model": Problem},
     status.HTTP_403_FORBIDDEN: {"model": Problem},
@@ -45,14 +54,25 @@ def _store(request: Request) -> Store:
     return store
 
 
+def _guard(request: Request) -> Guard:
+    guard: Guard = request.app.state.guard
+    return guard
+
+
 def _may(role: AccessRole) -> Callable[..., TokenRecord]:
     def check(
-        store: Annotated[Store, Depends(_store)], given: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)]
+        request: Request,
+        store: Annotated[Store, Depends(_store)],
+        given: Annotated[HTTPAuthorizationCredentials, Depends(_bearer)],
     ) -> TokenRecord:
+        guard = _guard(request)
+        guard.require_guess(request, given.credentials)
         with store.reading() as tx:
             known = bearer_of(tx, given.credentials, time.time())
         if known is None:
+            guard.missed(request, given.credentials)
             raise HTTPException(status.HTTP_401_UNAUTHORIZED, "the token is unknown, revoked or expired")
+        guard.require_rate(request, known.name)
         if not known.role.includes(role):
             raise HTTPException(
                 status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
@@ -85,6 +105,7 @@ def _fleet(request: Request) -> Fleet:
 Opened = Annotated[Store, Depends(_store)]
 Folder = Annotated[StateDir, Depends(_folder)]
 Work = Annotated[Workshop, Depends(_workshop)]
+Guarded = Annotated[Guard, Depends(_guard)]
 Secured = Annotated[Fleet, Depends(_fleet)]
 Viewer = Depends(_may(AccessRole.VIEWER))
 Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]

@@ -19,9 +19,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from coordinator.api.asking import (
     PROBLEMS,
+    WAIT,
     Admin,
     After,
     Answers,
+    Guarded,
     Limit,
     Name,
     Opened,
@@ -37,7 +39,7 @@ from coordinator.fleet.enrolment import enrol, enrolment_line, make_enrolment, w
 from coordinator.fleet.folder import Fleet, open_fleet
 from coordinator.fleet.revocation import revoke_device
 from coordinator.store.database import Store
-from edge_sdk.errors import BrokerUnreachableError, MalformedMessageError, ProtocolError
+from edge_sdk.errors import BrokerUnreachableError, MalformedMessageError, ProtocolError, UntrustedError
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES, Enrolled
 from edge_sdk.protocol.identity import Enrolment as Asked
 
@@ -47,14 +49,14 @@ _PEM = "application/x-pem-file"
 _asked = msgspec.json.Decoder(Asked)
 enrolling = APIRouter(tags=["enrolling"])
 identities = APIRouter(tags=["identities"], responses=PROBLEMS)
-_refusals: Answers = {code: {"model": Problem} for code in (400, 401, 404, 408, 413)}
+_refusals: Answers = {**{code: {"model": Problem} for code in (400, 401, 404, 408, 413)}, **WAIT}
 
 
 # -- devices
 
 
 @enrolling.get(
-    "/enroll/authority", response_class=Response, responses={200: {"content": {_PEM: {}}}, 404: PROBLEMS[404]}
+    "/enroll/authority", response_class=Response, responses={200: {"content": {_PEM: {}}}, 404: PROBLEMS[404], **WAIT}
 )
 def show_authority(fleet: Secured) -> Response:
     """The certificate that the fleet's devices trust. It proves nothing by itself: compare its SHA-256."""
@@ -62,14 +64,20 @@ def show_authority(fleet: Secured) -> Response:
 
 
 @enrolling.post("/enroll", responses=_refusals)
-async def enroll(store: Opened, fleet: Secured, request: Request) -> Response:
+async def enroll(store: Opened, fleet: Secured, guard: Guarded, request: Request) -> Response:
     """A device's first certificate, for a one-time token as bearer: section 10 of the protocol."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    secret = given if scheme.lower() == "bearer" else ""
+    guard.require_guess(request, secret)
     try:
         body = await asyncio.wait_for(_body_of(request), _PATIENCE_S)
     except asyncio.TimeoutError as error:
         raise HTTPException(status.HTTP_408_REQUEST_TIMEOUT, f"no request within {_PATIENCE_S:.0f} s") from error
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    told = await run_in_threadpool(_enrolled, store, fleet, secret if scheme.lower() == "bearer" else "", body)
+    try:
+        told = await run_in_threadpool(_enrolled, store, fleet, secret, body)
+    except UntrustedError:
+        guard.missed(request, secret)
+        raise
     return Response(msgspec.json.encode(told), media_type="application/json")
 
 

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, status
 from fastapi.responses import RedirectResponse, Response
 
 from coordinator.api.access import bearer_by, bearer_of
+from coordinator.api.limiting import Guard
 from coordinator.dashboard.pictures import ModelSizes
 from coordinator.dashboard.rendering import PATH, page
 from coordinator.dashboard.sessions import LASTS_S, Sessions
@@ -39,6 +40,7 @@ class Desk:
     state_dir: Path
     sizes: ModelSizes
     sessions: Sessions
+    guard: Guard
 
 
 class LoginNeededError(Exception):
@@ -115,9 +117,16 @@ def login_page(request: Request, then: Annotated[str, Query(max_length=2000)] = 
 def log_in(request: Request, desk: Opened, form: Form) -> Response:
     """Open a session for the bearer of a token, and go where they wanted to."""
     secret, then = form.get("token", "").strip(), form.get("then", PATH)
+    try:
+        desk.guard.require_guess(request, secret)
+    except HTTPException as error:
+        waiting = page(request, "login.html", then=then, told=error.detail, code=error.status_code)
+        waiting.headers.update(error.headers or {})
+        return waiting
     with desk.store.reading() as tx:
         known = bearer_of(tx, secret, time.time())
     if known is None:
+        desk.guard.missed(request, secret)
         told = "the token is unknown, revoked or expired"
         return page(request, "login.html", then=then, told=told, code=status.HTTP_401_UNAUTHORIZED)
     answer = RedirectResponse(then if _is_here(then) else PATH, status.HTTP_303_SEE_OTHER)

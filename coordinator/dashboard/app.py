@@ -42,7 +42,7 @@ def add_dashboard(app: FastAPI, store: Store, state_dir: Path) -> str:
     Returns the path that the pages are under.
     """
     blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
-    desk = access.Desk(store, state_dir.absolute(), ModelSizes(blobs), Sessions())
+    desk = access.Desk(store, state_dir.absolute(), ModelSizes(blobs), Sessions(), app.state.guard)
     app.mount(PATH, _pages(desk))
     app.add_api_route("/", _first_page, include_in_schema=False)
     return PATH

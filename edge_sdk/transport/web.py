@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 20.0
 _LONGEST_GRAIN_S = 60.0
 _SAY_EVERY_S = 0.5
-_PARTIAL_CONTENT, _SERVER_FAILS = 206, 500
+_PARTIAL_CONTENT, _TOO_MANY, _SERVER_FAILS = 206, 429, 500
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
@@ -227,7 +227,7 @@ def _refusal(address: str, code: int, body: bytes) -> RaffmError:
         words = str(msgspec.json.decode(body)["error"])[:500]
     except (msgspec.DecodeError, KeyError, TypeError):
         words = f"HTTP status {code}"
-    if code >= _SERVER_FAILS:
+    if code >= _SERVER_FAILS or code == _TOO_MANY:
         return CoordinatorUnreachableError(f"{address} cannot answer now: {words}")
     return UntrustedError(f"{address} refuses: {words}")
 

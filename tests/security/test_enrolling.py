@@ -15,8 +15,10 @@ import pytest
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import FastAPI
 
 from coordinator.api.app import create_app
+from coordinator.api.limiting import Limits
 from coordinator.delivery.roots import ensure_root
 from coordinator.fleet.authority import Authority, new_key
 from coordinator.fleet.enrolment import make_enrolment
@@ -53,8 +55,14 @@ def store(state: Path) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def api(state: Path, store: Store, fleet: Fleet) -> Iterator[str]:
     """The API's address, with a certificate of the fleet's authority."""
+    with serving(create_app(store, state), fleet) as address:
+        yield address
+
+
+@contextmanager
+def serving(app: FastAPI, fleet: Fleet) -> Iterator[str]:
     port, certificate = free_port(), fleet.make_api_certificate()
-    config = uvicorn.Config(create_app(store, state), port=port, ssl_certfile=certificate, log_config=None)
+    config = uvicorn.Config(app, port=port, ssl_certfile=certificate, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -126,6 +134,22 @@ def test_refusal_is_told_in_the_coordinator_s_words(api: str, store: Store, flee
     with pytest.raises(UntrustedError, match="/enroll refuses: the token is for another device than 'pi-5'"):
         enroll(api, token(store, "pi-6"), "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
     assert told_values(tmp_path) == {}
+
+
+def test_device_that_asks_too_often_is_told_to_wait_and_not_that_it_is_refused(
+    state: Path, store: Store, fleet: Fleet, tmp_path: Path
+) -> None:
+    secret = token(store, "pi-6")
+    with serving(create_app(store, state, Limits(failures_per_minute=2)), fleet) as api:
+
+        def ask() -> None:
+            enroll(api, secret, "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
+
+        for _ in range(2):
+            with pytest.raises(UntrustedError, match="for another device"):
+                ask()
+        with pytest.raises(CoordinatorUnreachableError, match="cannot answer now: too many wrong tokens: try again in"):
+            ask()
 
 
 def test_coordinator_that_is_not_there_is_said(fleet: Fleet, tmp_path: Path) -> None:
