@@ -92,14 +92,20 @@ def serve(
     log_to_stderr("coordinator", log_format)
     config = CoordinatorConfig(
         state_dir=state_dir,
-        **link_of(state_dir, broker, fleet, ca_file, certificate_file),
+        **link_of(
+            state_dir,
+            broker,
+            fleet,
+            ca_file,
+            certificate_file,
+            user=user,
+            password=None if password_file is None else read_secret(password_file),
+            allow_plaintext=allow_plaintext,
+        ),
         threads=threads,
         exit_when_done=exit_when_done,
         tasks_at_once=tasks_at_once,
-        user=user,
-        password=None if password_file is None else read_secret(password_file),
         key_file=key_file,
-        allow_plaintext=allow_plaintext,
         mqtt_version=mqtt_version,
         blob_url=blob_url,
     )

@@ -211,6 +211,7 @@ def fleet_rows(fleet: Fleet) -> list[Row]:
     return [
         {
             "fleet": fleet.settings.name,
+            "open": fleet.settings.is_open,
             "broker": fleet.settings.broker,
             "api": fleet.settings.api,
             "authority": fleet.authority.fingerprint,

@@ -35,8 +35,9 @@ from coordinator.api.asking import (
 from coordinator.api.schemas import Certificate, Enrolment, EnrolmentSecret, NewEnrolment, Page, Problem, Revocation
 from coordinator.delivery.roots import ensure_root
 from coordinator.fleet.cutting import cut_off, tell_broker
-from coordinator.fleet.enrolment import enrol, enrolment_line, make_enrolment, withdraw_enrolment
+from coordinator.fleet.enrolment import enrol, withdraw_enrolment
 from coordinator.fleet.folder import Fleet, open_fleet
+from coordinator.fleet.joining import new_token
 from coordinator.fleet.revocation import revoke_device
 from coordinator.store.database import Store
 from edge_sdk.errors import BrokerUnreachableError, MalformedMessageError, ProtocolError, UntrustedError
@@ -66,6 +67,8 @@ def show_authority(fleet: Secured) -> Response:
 @enrolling.post("/enroll", responses=_refusals)
 async def enroll(store: Opened, fleet: Secured, guard: Guarded, request: Request) -> Response:
     """A device's first certificate, for a one-time token as bearer: section 10 of the protocol."""
+    if fleet.settings.is_open:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "this fleet is open: its devices log in with tokens")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     secret = given if scheme.lower() == "bearer" else ""
     guard.require_guess(request, secret)
@@ -127,10 +130,10 @@ def list_enrolments(store: Opened, limit: Limit = 100, after: After = None) -> P
 
 @identities.post("/enrolments", status_code=status.HTTP_201_CREATED)
 def create_enrolment(store: Opened, fleet: Secured, who: Admin, wanted: NewEnrolment) -> EnrolmentSecret:
-    """A new one-time token."""
+    """A new one-time token; in an open fleet the device's password at the broker, in the place of any other."""
     names = {"device": wanted.device, "group": wanted.group}
-    secret = make_enrolment(store, **names, hours=wanted.hours, now_s=time.time(), who=who.name)
-    return EnrolmentSecret(secret=secret, command=enrolment_line(fleet, wanted.device))
+    secret, line = new_token(store, fleet, **names, hours=wanted.hours, now_s=time.time(), who=who.name)
+    return EnrolmentSecret(secret=secret, command=line)
 
 
 @identities.delete("/enrolments/{token}", status_code=status.HTTP_204_NO_CONTENT)

@@ -253,11 +253,11 @@ class Secret(BaseModel):
 
 
 class NewEnrolment(BaseModel):
-    """A one-time token to make, with which a device enrols."""
+    """A one-time token to make, with which a device enrols; in an open fleet, the device's password at the broker."""
 
     device: str | None = Field(default=None, description="The only one that it is for; else any that is new.")
     group: str | None = Field(default=None, description="Where the device is put.")
-    hours: float = Field(default=24, gt=0, le=24 * 365, description="Until it expires.")
+    hours: float = Field(default=24, gt=0, le=24 * 365, description="Until a one-time token expires.")
 
 
 class EnrolmentSecret(BaseModel):
@@ -318,6 +318,7 @@ class FleetTold(BaseModel):
     """A fleet with an authority, and what it tells its devices."""
 
     name: str
+    is_open: bool = Field(description="Whether devices log in to the broker with tokens, and have no certificates.")
     broker: str
     api: str
     authority: str = Field(description="The digest of its certificate, as `edge-agent enroll` takes it.")
@@ -329,7 +330,12 @@ class FleetTold(BaseModel):
         _, ends_s = span_of(fleet.authority.certificate)
         settings, authority = fleet.settings, fleet.authority.fingerprint
         return cls(
-            name=settings.name, broker=settings.broker, api=settings.api, authority=authority, good_until_s=ends_s
+            name=settings.name,
+            is_open=settings.is_open,
+            broker=settings.broker,
+            api=settings.api,
+            authority=authority,
+            good_until_s=ends_s,
         )
 
 

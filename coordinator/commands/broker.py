@@ -59,7 +59,7 @@ def write_config(
         typer.Option(help="What has it read its files again, as 'systemctl reload mosquitto'; default: a signal."),
     ] = None,
 ) -> None:
-    """Write a configuration that lets in enrolled devices alone, each into its own topics; with a new certificate."""
+    """Write a configuration that lets in the fleet's devices alone, each into its own topics; a new certificate too."""
     from coordinator.fleet.folder import keep_settings, known_fleet
     from coordinator.fleet.mosquitto import write_configuration
 

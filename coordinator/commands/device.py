@@ -42,17 +42,20 @@ def make_enrolment_token(
     state_dir: StateDir,
     device: Annotated[str | None, typer.Option(help="The only device that it is for; else any that is new.")] = None,
     group: Annotated[str | None, typer.Option(help="Where the device is put; else it stays where it is.")] = None,
-    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="Until the token expires.")] = 24,
+    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="Until a one-time token expires.")] = 24,
 ) -> None:
-    """Print a one-time token to enrol a device with; beside it, apart from the token, what to type on the device."""
-    from coordinator.fleet.enrolment import enrolment_line, make_enrolment
-    from coordinator.fleet.folder import known_fleet
+    """Print a one-time token to enrol a device with; beside it, apart from the token, what to type on the device.
 
-    fleet = known_fleet(state_dir)
-    store, now_s = open_store(state_dir), time.time()
-    secret = make_enrolment(store, device=device, group=group, hours=hours, now_s=now_s, who=typist())
+    In an open fleet it is the device's password at the broker, good until another is made or the device is revoked.
+    """
+    from coordinator.fleet.folder import known_fleet
+    from coordinator.fleet.joining import new_token
+
+    fleet, now_s = known_fleet(state_dir), time.time()
+    wanted = {"device": device, "group": group}
+    secret, line = new_token(open_store(state_dir), fleet, **wanted, hours=hours, now_s=now_s, who=typist())
     typer.echo("on the device, with the token in a file that nobody else can read:", err=True)
-    typer.echo(f"  {enrolment_line(fleet, device)}", err=True)
+    typer.echo(f"  {line}", err=True)
     typer.echo(secret)
 
 

@@ -26,6 +26,12 @@ def init(
     certificate_days: Annotated[
         float, typer.Option(min=0.0001, max=3650, help="For how long a device's certificate is good.")
     ] = 365,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="For a first try: tokens are passwords, and devices have no certificates.")
+    ] = False,
+    allow_plaintext: Annotated[
+        bool, typer.Option("--allow-plaintext", help="An open fleet's broker may be mqtt:// to other machines.")
+    ] = False,
 ) -> None:
     """Make the fleet's certificate authority; once more, change what is said of it. The authority stays."""
     from coordinator.fleet.folder import FleetSettings, init_fleet, open_fleet
@@ -42,6 +48,8 @@ def init(
             certificate_days=certificate_days,
             broker_dir=None if known is None else known.settings.broker_dir,
             reload=None if known is None else known.settings.reload,
+            is_open=is_open,
+            allow_plaintext=allow_plaintext,
         ),
     )
     typer.echo(f"authority {fleet.authority.fingerprint} is in {state_dir}/ca: keep it secret, and in your backups")

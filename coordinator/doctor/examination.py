@@ -31,7 +31,7 @@ def broker(patient: Patient) -> Iterator[Finding]:
     if linked.broker is not None:
         from edge_sdk.diagnosis.reaching import reach  # noqa: PLC0415 - paho may be what is missing
 
-        yield from reach(linked)
+        yield from reach(linked, may_log_in=linked.may_log_in)
 
 
 _MACHINE: _Checks = (("python", python_version), ("packages", packages), ("clock", clock), ("broker", broker))

@@ -76,6 +76,7 @@ def serving(patient: Patient) -> Iterator[Finding]:
 def _secrets(folder: Path) -> Iterator[Path]:
     for depth in ("", "*/"):
         yield from folder.glob(f"{depth}*.key")
+        yield from folder.glob(f"{depth}*.password")
         yield from (path for path in folder.glob(f"{depth}*.pem") if b"PRIVATE KEY" in path.read_bytes())
     if (folder / ADDRESS_FILE).exists():
         yield folder / ADDRESS_FILE

@@ -15,7 +15,10 @@ from edge_sdk.transport.address import MqttVersion
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A state folder, and the broker that its coordinator is to use; ``all_blobs`` reads every one, not a sample."""
+    """A state folder, and the broker that its coordinator is to use; ``all_blobs`` reads every one, not a sample.
+
+    The broker is asked for a session where the doctor ``may_log_in`` there.
+    """
 
     state_dir: Path
     broker: str | None = None
@@ -27,14 +30,25 @@ class Patient:
     allow_plaintext: bool = False
     mqtt_version: MqttVersion = MqttVersion.ANY
     all_blobs: bool = False
+    may_log_in: bool = True
 
     def linked(self) -> Patient:
-        """With the broker of a fleet that has an authority, where none is named. Raises ``ConfigurationError``."""
+        """With the broker of a fleet that has an authority, where none is named. Raises ``ConfigurationError``.
+
+        Nobody logs in there by the coordinator's name, which would end its session.
+        """
         fleet = None if self.broker is not None else open_fleet(self.state_dir)
         if fleet is None:
             return self
-        broker, authority, own = fleet.settings.broker, fleet.authority_file, fleet.coordinator_file
-        return replace(self, broker=broker, ca_file=authority, certificate_file=own)
+        settings = fleet.settings
+        return replace(
+            self,
+            broker=settings.broker,
+            ca_file=fleet.authority_file,
+            certificate_file=None if settings.is_open else fleet.coordinator_file,
+            allow_plaintext=settings.allow_plaintext,
+            may_log_in=False,
+        )
 
     @property
     def blob_dir(self) -> Path:

@@ -3,17 +3,21 @@
 Neither a new list nor SIGHUP ends a session of mosquitto's that is open. So two stand-ins of the device, which live for
 minutes, call on the broker: the first has a certificate that is on the new list, and calls until it is refused; then
 the second, whose certificate is not, takes the place of the device's session, which ends it for good.
+
+In an open fleet SIGHUP does end sessions whose password no longer holds. That the broker has read the new passwords is
+seen by a stand-in, a user that is in no other list, who calls until it is let in.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shlex
 import signal
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,11 +26,13 @@ import psutil
 from coordinator.fleet.authority import Signed
 from coordinator.fleet.folder import Fleet
 from coordinator.fleet.mosquitto import PID_FILE
+from coordinator.fleet.passwords import PASSWORD_FILE, list_passwords
 from coordinator.fleet.revocation import LIST_FILE, list_revoked
+from coordinator.fleet.secret import new_secret
 from coordinator.store.database import Store
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import BrokerUnreachableError
-from edge_sdk.transport.address import BrokerAddress, tls_context, why_refused
+from edge_sdk.transport.address import BrokerAddress, Credentials, tls_context, why_refused
 from edge_sdk.transport.mqtt import MqttTransport
 
 _log = logging.getLogger(__name__)
@@ -39,6 +45,8 @@ def cut_off(store: Store, fleet: Fleet, device: str) -> float:
 
     Raises ``BrokerUnreachableError``, saying what is left to do, where the broker still lets it in or does not answer.
     """
+    if fleet.settings.is_open:
+        return _shut_out(store, fleet, device)
     began_s = time.monotonic()
     listed, other = (fleet.authority.stand_in(device, time.time()) for _ in range(2))
     list_revoked(store, fleet, [listed.certificate])
@@ -51,12 +59,51 @@ def cut_off(store: Store, fleet: Fleet, device: str) -> float:
 
 
 def tell_broker(store: Store, fleet: Fleet) -> None:
-    """Have the broker know which certificates are revoked, as far as it can be told; nobody waits for it."""
+    """Have the broker know who is let in and who is not, as far as it can be told; nobody waits for it."""
     list_revoked(store, fleet)
+    if fleet.settings.is_open:
+        list_passwords(store, fleet)
     try:
         _reload(fleet)
     except BrokerUnreachableError as error:
         _log.warning("%s", error)
+
+
+def _shut_out(store: Store, fleet: Fleet, device: str) -> float:
+    """As :func:`cut_off`, where devices have passwords and this one has none any more."""
+    began_s = time.monotonic()
+    user, secret = f"stand-in-{secrets.token_hex(8)}", new_secret("")
+    list_passwords(store, fleet, {user: secret})
+    try:
+        _reload(fleet)
+        _wait_until_let_in(fleet, Credentials(user, secret), device)
+    finally:
+        tell_broker(store, fleet)
+    return time.monotonic() - began_s
+
+
+def _wait_until_let_in(fleet: Fleet, credentials: Credentials, device: str) -> None:
+    settings = fleet.settings
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while True:
+        link = MqttTransport(
+            settings.address,
+            credentials.user,
+            (),
+            credentials=credentials,
+            ca_file=fleet.authority_file,
+            allow_plaintext=settings.allow_plaintext,
+        )
+        with closing(link), suppress(BrokerUnreachableError):
+            link.connect()
+            return
+        if time.monotonic() > give_up_s:
+            raise BrokerUnreachableError(
+                f"{device} is revoked, but the broker at {settings.broker} was not seen to know: have it read "
+                f"{fleet.broker_dir / PASSWORD_FILE} again, as by `systemctl reload mosquitto`, and say `coordinator "
+                "device revoke` again"
+            )
+        time.sleep(_TRY_AGAIN_S)
 
 
 def _written(path: Path, signed: Signed) -> Path:

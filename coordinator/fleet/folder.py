@@ -4,10 +4,12 @@
     ca/authority.key     secret: whoever has it is the fleet
     ca/authority.pem     its certificate, which everybody may have
     ca/coordinator.pem   secret: the coordinator's own key and certificate
+    ca/coordinator.password  secret: what it says to the broker of an open fleet
     ca/api.pem           secret: the API's, made anew at each start
     broker/              what the broker reads, see :mod:`coordinator.fleet.mosquitto`
 
-All of it in the coordinator's state folder. A fleet without it is open: it trusts whomever its broker lets in.
+All of it in the coordinator's state folder. A fleet without it trusts whomever its broker lets in. In an open one the
+authority vouches for the broker and the API alone, and devices have passwords: :mod:`coordinator.fleet.passwords`.
 """
 
 from __future__ import annotations
@@ -23,18 +25,22 @@ from typing import Annotated, TypedDict
 import msgspec
 
 from coordinator.fleet.authority import Authority, new_key, pem_of, read_key
+from coordinator.fleet.secret import new_secret
 from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError
-from edge_sdk.protocol.topics import check_name
-from edge_sdk.transport.address import BrokerAddress
+from edge_sdk.protocol.topics import check_name, coordinator_name
+from edge_sdk.security.secrets import read_secret
+from edge_sdk.transport.address import BrokerAddress, refuse_plaintext
 
 SETTINGS_FILE = "fleet.json"
 KEY_FILE = "ca/authority.key"
 CERTIFICATE_FILE = "ca/authority.pem"
 COORDINATOR_FILE = "ca/coordinator.pem"
-FLEET_FILES = frozenset({SETTINGS_FILE, KEY_FILE, CERTIFICATE_FILE, COORDINATOR_FILE})
+COORDINATOR_PASSWORD_FILE = "ca/coordinator.password"  # noqa: S105 - a name
+FLEET_FILES = frozenset({SETTINGS_FILE, KEY_FILE, CERTIFICATE_FILE, COORDINATOR_FILE, COORDINATOR_PASSWORD_FILE})
 """All that makes a fleet what it is, beside its store."""
 _LOCK = "ca/lock"
+_PREFIX = "raffm_coordinator_"
 
 
 class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +49,8 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``hosts`` are the names and addresses that servers' certificates are for; devices are told the first.
     ``broker`` is its address for devices, ``api_port`` where they enrol. A device's certificate is good for
     ``certificate_days``. ``broker_dir`` has what the broker reads, and ``reload`` is a command that has it read that
-    again; without one, the process in its PID file is told.
+    again; without one, the process in its PID file is told. Where the fleet ``is_open``, devices log in with tokens,
+    and ``allow_plaintext`` lets them do so without TLS from other machines.
     ``ConfigurationError`` where a value cannot be right.
     """
 
@@ -54,11 +61,20 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     certificate_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 365.0
     broker_dir: str | None = None
     reload: str | None = None
+    is_open: bool = False
+    allow_plaintext: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "fleet")
-        if not BrokerAddress.parse(self.broker).tls:
+        if self.is_open:
+            refuse_plaintext(self.address, allow_plaintext=self.allow_plaintext)
+        elif not self.address.tls:
             raise ConfigurationError(f"broker {self.broker} has no TLS, which certificates need: use mqtts://")
+
+    @property
+    def address(self) -> BrokerAddress:
+        """The broker's."""
+        return BrokerAddress.parse(self.broker)
 
     @property
     def api(self) -> str:
@@ -69,7 +85,7 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def served_hosts(self) -> tuple[str, ...]:
         """All that a server's certificate is for."""
-        return tuple(dict.fromkeys((*self.hosts, BrokerAddress.parse(self.broker).host)))
+        return tuple(dict.fromkeys((*self.hosts, self.address.host)))
 
 
 _settings = msgspec.json.Decoder(FleetSettings)
@@ -92,6 +108,10 @@ class Fleet:
     def coordinator_file(self) -> Path:
         """What the coordinator shows its broker."""
         return self.state_dir / COORDINATOR_FILE
+
+    def coordinator_password(self) -> str:
+        """What it says to the broker of an open fleet. Raises ``ConfigurationError`` where that is not there."""
+        return read_secret(self.state_dir / COORDINATOR_PASSWORD_FILE)
 
     @property
     def broker_dir(self) -> Path:
@@ -133,12 +153,14 @@ def init_fleet(state_dir: Path, settings: FleetSettings) -> Fleet:
         create_durably(state_dir / CERTIFICATE_FILE, Authority.create(settings.name, key, time.time()).certificate_pem)
         own = _authority(state_dir).coordinator(settings.name, time.time())
         create_durably(state_dir / COORDINATOR_FILE, own.key_pem + own.certificate_pem)
+        if settings.is_open:
+            create_durably(state_dir / COORDINATOR_PASSWORD_FILE, new_secret(_PREFIX).encode())
         write_durably(state_dir / SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(settings)))
     return known_fleet(state_dir)
 
 
 def open_fleet(state_dir: Path) -> Fleet | None:
-    """The fleet of a state folder; ``None`` of one that is open. Raises ``ConfigurationError``, ``StorageError``."""
+    """The fleet of a state folder; ``None`` without an authority. Raises ``ConfigurationError``, ``StorageError``."""
     path = state_dir / SETTINGS_FILE
     if not path.exists():
         return None
@@ -151,7 +173,7 @@ def open_fleet(state_dir: Path) -> Fleet | None:
 
 
 def known_fleet(state_dir: Path) -> Fleet:
-    """As :func:`open_fleet`, and ``ConfigurationError`` where the fleet is open."""
+    """As :func:`open_fleet`, and ``ConfigurationError`` where the fleet has no authority."""
     fleet = open_fleet(state_dir)
     if fleet is None:
         raise ConfigurationError(f"the fleet of {state_dir} has no authority: make one by `coordinator fleet init`")
@@ -159,32 +181,46 @@ def known_fleet(state_dir: Path) -> Fleet:
 
 
 def link_of(
-    state_dir: Path, broker: str | None, fleet: str | None, ca_file: Path | None, certificate_file: Path | None
-) -> _Link:
+    state_dir: Path,
+    broker: str | None,
+    fleet: str | None,
+    ca_file: Path | None,
+    certificate_file: Path | None,
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    allow_plaintext: bool = False,
+) -> Link:
     """How a coordinator reaches its broker: as it is told, and as :func:`init_fleet` has said for the rest.
 
     Raises ``ConfigurationError`` where nobody has named a broker, or another fleet than the folder's.
     """
-    known = open_fleet(state_dir)
+    known, link = open_fleet(state_dir), Link(ca_file=ca_file, certificate_file=certificate_file)
+    link |= Link(user=user, password=password, allow_plaintext=allow_plaintext)
     if known is None:
         if broker is None:
             raise ConfigurationError("--broker is not given: name one, or make a fleet by `coordinator fleet init`")
-        return _Link(broker=broker, fleet=fleet or "default", ca_file=ca_file, certificate_file=certificate_file)
-    if fleet not in {None, known.settings.name}:
-        raise ConfigurationError(f"{state_dir} is the state folder of fleet {known.settings.name!r}, not {fleet!r}")
-    return _Link(
-        broker=broker or known.settings.broker,
-        fleet=known.settings.name,
-        ca_file=ca_file or known.authority_file,
-        certificate_file=certificate_file or known.coordinator_file,
-    )
+        return link | Link(broker=broker, fleet=fleet or "default")
+    settings = known.settings
+    if fleet not in {None, settings.name}:
+        raise ConfigurationError(f"{state_dir} is the state folder of fleet {settings.name!r}, not {fleet!r}")
+    link |= Link(broker=broker or settings.broker, fleet=settings.name, ca_file=ca_file or known.authority_file)
+    if not settings.is_open:
+        return link | Link(certificate_file=certificate_file or known.coordinator_file)
+    link["allow_plaintext"] = allow_plaintext or settings.allow_plaintext
+    return link if user else link | Link(user=coordinator_name(settings.name), password=known.coordinator_password())
 
 
-class _Link(TypedDict):
+class Link(TypedDict, total=False):
+    """Of a coordinator to its broker: the settings of :class:`coordinator.config.CoordinatorConfig` that say so."""
+
     broker: str
     fleet: str
     ca_file: Path | None
     certificate_file: Path | None
+    user: str | None
+    password: str | None
+    allow_plaintext: bool
 
 
 def keep_settings(fleet: Fleet, **changes: object) -> Fleet:

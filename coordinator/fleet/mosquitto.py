@@ -1,12 +1,14 @@
-"""A mosquitto that lets in whom the fleet's authority has named, and each only where its name stands in the topic.
+"""A mosquitto that lets in whom the fleet has named, and each only where its name stands in the topic.
 
     mosquitto.conf    one listener, TLS alone; the user name and the client id are the certificate's common name
     acl               who may publish and subscribe where
     authority.pem     whom it trusts
     revoked.pem       the list of revoked certificates, which it reads again on SIGHUP
     server.pem, .key  what it shows; the key is for the user that it runs as
+    passwords         of an open fleet, in the place of certificates: who is let in, which it reads again on SIGHUP
 
-One certificate so is one client id: a second connection with the same name ends the first, and nobody else's.
+One name so is one client id: a second connection with the same name ends the first, and nobody else's. Without TLS,
+which an open fleet may be, it listens on this machine alone, unless plaintext is allowed.
 Nothing is kept on disk. Tried with 2.0.11.
 """
 
@@ -18,14 +20,15 @@ import shutil
 import time
 from pathlib import Path
 
-from coordinator.fleet.folder import Fleet
+from coordinator.fleet.folder import Fleet, FleetSettings
+from coordinator.fleet.passwords import PASSWORD_FILE, list_passwords
 from coordinator.fleet.revocation import list_revoked
 from coordinator.store.database import Store
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
 from edge_sdk.protocol.topics import FROM_DEVICE, TO_DEVICE, Topic, coordinator_filters, coordinator_name
-from edge_sdk.transport.address import BrokerAddress
+from edge_sdk.transport.address import is_loopback
 
 CONFIGURATION_FILE = "mosquitto.conf"
 PID_FILE = "mosquitto.pid"
@@ -38,14 +41,7 @@ persistence false
 log_dest stderr
 
 listener {port}{bind}
-cafile {folder}/authority.pem
-certfile {folder}/server.pem
-keyfile {folder}/server.key
-crlfile {folder}/revoked.pem
-tls_version tlsv1.2
-require_certificate true
-use_identity_as_username true
-use_username_as_clientid true
+{admission}use_username_as_clientid true
 allow_anonymous false
 acl_file {folder}/acl
 
@@ -55,13 +51,38 @@ max_queued_messages 1000
 max_queued_bytes {queued_bytes}
 set_tcp_nodelay true
 """
+_TLS = """\
+certfile {folder}/server.pem
+keyfile {folder}/server.key
+tls_version tlsv1.2
+"""
+_CERTIFICATES = """\
+cafile {folder}/authority.pem
+crlfile {folder}/revoked.pem
+require_certificate true
+use_identity_as_username true
+"""
+_PASSWORDS = f"password_file {{folder}}/{PASSWORD_FILE}\n"
 _PACKET_BYTES = MAX_PAYLOAD_BYTES + 1024
 _QUEUED_BYTES = 64 << 20
 
 
-def configuration(address: BrokerAddress, folder: Path, user: str, bind: str | None = None) -> str:
-    """``mosquitto.conf``, for the files in ``folder``; ``bind`` is the one address to listen on."""
+def configuration(settings: FleetSettings, folder: Path, user: str, bind: str | None = None) -> str:
+    """``mosquitto.conf``, for the files in ``folder``; ``bind`` is the one address to listen on.
+
+    Raises ``ConfigurationError`` where plaintext would be heard by other machines, and nobody has allowed that.
+    """
+    address = settings.address
+    if not address.tls and not settings.allow_plaintext:
+        bind = bind or address.host
+        if not is_loopback(bind):
+            raise ConfigurationError(
+                f"a listener without TLS on {bind} would let the network read tokens: `coordinator fleet init` with "
+                "mqtts://, or with --allow-plaintext"
+            )
+    admission = (_TLS if address.tls else "") + (_PASSWORDS if settings.is_open else _CERTIFICATES)
     return _CONFIGURATION.format(
+        admission=admission.format(folder=folder),
         user=user,
         folder=folder,
         pid_file=PID_FILE,
@@ -93,6 +114,7 @@ def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bin
     """
     folder = fleet.broker_dir.absolute()
     account = _account(user)
+    text = configuration(fleet.settings, folder, account.pw_name, bind)
     signed = fleet.authority.server(fleet.settings.served_hosts, time.time())
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +124,12 @@ def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bin
         if os.geteuid() == 0:
             shutil.chown(folder / "server.key", account.pw_uid, account.pw_gid)
         write_durably(folder / "acl", access_rules(fleet.settings.name).encode())
-        text = configuration(BrokerAddress.parse(fleet.settings.broker), folder, account.pw_name, bind)
         write_durably(folder / CONFIGURATION_FILE, text.encode())
     list_revoked(store, fleet)
+    if fleet.settings.is_open:
+        passwords = list_passwords(store, fleet)
+        if os.geteuid() == 0:
+            shutil.chown(passwords, account.pw_uid, account.pw_gid)
     return folder / CONFIGURATION_FILE
 
 

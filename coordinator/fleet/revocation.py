@@ -1,4 +1,4 @@
-"""A device is revoked: it is not heard, nothing of it counts that is not aggregated yet, and its certificates end.
+"""A device is revoked: it is not heard, nothing of it counts that is not aggregated yet, and nothing lets it in.
 
 All of that is one transaction, which holds whether or not a coordinator serves meanwhile. What follows for the broker
 is the list of revoked certificates, and :mod:`coordinator.fleet.cutting`, which ends the session that is open.
@@ -34,6 +34,7 @@ def revoke_device(store: Store, device: str, now_s: float, who: str) -> None:
             return
         tx.devices.revoke(device, now_s)
         tx.certificates.revoke(device, now_s)
+        tx.passwords.remove(device)
         for task in tx.tasks.all():
             round_record = tx.unaggregated(task.name)
             if round_record is not None:

@@ -16,6 +16,7 @@ from coordinator.store.enrolments import Enrolments
 from coordinator.store.evaluations import Evaluations
 from coordinator.store.migrations import bring_up_to_date, revision_of
 from coordinator.store.offers import Offers
+from coordinator.store.passwords import Passwords
 from coordinator.store.records import RoundRecord
 from coordinator.store.releases import Assignments, Releases, Rollouts, Roots
 from coordinator.store.rounds import Rounds
@@ -49,6 +50,7 @@ class Transaction:
         self.tokens = Tokens(connection)
         self.enrolments = Enrolments(connection)
         self.certificates = Certificates(connection)
+        self.passwords = Passwords(connection)
         self.audit = Audit(connection)
         self.totals = Totals(connection)
 

@@ -241,6 +241,15 @@ class CertificateRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PasswordRecord:
+    """What a device of an open fleet logs in to the broker with, as far as the broker needs it to tell."""
+
+    device: str
+    verifier: str
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class AuditRecord:
     """Who did what, to what."""
 

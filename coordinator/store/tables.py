@@ -291,6 +291,14 @@ certificates = Table(
     Column("certificate", LargeBinary, nullable=False),
 )
 
+passwords = Table(
+    "passwords",
+    metadata,
+    Column("device", ForeignKey("devices.id"), primary_key=True),
+    Column("verifier", String(256), nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -20,8 +20,11 @@ _DAY_S = 86400.0
 _RENEW_DAYS = 14
 
 
-def reach(settings: BrokerSettings) -> Iterator[Finding]:
-    """What is found up to the step that fails, or to the last. Nothing is published or subscribed to."""
+def reach(settings: BrokerSettings, *, may_log_in: bool = True) -> Iterator[Finding]:
+    """What is found up to the step that fails, or to the last. Nothing is published or subscribed to.
+
+    Where it may not log in, the last is TLS.
+    """
     client = f"doctor-{os.getpid()}"  # a second client of the agent's or coordinator's own name would end its session
     try:
         address = BrokerAddress.parse(settings.broker or "")
@@ -32,8 +35,12 @@ def reach(settings: BrokerSettings) -> Iterator[Finding]:
     found = _network(address) or (_tls(address, settings) if address.tls else None)
     if found is not None:
         yield found
-    if found is None or found.mark is not Mark.FAILURE:
+    if found is not None and found.mark is Mark.FAILURE:
+        return
+    if may_log_in or settings.certificate_file is not None:
         yield _mqtt(transport, address, settings)
+    else:
+        yield Finding("broker", Mark.OK, f"{address} answers; it was not logged in to")
 
 
 def _network(address: BrokerAddress) -> Finding | None:

@@ -19,6 +19,7 @@ from coordinator.store.records import (
     EnrolmentRecord,
     EvaluationRecord,
     OfferRecord,
+    PasswordRecord,
     ReleaseRecord,
     RootRecord,
     RoundRecord,
@@ -353,6 +354,18 @@ def test_what_devices_had_before_there_were_rollouts_is_kept_as_assignments(stor
         found = connection.execute(text("SELECT release, status FROM releases ORDER BY release")).all()
         move_to(connection, HEAD)
     assert [*map(tuple, found)] == [(1, "sent"), (2, "installed"), (3, "failed"), (4, "sent")]
+
+
+def test_device_has_one_password_or_none(store: Store) -> None:
+    with store.transaction() as tx:
+        for device in ("pi-4", "pi-5"):
+            tx.devices.hello(device, "board", 1, 1.0)
+            tx.passwords.put(PasswordRecord(device, "$7$old", 1.0))
+        tx.passwords.put(PasswordRecord("pi-5", "$7$new", 2.0))
+        tx.passwords.remove("pi-4")
+        tx.passwords.remove("ghost")
+    with store.reading() as tx:
+        assert tx.passwords.all() == (PasswordRecord("pi-5", "$7$new", 2.0),)
 
 
 # -- transactions

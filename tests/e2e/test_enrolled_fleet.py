@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,35 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def typist(tmp_path: Path) -> Iterator[Typist]:
     with Typist(tmp_path) as made:
         yield made
+
+
+def test_device_of_an_open_fleet_needs_its_token_and_what_everybody_may_have(typist: Typist) -> None:
+    broker = free_port()
+    typist.coordinator("fleet", "init", "--open", "--host", "127.0.0.1", "--broker", f"mqtts://127.0.0.1:{broker}")
+    configured = typist.coordinator("broker", "config", "mosquitto", "--bind", "127.0.0.1", "--user", "root")
+    typist.start("mosquitto", *configured.split())
+    typist.start("serve", sys.executable, "-m", "coordinator.cli", "serve")
+    made = typist.type("coordinator.cli", "device", "token", "--device", "pi-5", "--group", "canary")
+    (typist.folder / "token").write_text(made.stdout)
+    (typist.folder / "texts.csv").write_text("text,label\ncheap,spam\nnoon,ham\nsale,spam\nhello,ham\n")
+    typist.wait_until((typist.folder / "fleet/root.json").exists, "a root of trust")
+    for name in ("root.json", "ca/authority.pem"):
+        shutil.copy(typist.folder / "fleet" / name, typist.folder)
+    line = re.search(r"edge-agent (run .*)", made.stderr)
+    assert line is not None
+    words = line[1].replace("FILE", "texts.csv").split()
+    typist.start("agent", sys.executable, "-m", "edge_sdk.cli", *words, "--state-dir", "pi-5")
+    typist.wait_until(lambda: typist.devices()["pi-5"]["online"], "the device is there")
+    assert typist.devices()["pi-5"]["group"] == "canary"
+    found = json.loads(typist.coordinator("doctor", "--json"))
+    said = {one["found"]: one["mark"] for one in found["findings"] if one["check"] == "broker"}
+    assert said == {f"mqtts://127.0.0.1:{broker} answers; it was not logged in to": "ok"}
+    assert typist.devices()["pi-5"]["online"], "the doctor ended nobody's session"
+    assert "its broker refused it, and has ended its session" in typist.coordinator("device", "revoke", "pi-5")
+    typist.wait_until(lambda: "not authori" in typist.log_of("agent").lower(), "the agent hears of it")
+    for log in ("agent", "serve", "mosquitto"):
+        assert "Traceback" not in typist.log_of(log)
+        assert made.stdout.strip() not in typist.log_of(log)
 
 
 def test_device_enrols_runs_renews_and_is_revoked(typist: Typist) -> None:

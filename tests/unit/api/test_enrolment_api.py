@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from coordinator.api.access import make_token
 from coordinator.api.app import create_app
-from coordinator.fleet.folder import Fleet
+from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet
 from coordinator.store.database import Store
 from coordinator.store.states import AccessRole
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES
@@ -162,7 +162,35 @@ def test_device_is_revoked_by_an_operator_who_hears_what_is_left_to_do(
     assert client.post("/api/v1/devices/nobody/revoke", headers=operator).status_code == 400
 
 
-def test_open_fleet_enrols_nobody_and_revokes_all_the_same(client: TestClient, store: Store, tmp_path: Path) -> None:
+def test_token_of_an_open_fleet_is_a_password_and_enrols_nobody(
+    client: TestClient, store: Store, tmp_path: Path
+) -> None:
+    settings = FleetSettings(name="barn", hosts=("a.example",), broker="mqtts://a.example:8883", is_open=True)
+    init_fleet(tmp_path, settings)
+    admin = bearer(store, AccessRole.ADMIN)
+    made = client.post("/api/v1/enrolments", headers=admin, json={"device": "pi-5", "group": "canary"})
+    assert made.status_code == 201, made.text
+    assert made.json()["command"] == (
+        "edge-agent run --device pi-5 --broker mqtts://a.example:8883 --fleet barn --user pi-5 --password-file token "
+        "--root root.json --data FILE --ca-file authority.pem"
+    )
+    listed = (tmp_path / "broker/passwords").read_text()
+    assert [line.partition(":")[0] for line in listed.splitlines()] == ["coordinator@barn", "pi-5"]
+    assert made.json()["secret"] not in listed
+    nobody = client.post("/api/v1/enrolments", headers=admin, json={})
+    assert (nobody.status_code, "name the device" in nobody.json()["error"]) == (400, True)
+    mine = {"Authorization": f"Bearer {made.json()['secret']}"}
+    refused = client.post("/enroll", headers=mine, json=asked(tmp_path))
+    assert (refused.status_code, "this fleet is open" in refused.json()["error"]) == (404, True)
+    assert client.get("/api/v1/fleet", headers=admin).json()["is_open"] is True
+    with store.reading() as tx:
+        assert tx.devices.get("pi-5").group == "canary"
+        assert tx.audit.newest(1)[0].action == "create device password"
+
+
+def test_fleet_without_an_authority_enrols_nobody_and_revokes_all_the_same(
+    client: TestClient, store: Store, tmp_path: Path
+) -> None:
     with store.transaction() as tx:
         tx.devices.hello("pi-5", "board", 1, 1.0)
     admin = bearer(store, AccessRole.ADMIN)

@@ -61,12 +61,26 @@ def test_half_of_an_authority_is_completed(tmp_path: Path) -> None:
         ({"broker": "mqtt://127.0.0.1:1883"}, "has no TLS"),
         ({"broker": "mqtts://"}, "is not of the form"),
         ({"name": "Barn"}, "use 1 to 64 of a-z"),
+        ({"broker": "mqtt://a.example:1883", "allow_plaintext": True}, "has no TLS"),
+        ({"broker": "mqtt://a.example:1883", "is_open": True}, "allow plaintext explicitly"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, str], words: str) -> None:
     good = {"name": "default", "hosts": ("127.0.0.1",), "broker": "mqtts://127.0.0.1:8883"}
     with pytest.raises(ConfigurationError, match=words):
         FleetSettings(**good | settings)
+
+
+def test_coordinator_of_an_open_fleet_has_a_password_of_its_own(tmp_path: Path) -> None:
+    settings = FleetSettings(name="barn", hosts=("127.0.0.1",), broker="mqtt://127.0.0.1:1883", is_open=True)
+    fleet = init_fleet(tmp_path, settings)
+    link = link_of(tmp_path, None, None, None, None)
+    assert (link["user"], link["password"]) == ("coordinator@barn", fleet.coordinator_password())
+    assert link["certificate_file"] is None
+    assert (tmp_path / "ca/coordinator.password").stat().st_mode & 0o077 == 0
+    assert init_fleet(tmp_path, settings).coordinator_password() == fleet.coordinator_password()
+    own = link_of(tmp_path, None, None, None, None, user="me", password="mine")  # noqa: S106
+    assert (own["user"], own["password"]) == ("me", "mine")
 
 
 def test_server_is_for_every_host_that_devices_are_told() -> None:
