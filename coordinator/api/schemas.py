@@ -192,7 +192,9 @@ class NewRelease(BaseModel):
     groups: list[str] = Field(default=[], max_length=100, description="Whose devices may run it; all if none is named.")
     precisions: list[Precision] = Field(default=[Precision.INT8], min_length=1, max_length=len(Precision))
     days: float = Field(default=365.0, ge=0.01, le=36500, description="Until it expires.")
-    fleet: str | None = Field(default=None, description="The fleet's name; the authority's, or default.")
+    fleet: str | None = Field(
+        default=None, pattern="^[a-z0-9-]{1,64}$", description="The fleet's name; the authority's, or default."
+    )
     threads: int = Field(default=2, ge=1, le=1024, description="For evaluation.")
 
 
