@@ -130,6 +130,8 @@ class Store:
                 yield connection
         except DBAPIError as error:
             raise self._translated(error) from error
+        except UnicodeDecodeError as error:  # sqlite3, of what SQLite quotes of a damaged file
+            raise StorageError(f"store {self._name} is damaged: restore it from a backup") from error
 
     def _begin(self, connection: Connection) -> None:
         options = connection.get_execution_options()

@@ -142,6 +142,21 @@ def test_value_that_is_not_of_its_type_is_a_storage_error(path: Path) -> None:
     store.close()
 
 
+def test_damaged_store_whose_words_are_no_text_is_one_line(path: Path) -> None:
+    """SQLite quotes what it cannot read, and Python cannot decode that."""
+    Store(address(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    whole = path.read_bytes()
+    named, made = b"tabletaskstasks", b"CREATE TABLE tasks ("
+    assert (whole.count(named), whole.count(made)) == (1, 1)
+    path.write_bytes(whole.replace(named, b"tablet\xa0skstasks").replace(made, b"CREATE TABXE tasks ("))
+    with pytest.raises(StorageError, match=re.escape(str(path))) as caught:
+        Store(address(path))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [None, b"this is no database" * 100])
 def test_store_that_cannot_be_opened_is_one_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "missing" / "store.sqlite"
