@@ -12,8 +12,10 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Body, FastAPI, HTTPException, Query, Request, status
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import JsonValue
+from starlette.exceptions import HTTPException as AnyHTTPException
 
 from coordinator.api.access import make_token, revoke_token
 from coordinator.api.asking import (
@@ -84,8 +86,8 @@ def create_app(store: Store, state_dir: Path | None = None, limits: Limits | Non
     app.state.metrics, app.state.workshop = fleet_registry(store), Workshop()
     app.state.guard = Guard(limits or Limits())
     app.add_middleware(Throttle, guard=app.state.guard)
-    app.add_exception_handler(RaffmError, _told)
-    app.add_exception_handler(HTTPException, _told)
+    for kind in (RaffmError, AnyHTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _told)
     app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"], responses=WAIT)
     app.include_router(operations)
     app.include_router(enrolling)
@@ -96,10 +98,18 @@ def create_app(store: Store, state_dir: Path | None = None, limits: Limits | Non
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
     """One line, as on the command line; what the disk or the database refuses is the server's fault."""
-    if isinstance(error, HTTPException):
+    if isinstance(error, AnyHTTPException):
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    if isinstance(error, RequestValidationError):
+        return JSONResponse({"error": _first_of(error)}, status.HTTP_422_UNPROCESSABLE_CONTENT)
     codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
     return JSONResponse({"error": str(error)}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE))
+
+
+def _first_of(error: RequestValidationError) -> str:
+    """Where the first thing is that does not fit, and why; what was sent may be a secret, and is not repeated."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 _devices = APIRouter(tags=["devices"], dependencies=[Viewer], responses=PROBLEMS)

@@ -42,6 +42,7 @@ PROBLEMS: Answers = {
     status.HTTP_401_UNAUTHORIZED: {"model": Problem},
     status.HTTP_403_FORBIDDEN: {"model": Problem},
     status.HTTP_404_NOT_FOUND: {"model": Problem},
+    status.HTTP_422_UNPROCESSABLE_CONTENT: {"model": Problem},
 }
 ARCHIVE: Answers = {
     status.HTTP_200_OK: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}},

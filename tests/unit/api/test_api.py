@@ -166,6 +166,22 @@ def test_what_is_not_there_is_not_found(client: TestClient, store: Store) -> Non
         assert (answer.status_code, answer.json()) == (404, {"error": words})
 
 
+def test_whatever_is_wrong_is_said_in_one_form(client: TestClient, store: Store) -> None:
+    mine = header(store, AccessRole.ADMIN)
+    for method, path, code, words in (
+        ("get", "/api/v1/devices?limit=0", 422, "query.limit: Input should be greater than or equal to 1"),
+        ("get", "/api/v1/nothing", 404, "Not Found"),
+        ("patch", "/api/v1/tasks", 405, "Method Not Allowed"),
+    ):
+        answer = client.request(method, path, headers=mine)
+        assert (answer.status_code, answer.json()) == (code, {"error": words})
+    odd = client.post("/api/v1/tokens", json={"name": ["hush"]}, headers=mine)
+    assert (odd.status_code, list(odd.json())) == (422, ["error"])
+    assert "hush" not in odd.text
+    document = client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
 def test_operator_creates_pauses_starts_and_stops_a_task_and_the_log_says_so(
     client: TestClient, store: Store, tmp_path: Path
 ) -> None:
