@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from tests.support.base_tests import BEYOND, is_base
 from tests.support.broker import Broker, iotcore_broker, mosquitto_broker
+from tests.support.memory import memory_folder
 from tests.support.proof import Table, proof
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.small_fleet import save_small_model
 
     return save_small_model(tmp_path_factory.mktemp("small-model"))
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder as ``tmp_path`` is one, in memory: nothing there is about what a disk keeps."""
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(params=["iotcore", "mosquitto"])

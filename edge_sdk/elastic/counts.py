@@ -6,7 +6,7 @@ No parameter of the families table has more than two elastic axes, so a layer's 
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from edge_sdk.elastic.families import Axis, Family, Unit
 from edge_sdk.elastic.slicing import Shapes
@@ -44,7 +44,14 @@ class Polynomial:
 
     def __add__(self, other: Polynomial) -> Polynomial:
         """The entries of both."""
-        return Polynomial(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Polynomial(
+            self.constant + other.constant,
+            self.heads + other.heads,
+            self.ffn + other.ffn,
+            self.rank + other.rank,
+            self.heads_rank + other.heads_rank,
+            self.ffn_rank + other.ffn_rank,
+        )
 
     def at(self, heads: int, ffn: int, rank: int) -> int:
         """The entries at these widths."""

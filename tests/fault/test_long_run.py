@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,6 @@ from tests.support.simulator import Fleet, MakeLink
 
 pytestmark = pytest.mark.mosquitto
 MIB = 1 << 20
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - durability is not what is looked at here
 
 
 class Sample(NamedTuple):
@@ -42,12 +40,12 @@ class Watched:
     warm_up: int
     samples: list[Sample] = field(default_factory=list)
 
-    def look(self, coordinator: ServedApart) -> None:
+    def look(self, coordinator: ServedApart, rounds: int) -> None:
         state, process = coordinator.config.state_dir, coordinator.memory
         blobs = [path.stat().st_size for path in _files(coordinator.config.blob_dir)]
         store = [path.stat().st_size for path in state.glob("*.sqlite")]
         memory_bytes, files = process.memory_info().rss, process.num_fds()
-        self.samples.append(Sample(len(coordinator.decided), memory_bytes, files, sum(blobs), sum(store)))
+        self.samples.append(Sample(rounds, memory_bytes, files, sum(blobs), sum(store)))
 
     @property
     def warm(self) -> list[Sample]:
@@ -72,15 +70,6 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    if not SHARED_MEMORY.is_dir():
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as quick_disk:
-        yield Path(quick_disk)
-
-
 def watch(folder: Path, devices: int, rounds: int, warm_up: int) -> Watched:
     """A coordinator of its own process, looked at after every round."""
     watched = Watched(warm_up)
@@ -90,8 +79,8 @@ def watch(folder: Path, devices: int, rounds: int, warm_up: int) -> Watched:
         config = quick(folder, str(broker.address))
         with ServedApart(config, task) as coordinator, Fleet(names, _links(broker.address)):
             for number in range(1, rounds):
-                coordinator.wait_until(lambda n=number: len(coordinator.decided) >= n)
-                watched.look(coordinator)
+                coordinator.wait_until(lambda n=number: coordinator.has_decided(n))
+                watched.look(coordinator, number)
             coordinator.wait_for_end()
     return watched
 
@@ -104,9 +93,9 @@ def _links(address: BrokerAddress) -> MakeLink:
 
 
 @pytest.mark.timeout(2400)
-def test_coordinator_does_not_grow_with_its_rounds(folder: Path, proof: Proof) -> None:
+def test_coordinator_does_not_grow_with_its_rounds(memory_path: Path, proof: Proof) -> None:
     devices, rounds, warm_up = (proof.count(*pair) for pair in ((5, 50), (15, 500), (6, 50)))
-    watched = watch(folder, devices, rounds, warm_up)
+    watched = watch(memory_path, devices, rounds, warm_up)
     told = f"in {rounds} rounds of {devices} devices"
     a_device_bytes = watched.growth("store_bytes") / devices / (2 / 3 * len(watched.warm))
     proof.show("R12", f"MiB of memory a round, {told}", watched.memory_mib_a_round, at_most=0.1 if proof.is_full else 1)
@@ -116,9 +105,9 @@ def test_coordinator_does_not_grow_with_its_rounds(folder: Path, proof: Proof) -
 
 
 @pytest.mark.long
-def test_coordinator_that_forgets_nothing_is_found_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coordinator_that_forgets_nothing_is_found_out(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: blobs are not collected, and a MiB is kept at every round."""
     monkeypatch.setenv(LEAK, str(MIB))
-    watched = watch(folder, devices=2, rounds=9, warm_up=2)
+    watched = watch(memory_path, devices=2, rounds=9, warm_up=2)
     assert watched.memory_mib_a_round > 0.1
     assert watched.growth("blob_bytes") > 0

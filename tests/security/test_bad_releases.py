@@ -231,9 +231,9 @@ def test_thief_of_the_coordinator_s_key_ships_nothing_and_rotation_restores_serv
         sky.wait(lambda: sky.status is RolloutStatus.HALTED)
         _rotate(sky, tmp_path)
         sky.roll_out(sky.release(3, seed=3), Plan())
-        sky.wait(lambda: {device.serving.release for device in sky.devices} == {3})
-        assert {device.trust.root.version for device in sky.devices} == {2}
-        assert sky.devices[0].trust.check is not None
+        sky.wait(lambda: sky.status is RolloutStatus.DONE and not sky.standing(Status.SENT, Status.TRYING))
+        without = sum((device.serving.release, device.trust.root.version) != (3, 2) for device in sky.devices)
+        proof.show("S4", f"of {count} devices, those without the next release after rotation", without, at_most=0)
 
 
 def _rotate(sky: Sky, folder: Path) -> None:

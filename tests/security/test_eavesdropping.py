@@ -32,6 +32,7 @@ from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import mosquitto_broker
 from tests.support.fault_proxy import FaultProxy
 from tests.support.light_model import light_models, light_task
+from tests.support.proof import Proof
 from tests.support.secured import SecuredFleet, secured_fleet
 from tests.support.served import Served, quick
 from tests.support.simulator import Fleet, small_update
@@ -39,6 +40,7 @@ from tests.support.simulator import Fleet, small_update
 pytestmark = [pytest.mark.mosquitto, pytest.mark.xdist_group("eavesdropping")]
 DEVICES = ("a", "b", "c")
 CONNECT = bytes.fromhex("100d00044d5154540402003c000161")  # MQTT 3.1.1, as client "a"
+no_connection = pytest.mark.case("S11", "ways to connect without a good certificate, or in the open, that succeed")
 Link = Callable[[str, BrokerAddress, Sequence[str], Will], Transport]
 
 
@@ -106,6 +108,7 @@ WRONG = {
 }
 
 
+@no_connection
 @pytest.mark.parametrize("wrong", WRONG)
 def test_no_session_for_a_certificate(
     secured: SecuredFleet, tmp_path: Path, wrong: Callable[[SecuredFleet, Path], Path | None]
@@ -212,6 +215,7 @@ class OldServer:
             return
 
 
+@no_connection
 def test_broker_speaks_neither_plainly_nor_an_old_tls(secured: SecuredFleet, tmp_path: Path) -> None:
     before, address = sessions(secured), secured.broker.address
     assert answer_to(address, None) == b""
@@ -228,6 +232,7 @@ def test_broker_speaks_neither_plainly_nor_an_old_tls(secured: SecuredFleet, tmp
 # -- whom a device talks to
 
 
+@no_connection
 def test_device_speaks_no_old_tls(secured: SecuredFleet, tmp_path: Path) -> None:
     with OldServer(secured, tmp_path) as old, closing(secured.link("a", address=old.address)) as link:
         with pytest.raises(BrokerUnreachableError):
@@ -235,6 +240,7 @@ def test_device_speaks_no_old_tls(secured: SecuredFleet, tmp_path: Path) -> None
         assert old.sessions == 0
 
 
+@no_connection
 def test_device_talks_to_nobody_else_s_broker(secured: SecuredFleet, tmp_path: Path) -> None:
     """Somebody in the middle, with a certificate of an authority of their own, and with that of another device."""
     made = Authority.create(secured.fleet.settings.name, new_key(), time.time()).server(["127.0.0.1"], time.time())
@@ -282,11 +288,12 @@ def tapped_round(folder: Path, coordinator: Transport, broker: BrokerAddress, li
         return readable_bytes(proxy.tapped, [*sent, str(Topic("default", "a", Channel.CHUNK_DOWN)).encode()])
 
 
-def test_nothing_of_a_round_can_be_read_on_the_wire(secured: SecuredFleet, tmp_path: Path) -> None:
+def test_nothing_of_a_round_can_be_read_on_the_wire(secured: SecuredFleet, tmp_path: Path, proof: Proof) -> None:
     def link(name: str, gate: BrokerAddress, filters: Sequence[str], will: Will) -> Transport:
         return secured.link(name, filters, will, address=gate)
 
-    assert tapped_round(tmp_path, mqtt_transport(secured.config()), secured.broker.address, link) == 0
+    readable = tapped_round(tmp_path, mqtt_transport(secured.config()), secured.broker.address, link)
+    proof.show("S11", "bytes of the payloads of a round that can be read on the wire", readable, at_most=0)
 
 
 def test_without_tls_it_can_be_read(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from edge_sdk.security.identity import Identity
 from edge_sdk.security.trust import load_root
 from edge_sdk.settings import load_settings, told_values
 from tests.support.broker import free_port
-from tests.support.secured import new_fleet, new_store
+from tests.support.new_store import new_store
+from tests.support.secured import new_fleet
 
 PATIENCE_S = 20.0
 

@@ -288,6 +288,7 @@ WAYS = (
 )
 
 
+@pytest.mark.case("S1", "impersonations that get through, or disturb the victim's session")
 @pytest.mark.parametrize("way", WAYS)
 def test_nobody_becomes_another(secured: World, way: Callable[[World], list[Any]]) -> None:
     overheard = way(secured)
@@ -295,6 +296,7 @@ def test_nobody_becomes_another(secured: World, way: Callable[[World], list[Any]
     assert not secured.pass_mark()
 
 
+@pytest.mark.case("S1", "queues of a sleeping device that others have emptied")
 def test_what_the_sleeper_was_sent_is_still_its_own(secured: World) -> None:
     """After all the others have tried."""
     for way in WAYS[:2]:

@@ -14,12 +14,12 @@ import pytest
 
 from coordinator.fleet.revocation import REASON, revoke_device
 from coordinator.store.devices import Devices
-from coordinator.store.opening import open_store
 from coordinator.store.states import Outcome, Phase
 from edge_sdk.protocol.messages import GRAIN_BYTES, Chunk, UpdateReady, Verdict, decode_from_device
 from edge_sdk.protocol.topics import Channel, parse
 from tests.support.crash import note_aggregations
 from tests.support.light_model import light_models, light_task
+from tests.support.new_store import new_store
 from tests.support.stepped import Clock, SteppedFleet, ticking
 
 NAMES = ("a", "b", "thief")
@@ -35,7 +35,7 @@ class Case:
         state = folder / "coordinator"
         state.mkdir()
         task = light_task(state, rounds=1, min_devices=3, quorum=quorum, round_deadline_s=DEADLINE_S)
-        store = open_store(state)
+        store = new_store(state)
         with store.transaction() as tx:
             tx.tasks.add(task.name, msgspec.json.encode(task), 0.0)
         store.close()
@@ -154,6 +154,7 @@ MOMENTS = (
 )
 
 
+@pytest.mark.case("S2", "moments to revoke a device after which it is in the next model")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_nothing_of_a_revoked_device_is_in_the_next_model(case: Case, moment: Callable[[Case], None]) -> None:
     moment(case)

@@ -23,6 +23,7 @@ from coordinator.store.states import AccessRole, Phase
 from tests.support.broker import free_port, mosquitto_broker
 from tests.support.canary import leaks
 from tests.support.light_model import light_task
+from tests.support.proof import Proof
 
 pytestmark = pytest.mark.mosquitto
 PATIENCE_S = 60.0
@@ -76,7 +77,7 @@ def fetched(port: int, token: str) -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{port}/metrics", headers=header, timeout=PATIENCE_S)
 
 
-def test_no_secret_is_said(tmp_path: Path) -> None:
+def test_no_secret_is_said(tmp_path: Path, proof: Proof) -> None:
     canaries = {name: f"kanarien-{secrets.token_hex(12)}" for name in ("coordinator", "pi", "wrong", "stolen", "text")}
     for name, canary in canaries.items():
         (tmp_path / name).write_text(f"{canary}\n")
@@ -114,14 +115,15 @@ def test_no_secret_is_said(tmp_path: Path) -> None:
     keys = [path.read_text().splitlines()[1] for path in state.glob("*.key")]
     assert len(keys) == 3, "of each role"
     hidden = [*canaries.values(), token, *keys]
-    assert not leaks(said, hidden)
+    told = f"of {len(hidden)} secrets, forms found"
+    proof.show("S12", f"{told} in what is said, kept or started with", len(leaks(said, hidden)), at_most=0)
     for canary in hidden:
         assert leaks([*said, f"the control: {canary}".encode()], [canary])
 
 
 @pytest.mark.long
 def test_no_secret_is_said_or_kept_over_a_whole_round(
-    tmp_path: Path, small_model: Path, template_cache: dict[str, str]
+    tmp_path: Path, small_model: Path, template_cache: dict[str, str], proof: Proof
 ) -> None:
     """Of real processes, the training ones among them: passwords, keys, a token, and what else is in a device's file.
 
@@ -164,5 +166,6 @@ def test_no_secret_is_said_or_kept_over_a_whole_round(
     assert any(b"edge_sdk.training.worker" in line for line in seen), "training was seen too"
     said, hidden = [*logs, *seen, *kept], [*users.values(), *words.values(), token, *keys]
     assert len(logs) == len(names)
-    assert not leaks(said, hidden)
+    found = leaks(said, hidden)
+    proof.show("S12", f"of {len(hidden)} secrets, forms found over a round of processes", len(found), at_most=0)
     assert leaks([*said, f"the control: {token}".encode()], [token])

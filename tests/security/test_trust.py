@@ -33,6 +33,7 @@ from tests.support.signed import (
     write_root_file,
 )
 
+tuf = pytest.mark.case("S3", "of TUF's cases, those in which a device takes what it should not, or does not recover")
 ANN, BOB, EVE = (Ed25519PrivateKey.generate() for _ in range(3))
 
 
@@ -88,6 +89,7 @@ def test_newer_release_passes_and_the_same_again(case: Case, release: int) -> No
     assert case.trust.check(case.message(release)).model == order.model
 
 
+@tuf
 def test_device_without_a_root_trusts_nothing(tmp_path: Path) -> None:
     signers = Signers()
     with pytest.raises(UntrustedError, match="given no root of trust"):
@@ -155,6 +157,7 @@ def signed_by_all(case: Case, payload: bytes) -> Release:
     return replaced(case.message(), manifest=envelope)
 
 
+@tuf
 @pytest.mark.parametrize("name", FORGED)
 def test_forged_release_is_refused(case: Case, name: str) -> None:
     make, why = FORGED[name]
@@ -164,17 +167,20 @@ def test_forged_release_is_refused(case: Case, name: str) -> None:
 # -- misdirected
 
 
+@tuf
 @pytest.mark.parametrize("changes", [{"fleet": "another"}, {"device": "another"}], ids=["fleet", "device"])
 def test_assignment_of_somebody_else_is_refused(case: Case, changes: dict[str, str]) -> None:
     refused(case, case.message(**changes), f"not {FLEET}/{DEVICE}")
 
 
+@tuf
 @pytest.mark.parametrize("changes", [{"fleet": "another"}, {"task": "another"}], ids=["fleet", "task"])
 def test_release_of_another_fleet_or_task_is_refused(case: Case, changes: dict[str, str]) -> None:
     manifest = msgspec.structs.replace(case.signers.manifest(4), **changes)
     refused(case, case.signers.message(manifest, task=TASK), "the assignment of release 4 of default/task")
 
 
+@tuf
 def test_release_for_another_group_is_refused(case: Case) -> None:
     manifest = case.signers.manifest(4, groups=("canary", "lab"))
     refused(case, case.signers.message(manifest), "is for groups canary, lab; this device is in default")
@@ -185,20 +191,24 @@ def test_release_for_another_group_is_refused(case: Case) -> None:
 # -- mixed
 
 
+@tuf
 def test_assignment_with_the_manifest_of_another_release_is_refused(case: Case) -> None:
     refused(case, replaced(case.message(4), manifest=case.message(5).manifest), "of another release")
 
 
+@tuf
 def test_assignment_with_another_manifest_of_the_same_number_is_refused(case: Case) -> None:
     other = case.signers.manifest(4, version="ee" * 32)
     refused(case, replaced(case.message(4), manifest=case.signers.message(other).manifest), "of another release")
 
 
+@tuf
 def test_assignment_whose_number_is_not_its_manifest_s_is_refused(case: Case) -> None:
     manifest = case.signers.manifest(4)
     refused(case, case.signers.message(manifest, release=6), "the assignment of release 6")
 
 
+@tuf
 def test_export_that_is_not_in_the_release_is_refused(case: Case) -> None:
     refused(case, case.message(4, export="m9-fp32"), "has no export m9-fp32")
 
@@ -206,19 +216,23 @@ def test_export_that_is_not_in_the_release_is_refused(case: Case) -> None:
 # -- old
 
 
+@tuf
 def test_release_older_than_what_ran_is_refused(case: Case) -> None:
     refused(case, case.message(2, number=4), "release 2 of task is older than 3, which ran")
 
 
+@tuf
 def test_assignment_older_than_what_was_followed_is_refused(case: Case) -> None:
     refused(case, case.message(4, number=2), "assignment 2 of task is older than 3")
 
 
+@tuf
 def test_old_release_is_refused_after_a_restart_too(case: Case) -> None:
     case.trust = case.restarted()
     refused(case, case.message(2, number=4), "is older than 3")
 
 
+@tuf
 def test_order_to_run_does_not_undo_the_order_to_leave(case: Case) -> None:
     left = case.trust.check(case.message(3, export=None))
     assert left.model is None
@@ -227,6 +241,7 @@ def test_order_to_run_does_not_undo_the_order_to_leave(case: Case) -> None:
     assert case.trust.check(case.message(3, export=None)) == left, "said again it is the same"
 
 
+@tuf
 def test_release_that_was_only_offered_stands_in_nobody_s_way(case: Case) -> None:
     case.trust.check(case.message(8))
     assert case.trust.check(case.message(4, number=9)).model is not None
@@ -235,6 +250,7 @@ def test_release_that_was_only_offered_stands_in_nobody_s_way(case: Case) -> Non
 # -- frozen
 
 
+@tuf
 @pytest.mark.parametrize("what", ["assignment", "release", "root"])
 def test_what_has_expired_is_refused(case: Case, what: str) -> None:
     past_s = case.signers.made_s - 1
@@ -252,6 +268,7 @@ def test_what_has_expired_is_refused(case: Case, what: str) -> None:
         assert case.trust.check(newer.message(newer.manifest(4), roots=[envelope, next_envelope])).model is not None
 
 
+@tuf
 def test_clock_that_was_set_back_makes_nothing_fresh_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     made_s = case.signers.made_s
     case.run(case.signers.message(case.signers.manifest(4, issued_s=made_s + 9 * DAY_S)))
@@ -261,6 +278,7 @@ def test_clock_that_was_set_back_makes_nothing_fresh_again(case: Case, monkeypat
     assert case.trust.check(case.message(5)).model is not None
 
 
+@tuf
 def test_clock_that_is_ahead_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", skewed(TEN_YEARS_S))
     with pytest.raises(UntrustedError, match=r"this device's clock says 20\d\d-\d\d-\d\d: set it if it is wrong"):
@@ -270,6 +288,7 @@ def test_clock_that_is_ahead_is_named(case: Case, monkeypatch: pytest.MonkeyPatc
 # -- rotation
 
 
+@tuf
 def test_new_release_keys_take_the_place_of_the_old_ones(case: Case) -> None:
     new, envelope = case.rotated(release=[EVE], thresholds={})
     assert case.run(new.message(new.manifest(4), roots=[envelope])).model is not None
@@ -277,6 +296,7 @@ def test_new_release_keys_take_the_place_of_the_old_ones(case: Case) -> None:
         case.trust.check(case.message(5))
 
 
+@tuf
 def test_new_root_is_kept_although_the_release_with_it_is_refused(case: Case) -> None:
     _, envelope = case.rotated(release=[EVE], thresholds={})
     with pytest.raises(UntrustedError):
@@ -287,6 +307,7 @@ def test_new_root_is_kept_although_the_release_with_it_is_refused(case: Case) ->
         case.trust.check(case.message(4))
 
 
+@tuf
 def test_numbers_that_old_keys_have_used_up_are_free_after_rotation(case: Case) -> None:
     """TUF's fast-forward attack: what is newest for ever is not, once its keys are gone."""
     case.run(case.message(2**53, number=2**53))
@@ -297,12 +318,14 @@ def test_numbers_that_old_keys_have_used_up_are_free_after_rotation(case: Case) 
     assert case.trust.newest(TASK) == 5
 
 
+@tuf
 def test_numbers_stay_used_where_a_root_leaves_their_keys(case: Case) -> None:
     new, envelope = case.rotated(root=[EVE])
     with pytest.raises(UntrustedError, match="is older than 3"):
         case.trust.check(new.message(new.manifest(2), roots=[envelope], number=4))
 
 
+@tuf
 def test_time_that_old_keys_have_moved_on_is_set_back_by_rotation(case: Case) -> None:
     case.run(case.signers.message(case.signers.manifest(4, issued_s=8e9)))
     with pytest.raises(UntrustedError, match="has expired"):
@@ -312,6 +335,7 @@ def test_time_that_old_keys_have_moved_on_is_set_back_by_rotation(case: Case) ->
     assert order.model is not None
 
 
+@tuf
 @pytest.mark.parametrize("signed_by", ["old", "new", "strangers", "release keys"])
 def test_root_that_is_not_signed_by_both_is_refused(case: Case, signed_by: str) -> None:
     new, _ = case.rotated(root=[EVE])
@@ -327,6 +351,7 @@ def test_root_that_is_not_signed_by_both_is_refused(case: Case, signed_by: str) 
     assert case.trust.root.version == 1
 
 
+@tuf
 def test_root_needs_the_threshold_of_the_one_before(tmp_path: Path) -> None:
     case = Case.__new__(Case)
     case.folder, case.signers = tmp_path, Signers(root=[ANN, BOB, EVE], thresholds={"root": 2})
@@ -339,11 +364,13 @@ def test_root_needs_the_threshold_of_the_one_before(tmp_path: Path) -> None:
     assert case.trust.check(new.message(new.manifest(1), roots=[enough])).model is not None
 
 
+@tuf
 def test_root_with_a_gap_before_it_is_refused(case: Case) -> None:
     _, envelope = case.rotated(version=3)
     refused(case, replaced(case.message(), roots=(envelope,)), "one between them is missing")
 
 
+@tuf
 def test_device_that_was_away_follows_one_root_after_the_other(case: Case) -> None:
     roots = []
     for key in (EVE, ANN, BOB):
@@ -353,6 +380,7 @@ def test_device_that_was_away_follows_one_root_after_the_other(case: Case) -> No
     assert case.restarted().root.version == 4
 
 
+@tuf
 def test_root_that_is_known_or_older_changes_nothing(case: Case) -> None:
     new, envelope = case.rotated(root=[EVE])
     first = case.signers.root_envelope()
@@ -361,6 +389,7 @@ def test_root_that_is_known_or_older_changes_nothing(case: Case) -> None:
     assert case.trust.root.version == 2
 
 
+@tuf
 def test_owner_s_root_file_is_taken_anew_only_where_it_is_another(case: Case) -> None:
     new, envelope = case.rotated(release=[EVE], thresholds={})
     case.run(new.message(new.manifest(4), roots=[envelope]))
@@ -402,8 +431,9 @@ def test_refusal_says_which_assignment_it_answers(case: Case) -> None:
 # -- flipped bits
 
 
-def test_no_flipped_bit_passes(case: Case, proof: Proof) -> None:
+def test_no_flipped_bit_passes(memory_path: Path, proof: Proof) -> None:
     """Anywhere in a root, a manifest or an assignment; whatever order the signatures are in."""
+    case = Case(memory_path)
     new, envelope = case.rotated(root=[EVE])
     message = new.message(new.manifest(4), roots=[envelope])
     parts = (message.roots[0], message.manifest, message.envelope)
@@ -426,14 +456,14 @@ def test_no_flipped_bit_passes(case: Case, proof: Proof) -> None:
 
 
 def test_signature_that_is_not_checked_lets_flipped_bits_pass(
-    case: Case, proof: Proof, monkeypatch: pytest.MonkeyPatch
+    memory_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control."""
     monkeypatch.setattr(
         "edge_sdk.protocol.signing.signers_of", lambda _, __, signatures: {each.key for each in signatures}
     )
     with pytest.raises(AssertionError, match="flipped bit"):
-        test_no_flipped_bit_passes(case, proof)
+        test_no_flipped_bit_passes(memory_path, proof)
 
 
 def test_payload_is_what_was_signed(case: Case) -> None:

@@ -6,14 +6,20 @@ A test asks for the fixture ``proof``, takes its numbers and its seed from it, a
         lost = sum(lost_in(seed) for seed in proof.seeds(short=5, full=100))
         proof.show("R1", "updates lost in kills of the coordinator", lost, at_most=0)
 
+Where every test of many is a case of one promise, each is marked, and the table counts those that failed::
+
+    @pytest.mark.case("S1", "impersonations that got through")
+
 ``--seed N`` replays a run; ``--soak`` takes the full numbers and writes what was shown into ``tests/fault/RESULTS.md``,
-in place of what stood there for the same promise and the same words.
+in place of what stood there for the same promise and the same words, whatever numbers are among them.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,7 +32,7 @@ from tests.support.origin import commit, machine
 
 RESULTS = Path(__file__).parents[1] / "fault" / "RESULTS.md"
 _SEED = "RAFFM_TEST_SEED"
-_PROPERTY = "proof"
+_PROPERTY, _CASE = "proof", "case"
 _HEAD = """# What was promised, and what was seen
 
 Written by `make soak`, each row by the run of its date, commit and seed; `pytest --soak --seed N` replays it.
@@ -72,6 +78,7 @@ class Table:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: list[Sequence[Any]] = []
+        self._cases: defaultdict[tuple[str, str], list[pytest.TestReport]] = defaultdict(list)
         chosen = config.getoption("--seed")
         if chosen is not None:
             os.environ[_SEED] = str(chosen)
@@ -82,24 +89,42 @@ class Table:
         """Shown at the top of every run."""
         return f"faults from seed {os.environ[_SEED]} (--seed replays them)"
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Have the reports of cases say of which promise they are."""
+        for item in items:
+            item.user_properties += ((_CASE, mark.args) for mark in item.iter_markers(_CASE))
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what tests have shown; workers send it along."""
-        if report.when == "call":
-            rows = (value for key, value in report.user_properties if key == _PROPERTY)
-            self._rows += ((*row, report.duration) for row in rows if isinstance(row, Sequence))
+        if report.skipped or not (report.when == "call" or report.failed):
+            return
+        for key, value in report.user_properties:
+            if key == _PROPERTY and report.when == "call" and isinstance(value, Sequence):
+                self._rows.append((*value, report.duration))
+            elif key == _CASE and isinstance(value, Sequence):
+                self._cases[value[0], value[1]].append(report)
 
     def pytest_sessionfinish(self) -> None:
         """Write the table, once, where the whole is known."""
+        self._rows += (_count(promise, what, reports) for (promise, what), reports in self._cases.items())
         if self._config.getoption("--soak") and self._rows and "PYTEST_XDIST_WORKER" not in os.environ:
             RESULTS.write_text(self._table(), encoding="utf-8")
 
     def _table(self) -> str:
         run = f"{datetime.now(timezone.utc):%Y-%m-%d} | {commit()} | {os.environ[_SEED]}"
         lines = dict(_lines_of(RESULTS)) | {
-            (promise, what): " ".join(("|", _row(promise, what, *rest), "|", run, "|"))
+            (promise, _words(what)): " ".join(("|", _row(promise, what, *rest), "|", run, "|"))
             for promise, what, *rest in self._rows
         }
         return "\n".join((_HEAD.format(machine=machine()), *(lines[key] for key in sorted(lines, key=_order)), ""))
+
+
+def _count(promise: str, what: str, reports: Sequence[pytest.TestReport]) -> Sequence[Any]:
+    """The row of all cases together."""
+    tests = {report.nodeid for report in reports}
+    failed = {report.nodeid for report in reports if report.failed}
+    seconds = sum(report.duration for report in reports)
+    return promise, f"{what}, of {len(tests)}", len(failed), 0, seconds
 
 
 def _lines_of(table: Path) -> Iterator[tuple[tuple[str, str], str]]:
@@ -108,7 +133,12 @@ def _lines_of(table: Path) -> Iterator[tuple[tuple[str, str], str]]:
         for line in table.read_text(encoding="utf-8").splitlines():
             if line.startswith(("| R", "| S")):
                 promise, what, *_ = line.removeprefix("| ").split(" | ")
-                yield (promise, what), line
+                yield (promise, _words(what)), line
+
+
+def _words(what: str) -> str:
+    """Less its numbers, which a seed may change."""
+    return re.sub(r"\d+", "#", what)
 
 
 def _row(promise: str, what: str, figure: float, bar: float, seconds: float) -> str:

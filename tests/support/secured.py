@@ -6,9 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,13 +16,13 @@ from coordinator.fleet.enrolment import enrol, make_enrolment
 from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet
 from coordinator.fleet.mosquitto import write_configuration
 from coordinator.store.database import Store
-from coordinator.store.opening import SQLITE_FILE, open_store
 from edge_sdk.protocol.identity import Enrolment
 from edge_sdk.security.identity import Identity
 from edge_sdk.transport.address import BrokerAddress
 from edge_sdk.transport.base import Will
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import ConfiguredMosquitto, free_port
+from tests.support.new_store import new_store
 
 
 @dataclass(frozen=True)
@@ -79,20 +77,6 @@ def new_fleet(state_dir: Path, port: int = 8883, **settings: object) -> Fleet:
     """On loopback."""
     broker = f"mqtts://127.0.0.1:{port}"
     return init_fleet(state_dir, FleetSettings(name="default", hosts=("127.0.0.1",), broker=broker, **settings))
-
-
-@cache
-def _empty() -> bytes:
-    """A store of the newest schema with nothing in it: migrating one takes longer than most tests."""
-    with TemporaryDirectory() as folder:
-        open_store(Path(folder)).close()
-        return (Path(folder) / SQLITE_FILE).read_bytes()
-
-
-def new_store(folder: Path) -> Store:
-    """An empty one, in ``folder``."""
-    (folder / SQLITE_FILE).write_bytes(_empty())
-    return open_store(folder)
 
 
 def keep_certificate(store: Store, fleet: Fleet, identity: Identity, device: str, group: str | None = None) -> None:

@@ -67,6 +67,11 @@ class _Coordinator:
         rounds = self.read(lambda tx: tx.rounds.all(self.task.name))
         return [known for known in rounds if known.phase is not Phase.COLLECTING]
 
+    def has_decided(self, number: int) -> bool:
+        """Whether this round is closed or abandoned: asking so costs the same in the last of many as in the first."""
+        known = self.read(lambda tx: tx.rounds.get(self.task.name, number))
+        return known is not None and known.phase is not Phase.COLLECTING
+
     @property
     def accepted(self) -> list[UpdateRecord]:
         """Every update that was admitted, in any round."""

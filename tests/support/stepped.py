@@ -26,6 +26,7 @@ import edge_sdk.sources
 import edge_sdk.supervisor
 from coordinator.config import CoordinatorConfig
 from coordinator.service import Service, WorkDone
+from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from edge_sdk import agent
 from edge_sdk.config import AgentConfig
@@ -123,10 +124,9 @@ class WireEnd:
 class SteppedService(Service):
     """Its heavy work is done at once, and heard of when the test looks."""
 
-    def __init__(self, folder: Path, wire: Wire) -> None:
-        self.end = WireEnd(wire)
-        self.store = open_store(folder)
-        super().__init__(CoordinatorConfig(state_dir=folder, broker="", threads=1, gather_s=0), self.store, self.end)
+    def __init__(self, folder: Path, store: Store, wire: Wire) -> None:
+        self.end, self.store = WireEnd(wire), store
+        super().__init__(CoordinatorConfig(state_dir=folder, broker="", threads=1, gather_s=0), store, self.end)
         self.hear(LinkUp())
 
     def hear(self, delivery: object) -> None:
@@ -224,13 +224,20 @@ class SteppedDevice(Supervisor):
 
 
 class SteppedFleet:
-    """One coordinator with a task, and devices ``names``, in ``folder``; both may be started anew at any time."""
+    """One coordinator with a task, and devices ``names``, in ``folder``; both may be started anew at any time.
+
+    All its coordinators have one store, whose connections end with each: another would prepare every statement anew.
+    """
 
     def __init__(self, folder: Path, names: tuple[str, ...], clock: Clock) -> None:
         self.wire, self.notes, self.clock = Wire(), Notes(), clock
         self._folder = folder
-        self.service = SteppedService(folder / "coordinator", self.wire)
+        self._store = open_store(folder / "coordinator")
+        self.service = self._coordinator()
         self.devices = {name: self._device(name) for name in names}
+
+    def _coordinator(self) -> SteppedService:
+        return SteppedService(self._folder / "coordinator", self._store, self.wire)
 
     def _device(self, name: str) -> SteppedDevice:
         return SteppedDevice(name, self._folder / name, self.wire, self.notes)
@@ -254,7 +261,7 @@ class SteppedFleet:
             self.devices[who] = self._device(who)
         else:
             self.service.end_here()
-            self.service = SteppedService(self._folder / "coordinator", self.wire)
+            self.service = self._coordinator()
 
     def let_time_pass(self, seconds: float) -> None:
         """Everybody looks at the clock afterwards."""

@@ -20,7 +20,8 @@ from coordinator.store.states import AccessRole
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES
 from edge_sdk.security.identity import Identity
 from tests.support.broker import free_port
-from tests.support.secured import new_fleet, new_store
+from tests.support.new_store import new_store
+from tests.support.secured import new_fleet
 
 
 @pytest.fixture

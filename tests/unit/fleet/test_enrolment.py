@@ -25,7 +25,8 @@ from coordinator.store.database import Store
 from edge_sdk.errors import ConfigurationError, MalformedMessageError, ProtocolError, UntrustedError
 from edge_sdk.protocol.identity import Enrolment, signed_for_renewal
 from edge_sdk.protocol.messages import Renew
-from tests.support.secured import new_fleet, new_store
+from tests.support.new_store import new_store
+from tests.support.secured import new_fleet
 
 NOW_S = time.time()
 SHA256 = hashes.SHA256()

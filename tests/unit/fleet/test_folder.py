@@ -17,7 +17,8 @@ from coordinator.store.database import Store
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.topics import device_filters, parse
 from edge_sdk.security.identity import Identity
-from tests.support.secured import keep_certificate, new_fleet, new_store
+from tests.support.new_store import new_store
+from tests.support.secured import keep_certificate, new_fleet
 
 
 @pytest.fixture
