@@ -68,7 +68,7 @@ def read_parquet(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None 
     Raises ``DataFormatError`` where there are none, ``ConfigurationError`` without pyarrow.
     """
     try:
-        from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415 - only who has such files needs it
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - only who has such files needs it
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{path} needs pyarrow, which is not installed: pip install 'raffm-edge[parquet]'"
@@ -79,7 +79,7 @@ def read_parquet(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None 
             classes = _stored_classes(schema.metadata)
             table = Table(tuple(schema.names), lambda names: _arrow_rows(file.iter_batches(columns=names)), classes)
             examples = examples_of_table(str(path), table, image_size=image_size, scratch=scratch)
-    except ArrowInvalid as error:
+    except ArrowException as error:
         raise DataFormatError(f"{path} cannot be read as Parquet ({error}); write it again") from error
     if examples is None:
         raise DataFormatError(f"{path} has no examples; it needs at least one row")

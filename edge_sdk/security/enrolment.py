@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_sdk.decoding import UNDECODABLE, told
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, MalformedMessageError, UntrustedError
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES, Enrolled, Enrolment
@@ -26,6 +27,7 @@ from edge_sdk.security.trust import load_root
 from edge_sdk.transport.address import BrokerAddress, tls_context
 from edge_sdk.transport.web import ask, check_address
 
+_TOKEN = re.compile(r"[!-~]+")
 _FINGERPRINT = re.compile(r"sha256:([0-9a-f]{64})")
 _HEAD = "# What the fleet has told this device when it enrolled. Whatever is said elsewhere is stronger."
 
@@ -39,16 +41,18 @@ def enroll(
     ``UntrustedError`` where the coordinator refuses, or is not who it should be.
     """
     check_name(device, "device")
+    if not _TOKEN.fullmatch(token):
+        raise ConfigurationError("the token has characters that no token has: copy it again")
     base, identity = check_address(coordinator).rstrip("/"), Identity.of(state_dir)
     authority = _authority(base, ca_file, fingerprint)
     with disk_errors(identity.folder):
         identity.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(identity.authority_file, authority)
     request = ssl.DER_cert_to_PEM_cert(identity.request(device)).replace("CERTIFICATE", "CERTIFICATE REQUEST")
-    told = _enrolled(base, tls_context(identity.authority_file), token, Enrolment(device=device, request=request))
-    identity.keep(ssl.PEM_cert_to_DER_cert(told.certificate), device)
-    _write_settings(identity, device, told)
-    return told
+    enrolled = _enrolled(base, tls_context(identity.authority_file), token, Enrolment(device=device, request=request))
+    identity.keep(ssl.PEM_cert_to_DER_cert(enrolled.certificate), device)
+    _write_settings(identity, device, enrolled)
+    return enrolled
 
 
 def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> bytes:
@@ -65,12 +69,13 @@ def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> byte
         raise ConfigurationError(f"fingerprint {fingerprint!r} is not sha256: and 64 hexadecimal digits")
     pem = ask(f"{base}/enroll/authority", _trusting_nobody(), most_bytes=MAX_ENROLMENT_BYTES)
     try:
-        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
+        certificate = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
     except ValueError as error:
-        raise UntrustedError(f"{base} shows no authority's certificate: {error}") from error
+        raise UntrustedError(f"{base} shows no authority's certificate: {told(error)}") from error
+    found = hashlib.sha256(certificate).hexdigest()
     if not hmac.compare_digest(found, wanted[1]):
         raise UntrustedError(f"{base} shows another authority, sha256:{found}: check the address and the fingerprint")
-    return pem
+    return ssl.DER_cert_to_PEM_cert(certificate).encode()  # in what came, another could follow it
 
 
 def _trusting_nobody() -> ssl.SSLContext:
@@ -84,26 +89,26 @@ def _enrolled(base: str, tls: ssl.SSLContext, token: str, asked: Enrolment) -> E
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     answer = ask(f"{base}/enroll", tls, msgspec.json.encode(asked), headers, most_bytes=MAX_ENROLMENT_BYTES)
     try:
-        told = msgspec.json.decode(answer, type=Enrolled)
-        BrokerAddress.parse(told.broker)
-        ssl.PEM_cert_to_DER_cert(told.certificate)
-    except (msgspec.DecodeError, ValueError, ConfigurationError) as error:
-        raise MalformedMessageError(f"{base} answers, but not as a coordinator does: {error}") from error
-    return told
+        enrolled = msgspec.json.decode(answer, type=Enrolled)
+        broker = str(BrokerAddress.parse(enrolled.broker))
+        ssl.PEM_cert_to_DER_cert(enrolled.certificate)
+    except (*UNDECODABLE, ValueError, ConfigurationError) as error:
+        raise MalformedMessageError(f"{base} answers, but not as a coordinator does: {told(error)}") from error
+    return msgspec.structs.replace(enrolled, broker=broker)
 
 
-def _write_settings(identity: Identity, device: str, told: Enrolled) -> None:
+def _write_settings(identity: Identity, device: str, enrolled: Enrolled) -> None:
     """The settings last: without them the device has not enrolled."""
     settings = {
         "device": device,
-        "broker": told.broker,
-        "fleet": told.fleet,
+        "broker": enrolled.broker,
+        "fleet": enrolled.fleet,
         "ca_file": identity.authority_file.name,
         "certificate_file": identity.file.name,
         "root": identity.root_file.name,
     }
     lines = [f"{name} = {msgspec.json.encode(value).decode()}" for name, value in settings.items()]
     with disk_errors(identity.folder):
-        write_durably(identity.root_file, told.root.encode())
+        write_durably(identity.root_file, enrolled.root.encode())
         load_root(identity.root_file)
         write_durably(identity.settings_file, "\n".join((_HEAD, *lines, "")).encode())

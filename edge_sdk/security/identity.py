@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_sdk.decoding import told
 from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.identity import signed_for_renewal
@@ -111,15 +112,16 @@ class Identity:
 
     def _checked(self, encoded: bytes, key: EllipticCurvePrivateKey, device: str) -> Certificate:
         from cryptography import x509  # noqa: PLC0415
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415
 
         try:
             certificate = x509.load_der_x509_certificate(encoded)
             certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.authority_file.read_bytes()))
+            is_for_key = certificate.public_key() == key.public_key()
             names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise UntrustedError(f"certificate refused: it is none of the fleet's authority ({error})") from error
-        if names != [device] or certificate.public_key() != key.public_key():
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+            raise UntrustedError(f"certificate refused: it is none of the fleet's authority ({told(error)})") from error
+        if names != [device] or not is_for_key:
             raise UntrustedError(f"certificate refused: it is not for the key that {device} has made")
         return certificate
 

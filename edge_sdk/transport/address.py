@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
 import ssl
 import time
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from edge_sdk.errors import ConfigurationError
 
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_HOST = re.compile(r"[\w.:%-]+")
 _ASK_TIMEOUT_S = 5.0
 _ALERT_TIMEOUT_S = 0.5
 _PING = b"\xc0\x00"
@@ -58,7 +60,8 @@ class BrokerAddress:
         if "@" in parts.netloc:
             msg = f"broker address for {host!r} holds a user name or password: give them apart from the address"
             raise ConfigurationError(msg)
-        if scheme not in _DEFAULT_PORTS or not host or port == 0 or parts.path.strip("/") or parts.query:
+        is_host = _HOST.fullmatch(host or "")
+        if scheme not in _DEFAULT_PORTS or not host or not is_host or port == 0 or parts.path.strip("/") or parts.query:
             msg = f"broker address {text!r} is not of the form mqtt://host:port or mqtts://host:port"
             raise ConfigurationError(msg)
         return cls(host, port or _DEFAULT_PORTS[scheme], scheme == "mqtts")

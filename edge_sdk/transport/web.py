@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
+from edge_sdk.decoding import UNDECODABLE, told
 from edge_sdk.errors import (
     BlobUnreachableError,
     ConfigurationError,
@@ -38,14 +39,16 @@ from edge_sdk.transport.address import is_loopback, tls_context
 from edge_sdk.transport.blob_folder import Partial
 
 if TYPE_CHECKING:
-    from http.client import HTTPMessage, HTTPResponse
+    from http.client import HTTPResponse
     from urllib.request import OpenerDirector
 
-_TIMEOUT_S = 20.0
-_LONGEST_GRAIN_S = 60.0
+_CONNECT_S = 20.0
+_LONGEST_GRAIN_S = _LONGEST_ANSWER_S = 60.0
+_MOST_TOLD = 500
+_VISIBLE_ASCII = re.compile(r"[!-~]+")
 _SAY_EVERY_S = 0.5
-_PARTIAL_CONTENT, _TOO_MANY, _SERVER_FAILS = 206, 429, 500
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_OK, _PARTIAL_CONTENT, _TOO_MANY, _SERVER_FAILS = 200, 206, 429, 500
+_RANGE, _LENGTH = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})"), re.compile(r"\d{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,11 @@ def check_address(address: str) -> str:
     """``address`` itself; ``ConfigurationError`` where it is neither HTTPS nor HTTP of this machine."""
     try:
         parts = urlsplit(address)
-        host = parts.hostname or ""
+        host, _ = parts.hostname or "", parts.port
     except ValueError as error:
         raise ConfigurationError(f"web address {address!r} cannot be read ({error}): use https://host/path") from error
-    if not host or parts.scheme not in {"http", "https"} or (parts.scheme == "http" and not is_loopback(host)):
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    if not (host and is_safe and _VISIBLE_ASCII.fullmatch(address)):
         raise ConfigurationError(f"web address {address!r} is not usable: use https://, or http:// on this machine")
     return address
 
@@ -114,17 +118,21 @@ class WebFetch:
         from http.client import HTTPException  # noqa: PLC0415
         from urllib.error import HTTPError  # noqa: PLC0415
 
-        opener = _opener(check_address(self._address), _tls_of(self._ca_file))
+        from edge_sdk.transport.http_client import Patience, opener  # noqa: PLC0415
+
+        self._patience, address = Patience(_LONGEST_GRAIN_S), check_address(self._address)
+        tls = _tls_of(self._ca_file) if address.startswith("https:") else None
+        web = opener(address, tls, self._patience, follows=True)
         while lacking := self._first_lacking():
             before = lacking[0]
             try:
-                self._fetch_range(opener, *lacking)
-            except (OSError, HTTPException, ValueError) as error:  # the last for an address that is no ASCII
+                self._fetch_range(web, *lacking)
+            except (OSError, HTTPException, ValueError) as error:  # the last for an address to follow that is none
                 if isinstance(error, HTTPError):
                     error.close()
                 still = self._first_lacking()
                 if still is not None and still[0] == before:
-                    raise BlobUnreachableError(f"{self._address} gives no blob: {error}") from error
+                    raise BlobUnreachableError(f"{self._address} gives no blob: {told(error)}") from error
         with self._lock:
             if not self._stopped:
                 self._partial.commit()
@@ -135,13 +143,15 @@ class WebFetch:
                 return None
             return next(ranges_of(self._partial.missing(), self.size_bytes), None)
 
-    def _fetch_range(self, opener: OpenerDirector, start: int, stop: int) -> None:
+    def _fetch_range(self, web: OpenerDirector, start: int, stop: int) -> None:
         from urllib.request import Request  # noqa: PLC0415
 
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        with opener.open(Request(self._address, headers=headers), timeout=_TIMEOUT_S) as response:  # noqa: S310 checked
+        self._patience.begin()
+        with web.open(Request(self._address, headers=headers), timeout=_CONNECT_S) as response:  # noqa: S310 checked
             offset = self._first_byte(response, start)
             while offset < stop:
+                self._patience.begin()
                 data = _read(response, min(GRAIN_BYTES, stop - offset))
                 if not self._store(offset, data):
                     return
@@ -150,8 +160,8 @@ class WebFetch:
     def _first_byte(self, response: HTTPResponse, start: int) -> int:
         """Where the answer begins: at ``start``, or at 0 where the server knows no ranges."""
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        length = response.headers.get("Content-Length", "")
-        first, size_bytes = 0, int(length) if length.isdecimal() else None
+        length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+        first, size_bytes = 0, int(length[0]) if length else None
         if response.status == _PARTIAL_CONTENT and found:
             first, size_bytes = int(found[1]), int(found[2])
         if size_bytes != self.size_bytes or first not in {0, start}:
@@ -176,16 +186,11 @@ class WebFetch:
 
 
 def _read(response: HTTPResponse, size_bytes: int) -> bytes:
-    """Exactly so many bytes; ``ConnectionError`` where they end before, ``TimeoutError`` where they only trickle."""
-    data, give_up_s = bytearray(), time.monotonic() + _LONGEST_GRAIN_S
-    while len(data) < size_bytes:
-        piece = response.read1(size_bytes - len(data))
-        if not piece:
-            raise ConnectionError("the answer ended before its end")
-        if time.monotonic() > give_up_s:
-            raise TimeoutError(f"{size_bytes} bytes took more than {_LONGEST_GRAIN_S:.0f} s")
-        data += piece
-    return bytes(data)
+    """Exactly so many bytes; ``ConnectionError`` where they end before."""
+    data = response.read(size_bytes)
+    if len(data) < size_bytes:
+        raise ConnectionError("the answer ended before its end")
+    return data
 
 
 def ask(
@@ -198,34 +203,59 @@ def ask(
 ) -> bytes:
     """What a coordinator answers to one question, at most ``most_bytes``; a ``body`` is posted.
 
-    Raises ``UntrustedError`` where the server is not who ``tls`` trusts, or refuses, with its own words, and
-    ``CoordinatorUnreachableError`` where nobody answers or it cannot now.
+    Raises ``UntrustedError`` where the server is not who ``tls`` trusts, or refuses, with its own words,
+    ``MalformedMessageError`` where it says more, or no HTTP, and ``CoordinatorUnreachableError`` where nobody answers,
+    or not within a minute, or it cannot now.
     """
     from http.client import HTTPException  # noqa: PLC0415
-    from urllib.error import HTTPError, URLError  # noqa: PLC0415
-    from urllib.request import Request  # noqa: PLC0415
+    from urllib.error import URLError  # noqa: PLC0415
 
-    request = Request(check_address(address), body, dict(headers))  # noqa: S310 checked
     try:
-        with _opener(address, tls, follows=False).open(request, timeout=_TIMEOUT_S) as response:
-            answer: bytes = response.read(most_bytes + 1)
-    except HTTPError as error:
-        with error:
-            raise _refusal(address, error.code, error.read(most_bytes)) from error
-    except (OSError, HTTPException) as error:
+        code, answer = _exchange(check_address(address), tls, body, headers, most_bytes)
+    except OSError as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise UntrustedError(f"{address} is not trusted: {reason.verify_message.rstrip('.')}") from error
-        raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {reason}") from error
+        raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {str(reason)[:_MOST_TOLD]}") from error
+    except (HTTPException, ValueError) as error:
+        said = f"{type(error).__name__} {told(error)}"
+        raise MalformedMessageError(f"{address} does not answer as a coordinator does: {said}") from error
+    if code != _OK:
+        raise _refusal(address, code, answer)
     if len(answer) > most_bytes:
         raise MalformedMessageError(f"{address} answers with more than {most_bytes} bytes")
     return answer
 
 
+def _exchange(
+    address: str, tls: ssl.SSLContext, body: bytes | None, headers: Mapping[str, str], most_bytes: int
+) -> tuple[int, bytes]:
+    """The status, and what came with it: no more than a byte too much."""
+    from urllib.error import HTTPError  # noqa: PLC0415
+    from urllib.request import Request  # noqa: PLC0415
+
+    from edge_sdk.transport.http_client import Patience, opener  # noqa: PLC0415
+
+    request = Request(address, body, dict(headers))  # noqa: S310 checked
+    web = opener(address, tls, Patience(_LONGEST_ANSWER_S), follows=False)
+    try:
+        response = web.open(request, timeout=_CONNECT_S)
+    except HTTPError as error:
+        response = error
+    with response:
+        return response.status, response.read(most_bytes + 1)
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """What a coordinator says instead of an answer."""
+
+    error: str
+
+
 def _refusal(address: str, code: int, body: bytes) -> RaffmError:
     try:
-        words = str(msgspec.json.decode(body)["error"])[:500]
-    except (msgspec.DecodeError, KeyError, TypeError):
+        words = msgspec.json.decode(body, type=_Refusal).error[:_MOST_TOLD]
+    except UNDECODABLE:
         words = f"HTTP status {code}"
     if code >= _SERVER_FAILS or code == _TOO_MANY:
         return CoordinatorUnreachableError(f"{address} cannot answer now: {words}")
@@ -238,23 +268,3 @@ def _tls_of(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is not None:
         tls.load_verify_locations(ca_file)
     return tls
-
-
-def _opener(address: str, tls: ssl.SSLContext, *, follows: bool = True) -> OpenerDirector:
-    """It ``follows`` redirects to blobs alone: what is asked carries secrets."""
-    from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener  # noqa: PLC0415
-
-    class Redirects(HTTPRedirectHandler):
-        def redirect_request(
-            self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-        ) -> Request | None:
-            if not follows:
-                return None
-            old, new = urlsplit(req.full_url), urlsplit(newurl)
-            if new.scheme != old.scheme or (new.scheme == "http" and not is_loopback(new.hostname or "")):
-                fp.close()
-                raise BlobUnreachableError(f"{req.full_url} redirects to {newurl[:200]!r}, which is not followed")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    proxies = [ProxyHandler({})] if is_loopback(urlsplit(address).hostname or "") else []
-    return build_opener(*proxies, Redirects(), HTTPSHandler(context=tls))

@@ -20,7 +20,7 @@ from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import GRAIN_BYTES, BlobEntry, ChunkRequest, Failure, Part
 from edge_sdk.sources import BlobSources
-from edge_sdk.transport import web
+from edge_sdk.transport import http_client
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import Failed, Fetched, Outcome
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
@@ -230,7 +230,7 @@ def test_what_came_before_the_web_broke_off_is_kept_for_the_coordinator(
 def test_server_that_stalls_is_given_up(
     device: Device, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(http_client, "SILENCE_S", 0.3)
     device.fetch(serve("stalls").address)
     device.run(lambda _: bool(device.asked), timeout_s=4)
 

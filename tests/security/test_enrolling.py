@@ -167,14 +167,22 @@ def answer_for(fleet: Fleet, identity: Identity, **changes: str) -> dict[str, tu
 
 
 def test_words_of_the_fleet_stay_words(store: Store, fleet: Fleet, tmp_path: Path) -> None:
-    """Nothing that it says can add a setting."""
+    """Nothing that it says can add a setting, or steer the terminal that shows where the broker is."""
     root = ensure_root(store, fleet.state_dir, time.time()).read_text()
-    sly = 'mqtts://b"\nuser = "x'
-    answer = answer_for(fleet, Identity.of(tmp_path), broker=sly, root=root)
+    for sly in ('mqtts://b"\nuser = "x', "mqtts://b\x1b[2J", "mqtts://b\x7f"):
+        answer = answer_for(fleet, Identity.of(tmp_path), broker=sly, root=root)
+        with impostor(tmp_path, fleet.authority, answer) as server, pytest.raises(MalformedMessageError) as caught:
+            enroll(server.address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
+        assert str(caught.value).isprintable()
+        assert told_values(tmp_path) == {}
+
+
+def test_address_of_the_broker_is_kept_as_it_is_read(store: Store, fleet: Fleet, tmp_path: Path) -> None:
+    root = ensure_root(store, fleet.state_dir, time.time()).read_text()
+    answer = answer_for(fleet, Identity.of(tmp_path), broker="mqtts://\nbroker.example", root=root)
     with impostor(tmp_path, fleet.authority, answer) as server:
-        enroll(server.address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
-    assert told_values(tmp_path)["broker"] == sly
-    assert "user" not in told_values(tmp_path)
+        told = enroll(server.address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
+    assert told.broker == told_values(tmp_path)["broker"] == "mqtts://broker.example:8883"
 
 
 def test_fleet_without_a_root_of_trust_is_not_joined(fleet: Fleet, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from tests.support.parsers import Parser, all_parsers
 from tests.support.proof import Proof
 
 FULL_COUNT, SHORT_COUNT = 10_000_000, 4_000
-ATHERIS_SHARE = 0.02  # of all inputs: one of them costs several of the others
+FULL_EXAMPLES = 1000
+ATHERIS_SHARE, LEAST_GUIDED = 0.02, 500  # of all inputs: one of them costs several of the others
 PATIENCE_S = 2400.0
 BROKEN = "message of a device"
 _NAMES = (
@@ -25,6 +26,7 @@ _NAMES = (
     *("messages of a transfer", "flags of half a blob"),
     *("envelope", "signed root", "signed manifest", "signed assignment", "release as a device checks it"),
     *("trust that a device keeps", "root of trust", "signed release", "signing key", "public key"),
+    *("answer to who enrols", "blob of a web server"),
     *("settings", "environment", "device profile", "broker address", "web address", "password file"),
     *("examples, csv", "examples, jsonl", "examples, npz", "examples, parquet", "picture"),
     *("question, npy", "question, csv", "slot", "examples that were learnt", "split of examples"),
@@ -69,10 +71,11 @@ def random_numbers() -> st.SearchStrategy[Random]:
     return st.integers(0, 2**64).map(Random)
 
 
+@pytest.mark.case("S6", f"parsers that any of {FULL_EXAMPLES} inputs by Hypothesis harms")
 @pytest.mark.parametrize("name", _NAMES)
 @pytest.mark.filterwarnings("ignore")
-def test_no_input_does_harm(parsers: dict[str, Parser], name: str) -> None:
-    harmless(parsers[name], most=20 if parsers[name].weight < 5 else 30)
+def test_no_input_does_harm(parsers: dict[str, Parser], proof: Proof, name: str) -> None:
+    harmless(parsers[name], most=proof.count(short=20 if parsers[name].weight < 5 else 30, full=FULL_EXAMPLES))
 
 
 def test_hypothesis_finds_a_parser_that_is_broken(parsers: dict[str, Parser]) -> None:
@@ -94,6 +97,8 @@ def test_either_fuzzer_finds_a_parser_that_is_broken(proof: Proof, mode: str) ->
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("ten million inputs")
+@pytest.mark.timeout(2700)
 def test_ten_million_inputs_do_no_harm(parsers: dict[str, Parser], proof: Proof) -> None:
     """Of each parser a share, in processes of their own; ``python -m tests.support.fuzzing`` replays one."""
     count = proof.count(short=SHORT_COUNT, full=FULL_COUNT)
@@ -115,7 +120,7 @@ def shares(parsers: dict[str, Parser], count: int) -> Iterator[tuple[str, str, i
     by_atheris = ATHERIS_SHARE if find_spec("atheris") else 0.0
     for name, parser in parsers.items():
         own = -(-count * max(1, parser.weight) // whole)
-        guided = int(own * by_atheris)
+        guided = min(own, max(int(own * by_atheris), LEAST_GUIDED)) if by_atheris else 0
         yield "mutate", name, own - guided
         if guided:
             yield "atheris", name, guided

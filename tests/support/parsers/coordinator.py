@@ -44,7 +44,7 @@ _TASK = (
 )
 
 
-def coordinator_parsers(folder: Path) -> list[Parser]:
+def parsers(folder: Path) -> list[Parser]:
     """All of this room; files lie in ``folder``."""
     return [*_update_parsers(folder), *_task_parsers(folder), *_state_parsers(folder)]
 

@@ -45,7 +45,7 @@ _SETTINGS = (
 )
 
 
-def device_parsers(folder: Path) -> list[Parser]:
+def parsers(folder: Path) -> list[Parser]:
     """All of this room; files lie in ``folder``."""
     return [
         *_settings_parsers(folder),
@@ -68,7 +68,11 @@ def _settings_parsers(folder: Path) -> list[Parser]:
             attacks=attacks.TOML_BOMBS,
         ),
         Parser(
-            "environment", _environment, (b"SEED=7\0PROVIDERS=a,b\0POLICY_QUIET_HOURS=1:00-2:00",), ConfigurationError
+            "environment",
+            _environment,
+            (b"SEED=7\0PROVIDERS=a,b\0POLICY_QUIET_HOURS=1:00-2:00",),
+            ConfigurationError,
+            weight=3,
         ),
         Parser(
             "device profile",

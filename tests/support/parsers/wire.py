@@ -36,7 +36,7 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "wire-1.json").read_
 _BLOB = Random(1).randbytes(2 * GRAIN_BYTES + 99)
 
 
-def wire_parsers(folder: Path) -> list[Parser]:
+def parsers(folder: Path) -> list[Parser]:
     """All of this room; files that they need lie in ``folder``."""
     golden = {
         side: tuple(bytes.fromhex(one["bytes"]) for one in GOLDEN if one["from"] in {side, "both"})

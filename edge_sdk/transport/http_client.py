@@ -1,0 +1,156 @@
+"""HTTP as a device speaks it with servers that it need not trust: it waits for none of them without end.
+
+What a server sends is a head, a part of a blob or a whole answer, and each has so long. Within that a server may not
+trickle, nor hide in what HTTP lets it say before, between and after the bytes that were asked for.
+
+It is imported where a device asks, not before: Python's own modules for this take memory.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+import time
+from functools import partial
+from http.client import HTTPConnection, HTTPMessage, HTTPResponse, HTTPSConnection
+from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
+
+from edge_sdk.errors import BlobUnreachableError
+from edge_sdk.transport.address import is_loopback
+
+SILENCE_S = 20.0
+"""How long a server may say nothing at all."""
+
+
+class Patience:
+    """The time that a server has for what is read next, ``whole_s``; :meth:`begin` gives it anew."""
+
+    def __init__(self, whole_s: float) -> None:
+        self._whole_s = whole_s
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on."""
+        self._ends_s = time.monotonic() + self._whole_s
+
+    def left_s(self) -> float:
+        """How long to wait at most for the next byte; ``TimeoutError`` where the time is over."""
+        left_s = self._ends_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"it has not said all after {self._whole_s:g} s")
+        return min(left_s, SILENCE_S)
+
+
+def opener(address: str, tls: ssl.SSLContext | None, patience: Patience, *, follows: bool) -> OpenerDirector:
+    """For questions to ``address``; it ``follows`` redirects to blobs alone: what else is asked carries secrets."""
+    proxies = [ProxyHandler({})] if is_loopback(urlsplit(address).hostname or "") else []
+    redirects = _Redirects() if follows else _NoRedirects()
+    return build_opener(*proxies, redirects, _Plain(patience), _Secure(patience, tls))
+
+
+class _Heard(io.RawIOBase):
+    """What comes over a socket, for as long as there is patience."""
+
+    def __init__(self, link: socket.socket, patience: Patience) -> None:
+        self._link, self._patience = link, patience
+        self._raw = link.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - any that can be written to
+        self._link.settimeout(self._patience.left_s())
+        try:
+            return self._raw.readinto(buffer)
+        except TimeoutError:
+            self._patience.left_s()
+            raise
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Link:
+    """A socket as :mod:`http.client` uses it, that is heard with patience."""
+
+    def __init__(self, link: socket.socket, patience: Patience) -> None:
+        self._link, self._patience = link, patience
+        self.sendall, self.close, self.settimeout = link.sendall, link.close, link.settimeout
+
+    def makefile(self, _: str) -> IO[bytes]:
+        return io.BufferedReader(_Heard(self._link, self._patience))
+
+
+class _PlainConnection(HTTPConnection):
+    def __init__(self, *arguments: Any, patience: Patience, **options: Any) -> None:  # noqa: ANN401 - as the base's
+        super().__init__(*arguments, **options)
+        self._patience = patience
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = _Link(self.sock, self._patience)
+
+
+class _SecureConnection(HTTPSConnection):
+    def __init__(self, *arguments: Any, patience: Patience, **options: Any) -> None:  # noqa: ANN401 - as the base's
+        super().__init__(*arguments, **options)
+        self._patience = patience
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = _Link(self.sock, self._patience)
+
+
+class _Plain(HTTPHandler):
+    def __init__(self, patience: Patience) -> None:
+        super().__init__()
+        self._connection = partial(_PlainConnection, patience=patience)
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _Secure(HTTPSHandler):
+    def __init__(self, patience: Patience, tls: ssl.SSLContext | None) -> None:
+        super().__init__(context=tls)
+        self._connection = partial(_SecureConnection, context=tls, patience=patience)
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> None:
+        """An answer like any other that is none."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class _Redirects(HTTPRedirectHandler):
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:  # noqa: ANN401 - urllib's own
+        """What else the server says with it is not read, as long as it may be."""
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        """On HTTPS, or on this machine."""
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.scheme != old.scheme or (new.scheme == "http" and not is_loopback(new.hostname or "")):
+            raise BlobUnreachableError(f"{req.full_url[:200]} redirects to {newurl[:200]!r}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
