@@ -70,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=beyond)
         items[:] = [item for item in items if item not in beyond]
     items.sort(key=lambda item: _ORDER.index(_folder(item)) if _folder(item) in _ORDER else len(_ORDER))
+    if config.getoption("--soak"):  # else a worker would have nothing left to do beside the last long one
+        items.sort(key=_most_s, reverse=True)
     for item in items:
         if _folder(item) not in _ONE_BY_ONE and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS))))
@@ -79,6 +81,12 @@ _TESTS = Path(__file__).parent
 _ONE_BY_ONE = ("e2e", "fault")
 _ORDER = (*_ONE_BY_ONE, "unit")
 """What takes longest begins first, and one by one; of the others a file is one worker's, with what its tests share."""
+
+
+def _most_s(item: pytest.Item) -> float:
+    """What the test may take, where it says so."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark else 0.0
 
 
 def _folder(item: pytest.Item) -> str:

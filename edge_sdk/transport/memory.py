@@ -6,6 +6,7 @@ which forgets the retained messages as the embedded broker does.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
@@ -92,7 +93,7 @@ class MemoryTransport:
     def __init__(self, hub: MemoryHub, filters: Sequence[str], *, will: Will | None = None) -> None:
         self.will = will
         self._hub = hub
-        self._filters = tuple(filters)
+        self._wanted = re.compile("|".join(map(_pattern, filters)))
         self._queue: SimpleQueue[object] = SimpleQueue()
 
     def connect(self) -> None:
@@ -130,9 +131,9 @@ class MemoryTransport:
 
     def wants(self, topic: str) -> bool:
         """Whether one of this member's filters matches ``topic``."""
-        return any(_matches(pattern, topic) for pattern in self._filters)
+        return self._wanted.fullmatch(topic) is not None
 
 
-def _matches(pattern: str, topic: str) -> bool:
-    wanted, levels = pattern.split("/"), topic.split("/")
-    return len(wanted) == len(levels) and all(w in {"+", level} for w, level in zip(wanted, levels, strict=True))
+def _pattern(wanted: str) -> str:
+    """The regular expression of an MQTT filter."""
+    return "/".join("[^/]*" if level == "+" else re.escape(level) for level in wanted.split("/"))

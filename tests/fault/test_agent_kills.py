@@ -68,6 +68,7 @@ def points_of(passed: tuple[str, ...]) -> Iterator[Crash]:
             yield from (Crash(point, nth), Crash(point, nth, is_after=True), Crash(point, nth, is_error=True))
 
 
+@pytest.mark.timeout(600)
 def test_device_that_dies_or_is_refused_in_any_state_goes_on(cases: Cases, proof: Proof) -> None:
     table = list(points_of(cases.whole.passed))
     chosen = table if proof.is_full else random.Random(proof.seed).sample(table, 2)
@@ -81,6 +82,7 @@ def test_device_that_dies_or_is_refused_in_any_state_goes_on(cases: Cases, proof
     show(proof, f"{len(chosen)} deaths and errors in named states", found)
 
 
+@pytest.mark.timeout(1200)
 def test_device_killed_at_random_instants_goes_on(cases: Cases, proof: Proof) -> None:
     found = list[Found]()
     for seed in proof.seeds(short=1, full=100):

@@ -152,6 +152,7 @@ def play(seed: int, *, examples: int, count: int, is_shrunk: bool = True) -> Non
         run_state_machine_as_test(seeded(seed)(machine), settings=chosen)
 
 
+@pytest.mark.timeout(1800)
 def test_messages_in_any_order_count_once(proof: Proof) -> None:
     steps.clear()
     violations = 0

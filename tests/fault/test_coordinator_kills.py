@@ -65,6 +65,7 @@ def show(proof: Proof, cases: Cases, when: str, outcomes: list[Outcome]) -> None
     proof.show("R1", f"seconds until it speaks again, imports apart, killed {when}", slowest_s, at_most=AGAIN_S)
 
 
+@pytest.mark.timeout(1200)
 def test_coordinator_killed_at_random_instants_comes_to_the_same_model(cases: Cases, proof: Proof) -> None:
     outcomes = list[Outcome]()
     for seed in proof.seeds(short=2, full=100):
@@ -75,6 +76,7 @@ def test_coordinator_killed_at_random_instants_comes_to_the_same_model(cases: Ca
     show(proof, cases, f"at {len(outcomes)} random instants", outcomes)
 
 
+@pytest.mark.timeout(600)
 def test_coordinator_killed_around_commit_points_comes_to_the_same_model(cases: Cases, proof: Proof) -> None:
     points = [
         Crash(point, nth, is_after)

@@ -28,6 +28,7 @@ def is_sound(database: Path) -> bool:
         return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.timeout(600)
 def test_coordinator_without_space_keeps_what_it_promised(
     embedded_broker: Broker, tmp_path: Path, proof: Proof
 ) -> None:
@@ -53,6 +54,7 @@ def test_coordinator_without_space_keeps_what_it_promised(
     proof.show("R9", "final models of other bytes once there is space again", others, at_most=0)
 
 
+@pytest.mark.timeout(600)
 def test_disk_that_refuses_once_costs_nothing(embedded_broker: Broker, tmp_path: Path, proof: Proof) -> None:
     """Wherever something is made durable: in the loop, which ends by name, or in the work beside it, done again."""
     with closing(KillCase(tmp_path / "whole", embedded_broker)) as case:

@@ -22,6 +22,7 @@ def order_of(folder: Path, broker: Broker, rounds: int, control: str = "") -> Or
     return order_in(trace, {update.update_id: update.digest for update in updates})
 
 
+@pytest.mark.timeout(600)
 def test_receipt_follows_the_sync_of_its_update(embedded_broker: Broker, tmp_path: Path, proof: Proof) -> None:
     rounds = proof.count(short=2, full=100)
     found = order_of(tmp_path / "coordinator", embedded_broker, rounds)

@@ -6,6 +6,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from coordinator.store.states import Phase
 from edge_sdk.protocol.messages import Offer
 from edge_sdk.protocol.topics import coordinator_filters
@@ -39,6 +41,7 @@ def fleet(hub: MemoryHub, work: Work) -> Fleet:
     return Fleet(DEVICES, lambda _, filters, will: MemoryTransport(hub, filters, will=will), work=work)
 
 
+@pytest.mark.timeout(1200)
 def test_rounds_are_decided_at_their_deadline_with_whoever_has_answered(tmp_path: Path, proof: Proof) -> None:
     hub, rounds = MemoryHub(), proof.count(short=3, full=100)
     with light_models(), served(tmp_path, hub, rounds) as coordinator, fleet(hub, often_silent(proof.seed)):

@@ -61,6 +61,7 @@ def seconds_to_decision(folder: Path, patience_s: float, on_offer: Callable[[], 
     return time.monotonic() - offered_s[0]
 
 
+@pytest.mark.timeout(600)
 def test_deadlines_hold_while_the_wall_clock_jumps(
     tmp_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:

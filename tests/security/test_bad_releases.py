@@ -60,7 +60,7 @@ class Sky:
             names,
             lambda _, filters, will: MemoryTransport(self._hub, filters, will=will),
             kind=kind,
-            pace=Pace(ready_s=0.3, wait_s=0.3),
+            pace=Pace(ready_s=max(0.3, count / 100), wait_s=max(0.3, count / 100)),
         )
         with closing(open_store(self.state)) as store:
             install_root(store, self.state, folder / "given.json", time.time(), "test")
