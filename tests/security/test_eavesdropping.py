@@ -26,6 +26,7 @@ from edge_sdk.diagnosis.reaching import reach
 from edge_sdk.errors import BrokerUnreachableError
 from edge_sdk.protocol.messages import Offer
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters
+from edge_sdk.transport import mqtt
 from edge_sdk.transport.address import BrokerAddress
 from edge_sdk.transport.base import LinkUp, Transport, Will
 from edge_sdk.transport.mqtt import MqttTransport
@@ -111,8 +112,12 @@ WRONG = {
 @no_connection
 @pytest.mark.parametrize("wrong", WRONG)
 def test_no_session_for_a_certificate(
-    secured: SecuredFleet, tmp_path: Path, wrong: Callable[[SecuredFleet, Path], Path | None]
+    secured: SecuredFleet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: Callable[[SecuredFleet, Path], Path | None],
 ) -> None:
+    monkeypatch.setattr(mqtt, "_TRY_AGAIN_S", (0.01, 0.01))  # a bad link would be tried as often
     before, shown = sessions(secured), wrong(secured, tmp_path)
     own = {"ca_file": secured.fleet.authority_file, "certificate_file": shown}
     with closing(MqttTransport(secured.broker.address, "a", (), **own)) as link:
