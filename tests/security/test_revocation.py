@@ -23,6 +23,7 @@ from coordinator.fleet.revocation import REASON, revoke_device
 from coordinator.service import mqtt_transport
 from coordinator.store.states import Outcome
 from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.protocol.messages import Offer
 from edge_sdk.protocol.topics import Channel, Topic
 from edge_sdk.transport.address import tls_context, why_refused
 from edge_sdk.transport.base import LinkDown, LinkUp, Transport, Will
@@ -32,7 +33,7 @@ from tests.support.light_model import light_models, light_task
 from tests.support.proof import Proof
 from tests.support.secured import SecuredFleet, secured_fleet
 from tests.support.served import Served
-from tests.support.simulator import Fleet
+from tests.support.simulator import Fleet, small_update
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.xdist_group("revocation")]
 BAR_S = 5.0
@@ -182,13 +183,16 @@ def test_upload_that_is_under_way_ends_and_counts_for_nothing(secured: SecuredFl
         def link(name: str, filters: Sequence[str], will: Will) -> Transport:
             return secured.link(name, filters, will, address=gate if name == "uploader" else None)
 
+        def work(device: str, offer: Offer, weights: bytes) -> bytes:
+            if device == "uploader":
+                proxy.change(Weather(bytes_per_s=20_000.0), device)
+            return small_update(device, offer, weights)
+
         folder = secured.folder / "round"
         folder.mkdir()
         task = light_task(folder, rounds=1, min_devices=3, quorum=2, round_deadline_s=120.0)
         config = secured.config(exit_when_done=True)
-        with Served(config, task, mqtt_transport(config)) as served, Fleet(names, link) as fleet:
-            served.wait_until(lambda: fleet.devices["uploader"].offers)
-            proxy.change(Weather(bytes_per_s=8000.0), "uploader")
+        with Served(config, task, mqtt_transport(config)) as served, Fleet(names, link, work=work):
             served.wait_until(lambda: under_way(served, "uploader"))
             revoke_device(secured.store, "uploader", time.time(), "ann")
             took_s = cut_off(secured.store, secured.fleet, "uploader")
