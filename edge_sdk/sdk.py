@@ -126,8 +126,13 @@ class Agent:
         self._supervisor.tasks.chosen(task).examples.learn(example)
 
     def stop(self) -> None:
-        """End within seconds; whatever was not acknowledged is sent after the next start."""
+        """End within seconds, or let go of what an agent that was never started holds.
+
+        What was not acknowledged is sent after the next start.
+        """
         self._supervisor.stop()
+        if self._thread.ident is None:
+            self._supervisor.close()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
         if self._thread.is_alive():

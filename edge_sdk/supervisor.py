@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -108,6 +109,11 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._on_model, self._on_tick = on_model, on_tick
+        self._training: TrainingProcess | None = None
+        self._downloaded_before = 0
+        self._stopping = threading.Event()
+        self._obstacle = ""
+        self._ticked_s = self._kept_s = time.monotonic()
         self._cache = BlobCache(
             config.state_dir / "blobs", config.cache_bytes, keep_free_bytes=config.policy.min_disk_free_bytes
         )
@@ -116,30 +122,28 @@ class Supervisor:
             first_pause_s=config.resend_first_s,
             longest_pause_s=config.resend_most_s,
         )
-        self._updates = Updates(config, self._outbox, self._cache)
-        self._machine = Machine(
-            config.profile,
-            config.policy,
-            config.state_dir,
-            kept=self._outbox.number,
-            runtime=config.runtime,
-            threads=config.threads,
-        )
-        self._tasks = OwnTasks(examples, config)
-        self._releases = Releases(config, self._tasks)
-        self._session = int(self._outbox.number("session") or 0) + 1
-        self._outbox.set_number("session", self._session)
-        self._transport = make_transport(config, self._session)
-        self._uplink = Uplink(config, self._transport, self._count_sent)
-        self._blobs = BlobSources(self._cache, self._uplink.publish, self._transport, self._machine, config)
-        self._stock = Stock(self._cache, self._blobs, self._updates)
-        self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
-        self._training: TrainingProcess | None = None
-        self._downloaded_before = 0
-        self._stopping = threading.Event()
-        self._status = AgentStatus(release=self._tasks.release)
-        self._obstacle = ""
-        self._ticked_s = self._kept_s = time.monotonic()
+        with ExitStack() as undo:
+            undo.callback(self._outbox.close)
+            self._updates = Updates(config, self._outbox, self._cache)
+            self._machine = Machine(
+                config.profile,
+                config.policy,
+                config.state_dir,
+                kept=self._outbox.number,
+                runtime=config.runtime,
+                threads=config.threads,
+            )
+            self._tasks = OwnTasks(examples, config)
+            self._releases = Releases(config, self._tasks)
+            self._session = int(self._outbox.number("session") or 0) + 1
+            self._outbox.set_number("session", self._session)
+            self._transport = make_transport(config, self._session)
+            self._uplink = Uplink(config, self._transport, self._count_sent)
+            self._blobs = BlobSources(self._cache, self._uplink.publish, self._transport, self._machine, config)
+            self._stock = Stock(self._cache, self._blobs, self._updates)
+            self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
+            self._status = AgentStatus(release=self._tasks.release)
+            undo.pop_all()
 
     @property
     def status(self) -> AgentStatus:
@@ -162,13 +166,14 @@ class Supervisor:
                 self._survive_a_full_disk(self._tick)
             self._uplink.publish(Offline(device=self._config.device, session=self._session))
         finally:
-            self._close()
+            self.close()
 
     def stop(self) -> None:
         """End the loop soon; from any thread or a signal handler."""
         self._stopping.set()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of files and of the link, as :meth:`run` does at its end; for one that was never run."""
         if self._training is not None:
             self._training.stop()
         self._keep_numbers()

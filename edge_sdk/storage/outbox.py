@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edge_sdk.errors import DiskFullError, StorageError
@@ -35,9 +35,12 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
             # made where the agent is made, used by its loop alone, which an application runs on another thread
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
+            with ExitStack() as undo:
+                undo.callback(self._connection.close)
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._connection.executescript(_SCHEMA)
+                undo.pop_all()
 
     def put(self, key: str, payload: bytes) -> None:
         """Keep a message; durable when this returns. The same key again changes nothing."""

@@ -7,10 +7,11 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edge_sdk import Agent
-from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
+from edge_sdk.errors import BrokerUnreachableError, ConfigurationError, DataFormatError
 from edge_sdk.protocol.messages import ReleaseReport
 from tests.support.broker import Broker, free_port
 
@@ -67,8 +68,24 @@ def test_agent_that_is_named_no_broker_needs_to_be_enrolled(tmp_path: Path) -> N
         Agent("pi", state_dir=tmp_path)
     (tmp_path / "identity").mkdir()
     (tmp_path / "identity" / "agent.toml").write_text('device = "pi"\nbroker = "mqtts://fleet.example"\n')
-    assert Agent("pi", state_dir=tmp_path).config.broker == "mqtts://fleet.example"
-    assert Agent("pi", "mqtt://127.0.0.1", state_dir=tmp_path).config.broker == "mqtt://127.0.0.1"
+    for given, broker in (((), "mqtts://fleet.example"), (("mqtt://127.0.0.1",), "mqtt://127.0.0.1")):
+        agent = Agent("pi", *given, state_dir=tmp_path)
+        agent.stop()
+        assert agent.config.broker == broker
+
+
+def test_agent_that_was_never_started_or_made_leaves_no_file_open(tmp_path: Path) -> None:
+    def open_files() -> set[str]:
+        return {file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))}
+
+    agent = agent_at("mqtt://127.0.0.1:9", tmp_path)
+    assert open_files()
+    agent.stop()
+    assert not open_files()
+    with pytest.raises(DataFormatError) as refused:  # its traceback keeps what was made alive
+        Agent("pi", "mqtt://127.0.0.1:9", tmp_path / "nothing.csv", state_dir=tmp_path / "other")
+    assert refused
+    assert not open_files()
 
 
 def test_agent_without_a_broker_says_so_in_its_status(tmp_path: Path) -> None:
