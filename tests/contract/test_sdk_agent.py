@@ -61,6 +61,7 @@ def test_coroutine_function_without_a_loop_is_refused(tmp_path: Path) -> None:
     agent = agent_at("mqtt://127.0.0.1", tmp_path, on_model=on_model)
     with pytest.raises(ConfigurationError, match="async with"):
         agent.start()
+    agent.stop()
 
 
 def test_agent_that_is_named_no_broker_needs_to_be_enrolled(tmp_path: Path) -> None:
