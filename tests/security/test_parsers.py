@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fuzzing import MOST_S, HarmError, apart, broken, check
+from tests.support.memory import memory_folder
 from tests.support.parsers import Parser, all_parsers
 from tests.support.proof import Proof
 
@@ -37,8 +38,9 @@ _NAMES = (
 
 
 @pytest.fixture(scope="module")
-def parsers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Parser]:
-    return all_parsers(tmp_path_factory.mktemp("parsers"))
+def parsers() -> Iterator[dict[str, Parser]]:
+    with memory_folder() as folder:
+        yield all_parsers(folder)
 
 
 def test_every_parser_is_tried(parsers: dict[str, Parser]) -> None:

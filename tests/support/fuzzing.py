@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from edge_sdk.errors import BlobUnreachableError, CoordinatorUnreachableError, ProtocolError
+from tests.support.memory import memory_folder
 
 if TYPE_CHECKING:
     from tests.support.parsers import Parser
@@ -132,10 +133,10 @@ def main() -> int:
     """See the module."""
     options = _options()
     warnings.simplefilter("ignore")  # a warning is no harm
-    with tempfile.TemporaryDirectory() as folder:
+    with memory_folder() as folder:
         if options.mode == "atheris":
-            _fuzz(options, Path(folder))
-        parser = _parser(options, Path(folder))
+            _fuzz(options, folder)
+        parser = _parser(options, folder)
         numbers = [options.number] if options.number is not None else range(options.count)
         with limited():
             return _told(_mutate(parser, (parser.input_of(options.seed, number) for number in numbers)))
@@ -162,6 +163,7 @@ def _fuzz(options: argparse.Namespace, folder: Path) -> NoReturn:
 
     def one_input(data: bytes) -> None:
         if not seen.note(parser, data) or seen.inputs == options.count:
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(_told(seen))
 
     def mutated(data: bytes, most: int, seed: int) -> bytes:

@@ -9,8 +9,8 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from random import Random
+from threading import Thread
 from unittest.mock import patch
 
 import msgspec
@@ -33,7 +33,6 @@ from tests.support import mutation
 from tests.support.parsers.parser import Parser
 
 _BLOB = Random(2).randbytes(3000)
-_PATIENCE_S = 20.0
 
 
 class Wire:
@@ -120,13 +119,13 @@ def _fetching(folder: Path) -> Parser:
     ranged = {"Content_Range": f"bytes 0-{size_bytes - 1}/{size_bytes}", "Content_Length": str(size_bytes)}
 
     def fetched(data: bytes) -> None:
-        """Until it is whole, or given up by a named error: any other would end its thread in silence."""
-        events = SimpleQueue[object]()
-        blobs = BlobFolder(folder / "blobs")
-        with everybody_says(data), closing(blobs.open_partial(digest, size_bytes)) as partial:
-            WebFetch(partial, "http://127.0.0.1:9/blob", None, events.put)
-            while not isinstance(ended := events.get(timeout=_PATIENCE_S), WebEnded):
-                pass
+        """Until it is whole, or given up by a named error; on this thread, of which the memory is limited."""
+        events = list[object]()
+        blobs, here = BlobFolder(folder / "blobs"), patch.object(Thread, "start", Thread.run)
+        with everybody_says(data), here, closing(blobs.open_partial(digest, size_bytes)) as partial:
+            WebFetch(partial, "http://127.0.0.1:9/blob", None, events.append)
+        ended = events[-1]
+        assert isinstance(ended, WebEnded)
         assert blobs.has(digest) is (ended.error is None)
         shutil.rmtree(folder / "blobs")
         if ended.error is not None:
