@@ -95,7 +95,7 @@ def _opened(pillow: ModuleType, picture: object, place: str) -> Image:
 def _errors_of(pillow: ModuleType, place: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, SyntaxError, pillow.Image.DecompressionBombError) as error:
+    except (OSError, ValueError, TypeError, SyntaxError, MemoryError, pillow.Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__  # its words may be what was taken for a path
         raise DataFormatError(f"{place} has a picture that cannot be read ({why}); replace or remove it") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def _example_parsers(folder: Path) -> list[Parser]:
         ),
         Parser("examples, npz", examples("npz"), (arrays,), DataFormatError, weight=3, attacks=arrays_known),
         Parser("examples, parquet", examples("parquet"), tables, DataFormatError, weight=1, attacks=attacks.PICKLES),
-        Parser("picture", _picture, _pictures(), DataFormatError, weight=2),
+        Parser("picture", _picture, _pictures(), DataFormatError, weight=2, attacks=(_huge(_pictures()[0]),)),
         Parser("question, npy", windows_in("npy"), (windows,), DataFormatError, attacks=attacks.PICKLES),
         Parser("question, csv", windows_in("csv"), (b"x\n1\n2\n3\n",), DataFormatError),
     ]
@@ -259,3 +260,9 @@ def _pictures() -> tuple[bytes, ...]:
     for file, kind in zip(files, ("PNG", "JPEG", "BMP", "WEBP"), strict=True):
         image.save(file, kind)
     return tuple(file.getvalue() for file in files)
+
+
+def _huge(png: bytes) -> bytes:
+    """The same with another head: more than 64 MiB of pixels, if they came."""
+    head = png[12:16] + (9000).to_bytes(4, "big") * 2 + png[24:29]
+    return png[:12] + head + zlib.crc32(head).to_bytes(4, "big") + png[33:]
