@@ -71,7 +71,7 @@ def restore(file: Path, state_dir: Path) -> int:
         try:
             with disk_errors(file), tarfile.open(file, "r:") as archive:  # compressed or sparse, it could be a bomb
                 return _unpack(archive, file, state_dir)
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, ValueError) as error:  # the last for numbers in heads that are none
             raise DataFormatError(f"{file} is no backup of a coordinator, or is cut short ({error})") from error
 
 

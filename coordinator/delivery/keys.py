@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edge_sdk.decoding import told
 from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.signing import Role
@@ -64,8 +65,13 @@ def read_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
         key = serialization.load_pem_private_key(path.read_bytes(), None if passphrase is None else passphrase.encode())
     except OSError as error:
         raise ConfigurationError(f"key {path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"{path} is no key, or its passphrase is another one: {error}") from error
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        InternalError,
+    ) as error:  # of OpenSSL
+        raise ConfigurationError(f"{path} is no key, or its passphrase is another one: {told(error)}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"{path} is no Ed25519 key: make one with `coordinator key new`")
     return key

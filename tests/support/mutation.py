@@ -34,6 +34,8 @@ _OTHERS = (None, True, False, b"", b"\xff" * 40, [], {}, [[[[[]]]]], {"": {"": {
 _ODD_BYTES = (b"\0", b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\x80", b"\n", b'"', b"[", b"{", b"=", b"\x91", b"9" * 30)
 _MOST_HARM = 4
 _GROWTH = 1000
+_MOST_GROWING = 300
+"""Places of a tree that may still grow: what grows in what has grown takes the memory that its parser should have."""
 
 
 def torn(data: bytes, chance: Random) -> bytes:
@@ -81,14 +83,15 @@ def tensor_file(data: bytes, chance: Random) -> bytes:
 
 def _lie(holder: list[Any], chance: Random) -> None:
     """Change something, anywhere below ``holder``, whose only entry is the tree."""
-    inside, key = chance.choice(_places(holder))
+    places = _places(holder)
+    inside, key = chance.choice(places)
     value = inside[key]
     harm = chance.randrange(6)
     if harm == 0 and inside is not holder:
         del inside[key]
     elif harm == 1 and isinstance(value, dict):
         value[chance.choice(_TEXTS)] = _odd_value(chance)
-    elif harm == 2 and isinstance(value, list):
+    elif harm == 2 and isinstance(value, list) and len(places) < _MOST_GROWING:
         inside[key] = value * chance.choice((2, 17, _GROWTH // max(1, len(value))))
     elif harm == 3 and isinstance(value, (str, bytes)):
         inside[key] = _odd_text(value, chance)

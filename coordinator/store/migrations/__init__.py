@@ -35,13 +35,14 @@ def bring_up_to_date(connection: Connection, name: str) -> None:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Where the schema stands; ``None`` of an empty database."""
+    """Where the schema stands; ``None`` of an empty database. ``StorageError`` of a damaged one."""
     inspector: Inspector = inspect(connection)
-    return (
-        connection.execute(select(_VERSION.c.version_num)).scalar_one_or_none()
-        if inspector.has_table("alembic_version")
-        else None
-    )
+    if not inspector.has_table("alembic_version"):
+        return None
+    found = connection.execute(select(_VERSION.c.version_num)).scalars().all()
+    if len(found) > 1:
+        raise StorageError(f"the store is damaged: it says to be of {len(found)} schema versions; restore a backup")
+    return found[0] if found else None
 
 
 def move_to(connection: Connection, revision: str) -> None:
