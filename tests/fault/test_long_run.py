@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,7 @@ class Watched:
 
     def look(self, coordinator: ServedApart, rounds: int) -> None:
         state, process = coordinator.config.state_dir, coordinator.memory
-        blobs = [path.stat().st_size for path in _files(coordinator.config.blob_dir)]
-        store = [path.stat().st_size for path in state.glob("*.sqlite")]
+        blobs, store = _sizes(coordinator.config.blob_dir.glob("*")), _sizes(state.glob("*.sqlite"))
         memory_bytes, files = process.memory_info().rss, process.num_fds()
         self.samples.append(Sample(rounds, memory_bytes, files, sum(blobs), sum(store)))
 
@@ -63,11 +63,11 @@ class Watched:
         return int(min(figures[-third:]) - min(figures[:third]))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Those of a folder in which files come and go."""
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.exists():
-            yield path
+def _sizes(files: Iterable[Path]) -> Iterator[int]:
+    """In bytes, of files that come and go."""
+    for path in files:
+        with suppress(FileNotFoundError):
+            yield path.stat().st_size
 
 
 def watch(folder: Path, devices: int, rounds: int, warm_up: int) -> Watched:
