@@ -25,7 +25,7 @@ from edge_sdk.data.examples import (
     pixel_values,
     tag_indices,
 )
-from edge_sdk.data.files import read_examples, read_texts, write_examples
+from edge_sdk.data.files import map_examples, read_examples, read_texts, write_examples
 from edge_sdk.data.holdout import split_held_out
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "TaggedExamples",
     "TextExamples",
     "label_indices",
+    "map_examples",
     "pixel_values",
     "read_examples",
     "read_texts",

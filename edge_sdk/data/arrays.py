@@ -2,38 +2,103 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data.examples import ArrayExamples
+from edge_sdk.data.mapped import mapped
 from edge_sdk.errors import DataFormatError
 
 _DAMAGE = (ValueError, OverflowError, EOFError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError, zlib.error)
 _MOST_UNPACKED_BYTES, _MOST_RATIO = 64 << 20, 200  # of what is not nearly the same number everywhere
+_X = "x.npy"
+_LOCAL_HEAD = struct.Struct("<4s5H3I2H")  # of a member in a ZIP archive, before its name
+_HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_BLOCK_ROWS = 64
 
 
-def read_npz(path: Path) -> ArrayExamples:
-    """Arrays of windows or of images; ``DataFormatError`` where the file holds neither, or unpacks without measure."""
-    with array_errors(path, "save it with numpy.savez"):
-        with zipfile.ZipFile(path) as file:  # np.load would also take a file of another format
-            names = {name.removesuffix(".npy") for name in file.namelist()}
-            unpacked_bytes = sum(member.file_size for member in file.infolist())
-        if not {"x", "y"} <= names:
-            raise DataFormatError(f"{path} lacks the array {', '.join(sorted({'x', 'y'} - names))}; it needs x, y")
+def read_npz(path: Path, scratch: Path | None = None) -> ArrayExamples:
+    """Arrays of windows or of images, on the disk of ``scratch`` where it is given, row by row, and else in memory.
+
+    Raises ``DataFormatError`` where the file holds neither, or unpacks without measure.
+    """
+    with array_errors(path, "save it with numpy.savez"), _archive(path) as archive:
+        values = None if scratch is None else _spooled(archive, scratch)
+        return array_examples(str(path), _array(path, "x") if values is None else values, _array(path, "y"))
+
+
+def map_npz(path: Path) -> ArrayExamples:
+    """What :func:`write_npz` wrote, without reading it: the system can take back what it takes of memory.
+
+    The file must stay as it is for as long as that is used. Raises as :func:`read_npz`.
+    """
+    with array_errors(path, "it was changed: write it again"), _archive(path) as archive:
+        return array_examples(str(path), _mapped(path, archive), _array(path, "y"))
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An .npz file with x and y: np.load would also take a file of another format."""
+    with zipfile.ZipFile(path) as archive:
+        lacking = [name for name in ("x", "y") if f"{name}.npy" not in archive.namelist()]
+        if lacking:
+            raise DataFormatError(f"{path} lacks the array {', '.join(lacking)}; it needs x, y")
+        unpacked_bytes = sum(member.file_size for member in archive.infolist())
         if unpacked_bytes > max(_MOST_UNPACKED_BYTES, _MOST_RATIO * path.stat().st_size):
             raise DataFormatError(
                 f"{path} unpacks to {unpacked_bytes} bytes, which are no examples: save fewer, as they are"
             )
-        with np.load(path) as arrays:
-            return array_examples(str(path), _array(arrays, "x"), _array(arrays, "y"))
+        yield archive
+
+
+def _spooled(archive: zipfile.ZipFile, scratch: Path) -> NDArray[Any] | None:
+    """The array x, one row at a time in memory; ``None`` where it has no rows that lie one after the other."""
+    with archive.open(_X) as member:
+        (rows, *shape), in_columns, kind = _head(member)
+        if in_columns or kind.hasobject or min(rows, *shape, kind.itemsize) < 1:
+            return None
+        row_bytes = kind.itemsize * math.prod(shape)
+        return mapped((np.frombuffer(_exactly(member, row_bytes), kind).reshape(shape) for _ in range(rows)), scratch)
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
+    """The array x where it lies in the file; ``ValueError`` where it is not there as it is."""
+    found = archive.getinfo(_X)
+    with archive.open(found) as member:
+        shape, in_columns, kind = _head(member)
+        head_bytes = member.tell()
+    if found.compress_type != zipfile.ZIP_STORED or in_columns or kind.hasobject:
+        raise ValueError("x is not stored as it is")
+    with path.open("rb") as file:
+        file.seek(found.header_offset)
+        *_, name_bytes, extra_bytes = _LOCAL_HEAD.unpack(file.read(_LOCAL_HEAD.size))
+    start = found.header_offset + _LOCAL_HEAD.size + name_bytes + extra_bytes + head_bytes
+    return np.memmap(path, kind, "r", start, shape)
+
+
+def _head(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Of an array in NumPy's format: its shape, whether it lies column by column, and its type."""
+    version = np.lib.format.read_magic(member)
+    if version not in _HEADS:
+        raise ValueError(f"x is in version {version} of NumPy's format")
+    return _HEADS[version](member)
+
+
+def _exactly(member: IO[bytes], size_bytes: int) -> bytes:
+    data = member.read(size_bytes)
+    if len(data) != size_bytes:
+        raise EOFError("x ends too soon")
+    return data
 
 
 @contextmanager
@@ -66,7 +131,7 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
     names = tuple(labels.tolist())
     if values.ndim == 4 and values.dtype == np.uint8 and values.size:
         return ArrayExamples(values.astype(np.uint8, copy=False), names)
-    if values.ndim == 3 and values.dtype.kind == "f" and values.size and np.isfinite(values).all():
+    if values.ndim == 3 and values.dtype.kind == "f" and values.size and _is_finite(values):
         return ArrayExamples(values.astype(np.float32, copy=False), names)
     raise DataFormatError(
         f"{place} has an x of {values.dtype} {values.shape}; it needs finite floats (examples, steps, channels) "
@@ -74,8 +139,14 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
     )
 
 
-def _array(arrays: Mapping[str, Any], name: str) -> NDArray[Any]:
-    values = arrays[name]
+def _is_finite(values: NDArray[Any]) -> bool:
+    """Some rows at a time: the answer for all would be a quarter of their size."""
+    return all(np.isfinite(values[start : start + _BLOCK_ROWS]).all() for start in range(0, len(values), _BLOCK_ROWS))
+
+
+def _array(path: Path, name: str) -> NDArray[Any]:
+    with np.load(path) as arrays:
+        values = arrays[name]
     if not isinstance(values, np.ndarray):  # a member that is none comes as its bytes
         raise ValueError(f"{name} is no array")  # noqa: TRY004 - as what NumPy raises
     return values

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_sdk.data.arrays import read_npz, write_npz
+from edge_sdk.data.arrays import map_npz, read_npz, write_npz
 from edge_sdk.data.examples import ArrayExamples, Examples, TextExamples
 from edge_sdk.data.images import IMAGE_SIZE, read_image_folder
 from edge_sdk.data.rows import read_csv, read_jsonl, write_jsonl
@@ -17,7 +17,7 @@ from edge_sdk.errors import DataFormatError
 _READERS: dict[str, Callable[[Path, int, Path | None], Examples]] = {
     ".csv": read_csv,
     ".jsonl": read_jsonl,
-    ".npz": lambda path, *_: read_npz(path),
+    ".npz": lambda path, _, scratch: read_npz(path, scratch),
     ".parquet": read_parquet,
 }
 _KINDS = ".csv, .jsonl, .parquet or .npz file, or a folder of pictures"
@@ -27,8 +27,8 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
     """Read a CSV, JSONL, Parquet or .npz file, or a folder of pictures, as the table in :mod:`edge_sdk.data` says.
 
     CSV and JSONL are UTF-8. In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y``
-    strings or integers. Pictures become squares of ``image_size`` pixels a side, and are kept on the disk of
-    ``scratch``, where it is given, and not in memory.
+    strings or integers. Pictures become squares of ``image_size`` pixels a side. They and arrays are kept on the disk
+    of ``scratch``, where it is given, and not in memory.
     Raises ``DataFormatError`` where the file is missing, is of another kind, lacks a column, has a row that is not an
     example (named by its number, the first being 1, a CSV's header not counted), or has no row at all, and
     ``ConfigurationError`` where a library that it needs is not installed.
@@ -41,6 +41,14 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
         raise DataFormatError(f"{path} does not exist; name a {_KINDS}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataFormatError(f"{path} cannot be read ({error}); save it as UTF-8") from error
+
+
+def map_examples(path: Path) -> Examples:
+    """What :func:`write_examples` wrote to ``path``, arrays without reading them; nobody may change the file meanwhile.
+
+    Raises as :func:`read_examples`.
+    """
+    return map_npz(path) if path.suffix == ".npz" else read_examples(path)
 
 
 def read_texts(path: Path) -> TextExamples:

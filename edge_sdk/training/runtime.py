@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from edge_sdk.data import read_examples
+from edge_sdk.data import map_examples
 from edge_sdk.data.batches import Batch, EncodedExamples, encode_examples
 from edge_sdk.data.examples import task_of
 from edge_sdk.elastic.slicing import Array
@@ -52,7 +52,7 @@ def examples_of(job: TrainingJob) -> EncodedExamples:
 
     Raises ``DataFormatError`` where they are none, or not for the job's task; ``ModelFormatError`` for its tokenizer.
     """
-    examples, task = read_examples(Path(job.examples)), job.architecture.task
+    examples, task = map_examples(Path(job.examples)), job.architecture.task
     if task_of(examples) is not task:
         raise DataFormatError(
             f"{job.examples} holds examples for {task_of(examples).value}; the task is {task.value}: give it others"

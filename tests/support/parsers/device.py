@@ -6,6 +6,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -116,6 +117,8 @@ def _example_parsers(folder: Path) -> list[Parser]:
     def examples(kind: str) -> Callable[[bytes], object]:
         return of_file(folder / f"data.{kind}", read_examples)
 
+    spooled = of_file(folder / "spooled.npz", partial(read_examples, scratch=folder))
+
     def windows_in(kind: str) -> Callable[[bytes], object]:
         return of_file(folder / f"asked.{kind}", lambda path: _windows(path, (3, 1)))
 
@@ -131,6 +134,7 @@ def _example_parsers(folder: Path) -> list[Parser]:
             attacks=attacks.JSON_BOMBS,
         ),
         Parser("examples, npz", examples("npz"), (arrays,), DataFormatError, weight=3, attacks=arrays_known),
+        Parser("examples, npz to the disk", spooled, (arrays,), DataFormatError, weight=3, attacks=arrays_known),
         Parser("examples, parquet", examples("parquet"), tables, DataFormatError, weight=1, attacks=attacks.PICKLES),
         Parser("picture", _picture, _pictures(), DataFormatError, weight=2, attacks=(_huge(_pictures()[0]),)),
         Parser("question, npy", windows_in("npy"), (windows,), DataFormatError, attacks=attacks.PICKLES),

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from edge_sdk.data import (
     PlainTexts,
     TaggedExamples,
     TextExamples,
+    map_examples,
     read_examples,
     read_texts,
     write_examples,
@@ -55,11 +60,11 @@ def test_arrays_written_are_read_back(
     tmp_path: Path, values: np.ndarray, labels: tuple[str, ...] | tuple[int, ...]
 ) -> None:
     path = write_examples(tmp_path / "data.jsonl", ArrayExamples(values, labels))
-    found = read_examples(path)
     assert path.name == "data.npz"
-    assert isinstance(found, ArrayExamples)
-    assert (found.values.dtype, found.labels) == (values.dtype, labels)
-    np.testing.assert_array_equal(found.values, values)
+    for found in (read_examples(path), read_examples(path, scratch=tmp_path), map_examples(path)):
+        assert isinstance(found, ArrayExamples)
+        assert (found.values.dtype, found.labels) == (values.dtype, labels)
+        np.testing.assert_array_equal(found.values, values)
 
 
 def test_windows_of_double_precision_are_read_as_single(tmp_path: Path) -> None:
@@ -143,9 +148,10 @@ def test_examples_from_a_wrong_file(tmp_path: Path, name: str, content: bytes, c
 def test_arrays_that_are_an_attack_are_refused(tmp_path: Path, number: int) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(attacks.NPZ_FILES[number])
-    with pytest.raises(DataFormatError) as caught:
-        read_examples(path)
-    assert "\n" not in str(caught.value)
+    for read in (read_examples, partial(read_examples, scratch=tmp_path), map_examples):
+        with pytest.raises(DataFormatError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_arrays_that_unpack_to_a_multiple_of_their_size_are_refused_unread(tmp_path: Path) -> None:
@@ -155,12 +161,39 @@ def test_arrays_that_unpack_to_a_multiple_of_their_size_are_refused_unread(tmp_p
         read_examples(path)
 
 
-def test_arrays_that_are_compressed_are_read(tmp_path: Path) -> None:
-    windows = np.tile(np.arange(1000, dtype=np.float32), (2, 100, 1))
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("scratch", [True, False])
+def test_arrays_that_are_compressed_are_read(tmp_path: Path, scratch: bool, order: Literal["C", "F"]) -> None:
+    windows = np.asarray(np.tile(np.arange(1000, dtype=">f4"), (2, 100, 1)), order=order)
     np.savez_compressed(tmp_path / "a.npz", x=windows, y=np.array([0, 1]))
-    found = read_examples(tmp_path / "a.npz")
+    found = read_examples(tmp_path / "a.npz", scratch=tmp_path if scratch else None)
     assert isinstance(found, ArrayExamples)
     np.testing.assert_array_equal(found.values, windows)
+
+
+_READ_IN_LITTLE = """
+import resource, sys
+from pathlib import Path
+from edge_sdk.data import map_examples, read_examples
+path = Path(sys.argv[1])
+used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (used + (32 << 20),) * 2)
+scratch = path.parent if sys.argv[2] == "scratch" else None
+found = map_examples(path) if sys.argv[2] == "map" else read_examples(path, scratch=scratch)
+print(found.values[::50].sum())
+"""
+
+
+@pytest.mark.parametrize(("way", "fits"), [("map", True), ("scratch", True), ("", False)])
+def test_arrays_of_a_file_need_not_fit_into_memory(tmp_path: Path, way: str, fits: bool) -> None:
+    """96 MiB of pictures with 32 to spare; the control reads them all."""
+    pictures = np.random.default_rng(0).integers(0, 256, (500, 256, 256, 3), dtype=np.uint8)
+    path = write_examples(tmp_path / "data", ArrayExamples(pictures, (0,) * 500))
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_IN_LITTLE, path, way], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == fits, done.stderr
+    assert done.stdout.strip() == (str(pictures[::50].sum()) if fits else "")
 
 
 def test_examples_from_a_missing_file(tmp_path: Path) -> None:
