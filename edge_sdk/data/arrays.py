@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.data.examples import ArrayExamples
-from edge_sdk.data.mapped import mapped
+from edge_sdk.data.mapped import let_go, mapped
 from edge_sdk.errors import DataFormatError
 
 _DAMAGE = (ValueError, OverflowError, EOFError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError, zlib.error)
@@ -24,7 +24,7 @@ _MOST_UNPACKED_BYTES, _MOST_RATIO = 64 << 20, 200  # of what is not nearly the s
 _X = "x.npy"
 _LOCAL_HEAD = struct.Struct("<4s5H3I2H")  # of a member in a ZIP archive, before its name
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_BLOCK_ROWS = 64
+_BLOCK_BYTES = 1 << 20
 
 
 def read_npz(path: Path, scratch: Path | None = None) -> ArrayExamples:
@@ -140,8 +140,13 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
 
 
 def _is_finite(values: NDArray[Any]) -> bool:
-    """Some rows at a time: the answer for all would be a quarter of their size."""
-    return all(np.isfinite(values[start : start + _BLOCK_ROWS]).all() for start in range(0, len(values), _BLOCK_ROWS))
+    """Some rows at a time: neither all of a mapped array nor the answer for all of it is ever in memory."""
+    rows = max(1, _BLOCK_BYTES // values[0].nbytes)
+    for start in range(0, len(values), rows):
+        if not np.isfinite(values[start : start + rows]).all():
+            return False
+        let_go(values)
+    return True
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from edge_sdk.data.examples import (
     task_of,
 )
 from edge_sdk.data.images import IMAGE_CHANNELS, fit_images
+from edge_sdk.data.mapped import let_go
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import DataFormatError
@@ -171,6 +172,7 @@ def _arrays(
 
     def batch_of(chosen: Indices) -> Batch:
         values = fit(examples.values[chosen])
+        let_go(examples.values)
         inputs = {name: as_pixels(values) if task is ModelTask.IMAGE_CLASSIFICATION else values}
         return Batch(inputs, _one_hot(indices[chosen], labels))
 

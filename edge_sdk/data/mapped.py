@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,19 @@ def mapped(rows: Iterable[NDArray[_T]], folder: Path) -> NDArray[_T]:
             file.write(row.tobytes())
         file.flush()
         return np.memmap(file, first.dtype, "r").reshape(-1, *first.shape)
+
+
+def let_go(array: NDArray[np.generic]) -> None:
+    """Have the system take back what a mapped ``array`` takes of memory: it is read anew when it is asked for.
+
+    What is mapped counts as this process's while it is there, as that of a limit on resident memory too. An array in
+    memory stays as it is.
+    """
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def folder_of(array: NDArray[np.generic]) -> Path | None:
