@@ -144,8 +144,11 @@ def _check_store(copy: Path, digests: set[str], file: Path) -> None:
     if not copy.exists():
         raise DataFormatError(f"{file} is no backup of a coordinator: it has no store")
     with closing(_store_in(copy)) as store:
-        with store.reading() as tx:
-            lacking = recorded_blobs(tx) - digests
+        try:
+            with store.reading() as tx:
+                lacking = recorded_blobs(tx) - digests
+        except TypeError as error:  # nothing, in a column that has no row without
+            raise DataFormatError(f"{file} is damaged: its store cannot be read ({error})") from error
         if lacking:
             raise DataFormatError(f"{file} is damaged: {len(lacking)} blobs that its store records are not in it")
         store.skip_numbers(_RELEASES_SINCE)

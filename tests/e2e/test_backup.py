@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sqlite3
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -172,6 +173,27 @@ def test_file_that_is_no_whole_backup_is_refused_and_leaves_the_folder_new(
     assert not (tmp_path / "escape").exists()
     backup.write_bytes(whole)
     assert restore(backup, tmp_path / "new") >= 4
+
+
+def test_store_with_nothing_where_it_has_to_have_something_is_refused(backup: Path, tmp_path: Path) -> None:
+    """Found by fuzzing: flipped bits can say so in spite of the schema."""
+
+    def without_task(content: bytes) -> bytes:
+        path = tmp_path / "damaged.sqlite"
+        path.write_bytes(content)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'tasks'")
+            connection.commit()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE tasks SET config = NULL")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.commit()
+        return path.read_bytes()
+
+    repacked(backup, lambda name, content: without_task(content) if "sqlite" in name else content)
+    with pytest.raises(DataFormatError, match="is damaged: its store cannot be read"):
+        restore(backup, tmp_path / "new")
 
 
 @pytest.mark.parametrize("length", [0, 100, 5000])

@@ -80,9 +80,13 @@ def test_disk_that_refuses_once_costs_nothing(embedded_broker: Broker, tmp_path:
 @pytest.mark.long
 def test_receipt_on_a_disk_that_refuses_is_found(embedded_broker: Broker, tmp_path: Path, proof: Proof) -> None:
     """The control: a coordinator that says what it has not kept loses an update here."""
+    with closing(KillCase(tmp_path / "whole", embedded_broker)) as case:
+        first_bytes = largest_file_bytes(tmp_path / "whole")
+        case.run()
+        enough_bytes = largest_file_bytes(tmp_path / "whole")
     hasty = {"control": "receipt_before_commit", "quorum": 2, "round_deadline_s": 2.0}
     for seed in range(proof.seed, proof.seed + 40):
-        limit_bytes = random.Random(seed).randrange(100 << 10, 250 << 10)  # while updates come in
+        limit_bytes = random.Random(seed).randrange(first_bytes, enough_bytes)  # while updates come in
         with closing(KillCase(tmp_path / f"case-{seed}", embedded_broker, **hasty)) as case:
             if case.run(file_limit_bytes=limit_bytes).judgement.lost:
                 return

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -61,7 +61,11 @@ def wait_for(log: Path, words: str) -> None:
 def started_with(*processes: subprocess.Popen[bytes]) -> list[bytes]:
     """What anybody on the machine sees of them, and of all that they have started."""
     own = [psutil.Process(process.pid) for process in processes]
-    return ["\0".join(each.cmdline()).encode() for one in own for each in (one, *one.children(recursive=True))]
+    found = []
+    for each in (each for one in own for each in (one, *one.children(recursive=True))):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, and may not be gone yet
+            found.append("\0".join(each.cmdline()).encode())
+    return found
 
 
 def kept_in(*folders: Path) -> list[bytes]:
