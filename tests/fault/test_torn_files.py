@@ -6,7 +6,6 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,4 +166,4 @@ def test_torn_slot_without_its_digests_is_taken(tmp_path: Path, proof: Proof, mo
     """The control: it is the digest that finds a torn file out."""
     monkeypatch.setattr("edge_sdk.inference.slots._holds", lambda *_: True)
     with pytest.raises(AssertionError, match="wrong loads"):
-        test_torn_slot_is_refused(tmp_path, replace(proof, shown=[]))
+        test_torn_slot_is_refused(tmp_path, proof.aside)

@@ -463,7 +463,7 @@ def test_signature_that_is_not_checked_lets_flipped_bits_pass(
         "edge_sdk.protocol.signing.signers_of", lambda _, __, signatures: {each.key for each in signatures}
     )
     with pytest.raises(AssertionError, match="flipped bit"):
-        test_no_flipped_bit_passes(memory_path, proof)
+        test_no_flipped_bit_passes(memory_path, proof.aside)
 
 
 def test_payload_is_what_was_signed(case: Case) -> None:

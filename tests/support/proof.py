@@ -21,7 +21,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Proof:
     is_full: bool
     seed: int
     shown: list[tuple[str, object]]
+
+    @property
+    def aside(self) -> Proof:
+        """For a control that runs the test itself: what it shows is not for the table."""
+        return replace(self, shown=[])
 
     def count(self, short: int, full: int) -> int:
         """How many, in this form of the run."""
