@@ -103,14 +103,8 @@ class _PlainConnection(HTTPConnection):
         self.sock: Any = _Link(self.sock, self._patience)
 
 
-class _SecureConnection(HTTPSConnection):
-    def __init__(self, *arguments: Any, patience: Patience, **options: Any) -> None:  # noqa: ANN401 - as the base's
-        super().__init__(*arguments, **options)
-        self._patience = patience
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock: Any = _Link(self.sock, self._patience)
+class _SecureConnection(_PlainConnection, HTTPSConnection):
+    """The same, over what HTTPS connects."""
 
 
 class _Plain(HTTPHandler):
