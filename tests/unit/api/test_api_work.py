@@ -10,7 +10,6 @@ import sys
 import tarfile
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
 from coordinator.api.access import make_token
-from coordinator.api.app import create_app
 from coordinator.api.jobs import Examine, SaveModel
 from coordinator.api.workshop import Workshop, sent
 from coordinator.backup import restore
@@ -35,21 +33,8 @@ from edge_sdk.data import TextExamples, write_examples
 from edge_sdk.errors import RaffmError
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.light_model import light_task
-from tests.support.secured import new_fleet, new_store
+from tests.support.secured import new_fleet
 from tests.support.simulator import able_device
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = new_store(tmp_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def client(store: Store, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(store, tmp_path), raise_server_exceptions=False) as made:
-        yield made
 
 
 def header(store: Store, role: AccessRole) -> dict[str, str]:

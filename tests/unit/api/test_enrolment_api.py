@@ -13,33 +13,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi.testclient import TestClient
 
 from coordinator.api.access import make_token
-from coordinator.api.app import create_app
 from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet
 from coordinator.store.database import Store
 from coordinator.store.states import AccessRole
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES
 from edge_sdk.security.identity import Identity
 from tests.support.broker import free_port
-from tests.support.new_store import new_store
 from tests.support.secured import new_fleet
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = new_store(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
     return new_fleet(tmp_path, port=free_port())
-
-
-@pytest.fixture
-def client(store: Store, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(store, tmp_path), raise_server_exceptions=False) as made:
-        yield made
 
 
 def bearer(store: Store, role: AccessRole) -> dict[str, str]:

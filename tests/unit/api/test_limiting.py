@@ -18,7 +18,7 @@ from coordinator.dashboard.app import add_dashboard
 from coordinator.store.database import Store
 from coordinator.store.states import AccessRole
 from edge_sdk.errors import ConfigurationError
-from tests.support.secured import new_fleet, new_store
+from tests.support.secured import new_fleet
 
 OWN = {"sec-fetch-site": "same-origin"}
 WRONG = {"Authorization": "Bearer raffm_wrong"}
@@ -100,13 +100,6 @@ def test_customer_s_network_is_one_client(host: str, client: str) -> None:
 
 
 # -- the server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = new_store(tmp_path)
-    yield opened
-    opened.close()
 
 
 Opening = Callable[..., AbstractContextManager[TestClient]]
