@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from coordinator.models.lookups import take_rows
 from coordinator.models.stitching import stitch
 from coordinator.models.templates import Templates
 from edge_sdk.elastic.submodel import Submodel, TrainablePart
@@ -28,4 +29,6 @@ def training_graph(templates: Templates, submodel: Submodel, part: TrainablePart
     def is_wanted(output: str) -> bool:
         return not output.startswith(GRADIENT) or family.is_trainable(output.removeprefix(GRADIENT), part)
 
-    return stitch(templates, submodel.layers, is_wanted)
+    model = stitch(templates, submodel.layers, is_wanted)
+    take_rows(model.graph)
+    return model

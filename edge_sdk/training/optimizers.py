@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class FlatOptimizer(ABC):
         self.state: Mapping[str, Flat] = dict(zip(remembered, arrays, strict=True))
         self.steps = 0
         self._scratch = np.empty((2, _BLOCK), dtype=np.float32)
+        self._joined = np.empty(_BLOCK, dtype=np.float32)
 
     def step(self, weights: Flat, gradients: Sequence[Flat]) -> None:
         """Update ``weights`` (size,) in place by ``gradients``, which lie end to end and are only read."""
@@ -37,12 +38,27 @@ class FlatOptimizer(ABC):
         clip_norm = self._recipe.clip_norm
         scale = 1.0 if clip_norm is None else min(1.0, clip_norm / (_norm(gradients) + _NORM_EPSILON))
         start = 0
+        for part in self._parts(gradients):
+            block = slice(start, start + part.size)
+            self._update(weights[block], part, scale, block)
+            start += part.size
+
+    def _parts(self, gradients: Sequence[Flat]) -> Iterator[Flat]:
+        """The same values in the same order: a block at a time, what is less joined to its neighbours where it fits."""
+        waiting, size = list[Flat](), 0
         for gradient in gradients:
             for offset in range(0, gradient.size, _BLOCK):
                 part = gradient[offset : offset + _BLOCK]
-                block = slice(start + offset, start + offset + part.size)
-                self._update(weights[block], part, scale, block)
-            start += gradient.size
+                if size + part.size > _BLOCK:
+                    yield self._join(waiting, size)
+                    waiting, size = [], 0
+                waiting.append(part)
+                size += part.size
+        if waiting:
+            yield self._join(waiting, size)
+
+    def _join(self, parts: Sequence[Flat], size: int) -> Flat:
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, out=self._joined[:size])
 
     @abstractmethod
     def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:

@@ -24,6 +24,7 @@ from edge_sdk.training.job import TrainingJob
 WORDS = ("[PAD]", "[UNK]", "good", "fine", "bad", "awful", "the", "film")
 LABELS = ("negative", "positive")
 HIDDEN = 3
+PLACES = "rows.input_ids.embedding.weight"
 
 _FORWARD = (
     ("Cast", ["attention_mask"], "mask", {"to": TensorProto.FLOAT}),
@@ -63,13 +64,23 @@ def parameters(seed: int) -> dict[str, NDArray[np.float32]]:
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def training_graph(names: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """The training graph, its values renamed by ``names``. Its axes of length ``HIDDEN`` are free."""
-    shapes = {"embedding.weight": [len(WORDS), "hidden"], "classifier.weight": [2, "hidden"], "classifier.bias": [2]}
+def training_graph(names: Mapping[str, str] | None = None, *, by_rows: bool = False) -> onnx.ModelProto:
+    """The training graph, its values renamed by ``names``. Its axes of length ``HIDDEN`` are free.
+
+    Where it is ``by_rows`` it takes any rows of the embedding, and the tokens' places in these.
+    """
+    shapes = {
+        "embedding.weight": ["rows" if by_rows else len(WORDS), "hidden"],
+        "classifier.weight": [2, "hidden"],
+        "classifier.bias": [2],
+    }
     inputs = [*_batch_inputs(), _info("targets", TensorProto.FLOAT, ["batch", len(LABELS)])]
     inputs += [_info(name, TensorProto.FLOAT, shape) for name, shape in {"logit_offset": [2], **shapes}.items()]
     outputs = ["loss", "logits", "grad.classifier.weight", "grad.classifier.bias"]
     model = _model((*_FORWARD, *_BACKWARD), inputs, outputs, {})
+    if by_rows:
+        model.graph.input.append(_info(PLACES, TensorProto.INT64, ["batch", "tokens"]))
+        next(node for node in model.graph.node if node.op_type == "Gather").input[1] = PLACES
     _rename(model.graph, names or {})
     return model
 

@@ -18,7 +18,7 @@ from coordinator.models.training_graph import training_graph
 from edge_sdk.data.batches import Batch
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, full
 from edge_sdk.errors import ConfigurationError, ModelFormatError
-from edge_sdk.protocol.graphs import GRADIENT
+from edge_sdk.protocol.graphs import GRADIENT, TEXT_TASKS, row_inputs
 from tests.support.tiny_models import in_every_stack
 
 TINY = (
@@ -58,7 +58,22 @@ def test_outputs_are_the_gradients_of_the_trainable_part(
     trainable = {GRADIENT + name for name in tiny.parameters if tiny.family.is_trainable(name, part)}
 
     assert {value.name for value in graph.output} == {"loss", "logits"} | trainable
-    assert {value.name for value in graph.input} == {*tiny_templates.batch_inputs, *tiny.parameters}
+    given = {value.name for value in graph.input}
+    assert given - row_inputs(given).keys() == {*tiny_templates.batch_inputs, *tiny.parameters}
+
+
+def test_table_of_words_is_taken_by_rows_where_it_is_frozen_and_not_the_head(
+    tiny: Foundation, tiny_templates: Templates
+) -> None:
+    if tiny.architecture.task not in TEXT_TASKS:
+        pytest.skip("nothing is looked up")
+    words = {name for name, values in tiny.parameters.items() if values.shape[0] == tiny.architecture.vocabulary}
+    heads = {name for name in words if name.startswith(tiny.family.head)}
+    is_tied = tiny.architecture.task.generates and not heads
+    for part, taken in ((TrainablePart.ALL, set()), (TrainablePart.HEAD, set() if is_tied else words - heads)):
+        graph = training_graph(tiny_templates, full(tiny.architecture), part).graph
+        rows = row_inputs(value.name for value in graph.input).values()
+        assert {row.table for row in rows if row.table in words} == taken
 
 
 def test_smaller_trainable_part_needs_fewer_nodes(tiny: Foundation, tiny_templates: Templates) -> None:

@@ -50,7 +50,7 @@ class RecordingOptimizer:
     """Keeps the gradients of one step, and changes nothing."""
 
     def step(self, _weights: object, gradients: list[np.ndarray]) -> None:
-        self.weight, self.bias = (gradient.copy() for gradient in gradients)
+        self.bias, self.weight = (gradient.copy() for gradient in gradients)  # the smaller first
 
 
 def gradients_of(job: TrainingJob) -> RecordingOptimizer:

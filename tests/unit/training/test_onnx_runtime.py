@@ -78,6 +78,16 @@ def test_onnx_runtime_trains_as_the_formulas_do(tmp_path: Path, offset: NDArray[
         np.testing.assert_allclose(delta, reference[name], rtol=1e-4, atol=1e-6)
 
 
+def test_onnx_runtime_trains_the_same_on_rows_of_a_table(tmp_path: Path) -> None:
+    results = []
+    for by_rows in (False, True):
+        job = logistic_graph.training_job(tmp_path)
+        Path(job.graph).write_bytes(logistic_graph.training_graph(by_rows=by_rows).SerializeToString())
+        train(OnnxRuntime(job, NO_OFFSET), examples_of(job), job, lambda _: None)
+        results.append(Path(job.update).read_bytes())
+    assert results[0] == results[1]
+
+
 def test_onnx_runtime_learns(tmp_path: Path) -> None:
     recipe = Recipe(learning_rate=0.1, batch_size=8, epochs=10, max_tokens=16)
     job = logistic_graph.training_job(tmp_path, recipe=recipe)
@@ -122,6 +132,14 @@ def test_onnx_runtime_refuses_weights_cut_short(tmp_path: Path) -> None:
     Path(job.weights).write_bytes(Path(job.weights).read_bytes()[:-4])
     with pytest.raises(TensorTableError):
         OnnxRuntime(job, NO_OFFSET)
+
+
+def test_onnx_runtime_refuses_a_gradient_of_another_shape(tmp_path: Path) -> None:
+    job = logistic_graph.training_job(tmp_path)
+    swapped = {"grad.classifier.bias": "grad.classifier.weight", "grad.classifier.weight": "grad.classifier.bias"}
+    Path(job.graph).write_bytes(logistic_graph.training_graph(swapped).SerializeToString())
+    with pytest.raises(ModelFormatError, match=r"of \(2,\) a gradient of \(2, 3\)"):
+        train(OnnxRuntime(job, NO_OFFSET), examples_of(job), job, lambda _: None)
 
 
 def test_onnx_runtime_reports_a_failing_step(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from edge_sdk.training import optimizers
 from edge_sdk.training.optimizers import optimizer_of
 
 RECIPE = Recipe(learning_rate=1e-2, batch_size=8, epochs=1, max_tokens=16, weight_decay=0.1)
-SIZES = (1, 64, 65, 170)
+SIZES = (1, 2, 64, 65, 20, 43, 1, 170)  # blocks of 64: joined, alone, cut, joined to a full one, and the next begun
 STEPS = 20
 
 
