@@ -23,7 +23,7 @@ from tests.benchmarks._fleet import say
 from tests.benchmarks._measure import Figure, show
 
 BAR = 1.1
-_REPEATS, _STEPS, _SHARE = 5, 12, 0.25
+_REPEATS, _STEPS, _SHARE = 11, 12, 0.25
 
 
 def run() -> Figure:
