@@ -1,8 +1,8 @@
 """Tables of frozen embeddings, of which a batch gets the rows that it looks up; the others stay in the file.
 
-A batch of 512 tokens looks up 300 rows of the 30,522 that MiniLM has. Mapped into memory, each of them cost a page fault
-and a page, 2.1 ms a step, and the first time a wait for the disk of its own: 25 ms in each of the first three steps.
-Read by calls they take 0.45 ms.
+A batch of 512 tokens looks up 300 rows of the 30,522 that MiniLM has. Mapped into memory, each cost a page fault and a
+page, 2.1 ms a step, and the first time a wait for the disk of its own: 25 ms in each of the first three steps. Read by
+calls they take 0.45 ms.
 """
 
 from __future__ import annotations
