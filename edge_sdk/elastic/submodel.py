@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
+
+import msgspec
 
 from edge_sdk.errors import ConfigurationError
 
@@ -100,7 +103,7 @@ class Architecture:
     texts, which may have any length.
     """
 
-    family: str
+    family: Annotated[str, msgspec.Meta(max_length=500)]
     layers: int
     heads: int
     head_size: int

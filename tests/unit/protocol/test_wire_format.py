@@ -10,23 +10,33 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
+import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_sdk import protocol
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
-from edge_sdk.protocol import messages
+from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Architecture, Submodel, TrainablePart
+from edge_sdk.elastic.submodel import Role as LayerRole
+from edge_sdk.protocol import encodings, messages
+from edge_sdk.protocol.blobs import digest_of, update_id
+from edge_sdk.protocol.graphs import IGNORED, INPUTS
 from edge_sdk.protocol.messages import (
     CoordinatorMessage,
     DeviceMessage,
+    Encoding,
+    EncodingKind,
     Message,
     decode_from_coordinator,
     decode_from_device,
     encode,
 )
-from edge_sdk.protocol.releases import Assignment, Export, Precision, ReleaseManifest, Root, Trial
+from edge_sdk.protocol.releases import Assignment, Export, Precision, ReleaseManifest, Root, Trial, verified
 from edge_sdk.protocol.signing import Envelope, Keys, Role, Signature
+from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.security.trust import parse_root
 from tests.support.proof import Proof
+from tests.support.wire_types import name_of, written
 
 README = (Path(protocol.__file__).parent / "README.md").read_text(encoding="utf-8")
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "wire-1.json").read_text(encoding="utf-8"))
@@ -41,7 +51,8 @@ VALUES = {
     kind
     for kind in vars(messages).values()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not kind.__name__.startswith("_")
-} - set(get_args(Message)) | {Architecture, Submodel}
+} - set(get_args(Message)) | {Adapters, Architecture, Submodel}
+SIGNED = (Root, ReleaseManifest, Export, Assignment, Trial, Keys, Envelope, Signature)
 ENUMS = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Enum)} - {Enum}
 
 
@@ -80,8 +91,7 @@ def test_every_value_is_specified_with_its_fields() -> None:
 
 
 def test_what_is_signed_is_specified() -> None:
-    signed = (Root, ReleaseManifest, Export, Assignment, Trial, Keys, Envelope, Signature)
-    assert documented("signed") == {kind.__name__: fields_of(kind) for kind in signed}
+    assert documented("signed") == {kind.__name__: fields_of(kind) for kind in SIGNED}
 
 
 def wire_name(kind: type) -> str:
@@ -89,26 +99,30 @@ def wire_name(kind: type) -> str:
     return (issubclass(kind, msgspec.Struct) and kind.__struct_config__.tag) or kind.__name__
 
 
-@pytest.mark.parametrize("mark", ["values", *MESSAGES])
-def test_defaults_are_specified(mark: str) -> None:
-    kinds = {wire_name(kind): kind for kind in (VALUES if mark == "values" else MESSAGES[mark])}
+@pytest.mark.parametrize("mark", ["values", "signed", *MESSAGES])
+def test_types_ranges_and_defaults_are_specified(mark: str) -> None:
+    kinds = {wire_name(kind): kind for kind in {"values": VALUES, "signed": SIGNED}.get(mark, MESSAGES.get(mark, ()))}
     name = ""
     for first, field, shown, *_ in rows(mark):
         name = first or name
         info = next(known for known in msgspec.inspect.type_info(kinds[name]).fields if known.encode_name == field)
-        _, _, default = shown.partition(" = ")
+        type_, _, default = shown.partition(" = ")
+        assert f"`{type_}`" == written(info.type) or type_ == written(info.type), f"{name}.{field}"
         assert bool(default) != info.required, f"{name}.{field}"
         if default:
-            written = default.strip("`")
-            meant = json.loads(msgspec.json.encode(info.default))
-            assert written == meant or json.loads(written) == meant, f"{name}.{field}"
+            text = default.strip("`")
+            meant = json.loads(msgspec.json.encode(default_of(info)))
+            assert text == meant or superset(meant, json.loads(text)), f"{name}.{field}"
+
+
+def default_of(info: msgspec.inspect.Field) -> object:
+    return info.default if info.default_factory is msgspec.NODEFAULT else info.default_factory()
 
 
 def test_every_kind_of_value_is_specified() -> None:
     found = {first: re.findall(r"`([^`]+)`", kinds) for first, kinds, *_ in rows("enums")}
-    assert found == {
-        kind.__name__: [member.value for member in kind] for kind in (*ENUMS, Runtime, TrainablePart, Role, Precision)
-    }
+    elsewhere = {Runtime, TrainablePart, Role, Precision, AdapterMethod, LayerRole}
+    assert found == {name_of(kind): [member.value for member in kind] for kind in ENUMS | elsewhere}
 
 
 def test_limits_are_specified() -> None:
@@ -118,8 +132,8 @@ def test_limits_are_specified() -> None:
     assert f"| {messages.MAX_TASKS} |" in README
 
 
-def examples() -> list[bytes]:
-    blocks = re.findall(r"(?:^ {4}[0-9a-f]+\n?)+", section("bytes"), re.MULTILINE)
+def examples(mark: str) -> list[bytes]:
+    blocks = re.findall(r"(?:^ {4}[0-9a-f]+$\n?)+", section(mark), re.MULTILINE)
     return [bytes.fromhex("".join(block.split())) for block in blocks]
 
 
@@ -127,7 +141,9 @@ def test_byte_examples_are_what_the_text_says() -> None:
     hello, offline, ready, wait, request, chunk = (
         decode(payload)
         for decode, payload in zip(
-            (*[decode_from_device] * 3, decode_from_coordinator, *[decode_from_device] * 2), examples(), strict=True
+            (*[decode_from_device] * 3, decode_from_coordinator, *[decode_from_device] * 2),
+            examples("bytes"),
+            strict=True,
         )
     )
     assert (hello.device, hello.session, hello.versions) == ("pi", 3, (1,))
@@ -138,6 +154,45 @@ def test_byte_examples_are_what_the_text_says() -> None:
     assert request.ranges == ((0, 3),)
     assert chunk.data == b"abc"
     assert chunk.digest == request.digest == chunk.data_digest.hex()
+
+
+def test_updates_by_their_bytes_are_what_the_text_says() -> None:
+    b, w = np.array([0.5, -0.25, 0, 1], np.float32), np.array([[1.27, 0, -0.635], [0, 0, 0]], np.float32)
+    int8, topk, update = examples("files")
+    for file, kind, deltas in ((int8, EncodingKind.INT8, {"b": b, "w": w}), (topk, EncodingKind.TOPK, {"w": w})):
+        encoding = Encoding(kind=kind, share=0.4)
+        shapes = {name: values.shape for name, values in deltas.items()}
+        found = encodings.decode(read_tensors(file, encodings.table_of(shapes, encoding)), shapes, encoding)
+        for name, values in deltas.items():
+            assert np.allclose(found[name], values, atol=0.01)
+    assert read_tensors(int8)["w"].tolist() == [[127, 0, -64], [0, 0, 0]]
+    assert read_tensors(topk)["w:index"].tolist() == [0, 1, 2]
+    assert update.hex() == update_id("pi", "news", 1, digest_of(b"abc"), digest_of(topk))
+
+
+def test_a_root_of_trust_by_its_bytes_is_what_the_text_says() -> None:
+    file = "".join(re.findall(r"^ {4}(\{.*\n(?: {4}.*\n?)+)", section("files"), re.MULTILINE)).replace("\n    ", "")
+    envelope = parse_root(file.encode(), "README.md")
+    secrets = [Ed25519PrivateKey.from_private_bytes(bytes([role]) * 32) for role in (1, 2, 3)]
+    keys = [Keys(keys=(secret.public_key().public_bytes_raw(),)) for secret in secrets]
+    root = verified(Root, envelope, keys[0])
+    assert [root.root, root.release, root.round] == keys
+
+
+def test_an_example_of_a_tensor_header_is_read() -> None:
+    (header,) = re.findall(r'^ {4}(\{"p": .*\})$', README, re.MULTILINE)
+    (tensor,) = read_tensors(len(header).to_bytes(8, "little") + header.encode() + bytes(24)).values()
+    assert tensor.shape == (2, 3)
+
+
+def test_inputs_of_graphs_are_specified() -> None:
+    """Those of a task that takes "the same" are what the first takes, and more."""
+    shown: dict[str, list[str]] = {}
+    for task, inputs, _ in rows("graphs"):
+        above = shown["text-classification"] if inputs.startswith("the same") else []
+        shown[task] = above + re.findall(r"`([a-z_]+)`", inputs)
+    assert shown == {task.value: list(names) for task, names in INPUTS.items()}
+    assert f"{IGNORED} for none" in README
 
 
 # -- golden: what version 1 sent, and newer and older peers
