@@ -269,7 +269,7 @@ class Conductor:
 
     def blob_fetched(self, device: str, digest: str) -> None:
         """An update is here, whole: admit it, make it durable, and only then say so."""
-        update = self._intake.arrived(device, digest)
+        update = None if self.stage is Stage.PREPARING else self._intake.arrived(device, digest)
         if update is None or self._round is None:
             return
         with self._resources.store.transaction() as tx:

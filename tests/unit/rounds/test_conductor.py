@@ -103,6 +103,13 @@ def able_to_train_on(runtime: Runtime, holding: Holding | None = None) -> Ready:
     return Ready(snapshot=snapshot, holdings=() if holding is None else (holding,))
 
 
+def test_update_for_another_task_comes_while_this_one_is_being_prepared(agenda: Agenda) -> None:
+    agenda._resources = replace(agenda._resources, submit=lambda *_: None)
+    agenda._follow()
+    assert agenda._conductors["motion"].stage is Stage.PREPARING
+    agenda.blob_fetched("light", "0" * 64)
+
+
 def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_waits_for(
     agenda: Agenda, conductor: Conductor, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
