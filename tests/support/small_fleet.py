@@ -180,9 +180,13 @@ class SmallFleet:
         environment: dict[str, str] | None = None,
         through: Sequence[str] = (),
     ) -> None:
+        self.start(name, *through, sys.executable, "-m", module, *arguments, environment=environment)
+
+    def start(self, name: str, *command: str, environment: dict[str, str] | None = None) -> None:
+        """Start a process, whose log is ``name``'s."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*through, sys.executable, "-m", module, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
