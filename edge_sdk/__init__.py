@@ -12,6 +12,7 @@ Public names are loaded on first use (PEP 562), so that importing the package co
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from edge_sdk.supervisor import AgentStatus
 
 __version__ = "0.1.0"
+
+# onnxruntime from 1.29 on reports to Microsoft what it runs and where, and asks for this before it is first imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Agent": "edge_sdk.sdk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_device_with_a_certificate_pays_for_no_cryptography_before_it_renews_it(
     assert "cryptography" not in loaded_by(
         "from edge_sdk.uplink import Uplink\nfrom edge_sdk.security import enrolment"
     )
+
+
+@pytest.mark.parametrize(
+    "module", ["edge_sdk.sessions", pytest.param("coordinator.models.running", marks=pytest.mark.beyond_base)]
+)
+def test_onnxruntime_tells_nobody_that_it_was_loaded(module: str, tmp_path: Path) -> None:
+    """From 1.29 on it gives the device a number and tells Microsoft what it does, but not on CI: this is not CI."""
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    command = [sys.executable, "-B", "-c", f"import {module}"]
+    subprocess.run(command, env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.beyond_base  # the torch runtime is a part of the SDK too
