@@ -6,6 +6,7 @@
     revoked.pem       the list of revoked certificates, which it reads again on SIGHUP
     server.pem, .key  what it shows; the key is for the user that it runs as
     passwords         of an open fleet, in the place of certificates: who is let in, which it reads again on SIGHUP
+    mosquitto.pid     which process it is; it writes that as the user that it runs as
 
 One name so is one client id: a second connection with the same name ends the first, and nobody else's. Without TLS,
 which an open fleet may be, it listens on this machine alone, unless plaintext is allowed.
@@ -110,7 +111,7 @@ def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bin
     """Write all files anew into the fleet's ``broker_dir``, with a new certificate; ``mosquitto.conf``'s path.
 
     ``user`` is what mosquitto runs as where root starts it: by default whoever calls, or ``mosquitto`` for root.
-    Raises ``ConfigurationError`` where there is no such user, ``StorageError``.
+    Raises ``ConfigurationError`` where there is no such user, or where it cannot enter the folder; ``StorageError``.
     """
     folder = fleet.broker_dir.absolute()
     account = _account(user)
@@ -118,19 +119,40 @@ def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bin
     signed = fleet.authority.server(fleet.settings.served_hosts, time.time())
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _require_entry(folder, account)
         write_durably(folder / "authority.pem", fleet.authority.certificate_pem)
         write_durably(folder / "server.pem", signed.certificate_pem)
         write_durably(folder / "server.key", signed.key_pem, secret=True)
-        if os.geteuid() == 0:
-            shutil.chown(folder / "server.key", account.pw_uid, account.pw_gid)
+        (folder / PID_FILE).touch()
+        for owned in ("server.key", PID_FILE):
+            _give(folder / owned, account)
         write_durably(folder / "acl", access_rules(fleet.settings.name).encode())
         write_durably(folder / CONFIGURATION_FILE, text.encode())
     list_revoked(store, fleet)
     if fleet.settings.is_open:
-        passwords = list_passwords(store, fleet)
-        if os.geteuid() == 0:
-            shutil.chown(passwords, account.pw_uid, account.pw_gid)
+        _give(list_passwords(store, fleet), account)
     return folder / CONFIGURATION_FILE
+
+
+def _give(file: Path, account: pwd.struct_passwd) -> None:
+    """Where root makes the files, to who mosquitto then runs as."""
+    if os.geteuid() == 0:
+        shutil.chown(file, account.pw_uid, account.pw_gid)
+
+
+def _require_entry(folder: Path, account: pwd.struct_passwd) -> None:
+    """Raise ``ConfigurationError`` where a folder above, or this one, is closed to ``account``."""
+    if account.pw_uid in {0, os.geteuid()}:
+        return
+    groups = os.getgrouplist(account.pw_name, account.pw_gid)
+    for closed in (*reversed(folder.parents), folder):
+        about = closed.stat()
+        kind = 0o100 if about.st_uid == account.pw_uid else 0o010 if about.st_gid in groups else 0o001
+        if not about.st_mode & kind:
+            raise ConfigurationError(
+                f"mosquitto would run as {account.pw_name}, who cannot enter {closed}: name another folder (--dir), "
+                "or another user (--user)"
+            )
 
 
 def _account(user: str | None) -> pwd.struct_passwd:

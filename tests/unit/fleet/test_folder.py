@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,12 +129,6 @@ def test_configuration_lets_nobody_in_without_a_certificate(tmp_path: Path, stor
 def test_user_that_is_not_there_is_refused(tmp_path: Path, store: Store) -> None:
     with pytest.raises(ConfigurationError, match="there is no user 'nobody-here'"):
         write_configuration(store, new_fleet(tmp_path), user="nobody-here")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_key_of_the_server_is_given_to_who_reads_it(tmp_path: Path, store: Store) -> None:
-    file = write_configuration(store, new_fleet(tmp_path), user="nobody")
-    assert (file.parent / "server.key").owner() == "nobody"
 
 
 def test_list_has_what_is_revoked_and_would_be_good(tmp_path: Path, store: Store) -> None:
