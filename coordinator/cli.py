@@ -1,8 +1,8 @@
 """`coordinator`: manage a fleet from a terminal.
 
 Exit codes: 0 done, 2 a wrong option or architecture, 3 a model folder or data file that cannot be used, 4 no broker
-there or a port taken, 5 a broken contract, 6 the disk refuses, 9 doctor finds something wrong; see
-:mod:`edge_sdk.errors`. Ctrl-C and SIGTERM end `serve`, `api` and `broker` politely, with 0, and `demo` with 130.
+there or a port taken, 5 a broken contract, 6 the disk refuses, 9 doctor finds something wrong. Ctrl-C and
+SIGTERM end `serve`, `api` and `broker` politely, with 0, and `demo` with 130.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from coordinator.commands.token import token_app
 from coordinator.commands.trust import key_app, root_app
 from coordinator.config import CoordinatorConfig
 from edge_sdk.command import run as run_command
+from edge_sdk.command import with_version
 from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
@@ -36,7 +37,9 @@ from edge_sdk.transport.address import MqttVersion
 if TYPE_CHECKING:
     from coordinator.service import Service
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    callback=with_version, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
 store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
 app.command()(doctor)
@@ -228,8 +231,8 @@ def restore(
 @app.command()
 def demo(
     state_dir: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-state"),
-    model: Annotated[Path | None, typer.Option(help="Another BERT-family folder instead of MiniLM-L6.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Another text/label CSV instead of BBC News.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A text encoder or decoder instead of MiniLM-L6.")] = None,
+    data: Annotated[Path | None, typer.Option(help="CSV with the columns text and label instead of BBC News.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the split over the devices.")] = 0,
     compare: Annotated[bool, typer.Option(help="Also run with only the able devices.")] = True,

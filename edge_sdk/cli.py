@@ -1,8 +1,8 @@
 """`edge-agent`: the agent as a command.
 
 Exit codes: 0 done, 2 a wrong option or profile, 3 a data file that cannot be used, 4 no broker there, 5 a broken
-contract, 6 the disk refuses, 9 doctor finds that the agent cannot run, 10 no systemd for a service; see
-:mod:`edge_sdk.errors`. Ctrl-C ends an agent politely, with 0.
+contract, 6 the disk refuses, 9 doctor finds that the agent cannot run, 10 no systemd for a service. Ctrl-C ends an
+agent politely, with 0.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import Annotated, Any
 import typer
 
 from edge_sdk.command import run as run_command
+from edge_sdk.command import with_version
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.service.cli import app as service_app
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    callback=with_version, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 app.add_typer(service_app, name="service")
 
 Config = Annotated[

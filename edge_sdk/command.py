@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import inspect
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
+from typer.main import get_command
 
+from edge_sdk import __version__
 from edge_sdk.errors import ConfigurationError, RaffmError
 from edge_sdk.logs import complain
 
 _INTERRUPTED = 130
 
 
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"raffm-edge {__version__}")
+        raise typer.Exit
+
+
+def with_version(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What every command takes before its words: the ``callback`` of a ``Typer``."""
+
+
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run the command line's words by ``app``, the command ``name``, and end the process."""
+    command = get_command(app)
+    _reflow(command)
     try:
-        code = app(prog_name=name, standalone_mode=False)
+        code = command(prog_name=name, standalone_mode=False)
     except RaffmError as error:
         complain(name, error)
         raise SystemExit(error.exit_code) from None
@@ -28,6 +47,14 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except typer.Abort:
         raise SystemExit(_INTERRUPTED) from None
     raise SystemExit(code)
+
+
+def _reflow(command: Any) -> None:  # noqa: ANN401 - a Command, which typer keeps to itself
+    """Join the lines of each paragraph of a help text, which typer does for the first one alone."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for inner in getattr(command, "commands", {}).values():
+        _reflow(inner)
 
 
 def _mistake(error: TyperException) -> ConfigurationError | None:

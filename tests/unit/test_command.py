@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -52,3 +53,21 @@ def test_command_without_a_word_shows_its_help_once(
 def test_help_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("coordinator --help", monkeypatch) == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", MAIN)
+def test_version_is_said(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed(f"{command} --version", monkeypatch) == 0
+    assert capsys.readouterr().out == f"raffm-edge {edge_sdk.__version__}\n"
+
+
+@pytest.mark.parametrize("line", [*MAIN, "edge-agent run"])
+def test_paragraphs_of_a_help_text_fill_their_lines(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    typed(f"{line} --help", monkeypatch)
+    told = [part.strip() for part in capsys.readouterr().out.partition("╭")[0].splitlines()]
+    broken = [first for first, then in pairwise(told) if then and len(first) < 50 and first]
+    assert not broken, told
+    assert ":mod:" not in " ".join(told)
