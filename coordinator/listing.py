@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -46,6 +47,8 @@ _DEVICE_COLUMNS = (
     ("release", "release", "{}"),
 )
 """Heading, key of the row, and form."""
+_ANY_WIDTH = 1 << 20  # columns of a terminal
+_NARROW = 2  # columns of a table: a name and a value
 
 
 def device_rows(store: Store, now_s: float) -> list[Row]:
@@ -68,14 +71,16 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
 
 
 def show_devices(rows: Sequence[Row]) -> None:
-    """Print what of ``rows`` fits into 100 columns; a profile's name gives way first."""
+    """Print what of ``rows`` fits into 100 columns; a profile's name gives way first, after what no device can say."""
+    said = {name for row in rows for name in row if name not in _SPARE or row[name] is not None}
+    columns = [column for column in _DEVICE_COLUMNS if column[1] in said]
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for heading, name, _ in _DEVICE_COLUMNS:
+    for heading, name, _ in columns:
         is_name = name in {"device", "profile"}
         table.add_column(heading, justify="left" if is_name else "right", no_wrap=name != "profile")
     for row in rows:
         shown = row | ({"online": "revoked"} if row["revoked"] else {})
-        cells = (_worded(shown[name], form) for _, name, form in _DEVICE_COLUMNS)
+        cells = (_worded(shown[name], form) for _, name, form in columns)
         table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
     Console().print(table if rows else "nothing yet")
 
@@ -112,12 +117,13 @@ def settings_of(config: TaskConfig) -> list[Row]:
 
 
 def version_rows(store: Store, task: str) -> list[Row]:
-    """One row a version of ``task``: percent right by width."""
+    """One row a version of ``task``: the share that is right by width."""
     with store.reading() as tx:
         found = tx.evaluations.all(task)
     numbers = sorted({one.round for one in found})
     return [
-        {"version": number} | {one.width: one.accuracy for one in found if one.round == number} for number in numbers
+        {"version": number} | {one.width: round(one.accuracy, 4) for one in found if one.round == number}
+        for number in numbers
     ]
 
 
@@ -165,7 +171,7 @@ def assignment_rows(store: Store, rollout: int) -> list[Row]:
             "stage": plan.stages[known.stage],
             "export": known.export,
             "status": known.status.value,
-            "accuracy": None if known.report is None else known.report.accuracy,
+            "accuracy": None if known.report is None else _rounded(known.report.accuracy, digits=4),
             "latency_ms": None if known.report is None else _rounded(known.report.latency_ms),
             "reason": known.reason or None,
         }
@@ -266,14 +272,36 @@ def audit_rows(store: Store, most: int) -> list[Row]:
 
 
 def show(rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print ``rows``; as JSON, one array."""
+    """Print ``rows``: a table, or one below the other where a word of many columns would be cut; as JSON, one array."""
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
         return
-    table = Table(*(rows[0] if rows else ("nothing yet",)))
+    console = Console()
+    if not rows:
+        console.print("nothing yet")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row.values()))
-    Console().print(table)
+        table.add_row(*map(_text, row.values()))
+    whole = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).minimum
+    is_a_table = len(rows[0]) <= _NARROW or whole <= console.width
+    console.print(table if is_a_table else Group(*map(_upright, rows)))
+
+
+def _upright(row: Row) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, cell in row.items():
+        table.add_row(name, _text(cell))
+    table.add_row()
+    return table
+
+
+def _text(cell: Cell) -> Text:
+    return Text("-" if cell is None else str(cell))
 
 
 def _release_row(tx: Transaction, known: ReleaseRecord) -> Row:
@@ -327,8 +355,8 @@ def _spare(snapshot: Snapshot | None) -> Row:
     return dict(zip(_SPARE, values, strict=True))
 
 
-def _rounded(value: float | None, unit: float = 1.0) -> float | None:
-    return None if value is None else round(value / unit, 2)
+def _rounded(value: float | None, unit: float = 1.0, digits: int = 2) -> float | None:
+    return None if value is None else round(value / unit, digits)
 
 
 def _worded(value: Cell, form: str) -> str:
@@ -358,7 +386,7 @@ def _task_row(tx: Transaction, known: TaskRecord) -> Row:
     accuracy = (
         {}
         if latest is None
-        else {one.width: one.accuracy for one in tx.evaluations.of_round(known.name, latest.number)}
+        else {one.width: round(one.accuracy, 4) for one in tx.evaluations.of_round(known.name, latest.number)}
     )
     return {
         "task": known.name,

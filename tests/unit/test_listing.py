@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from coordinator.fleet.enrolment import make_enrolment
-from coordinator.listing import certificate_rows, device_rows, enrolment_rows, fleet_rows, show_devices
+from coordinator.listing import (
+    certificate_rows,
+    device_rows,
+    enrolment_rows,
+    fleet_rows,
+    show,
+    show_devices,
+    version_rows,
+)
 from coordinator.store.database import Store
+from coordinator.store.records import EvaluationRecord, VersionRecord
 from edge_sdk.elastic.runtimes import MIB, Runtime
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.security.identity import Identity
@@ -110,6 +119,50 @@ def test_devices_are_shown_whole_in_100_columns(
         assert cell in west, shown
     assert max(map(len, shown.splitlines())) <= 100
     assert shown.count("…") <= 1, shown  # the profile's
+
+
+def test_what_no_device_can_say_takes_no_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of what is known, `release` stays: that no device runs one is told by it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [row | {"profile": "raspberry-pi-zero-2-w"} for row in device_rows(store, 86_500.0)]
+    show_devices([row for row in rows if row["device"] != "greenhouse-west"])
+    shown = capsys.readouterr().out
+    assert "raspberry-pi-zero-2-w" in shown
+    assert "release" in shown
+    assert "°C" not in shown
+
+
+def test_accuracies_are_as_short_wherever_they_are_listed(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.tasks.add("news", b"{}", 1.0)
+        tx.versions.add(VersionRecord("news", 1, "1" * 64, (), 1.0))
+        tx.evaluations.put(EvaluationRecord("news", 1, "full", 10, 304 / 333, 1.0, 333))
+    assert version_rows(store, "news") == [{"version": 1, "full": 0.9129}]
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "120"])
+def test_words_of_a_table_are_whole_in_any_terminal(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    fleet = new_fleet(tmp_path)
+    show([row | {"of": "two words"} for row in (*fleet_rows(fleet), *fleet_rows(fleet))], as_json=False)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "".join(shown.split()).count(fleet.authority.fingerprint) == 2
+    assert max(map(len, shown.splitlines())) <= int(columns)
+
+
+def test_short_rows_are_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    show([{"task": "news", "rounds": 2}, {"task": "motion", "rounds": None}], as_json=False)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["task", "rounds"],
+        ["news", "2"],
+        ["motion", "-"],
+    ]
 
 
 def test_no_device_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
