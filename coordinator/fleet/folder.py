@@ -88,6 +88,7 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return tuple(dict.fromkeys((*self.hosts, self.address.host)))
 
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _settings = msgspec.json.Decoder(FleetSettings)
 
 
@@ -119,9 +120,10 @@ class Fleet:
         return self.state_dir / (self.settings.broker_dir or "broker")
 
     def make_api_certificate(self) -> Path:
-        """A file with a new certificate for the API, and its key."""
+        """A file with a new certificate for the API, for who calls from this machine too, and its key."""
         path = self.state_dir / "ca/api.pem"
-        signed = self.authority.server(self.settings.served_hosts, time.time())
+        hosts = dict.fromkeys((*self.settings.served_hosts, *_LOOPBACK))
+        signed = self.authority.server(tuple(hosts), time.time())
         with disk_errors(path):
             write_durably(path, signed.key_pem + signed.certificate_pem, secret=True)
         return path

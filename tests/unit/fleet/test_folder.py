@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
@@ -44,6 +45,13 @@ def test_secrets_are_their_owner_s_alone(tmp_path: Path, store: Store) -> None:
     for file in tmp_path.rglob("*"):
         if file.is_file() and b"PRIVATE KEY" in file.read_bytes():
             assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_certificate_of_the_api_is_for_the_address_that_it_says_on_this_machine(tmp_path: Path) -> None:
+    made = x509.load_pem_x509_certificate(new_fleet(tmp_path).make_api_certificate().read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "localhost" in names.get_values_for_type(x509.DNSName)
+    assert ip_address("127.0.0.1") in names.get_values_for_type(x509.IPAddress)
 
 
 def test_half_of_an_authority_is_completed(tmp_path: Path) -> None:
