@@ -67,7 +67,9 @@ def show(findings: Sequence[Finding]) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table("", "check", "found", "what to do", box=None, pad_edge=False)
+    table = Table("", "check", box=None, pad_edge=False)
+    for heading in ("found", "what to do"):
+        table.add_column(heading, overflow="fold")  # a path that is longer than its column stays whole
     for finding in findings:
         table.add_row(_SIGNS[finding.mark], finding.check, escape(finding.found), escape(finding.advice))
     Console().print(table)

@@ -60,7 +60,7 @@ class Serving:
         providers: Sequence[str] | None = None,
         is_only_asked: bool = False,
     ) -> None:
-        self._slots = Slots(folder)
+        self._folder, self._slots = folder, Slots(folder)
         self._threads, self._providers = threads, providers
         self._lock = Lock()
         self._engine: Engine | None = None
@@ -282,7 +282,9 @@ class Serving:
         with self._lock:
             engine = self._engine
         if engine is None:
-            raise ModelFormatError("no model yet: this device has not received a release; ask again later")
+            raise ModelFormatError(
+                f"no model yet: no agent with its state in {self._folder.parent} has had a release; ask again later"
+            )
         return engine
 
     def _load_current(self) -> None:

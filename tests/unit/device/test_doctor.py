@@ -22,7 +22,7 @@ from edge_sdk.device.checks import CHECKS
 from edge_sdk.device.doctor import Check, Patient, require_fit
 from edge_sdk.device.system import System
 from edge_sdk.diagnosis import machine
-from edge_sdk.diagnosis.findings import Finding, Mark, as_json, examine, failed
+from edge_sdk.diagnosis.findings import Finding, Mark, as_json, examine, failed, show
 from edge_sdk.diagnosis.reaching import reach
 from edge_sdk.errors import StorageError, UnfitDeviceError
 from edge_sdk.protocol.messages import GRAIN_BYTES, MAX_PAYLOAD_BYTES
@@ -308,3 +308,12 @@ def test_doctor_without_its_packages_does_not_crash(tmp_path: Path) -> None:
     assert "✗" in done.stdout
     for package in ("numpy", "onnxruntime", "msgspec"):
         assert package in done.stdout
+
+
+def test_path_that_is_longer_than_its_column_is_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "/home/somebody/" + "folder/" * 12
+    show([Finding("state folder", Mark.OK, f"{path} can be written"), Finding("x", Mark.WARNING, "y", "words " * 20)])
+    assert path in "".join(capsys.readouterr().out.split())

@@ -181,7 +181,7 @@ def test_first_release_is_left_for_none(tmp_path: Path) -> None:
     order, _ = case.release(1)
     assert case.serving.leave(order).standing is Standing.ROLLED_BACK
     assert (case.serving.release, case.restarted().release) == (0, 0)
-    with pytest.raises(ModelFormatError, match="no model yet"):
+    with pytest.raises(ModelFormatError, match=f"no model yet: no agent with its state in {case.folder} has"):
         case.serving.predict(["good film"])
 
 
