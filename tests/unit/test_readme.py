@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from coordinator.cli import app as coordinator_app
+from coordinator.config import task_of_toml
 from edge_sdk.cli import app as agent_app
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +57,23 @@ def test_make_targets_in_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"(?:^    |`)make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+PROGRAMS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.split()[-1])
+def test_program_in_readme_has_every_name_that_it_uses(program: str) -> None:
+    nodes = list(ast.walk(ast.parse(program)))
+    known = {alias.name for node in nodes if isinstance(node, ast.ImportFrom | ast.Import) for alias in node.names}
+    known |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    known |= {name.id for name in names if isinstance(name.ctx, ast.Store)} | set(dir(builtins))
+    assert {name.id for name in names} <= known
+
+
+def test_task_in_readme_is_one_of_the_demo_s_data(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^    # nightly\.toml.+?\n\n", README, re.DOTALL | re.MULTILINE)
+    task = task_of_toml(textwrap.dedent(text).encode(), "README", tmp_path)
+    assert Path(task.test_file) == tmp_path / "demo-state/data/test.csv"
+    assert task.data.labels == ("business", "entertainment", "politics", "sports", "tech")
