@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ from coordinator.demo.watching import Watcher
 from coordinator.processes import Interrupted, Processes, interruptible
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
-from coordinator.store.opening import open_store
+from coordinator.store.opening import is_served, open_store
 from edge_sdk.disk import disk_errors
-from edge_sdk.errors import ConfigurationError
+from edge_sdk.errors import ConfigurationError, StateInUseError
 
 ELASTIC, ABLE = "all-devices", "able-only"
 RECIPE = msgspec.structs.replace(DEFAULT_RECIPE, max_steps=6, learning_rate=2e-4)
@@ -65,7 +66,8 @@ def run_demo(options: DemoOptions) -> None:
         with interruptible():
             _run_processes(options, store, console)
     except Interrupted:
-        again = f"coordinator demo --resume --state-dir {options.state_dir}"
+        command = "coordinator" if shutil.which("coordinator") else sys.argv[0]
+        again = f"{command} demo --resume --state-dir {options.state_dir}"
         console.print(f"\ninterrupted; every process has ended. `{again}` goes on from the last closed round")
         raise
     outcome = _outcome(store, time.monotonic() - started_s)
@@ -93,6 +95,8 @@ def _outcome(store: Store, seconds: float) -> Outcome:
 def _prepare(options: DemoOptions, console: Console) -> Store:
     """Deal the data and queue the tasks, unless an earlier demo in this folder is to be resumed."""
     database = options.state_dir / "coordinator" / "coordinator.sqlite"
+    if is_served(database.parent):
+        raise StateInUseError(f"a demo runs in {options.state_dir}: wait for its end, or give another --state-dir")
     if options.resume:
         if not database.exists():
             raise ConfigurationError(f"nothing to resume in {options.state_dir}: run the demo without --resume first")

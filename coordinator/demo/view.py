@@ -48,7 +48,7 @@ def round_table(task: TaskOutcome) -> Table:
 
 def comparison_table(elastic: TaskOutcome, able_only: TaskOutcome) -> Table:
     """The two runs side by side, and the difference in points."""
-    title = "All devices with their parts, against the able ones alone"
+    title = "All devices with their parts, and able ones alone"
     table = _table(title, "accuracy of", "all devices", "able only", "gain")
     for width in WIDTHS:
         ours, theirs = elastic.final.get(width), able_only.final.get(width)

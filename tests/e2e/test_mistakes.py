@@ -9,9 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from coordinator.store.opening import open_store, sole_user
 
 NOBODY = "mqtt://127.0.0.1:9"
 GOOD_CSV = "text,label\n" + "".join(f"some text {i},{'xy'[i % 2]}\n" for i in range(20))
@@ -138,6 +141,14 @@ def test_demo_in_a_folder_of_other_files_leaves_them(tmp_path: Path) -> None:
     done = typed("coordinator.cli", "demo", "--state-dir", "mine", folder=tmp_path)
     check(done, 2, "mine holds other files")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def test_second_demo_leaves_the_state_of_the_first(tmp_path: Path) -> None:
+    state = tmp_path / "demo-state" / "coordinator"
+    with sole_user(state), closing(open_store(state)):
+        for again in ((), ("--resume",)):
+            check(typed("coordinator.cli", "demo", *again, folder=tmp_path), 4, "a demo runs in demo-state")
+    assert (state / "coordinator.sqlite").exists()
 
 
 def test_disk_that_takes_no_more(data: Path, tmp_path: Path) -> None:
