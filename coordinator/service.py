@@ -145,6 +145,7 @@ class Service:
                 self._go_on_after(delivery)
             case LinkUp():
                 self._is_connected = True
+                _log.info("serves fleet %s at %s", self._config.fleet, self._config.broker)
                 announce = Announce(session=secrets.randbits(48))
                 self._transport.publish(str(Topic(self._config.fleet)), encode(announce), retain=True)
                 self._exchange.resume(time.monotonic())

@@ -197,6 +197,7 @@ class Supervisor:
                 self._receive(delivery)
             case LinkUp():
                 self._status = replace(self._status, connected=True)
+                _log.info("connected to %s, fleet %s", self._config.broker, self._config.fleet)
                 self._settle(self._blobs.resume())
                 self._advance(agent.Connected())
             case LinkDown(reason):

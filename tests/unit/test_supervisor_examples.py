@@ -58,3 +58,10 @@ def test_file_gone_bad_costs_only_what_is_new(tmp_path: Path, caplog: pytest.Log
         data.write_text("text,label\nhalf a li")
         device.run_until(lambda: device.heard(UpdateReady))
     assert "the examples stay as they were" in caplog.text
+
+
+def test_says_when_it_is_connected_and_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a coordinator nothing else is heard for as long as there is none."""
+    with caplog.at_level(logging.INFO), LoneDevice(tmp_path, MAIL) as device:
+        device.run_until(lambda: device.supervisor.status.connected)
+    assert "connected to mqtt://127.0.0.1, fleet default" in caplog.text
