@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -199,8 +201,11 @@ class CoordinatorConfig:
 
     @property
     def template_cache(self) -> Path:
-        """Where compiled templates are kept for every state folder of this user."""
-        return user_cache_path("raffm-edge") / "templates"
+        """Where compiled templates are kept for every state folder of this user; made, and else this one's own."""
+        shared = user_cache_path("raffm-edge") / "templates"
+        with suppress(OSError):  # a service may have no home to write to
+            shared.mkdir(parents=True, exist_ok=True)
+        return shared if os.access(shared, os.W_OK) else self.state_dir / "templates"
 
     @property
     def blob_dir(self) -> Path:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from coordinator.aggregation.rule import AdapterMerge, AggregationRule
 from coordinator.cli import app
-from coordinator.config import TaskConfig, parse_encoding, task_of_file
+from coordinator.config import CoordinatorConfig, TaskConfig, parse_encoding, task_of_file
 from coordinator.models.run import foundation_of
 from coordinator.planning.selection import DataSchema
 from coordinator.rounds.tasks import queue_task
@@ -241,3 +241,14 @@ def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> No
     assert "[/x]" in coordinator("task", "show", "news", *state)
     with pytest.raises(ConfigurationError, match="there is no task 'views'; the tasks are news"):
         coordinator("task", "show", "views", *state)
+
+
+def test_compiled_templates_are_kept_with_the_state_of_who_has_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CoordinatorConfig(state_dir=tmp_path / "fleet", broker="mqtt://127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert config.template_cache == tmp_path / "home" / "raffm-edge" / "templates"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert config.template_cache == tmp_path / "fleet" / "templates"
