@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -32,6 +34,8 @@ def with_version(
 
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run the command line's words by ``app``, the command ``name``, and end the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # else a sign that the locale lacks would end the command
     command = get_command(app)
     _reflow(command)
     try:

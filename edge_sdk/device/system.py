@@ -50,7 +50,7 @@ class System:
                 errors="replace",
                 timeout=timeout_s,
                 check=False,
-                env={**os.environ, "LC_ALL": "C"},  # words such as "yes" are translated otherwise
+                env={**os.environ, "LC_ALL": "C.UTF-8"},  # words such as "yes" are translated otherwise
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

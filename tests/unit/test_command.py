@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -71,3 +73,11 @@ def test_paragraphs_of_a_help_text_fill_their_lines(
     broken = [first for first, then in pairwise(told) if then and len(first) < 50 and first]
     assert not broken, told
     assert ":mod:" not in " ".join(told)
+
+
+def test_sign_that_the_locale_lacks_ends_no_command() -> None:
+    latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "edge_sdk.cli", "doctor", "--json", "--profile", "no-such-\u2713"]
+    done = subprocess.run(command, env=latin, capture_output=True, check=False)
+    assert b"UnicodeEncodeError" not in done.stderr
+    assert b"no-such-?" in done.stdout

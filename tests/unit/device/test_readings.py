@@ -305,3 +305,9 @@ def test_load_of_this_machine_is_a_share() -> None:
     share = load.share()
     assert share is not None
     assert 0 <= share <= 1
+
+
+def test_what_a_program_prints_in_unicode_is_read_as_such(tmp_path: Path) -> None:
+    """So is the path of a folder with an umlaut, where a Python of its own lies."""
+    write_tool(tmp_path, "says", "locale charmap")
+    assert System(tmp_path).output("says") == "UTF-8"
