@@ -35,6 +35,7 @@ def group_device(
     from coordinator.fleet.groups import put_into_group
 
     put_into_group(open_store(state_dir), device, group, time.time(), typist())
+    typer.echo(f"{device} is in group {group}")
 
 
 @device_app.command("token")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.commands.options import AsJson, StateDir, TaskName, open_store, typist
 from coordinator.config import DEFAULT_RECIPE, Participation, Salience
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
+
+if TYPE_CHECKING:
+    from coordinator.store.states import TaskStatus
 
 task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")
 
@@ -127,28 +130,25 @@ def apply_task(
 @task_app.command("start")
 def start_task(name: TaskName, state_dir: StateDir) -> None:
     """Go on with a task that is paused, stopped or failed, where it was."""
-    from coordinator.rounds.tasks import change_status
     from coordinator.store.states import TaskStatus
 
-    change_status(open_store(state_dir), name, TaskStatus.PENDING, time.time(), typist())
+    _change(state_dir, name, TaskStatus.PENDING)
 
 
 @task_app.command("pause")
 def pause_task(name: TaskName, state_dir: StateDir) -> None:
     """Open no more rounds; the open one comes to its end."""
-    from coordinator.rounds.tasks import change_status
     from coordinator.store.states import TaskStatus
 
-    change_status(open_store(state_dir), name, TaskStatus.PAUSED, time.time(), typist())
+    _change(state_dir, name, TaskStatus.PAUSED)
 
 
 @task_app.command("stop")
 def stop_task(name: TaskName, state_dir: StateDir) -> None:
     """End now: the open round is decided with the updates that have come. `start` goes on from there."""
-    from coordinator.rounds.tasks import change_status
     from coordinator.store.states import TaskStatus
 
-    change_status(open_store(state_dir), name, TaskStatus.STOPPED, time.time(), typist())
+    _change(state_dir, name, TaskStatus.STOPPED)
 
 
 @task_app.command("list")
@@ -172,3 +172,10 @@ def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> N
         round_rows(store, name),
     ):
         show(rows, as_json=as_json)
+
+
+def _change(state_dir: Path, name: str, status: TaskStatus) -> None:
+    from coordinator.rounds.tasks import change_status
+
+    change_status(open_store(state_dir), name, status, time.time(), typist())
+    typer.echo(f"task {name} is {status.value}")

@@ -228,7 +228,7 @@ def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> No
     assert "task news is queued" in coordinator("task", "apply", file, *state)
     assert "queued" in coordinator("task", "apply", file, *state), "the same again changes nothing"
     for word, status in (("pause", "paused"), ("start", "pending"), ("stop", "stopped")):
-        coordinator("task", word, "news", *state)
+        assert coordinator("task", word, "news", *state) == f"task news is {status}\n"
         (row,) = json.loads(coordinator("task", "list", *state, "--json"))
         assert (row["task"], row["status"], row["rounds"], row["of"]) == ("news", status, 0, 3)
     shown = coordinator("task", "show", "news", *state)
