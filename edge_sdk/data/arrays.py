@@ -68,7 +68,8 @@ def _spooled(archive: zipfile.ZipFile, scratch: Path) -> NDArray[Any] | None:
         if in_columns or kind.hasobject or min(rows, *shape, kind.itemsize) < 1:
             return None
         row_bytes = kind.itemsize * math.prod(shape)
-        return mapped((np.frombuffer(_exactly(member, row_bytes), kind).reshape(shape) for _ in range(rows)), scratch)
+        coming = (np.frombuffer(_exactly(member, row_bytes), kind).reshape(shape) for _ in range(rows))
+        return mapped(map(_as_single, coming) if kind.kind == "f" else coming, scratch)
 
 
 def _mapped(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
@@ -131,12 +132,18 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
     names = tuple(labels.tolist())
     if values.ndim == 4 and values.dtype == np.uint8 and values.size:
         return ArrayExamples(values.astype(np.uint8, copy=False), names)
-    if values.ndim == 3 and values.dtype.kind == "f" and values.size and _is_finite(values):
-        return ArrayExamples(values.astype(np.float32, copy=False), names)
+    if values.ndim == 3 and values.dtype.kind == "f" and values.size and _is_finite(windows := _as_single(values)):
+        return ArrayExamples(windows, names)
     raise DataFormatError(
-        f"{place} has an x of {values.dtype} {values.shape}; it needs finite floats (examples, steps, channels) "
-        "or uint8 (examples, height, width, channels), and at least one"
+        f"{place} has an x of {values.dtype} {values.shape}; it needs finite floats (examples, steps, channels), in "
+        "single precision too, or uint8 (examples, height, width, channels), and at least one"
     )
+
+
+def _as_single(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Floats in single precision: what is too large for it becomes infinite, what is masked is no number."""
+    with np.errstate(over="ignore"):
+        return np.ma.filled(values, np.nan).astype(np.float32, copy=False)
 
 
 def _is_finite(values: NDArray[Any]) -> bool:

@@ -39,8 +39,14 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
         return _reader_of(path)(path, image_size, scratch)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path} does not exist; name a {_KINDS}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataFormatError(f"{path} cannot be read ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataFormatError(
+            f"{path} is not CSV ({error}); is a quotation mark never closed, or a text too long?"
+        ) from error
+    except OSError as error:
+        raise DataFormatError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def map_examples(path: Path) -> Examples:

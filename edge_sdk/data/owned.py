@@ -11,6 +11,7 @@ an iterator, a generator  the same; what comes is kept, see :mod:`edge_sdk.data.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,8 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
             lambda: examples_of_table(place, table, image_size=image_size, scratch=scratch),
             lambda: len(owned) if has_length else None,
         )
-    if isinstance(owned, tuple) and len(owned) == 2 and all(isinstance(part, np.ndarray) for part in owned):
-        return Source(lambda: array_examples("(x, y)", *owned), lambda: 0)
+    if isinstance(owned, tuple) and len(owned) == 2 and isinstance(owned[0], np.ndarray):
+        return Source(lambda: array_examples("(x, y)", owned[0], np.asarray(owned[1])), lambda: 0)
     return _source_of_items(place, owned, image_size, scratch)
 
 
@@ -112,6 +113,13 @@ def _as_row(given: object) -> Row:  # noqa: PLR0911  one return a kind
 
 
 def _changed(path: Path) -> object:
-    """Equal as long as a file, or all pictures in a folder, are the same."""
-    files = image_files(path) if path.is_dir() else [path]
-    return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
+    """Equal as long as a file, or all pictures in a folder, are the same; any of them may go meanwhile."""
+    looked = ((file, _status(file)) for file in (image_files(path) if path.is_dir() else [path]))
+    return tuple((file, status.st_mtime_ns, status.st_size) for file, status in looked if status is not None)
+
+
+def _status(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:
+        return None

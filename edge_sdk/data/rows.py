@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import re
@@ -37,8 +38,8 @@ class Format:
 
 
 def _labelled(text: object, label: object) -> tuple[object, ...] | None:
-    named = _label(label)
-    return (text, named) if _is_text(text) and isinstance(named, str) and named else None
+    words, named = _text(text), _label(label)
+    return (words, named) if words is not None and isinstance(named, str) and named else None
 
 
 def _tagged(tokens: object, tags: object) -> tuple[object, ...] | None:
@@ -47,11 +48,13 @@ def _tagged(tokens: object, tags: object) -> tuple[object, ...] | None:
 
 
 def _plain(text: object) -> tuple[object, ...] | None:
-    return (text,) if text and _is_text(text) else None
+    words = _text(text)
+    return (words,) if words else None
 
 
 def _paired(source: object, target: object) -> tuple[object, ...] | None:
-    return (source, target) if source and target and _is_text(source) and _is_text(target) else None
+    both = _text(source), _text(target)
+    return both if all(both) else None
 
 
 def _array(values: object, label: object) -> tuple[object, ...] | None:
@@ -76,11 +79,13 @@ _FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _PAIRED, _A
 def format_of(columns: Iterable[str], place: str) -> Format:
     """What has these columns. A text beside others is labelled: one whose label is misnamed is not taken for plain.
 
-    Raises ``DataFormatError``, which names ``place``, where nothing has.
+    Raises ``DataFormatError``, which names ``place``, where nothing has, or has one of its columns twice.
     """
     names = list(columns)
     for form in (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES):
         if {*form.columns} <= {*names}:
+            if twice := [name for name in form.columns if names.count(name) > 1]:
+                raise DataFormatError(f"{place} has more than one column {twice[0]}; rename or remove the others")
             return form
     if names == ["text"]:
         return _PLAIN
@@ -134,8 +139,9 @@ def read_csv(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = No
     """Examples of the type that the header tells; ``DataFormatError`` where there are none."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        form = format_of(reader.fieldnames or (), str(path))
-        return _some(path, examples_of_rows(str(path), reader, form, image_size=image_size, scratch=scratch))
+        form = format_of(_header(path, reader), str(path))
+        rows = _of_columns(path, reader)
+        return _some(path, examples_of_rows(str(path), rows, form, image_size=image_size, scratch=scratch))
 
 
 def read_jsonl(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
@@ -150,11 +156,38 @@ def write_jsonl(path: Path, examples: Examples) -> None:
     path.write_bytes(msgspec.json.Encoder().encode_lines(rows_of(examples)))
 
 
+def _header(path: Path, reader: csv.DictReader[str]) -> Sequence[str]:
+    """The names of the columns; ``DataFormatError`` where another sign than a comma stands between them."""
+    names = reader.fieldnames or ()
+    others = [sign for sign in (";", "\t") if len(names) == 1 and sign in names[0]]
+    if others and not _KNOWN.isdisjoint(names[0].split(others[0])):
+        raise DataFormatError(f"{path} has {others[0]!r} between its columns; save it with commas")
+    return names
+
+
+def _of_columns(path: Path, rows: Iterable[dict[str | Any, Any]]) -> Iterator[Row]:
+    """``rows``, none of which has values beyond its columns: a text cut at its comma would be taken for the whole.
+
+    A ``DictReader`` has them under ``None``.
+    """
+    for number, row in enumerate(rows, start=1):
+        beyond, columns = row.get(None, ()), len(row) - 1
+        if any(beyond):
+            raise DataFormatError(
+                f"{path} row {number} has {columns + len(beyond)} values for {columns} columns; "
+                "put what has a comma in it between quotation marks"
+            )
+        yield row
+
+
 def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
+    """As in CSV, what marks the file as UTF-8 and lines without anything on them are passed over."""
     decoder, number = msgspec.json.Decoder(dict[str, object]), 0
     try:
-        for number, line in enumerate(lines, start=1):  # noqa: B007 - the error names it
-            yield decoder.decode(line)
+        for number, line in enumerate(lines, start=1):
+            row = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if row.strip():
+                yield decoder.decode(row)
     except UNDECODABLE as error:
         raise DataFormatError(f"{path} row {number} is not a JSON object: {told(error)}") from error
 
@@ -221,13 +254,18 @@ def _array_of_lists(values: object) -> NDArray[Any] | None:
         return array.astype(np.uint8 if is_image else np.float32) if array.ndim > 1 else None
 
 
-def _is_text(value: object) -> bool:
-    """Half a surrogate pair is no text: neither a file nor a tokenizer takes it."""
-    return isinstance(value, str) and _SURROGATE.search(value) is None
+def _text(value: object) -> str | None:
+    """A plain string, also of NumPy's or an enumeration's, which are strings of another type; ``None`` for all else.
+
+    Half a surrogate pair is no text: neither a file nor a tokenizer takes it.
+    """
+    return str.__str__(value) if isinstance(value, str) and _SURROGATE.search(value) is None else None
 
 
 def _label(value: object) -> object:
     """A class's number is its name where there is no other; a CSV knows no difference."""
+    if isinstance(value, str):
+        return _text(value)
     return str(value) if _is_class(value) else value
 
 
@@ -238,9 +276,8 @@ def _is_class(value: object) -> bool:
 def _strings(values: object) -> tuple[str, ...]:
     """The strings in a sequence; none where it is no sequence or something in it is empty or no string."""
     listed = values.tolist() if isinstance(values, np.ndarray) else values
-    if not isinstance(listed, list | tuple) or not all(value and _is_text(value) for value in listed):
-        return ()
-    return tuple(listed)
+    texts = [_text(value) for value in listed] if isinstance(listed, list | tuple) else []
+    return tuple(text for text in texts if text) if all(texts) else ()
 
 
 def _some(path: Path, examples: Examples | None) -> Examples:

@@ -52,9 +52,9 @@ def examples_of_table(
     place: str, table: Table, *, image_size: int = IMAGE_SIZE, scratch: Path | None = None
 ) -> Examples | None:
     """The examples in ``table``, ``None`` where it has no row; ``DataFormatError`` where its columns are others."""
-    found = {name: _column(name, table.columns) for name in (*table.columns, *_OTHER_NAMES)}
-    form = format_of(dict.fromkeys(name for name, column in found.items() if column in table.columns), place)
-    chosen = {name: found[name] for name in form.columns}
+    others = [name for name, column in _OTHER_NAMES.items() if name not in table.columns and column in table.columns]
+    form = format_of((*table.columns, *others), place)
+    chosen = {name: _column(name, table.columns) for name in form.columns}
     rows = (
         {name: _named(row[column], table.classes.get(column)) for name, column in chosen.items()}
         for row in table.rows([*chosen.values()])

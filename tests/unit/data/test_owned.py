@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from collections import deque
@@ -25,6 +26,11 @@ TEXTS, LABELS = list(MAIL.texts), list(MAIL.labels)
 SENTENCES = TaggedExamples((("New", "York"), ("a",)), (("PLACE", "PLACE"), ("O",)))
 CLASSES = datasets.ClassLabel(names=["ham", "spam"])
 TAGS = datasets.ClassLabel(names=["O", "PLACE"])
+
+
+class Kind(str, enum.Enum):
+    SPAM = "spam"
+    HAM = "ham"
 
 
 def read(owned: Owned) -> Examples | None:
@@ -69,6 +75,9 @@ FRAME = pd.DataFrame({"id": [7, 8], "label": LABELS, "text": TEXTS})
         (deque([("cheap pills", "spam"), {"text": "see you at noon", "label": "ham", "id": 3}]), MAIL),
         ([(["New", "York"], ["PLACE", "PLACE"]), (("a",), ("O",))], SENTENCES),
         (TEXTS, PlainTexts(MAIL.texts)),
+        (list(zip(np.array(TEXTS), np.array(LABELS), strict=True)), MAIL),
+        (list(np.array(TEXTS)), PlainTexts(MAIL.texts)),
+        ([(text, Kind(label)) for text, label in zip(TEXTS, LABELS, strict=True)], MAIL),
         (MAIL, MAIL),
         ([], None),
         (FRAME[:0], None),
@@ -86,6 +95,14 @@ def test_what_is_owned_is_read(owned: Owned, expected: Examples | None) -> None:
             "the DataFrame has the columns id, class, text; it needs text, label",
         ),
         (FRAME.assign(label=["spam", None]), "the DataFrame row 2 needs a text and a label"),
+        (pd.DataFrame({"text": pd.array(["a", None], "string")}), "the DataFrame row 2 needs a text"),
+        (pd.DataFrame({"source": ["a"], "target": [pd.NA]}), "the DataFrame row 1 needs a source and a target"),
+        (pd.DataFrame({"tokens": [["a", pd.NA]], "tags": [["O", "O"]]}), "row 1 needs lists of tokens"),
+        (pd.DataFrame({"text": [np.zeros(3)]}), "the DataFrame row 1 needs a text"),
+        (pd.concat([FRAME, FRAME["label"]], axis=1), "the DataFrame has more than one column label"),
+        (pa.table([["a"], ["b"], ["b"]], names=["text", "label", "label"]), "the Table has more than one column label"),
+        (([("a", "x"), ("b", "x\ud83d")]), "row 2 needs a text and a label"),
+        ((np.ma.masked_less(np.zeros((2, 5, 3)), 1), np.zeros(2, int)), "needs finite floats"),
         (labelled().remove_columns("text"), "the Dataset has the columns idx, label; it needs text, label"),
         (datasets.DatasetDict(train=labelled()), r"the DatasetDict cannot .* \(one split of it\)"),
         (pd.DataFrame({"tokens": [["a"]], "tags": [["O", "O"]]}), "row 1 needs lists of tokens"),
@@ -124,7 +141,7 @@ def test_arrays_in_memory() -> None:
     assert (found.values.dtype, found.values.shape, found.labels) == (np.float32, (3, 8, 2), ("a", "b", "a"))
     same = read([(window, label) for window, label in zip(windows, "aba", strict=True)])
     np.testing.assert_array_equal(same.values, found.values)
-    found = read((images, np.array([1, 0])))
+    found = read((images, [1, 0]))
     np.testing.assert_array_equal(found.values, images)
     assert found.labels == (1, 0)
 
@@ -208,6 +225,15 @@ def test_file_has_another_version_once_it_has_changed(tmp_path: Path) -> None:
     os.utime(path, ns=(1, 1))
     assert source.version() != before
     assert source.read() == TextExamples(("a",), ("y",))
+
+
+def test_picture_that_goes_while_a_folder_is_looked_at_has_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "a" / "gone.png"
+    monkeypatch.setattr("edge_sdk.data.owned.image_files", lambda _: [gone])
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    assert source_of(tmp_path).version() == ()
 
 
 def test_iterator_is_not_read_but_comes() -> None:

@@ -37,6 +37,18 @@ def test_examples_from_csv_with_byte_order_mark(tmp_path: Path) -> None:
     assert read_examples(path) == TextExamples(("a",), ("b",))
 
 
+def test_jsonl_with_a_byte_order_mark_and_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n\n{"text": "b", "label": "y"}\r\n\r\n', encoding="utf-8-sig")
+    assert read_examples(path) == TextExamples(("a", "b"), ("x", "y"))
+
+
+def test_empty_values_beyond_the_columns_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\na,x,\nb,y,,\n")
+    assert read_examples(path) == TextExamples(("a", "b"), ("x", "y"))
+
+
 @pytest.mark.parametrize(
     "examples",
     [
@@ -102,6 +114,7 @@ WINDOWS = np.zeros((2, 5, 3), dtype=np.float32)
         ({"x": WINDOWS, "y": np.zeros(3, int)}, r"a y of int64 \(3,\); it needs 2 strings or integers"),
         ({"x": WINDOWS, "y": np.zeros(2)}, r"a y of float64 \(2,\)"),
         ({"x": WINDOWS * np.nan, "y": np.zeros(2, int)}, "needs finite floats"),
+        ({"x": WINDOWS.astype(float) + 1e300, "y": np.zeros(2, int)}, "needs finite floats .* in single precision too"),
         ({"x": WINDOWS[:0], "y": np.zeros(0, int)}, "at least one"),
         ({"x": WINDOWS[0], "y": np.zeros(5, int)}, r"an x of float32 \(5, 3\)"),
         ({"x": WINDOWS, "y": np.array(["a", None], object)}, "save it with numpy.savez"),
@@ -123,6 +136,12 @@ def test_arrays_from_a_wrong_file(tmp_path: Path, arrays: dict[str, np.ndarray],
         ("a.csv", b"text,label\n", "has no examples"),
         ("a.csv", b"text,label\na,b\nc\n", "row 2 needs a text and a label"),
         ("a.csv", b"text,label\n\xff,b\n", "save it as UTF-8"),
+        ("a.csv", b"text,label\na,b\nhello, world,ham\n", "row 2 has 3 values for 2 columns; put what has a comma"),
+        ("a.csv", b"label,text\nham,hello, world\n", "row 1 has 3 values for 2 columns"),
+        ("a.csv", b"text,label,label\na,b,c\n", "more than one column label"),
+        ("a.csv", b"text;label\na;b\n", "has ';' between its columns; save it with commas"),
+        ("a.csv", b"id\ttext\tlabel\n1\ta\tb\n", r"has '\\t' between its columns"),
+        ("a.csv", b'text,label\n"' + b"a" * 140_000 + b",b\n", "is a quotation mark never closed, or a text too long"),
         ("a.jsonl", b"", "has no examples"),
         ("a.jsonl", b'{"text": "a", "label": "b"}\n{"text": 1, "label": "b"}\n', "row 2 needs a text and a label"),
         ("a.jsonl", b'{"text": "a", "label": "b"}\nhello\n', "row 2 is not a JSON object"),
@@ -191,6 +210,16 @@ for index in range(500):
 assert memory_status().peak_bytes - before < 16 << 20
 print(round(total))
 """
+
+
+def test_arrays_of_another_precision_need_not_fit_into_memory(tmp_path: Path) -> None:
+    """NumPy's own is double: 192 MiB in the file."""
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.ones((500, 16384, 3)), y=np.zeros(500, int))
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_IN_LITTLE, path, "scratch"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("way", "fits"), [("map", True), ("scratch", True), ("", False)])
