@@ -46,8 +46,9 @@ def read_image_folder(folder: Path, size: int = IMAGE_SIZE, scratch: Path | None
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The pictures of every label, sorted."""
-    return sorted(file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
+    """The pictures of every label, sorted; none that is hidden, as the thumbnails beside a camera's pictures are."""
+    found = (file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
+    return sorted(file for file in found if not file.name.startswith(".") and not file.parent.name.startswith("."))
 
 
 def small_image(picture: object, size: int, place: str) -> Pixels:
@@ -70,8 +71,15 @@ def fit_images(images: Pixels, shape: Sequence[int]) -> Pixels:
 
 def _fitted(pillow: ModuleType, image: Image, shape: Sequence[int]) -> Pixels:
     channels, height, width = shape
-    fitted = pillow.ImageOps.fit(image.convert(_MODES[channels]), (width, height))
+    fitted = pillow.ImageOps.fit(_in_bytes(pillow, image).convert(_MODES[channels]), (width, height))
     return np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _in_bytes(pillow: ModuleType, image: Image) -> Image:
+    """A picture of 16 bits a pixel in 8, by its scale: Pillow would make white of all but its darkest 256 greys."""
+    if not image.mode.startswith("I"):
+        return image
+    return pillow.Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))  # type: ignore[no-any-return]
 
 
 def _opened(pillow: ModuleType, picture: object, place: str) -> Image:

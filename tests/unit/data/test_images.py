@@ -60,6 +60,24 @@ def test_larger_images_are_made_to_fit_the_model(folder: Path, channels: int, he
     assert pixels[0, 0].mean() > 0.3 if channels == 3 else pixels[0].mean() < 0
 
 
+def test_hidden_folders_and_files_are_none(folder: Path) -> None:
+    (folder / ".thumbnails").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / ".thumbnails" / "a.png")
+    (folder / "cat" / "._a.png").write_bytes(b"what macOS puts beside a file")
+    found = read_examples(folder, 10)
+    assert isinstance(found, ArrayExamples)
+    assert found.labels == ("cat", "cat", "dog", "dog")
+
+
+def test_picture_of_sixteen_bits_keeps_its_greys(tmp_path: Path) -> None:
+    greys = np.tile(np.linspace(0, 65535, 64, dtype=np.uint16), (64, 1))
+    Image.fromarray(greys).save(tmp_path / "a.png")
+    shown = small_image(tmp_path / "a.png", 64, "").astype(int)
+    assert np.abs(shown - (greys >> 8)[..., None]).max() <= 1
+    as_integers = Image.fromarray(greys.astype(np.int32))  # how an older Pillow opens such a file
+    assert np.array_equal(small_image(as_integers, 64, ""), shown)
+
+
 def test_images_of_one_channel_keep_to_it() -> None:
     gray = ArrayExamples(np.full((1, 8, 8, 1), 255, dtype=np.uint8), ("cat",))
     data = encode_examples(gray, ("cat", "dog"), input_shape=(1, 4, 4))
