@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -25,10 +26,11 @@ from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.owned import Owned, one_example, source_of
 from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.disk import disk_errors, write_durably
-from edge_sdk.errors import DataFormatError, StorageError
+from edge_sdk.errors import ConfigurationError, DataFormatError, RaffmError, StorageError
 from edge_sdk.protocol.messages import Holding
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _COUNT_S = 60.0  # seldom: examples that grow are read whole
 _RETRY_S = 30.0  # until the disk is asked again
 
@@ -81,7 +83,7 @@ class ExampleStore:
 
     def refresh(self) -> None:
         """Read what is new. Raises what the constructor raises, and then leaves everything as it was."""
-        version = (self._source.version(), self._learnt.size_bytes)
+        version = (_own(self._source.version), self._learnt.size_bytes)
         if version == self._read_version and version[0] is not None:
             return
         examples = self._all()
@@ -108,7 +110,7 @@ class ExampleStore:
         return self.training_file
 
     def _all(self) -> Examples | None:
-        owned, learnt = self._source.read(), self._learnt.read()
+        owned, learnt = _own(self._source.read), self._learnt.read()
         if learnt is None:
             return owned
         learnt = _latest(learnt, self._seed)
@@ -157,15 +159,33 @@ class ExampleStore:
                 _log.warning("item %d of the examples waits for the disk: %s", number, error)
                 if not self._stopping.wait(_RETRY_S):
                     continue
+            except ConfigurationError as error:
+                _log.error("item %d of the examples is left out: %s", number, error)
             return
 
 
 def _until_it_fails(coming: Iterator[object]) -> Iterator[object]:
-    """What ``coming`` yields; the log names the type of what it raises, whose words may be an example's."""
+    """What ``coming`` yields; the log names the type of what it raises."""
+    end = object()
     try:
-        yield from coming
-    except Exception as error:  # noqa: BLE001 - an application's own iterator may raise anything
-        _log.error("the iterator of examples ended with %s; no more are taken from it", type(error).__name__)
+        while (given := _own(lambda: next(coming, end))) is not end:
+            yield given
+    except RaffmError as error:
+        kind = type(error.__cause__ or error).__name__
+        _log.error("the iterator of examples ended with %s; no more are taken from it", kind)
+
+
+def _own(ask: Callable[[], _T]) -> _T:
+    """What ``ask`` returns. An application's own may raise anything: beside the tree's, it is a ``DataFormatError``.
+
+    That names the type alone, since the words may be an example's.
+    """
+    try:
+        return ask()
+    except RaffmError:
+        raise
+    except Exception as error:
+        raise DataFormatError(f"the examples cannot be read: they raised {type(error).__name__}") from error
 
 
 def _latest(examples: Examples, seed: int) -> Examples:

@@ -91,6 +91,31 @@ def test_nothing_yet_is_no_error(tmp_path: Path) -> None:
     assert everything(store) == dict(mail)
 
 
+class Broken:
+    """An application's own, which fails from the second time on."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        yield MAIL[0]
+        self.times -= 1
+        if self.times < 0:
+            raise ConnectionError("canary: the words of an example")
+
+
+def test_iterable_that_raises_costs_only_what_is_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = store_of(Broken(1), tmp_path)
+    before = trained_on(store)
+    assert before
+    store.newest()
+    assert trained_on(store) == before
+    assert "the examples stay as they were: the examples cannot be read: they raised ConnectionError" in caplog.text
+    assert "canary" not in caplog.text
+    with pytest.raises(DataFormatError, match="they raised ConnectionError"):
+        store_of(Broken(0), tmp_path / "other")
+
+
 def test_learnt_example_is_kept_and_a_correction_replaces(tmp_path: Path) -> None:
     store = store_of(MAIL, tmp_path)
     held_out = next(iter(pairs(store.held_out)))
