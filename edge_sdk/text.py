@@ -5,6 +5,7 @@ The tokenizer's own truncation and padding are replaced: a text is cut at ``max_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int32]
 _PAD_TOKENS = ("[PAD]", "<pad>")
 _END_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _GROUP = 64  # texts encoded at once: encodings take about 100 times the memory of their ids
 
 
@@ -67,6 +69,14 @@ class TextEncoder:
     def _encodings(self, texts: Sequence[str | Sequence[str]], *, are_words: bool = False) -> Iterator[Encoding]:
         for start in range(0, len(texts), _GROUP):
             yield from self._tokenizer.encode_batch(list(texts[start : start + _GROUP]), is_pretokenized=are_words)
+
+
+def plain_text(value: object) -> str | None:
+    """A plain string, also of NumPy's or an enumeration's, which are strings of another type; ``None`` for all else.
+
+    Half a surrogate pair is no text: neither a file nor a tokenizer takes it.
+    """
+    return str.__str__(value) if isinstance(value, str) and _SURROGATE.search(value) is None else None
 
 
 def pad(rows: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

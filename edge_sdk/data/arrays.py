@@ -125,11 +125,11 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
     Traceback (most recent call last):
     edge_sdk.errors.DataFormatError: sensor has an x of float64 (2, 50); it needs finite floats ...
     """
-    if labels.shape != values.shape[:1] or labels.dtype.kind not in "Uiu":
+    if values.ndim and (labels.shape != values.shape[:1] or labels.dtype.kind not in "Uiu"):
         raise DataFormatError(
             f"{place} has a y of {labels.dtype} {labels.shape}; it needs {len(values)} strings or integers"
         )
-    names = tuple(labels.tolist())
+    names = tuple(labels.reshape(-1).tolist())
     if values.ndim == 4 and values.dtype == np.uint8 and values.size:
         return ArrayExamples(values.astype(np.uint8, copy=False), names)
     if values.ndim == 3 and values.dtype.kind == "f" and values.size and _is_finite(windows := _as_single(values)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.data.mapped import mapped
 from edge_sdk.decoding import UNDECODABLE, told
 from edge_sdk.errors import DataFormatError
+from edge_sdk.text import plain_text
 
 Row = Mapping[str, object]
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NEEDED = "text, label, or tokens, tags, or source, target, or text alone, or image, label, or x, y"
 
 
@@ -38,7 +37,7 @@ class Format:
 
 
 def _labelled(text: object, label: object) -> tuple[object, ...] | None:
-    words, named = _text(text), _label(label)
+    words, named = plain_text(text), _label(label)
     return (words, named) if words is not None and isinstance(named, str) and named else None
 
 
@@ -48,12 +47,12 @@ def _tagged(tokens: object, tags: object) -> tuple[object, ...] | None:
 
 
 def _plain(text: object) -> tuple[object, ...] | None:
-    words = _text(text)
+    words = plain_text(text)
     return (words,) if words else None
 
 
 def _paired(source: object, target: object) -> tuple[object, ...] | None:
-    both = _text(source), _text(target)
+    both = plain_text(source), plain_text(target)
     return both if all(both) else None
 
 
@@ -254,18 +253,10 @@ def _array_of_lists(values: object) -> NDArray[Any] | None:
         return array.astype(np.uint8 if is_image else np.float32) if array.ndim > 1 else None
 
 
-def _text(value: object) -> str | None:
-    """A plain string, also of NumPy's or an enumeration's, which are strings of another type; ``None`` for all else.
-
-    Half a surrogate pair is no text: neither a file nor a tokenizer takes it.
-    """
-    return str.__str__(value) if isinstance(value, str) and _SURROGATE.search(value) is None else None
-
-
 def _label(value: object) -> object:
     """A class's number is its name where there is no other; a CSV knows no difference."""
     if isinstance(value, str):
-        return _text(value)
+        return plain_text(value)
     return str(value) if _is_class(value) else value
 
 
@@ -276,7 +267,7 @@ def _is_class(value: object) -> bool:
 def _strings(values: object) -> tuple[str, ...]:
     """The strings in a sequence; none where it is no sequence or something in it is empty or no string."""
     listed = values.tolist() if isinstance(values, np.ndarray) else values
-    texts = [_text(value) for value in listed] if isinstance(listed, list | tuple) else []
+    texts = [plain_text(value) for value in listed] if isinstance(listed, list | tuple) else []
     return tuple(text for text in texts if text) if all(texts) else ()
 
 

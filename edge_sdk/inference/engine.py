@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.data import ArrayExamples, Examples
+from edge_sdk.data import Examples
+from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.batches import EncodedExamples, encode_examples
 from edge_sdk.data.examples import IMAGE_AXES
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError
 from edge_sdk.inference.writing import answer, continuation
 from edge_sdk.protocol.graphs import DECODER_INPUT, IGNORED, INPUTS, LOGITS
-from edge_sdk.text import Ids, TextEncoder, pad
+from edge_sdk.text import Ids, TextEncoder, pad, plain_text
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -111,7 +112,7 @@ class Engine:
         another task.
         """
         encoder = self._encoder_for("label texts", ModelTask.TEXT_CLASSIFICATION)
-        rows = ([ids] for ids in encoder.encode(texts))
+        rows = ([ids] for ids in encoder.encode(_texts(texts)))
         return [self._prediction(self._token_inputs(row)) for row in rows]
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[Prediction]]:
@@ -120,7 +121,7 @@ class Engine:
         Raises as :meth:`predict`, and ``DataFormatError`` for a word without a token.
         """
         encoder = self._encoder_for("tag words", ModelTask.TOKEN_CLASSIFICATION)
-        return [self._tags(encoder, sentence) for sentence in sentences]
+        return [self._tags(encoder, words) for words in [_texts(sentence) for sentence in sentences]]
 
     def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
         """What the model writes after each text, or for it, greedily: at most so many tokens.
@@ -129,17 +130,18 @@ class Engine:
         """
         encoder = self._encoder_for("write", ModelTask.TEXT_GENERATION, ModelTask.TEXT2TEXT_GENERATION)
         write = continuation if self.task is ModelTask.TEXT_GENERATION else answer
-        return [write(self._logits, encoder, text, most_tokens) for text in texts]
+        return [write(self._logits, encoder, text, most_tokens) for text in _texts(texts)]
 
     def predict_arrays(self, values: NDArray[np.float32] | NDArray[np.uint8]) -> list[Prediction]:
-        """The likeliest label of each window or image, as :class:`edge_sdk.data.ArrayExamples` holds them.
+        """The likeliest label of each window or image, which are what a device may learn from.
 
-        Raises ``ModelFormatError`` as :meth:`predict`, ``DataFormatError`` for values of another shape.
+        Raises ``ModelFormatError`` as :meth:`predict`, ``DataFormatError`` for values of another shape or type.
         """
         if self._encoder is not None:
             raise self._wrong_task("label arrays")
-        examples = ArrayExamples(values, (0,) * len(values))
-        encoded = self._encoded(examples)
+        if values.shape[:1] == (0,):
+            return []
+        encoded = self._encoded(array_examples("what is asked", values, np.zeros(values.shape[:1], dtype=np.int64)))
         return [self._prediction(encoded.batch_of(np.array([index])).inputs) for index in range(len(values))]
 
     def measure(self, examples: Examples) -> Measurement:
@@ -231,6 +233,16 @@ class Engine:
         powers = np.exp(logits - logits.max())
         best = int(powers.argmax())
         return Prediction(self._labels[best], float(powers[best] / powers.sum()))
+
+
+def _texts(given: Iterable[str]) -> list[str]:
+    """``DataFormatError`` where they are no texts: one text, letter by letter, was hardly meant."""
+    if isinstance(given, str | bytes | Iterator) or not isinstance(given, Iterable):
+        raise DataFormatError(f"one {type(given).__name__} is given; give a list of texts, or of words to tag")
+    texts = [plain_text(text) for text in given]
+    if None in texts:
+        raise DataFormatError(f"number {texts.index(None) + 1} of the texts or words that are given is no text")
+    return [text for text in texts if text is not None]
 
 
 def _hits(logits: NDArray[np.float64], targets: NDArray[Any]) -> tuple[int, int]:

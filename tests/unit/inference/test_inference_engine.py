@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,6 +54,25 @@ def test_engine_predicts_nothing_for_no_text(engine: Engine) -> None:
     assert engine.predict([]) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("good film", "one str is given; give a list of texts"),
+        (iter(["good"]), "one list_iterator is given; give a list of texts"),
+        (None, "one NoneType is given"),
+        (["good", 5], "number 2 of the texts or words that are given is no text"),
+        (["half a pair \ud83d"], "number 1 of the texts or words"),
+    ],
+)
+def test_engine_is_asked_about_what_is_no_list_of_texts(engine: Engine, given: Any, complaint: str) -> None:
+    with pytest.raises(DataFormatError, match=complaint):
+        engine.predict(given)
+
+
+def test_engine_reads_strings_of_other_types(engine: Engine) -> None:
+    assert engine.predict(np.array(["good", "bad"]).tolist()) == engine.predict([*np.array(["good", "bad"])])
+
+
 def test_engine_measures_accuracy_and_latency(engine: Engine) -> None:
     examples = TextExamples(("good", "bad", "fine", "awful"), ("positive", "negative", "positive", "positive"))
     measured = engine.measure(examples)
@@ -85,6 +105,12 @@ def test_engine_measures_and_predicts_windows(tmp_path: Path) -> None:
         engine.predict(["good"])
     with pytest.raises(DataFormatError, match=r"windows of 5 x 2 .* a model of 4 x 2"):
         engine.predict_arrays(np.zeros((1, 5, 2), dtype=np.float32))
+    for same in (windows.astype(np.float64), windows.astype(">f4"), windows.astype(np.float16)):
+        assert engine.predict_arrays(same) == engine.predict_arrays(windows)
+    assert engine.predict_arrays(windows[:0]) == []
+    for wrong in (windows * np.nan, windows[0], windows.astype(int), np.float32(1).reshape(())):
+        with pytest.raises(DataFormatError, match="it needs finite floats"):
+            engine.predict_arrays(wrong)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +140,8 @@ def test_released_model_sees_pixels_as_it_did_in_training(
     assert (report.healthy, report.accuracy) == (True, 1.0), report
     assert serving.predict(image)[0].label == label
     assert Serving(tmp_path / "slots", threads=1).predict(image)[0].label == label
+    with pytest.raises(DataFormatError, match="uint8"):
+        serving.predict((image / 255).astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_word_without_a_token_is_refused_by_name(make: Make, words: list[str]) -
         make(ModelTask.TOKEN_CLASSIFICATION).tag([words])
 
 
+def test_one_text_is_neither_words_nor_texts(make: Make) -> None:
+    with pytest.raises(DataFormatError, match="one str is given; give a list of texts, or of words to tag"):
+        make(ModelTask.TOKEN_CLASSIFICATION).tag(["one two"])
+    with pytest.raises(DataFormatError, match="one str is given"):
+        make(ModelTask.TEXT_GENERATION).generate("one two", 3)
+
+
 @pytest.mark.parametrize(
     ("task", "wrong", "right"),
     [

@@ -117,6 +117,7 @@ WINDOWS = np.zeros((2, 5, 3), dtype=np.float32)
         ({"x": WINDOWS.astype(float) + 1e300, "y": np.zeros(2, int)}, "needs finite floats .* in single precision too"),
         ({"x": WINDOWS[:0], "y": np.zeros(0, int)}, "at least one"),
         ({"x": WINDOWS[0], "y": np.zeros(5, int)}, r"an x of float32 \(5, 3\)"),
+        ({"x": np.float32(1), "y": np.int64(1)}, r"an x of float32 \(\)"),
         ({"x": WINDOWS, "y": np.array(["a", None], object)}, "save it with numpy.savez"),
     ],
 )
