@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,5 +79,6 @@ class AgentConfig:
             raise SettingError("threads", self.threads, "must be at least 1")
         if self.image_size < 1:
             raise SettingError("image_size", self.image_size, "must be at least 1 pixel")
-        if self.ready_interval_s <= 0:
-            raise SettingError("ready_interval_s", self.ready_interval_s, "must be positive")
+        for name in ("ready_interval_s", "resend_first_s", "resend_most_s"):
+            if not 0 < getattr(self, name) < math.inf:  # neither holds of nan
+                raise SettingError(name, getattr(self, name), "must be positive and finite")

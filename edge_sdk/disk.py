@@ -1,8 +1,9 @@
-"""What the operating system says about a disk, as errors of the tree; and how a file is made to outlive power loss."""
+"""A disk: what the system says about it, as errors of the tree; how a file outlives power loss; who uses a folder."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_sdk.errors import DiskFullError, StorageError
+from edge_sdk.errors import DiskFullError, StateInUseError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -70,6 +71,31 @@ def create_durably(path: Path, secret: bytes) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync(path.parent)
+
+
+@contextmanager
+def sole_user(lock: Path, who: str) -> Iterator[None]:
+    """Nobody else, of this process or another, is the sole user by the file ``lock`` meanwhile.
+
+    ``who`` they are is for the error: ``StateInUseError`` for the folder of the file. ``StorageError`` from the disk.
+    """
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with disk_errors(lock):
+            _lock(descriptor, lock.parent, who)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # to close is not enough where a process that was forked has it too
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path, who: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StateInUseError(f"state folder {folder} is in use by another {who}: end it first") from error
 
 
 def sync(path: Path) -> None:

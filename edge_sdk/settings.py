@@ -24,6 +24,7 @@ import msgspec
 
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.decoding import TomlTable, parse_toml
+from edge_sdk.device.policy import Policy
 from edge_sdk.errors import ConfigurationError, SettingError, did_you_mean
 from edge_sdk.logs import LogFormat
 from edge_sdk.security.identity import Identity
@@ -118,6 +119,16 @@ def told_values(state_dir: Path, device: str | None = None) -> _Values:
             f"{state_dir} is the state of {told.get('device')!r}, not of {device!r}: name another state_dir"
         )
     return told
+
+
+def typed_values(given: Mapping[str, object]) -> _Values:
+    """What a program gives by the names of fields of ``AgentConfig``; a path may be text. The others stay as they are.
+
+    Raises ``ConfigurationError`` for a value of another type.
+    """
+    if not isinstance(given.get("policy", Policy()), Policy):
+        raise ConfigurationError(f"policy is a {type(given['policy']).__name__}; give an edge_sdk.Policy")
+    return {name: _typed(value, name, name, Path()) if name in keys() else value for name, value in given.items()}
 
 
 def from_environment(environment: Mapping[str, str]) -> _Values:
@@ -230,9 +241,12 @@ def _of_option(value: object, name: str, flag: str) -> Any:  # noqa: ANN401 - th
 
 def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a type that it does not know
     def path(kind: type, value: Any) -> Path:  # noqa: ANN401
-        if kind is not Path or not isinstance(value, str):
+        if kind is not Path or not isinstance(value, str | Path):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-        return folder / Path(value).expanduser()
+        try:
+            return folder / Path(value).expanduser()
+        except RuntimeError as error:  # ~ of nobody
+            raise ValueError(str(error)) from error
 
     return path
 

@@ -22,6 +22,7 @@ from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Denied
+from edge_sdk.disk import sole_user
 from edge_sdk.errors import (
     DataFormatError,
     DiskFullError,
@@ -112,18 +113,20 @@ class Supervisor:
         self._training: TrainingProcess | None = None
         self._downloaded_before = 0
         self._stopping = threading.Event()
+        self._is_closed = False
         self._obstacle = ""
         self._ticked_s = self._kept_s = time.monotonic()
-        self._cache = BlobCache(
-            config.state_dir / "blobs", config.cache_bytes, keep_free_bytes=config.policy.min_disk_free_bytes
-        )
-        self._outbox = Outbox(
-            config.state_dir / "outbox.sqlite",
-            first_pause_s=config.resend_first_s,
-            longest_pause_s=config.resend_most_s,
-        )
-        with ExitStack() as undo:
-            undo.callback(self._outbox.close)
+        with ExitStack() as held:
+            held.enter_context(sole_user(config.state_dir / "agent.lock", "agent"))
+            self._cache = BlobCache(
+                config.state_dir / "blobs", config.cache_bytes, keep_free_bytes=config.policy.min_disk_free_bytes
+            )
+            self._outbox = Outbox(
+                config.state_dir / "outbox.sqlite",
+                first_pause_s=config.resend_first_s,
+                longest_pause_s=config.resend_most_s,
+            )
+            held.callback(self._outbox.close)
             self._updates = Updates(config, self._outbox, self._cache)
             self._machine = Machine(
                 config.profile,
@@ -143,7 +146,7 @@ class Supervisor:
             self._stock = Stock(self._cache, self._blobs, self._updates)
             self._state = AgentState(ready_interval_s=config.ready_interval_s, answered=self._updates.last_answered())
             self._status = AgentStatus(release=self._tasks.release)
-            undo.pop_all()
+            self._held = held.pop_all()
 
     @property
     def status(self) -> AgentStatus:
@@ -154,6 +157,13 @@ class Supervisor:
     def tasks(self) -> OwnTasks:
         """What the device has for each of its tasks; examples and models may be used from any thread."""
         return self._tasks
+
+    def measure(self) -> None:
+        """Measure what does not change of this machine, which :meth:`run` does otherwise, on its own thread.
+
+        It multiplies matrices. A process that forks while another of its threads does waits for ever, in OpenBLAS.
+        """
+        self._machine.measure()
 
     def run(self) -> None:
         """Connect and work until :meth:`stop`. ``BrokerUnreachableError`` where nobody answers at first."""
@@ -173,15 +183,19 @@ class Supervisor:
         self._stopping.set()
 
     def close(self) -> None:
-        """Let go of files and of the link, as :meth:`run` does at its end; for one that was never run."""
-        if self._training is not None:
-            self._training.stop()
-        self._keep_numbers()
-        self._releases.close()
-        self._tasks.stop()
-        self._blobs.close()
-        self._transport.close()
-        self._outbox.close()
+        """Let go of files and of the link, as :meth:`run` does at its end; for one that was never run. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with self._held:
+            if self._training is not None:
+                self._training.stop()
+            self._keep_numbers()
+            self._releases.close()
+            self._tasks.stop()
+            self._blobs.close()
+            self._transport.close()
+        self._status = AgentStatus(release=self._status.release)
 
     def _survive_a_full_disk(self, action: Callable[..., None], *arguments: object) -> None:
         try:

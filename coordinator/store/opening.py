@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from coordinator.store.backends import is_in_memory
 from coordinator.store.database import Store
+from edge_sdk import disk
 from edge_sdk.disk import disk_errors, write_durably
-from edge_sdk.errors import ConfigurationError, StateInUseError
+from edge_sdk.errors import ConfigurationError
 
 SQLITE_FILE = "coordinator.sqlite"
 ADDRESS_FILE = "store.url"
@@ -58,21 +58,9 @@ def move_store(state_dir: Path, url: str) -> int:
     return rows
 
 
-@contextmanager
-def sole_user(state_dir: Path) -> Iterator[None]:
+def sole_user(state_dir: Path) -> AbstractContextManager[None]:
     """Nobody else serves, moves or replaces what is in ``state_dir`` meanwhile, else ``StateInUseError``."""
-    with disk_errors(state_dir):
-        state_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StateInUseError(f"state folder {state_dir} is in use by another coordinator: end it first") from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    return disk.sole_user(state_dir / _LOCK, "coordinator")
 
 
 def is_served(state_dir: Path) -> bool:

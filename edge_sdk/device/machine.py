@@ -107,6 +107,14 @@ class Machine:
         if self.policy.daily_mib is not None and before < self.policy.daily_mib * MIB <= before + size_bytes:
             self._watch.hurry()
 
+    def measure(self) -> Speed:
+        """How fast it is, and with it what else does not change: measured once, at the first call."""
+        if self._speed is None:
+            self._speed = measure_speed(self._system)
+            self._clock_share = self._speed.clock_share
+            self._accelerator = accelerator_name(self._system)
+        return self._speed
+
     def snapshot(self, *, training: bool = False, brief: bool = False, working: bool = False) -> Snapshot:
         """What can be spared now. What does not change is measured once, at the first call.
 
@@ -114,17 +122,14 @@ class Machine:
         ``brief`` one, for a look every second, leaves out what costs time to read and the policy does not ask for; no
         program is waited for longer than 0.2 s after the first. ``working`` asks anew what the link costs.
         """
-        if self._speed is None:
-            self._speed = measure_speed(self._system)
-            self._clock_share = self._speed.clock_share
-            self._accelerator = accelerator_name(self._system)
-        elif training:
+        if training and self._speed is not None:
             self._clock_share = clock_share(self._system)
+        speed = self.measure()
         taken = take_snapshot(self.profile, self._battery, self._folder, self._system)
         return msgspec.structs.replace(
             taken,
             threads=min(taken.threads, self._most_threads or taken.threads),
-            gflops=self._speed.gflops,
+            gflops=speed.gflops,
             runtime=self._runtime,
             accelerator=self._accelerator,
             providers=None if self._accelerator is None else onnxruntime_providers(),  # half a second to ask

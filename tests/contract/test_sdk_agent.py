@@ -6,14 +6,16 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from edge_sdk import Agent
-from edge_sdk.errors import BrokerUnreachableError, ConfigurationError, DataFormatError
+from edge_sdk.errors import BrokerUnreachableError, ConfigurationError, DataFormatError, StateInUseError
 from edge_sdk.protocol.messages import ReleaseReport
 from tests.support.broker import Broker, free_port
+from tests.support.signed import Signers, write_root_file
 
 MAIL = [("cheap pills", "spam"), ("see you at noon", "ham")]
 REPORT = ReleaseReport(release=1, task="mail", healthy=True)
@@ -30,6 +32,7 @@ def test_agent_connects_on_a_thread_and_stops(embedded_broker: Broker, tmp_path:
         while not agent.status.connected:
             assert time.monotonic() < deadline_s
             time.sleep(0.02)
+    assert not agent.status.connected
     assert "agent-pi-5" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -62,6 +65,117 @@ def test_coroutine_function_without_a_loop_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="async with"):
         agent.start()
     agent.stop()
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"device": 5}, "device = 5 is wrong: Expected `str`, got `int`"),
+        ({"root": 5}, "root = 5 is wrong: Expected `str`, got `int`"),
+        ({"root": "~nobody-of-this-name/root.json"}, "root = '~nobody-of-this-name/root.json' is wrong"),
+        ({"threads": "2"}, "threads = '2' is wrong"),
+        ({"runtime": "tf"}, "runtime = 'tf' is wrong: Invalid enum value 'tf'"),
+        ({"policy": {"charging_only": True}}, "policy is a dict; give an edge_sdk.Policy"),
+    ],
+)
+def test_setting_of_another_type_is_named(tmp_path: Path, setting: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        Agent(**{"device": "pi-5", "broker": "mqtt://127.0.0.1", "state_dir": tmp_path} | setting)
+
+
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    root = write_root_file(tmp_path / "root.json", Signers().root_envelope())
+    agent = Agent("pi-5", "mqtt://127.0.0.1", state_dir=str(tmp_path / "state"), root=str(root))
+    agent.stop()
+    assert (agent.config.state_dir, agent.config.root) == (tmp_path / "state", root)
+
+
+def test_agent_is_alone_in_its_state_folder(tmp_path: Path) -> None:
+    agent = agent_at("mqtt://127.0.0.1:9", tmp_path)
+    with pytest.raises(StateInUseError, match=f"{tmp_path} is in use by another agent: end it first"):
+        agent_at("mqtt://127.0.0.1:9", tmp_path)
+    agent.stop()
+    agent_at("mqtt://127.0.0.1:9", tmp_path).stop()
+
+
+def test_agent_starts_once_and_stops_as_often_as_one_likes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    never_started, started = (agent_at(f"mqtt://127.0.0.1:{free_port()}", tmp_path / name) for name in "ab")
+    started.start()
+    for agent in (never_started, started):
+        agent.stop()
+        agent.stop()
+        with pytest.raises(ConfigurationError, match="agent pi-5 was started or stopped before: make another Agent"):
+            agent.start()
+    assert not caplog.records
+
+
+def test_speed_is_measured_before_there_is_another_thread(tmp_path: Path) -> None:
+    """The application may fork at any time, which hangs while a thread multiplies matrices."""
+    agent = agent_at(f"mqtt://127.0.0.1:{free_port()}", tmp_path)
+    agent.start()
+    assert agent._supervisor._machine._speed is not None
+    agent.stop()
+
+
+@pytest.mark.beyond_base
+def test_agent_stopped_by_its_own_callback_ends_after_it(embedded_broker: Broker, tmp_path: Path) -> None:
+    agent = agent_at(str(embedded_broker.address), tmp_path)
+    agent._supervisor._on_tick = lambda _: agent.stop()
+    agent.start()
+    agent._thread.join(30)
+    assert not agent._thread.is_alive()
+    assert not agent.status.connected
+
+
+@pytest.mark.beyond_base
+def test_whatever_ends_an_agent_is_raised_by_its_status(
+    embedded_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = list[type[BaseException]]()
+    monkeypatch.setattr(threading, "excepthook", lambda given: shown.append(given.exc_type))
+    agent = agent_at(str(embedded_broker.address), tmp_path)
+    agent._supervisor._on_tick = lambda _: {}["what nobody foresaw"]
+    agent.start()
+    agent._thread.join(30)
+    with pytest.raises(KeyError, match="foresaw"):
+        _ = agent.status
+    assert shown == [KeyError]
+
+
+class Callback:
+    """Of which nobody sees at first that it makes coroutines."""
+
+    async def __call__(self, report: ReleaseReport) -> None:
+        raise ValueError(report)
+
+
+@pytest.mark.parametrize(
+    ("callback", "what"),
+    [(lambda _: {}["nothing"], "KeyError: 'nothing'"), (Callback(), "there is no loop to run it: use `async with`")],
+)
+def test_callback_that_fails_is_logged_and_the_agent_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, callback: Any, what: str
+) -> None:
+    agent = agent_at("mqtt://127.0.0.1", tmp_path, on_model=callback)
+    agent._tell(REPORT)
+    agent.stop()
+    assert "on_model failed; the agent goes on" in caplog.text
+    assert what in caplog.text
+
+
+def test_coroutine_of_a_callback_that_fails_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def use() -> Agent:
+        agent = agent_at(f"mqtt://127.0.0.1:{free_port()}", tmp_path, on_model=Callback())
+        async with agent:
+            await asyncio.to_thread(agent._tell, REPORT)
+            await asyncio.sleep(0)
+        return agent
+
+    agent = asyncio.run(use())
+    assert "on_model failed; the agent goes on" in caplog.text
+    assert "ValueError" in caplog.text
+    agent._tell(REPORT)
+    assert "there is no loop to run it" in caplog.text
 
 
 def test_agent_that_is_named_no_broker_needs_to_be_enrolled(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ class SteppedDevice(Supervisor):
             str(Topic(FLEET, self.name, Channel.STATE)), encode(Offline(device=self.name, session=self._session))
         )
         self._blobs.close()
-        self._outbox.close()
+        self._held.close()
         self._releases.close()
 
     def _train(self, offer: Offer) -> None:

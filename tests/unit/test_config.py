@@ -42,10 +42,11 @@ def test_nothing_held_out_is_allowed() -> None:
     assert dataclasses.replace(CONFIG, held_out_share=0.0).held_out_share == 0.0
 
 
-@pytest.mark.parametrize("interval_s", [0, -1.0])
-def test_ready_interval_that_is_not_positive_is_refused(interval_s: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"ready_interval_s .*must be positive"):
-        dataclasses.replace(CONFIG, ready_interval_s=interval_s)
+@pytest.mark.parametrize("interval_s", [0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["ready_interval_s", "resend_first_s", "resend_most_s"])
+def test_interval_that_is_not_positive_is_refused(name: str, interval_s: float) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} .*must be positive"):
+        dataclasses.replace(CONFIG, **{name: interval_s})
 
 
 def test_each_device_has_a_state_folder_of_its_own() -> None:
