@@ -16,6 +16,8 @@ from edge_sdk.errors import ConfigurationError, SettingError
 from edge_sdk.protocol.topics import check_name
 from edge_sdk.transport.address import MqttVersion
 
+_SEEDS = 1 << 32
+
 
 def default_state_dir(device: str) -> Path:
     """The platform's own folder for the state of the agent of this name."""
@@ -77,6 +79,8 @@ class AgentConfig:
             raise SettingError("cache_bytes", self.cache_bytes, "must be positive")
         if self.threads is not None and self.threads < 1:
             raise SettingError("threads", self.threads, "must be at least 1")
+        if not 0 <= self.seed < _SEEDS:
+            raise SettingError("seed", self.seed, f"must be from 0 up to, not including, {_SEEDS}")
         if self.image_size < 1:
             raise SettingError("image_size", self.image_size, "must be at least 1 pixel")
         for name in ("ready_interval_s", "resend_first_s", "resend_most_s"):

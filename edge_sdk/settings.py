@@ -243,6 +243,8 @@ def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a ty
     def path(kind: type, value: Any) -> Path:  # noqa: ANN401
         if kind is not Path or not isinstance(value, str | Path):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+        if "\0" in str(value):
+            raise ValueError("a path has no NUL")
         try:
             return folder / Path(value).expanduser()
         except RuntimeError as error:  # ~ of nobody

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge_sdk.config import AgentConfig
+from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.protocol.blobs import update_id
 from edge_sdk.protocol.messages import (
@@ -80,7 +81,8 @@ class Updates:
         other way round what the update made up for would be sent twice.
         """
         path = _update_file(self._config)
-        size_bytes = path.stat().st_size
+        with disk_errors(path):
+            size_bytes = path.stat().st_size
         entry = BlobEntry(part=Part.WEIGHTS, size_bytes=size_bytes, digest=self._cache.put_file(path, move=True))
         report = TrainingReport(
             samples=result.samples,

@@ -8,6 +8,7 @@ from typing import Protocol
 import psutil
 
 from edge_sdk.device.profile import BatteryFigures
+from edge_sdk.device.system import told
 
 
 class Battery(Protocol):
@@ -63,7 +64,4 @@ class DrainingBattery:
 
 def _sensors() -> psutil._common.sbattery | None:
     # the function is absent on platforms without battery support, the kernel's folder in some containers
-    try:
-        return psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    except OSError:
-        return None
+    return told(psutil.sensors_battery) if hasattr(psutil, "sensors_battery") else None

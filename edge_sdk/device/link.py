@@ -7,11 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from edge_sdk.device.system import System
+from edge_sdk.device.system import System, whole
 
 _ENOUGH_BYTES = 1 << 20
 _REMEMBERED_S = 60.0
-_UP_FLAG = 0x1
+_UP = frozenset("13579BDFbdf")  # the last digit of flags in hexadecimal
 _WAIT_S = 0.2
 _PATIENCE_S = 0.5
 _IDLE_EVERY_S = 10.0
@@ -38,8 +38,9 @@ def is_metered(system: System) -> bool | None:
 def default_interface(system: System) -> str | None:
     """The interface of the IPv4 default route with the least metric."""
     rows = (line.split() for line in (system.text("proc/net/route") or "").splitlines()[1:])
-    defaults = (row for row in rows if len(row) > 7 and row[1] == row[7] == "00000000" and int(row[3], 16) & _UP_FLAG)
-    return min(((int(row[6]), row[0]) for row in defaults), default=(0, None))[1]
+    defaults = (row for row in rows if len(row) > 7 and row[1] == row[7] == "00000000" and row[3][-1:] in _UP)
+    metrics = ((whole(row[6]), row[0]) for row in defaults)
+    return min(((metric, name) for metric, name in metrics if metric is not None), default=(0, None))[1]
 
 
 class LinkCost:

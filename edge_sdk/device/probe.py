@@ -15,8 +15,9 @@ from edge_sdk.device.control_group import group_memory
 from edge_sdk.device.processor import usable_cores
 from edge_sdk.device.profile import DeviceProfile
 from edge_sdk.device.sensors import temperature_c
-from edge_sdk.device.system import System
+from edge_sdk.device.system import System, told
 from edge_sdk.elastic.runtimes import MIB
+from edge_sdk.errors import UnfitDeviceError
 from edge_sdk.protocol.messages import Snapshot
 
 RESERVE_BYTES = 64 * MIB
@@ -47,8 +48,13 @@ def take_snapshot(profile: DeviceProfile | None, battery: Battery, folder: Path,
 
 
 def memory_bytes(system: System) -> tuple[int, int]:
-    """Total and available, of the machine or of the control groups that this process lives in, whichever is less."""
-    memory, group = psutil.virtual_memory(), group_memory(system)
+    """Total and available, of the machine or of the control groups that this process lives in, whichever is less.
+
+    Raises ``UnfitDeviceError`` where the machine's cannot be read: nothing could be kept within it.
+    """
+    memory, group = told(psutil.virtual_memory), group_memory(system)
+    if memory is None:
+        raise UnfitDeviceError("how much memory there is cannot be read: an agent needs /proc/meminfo")
     if group is None:
         return memory.total, memory.available
     return min(memory.total, group.limit_bytes), min(memory.available, group.available_bytes)

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from edge_sdk.device.control_group import group_cores
-from edge_sdk.device.system import System
+from edge_sdk.device.system import System, told
 
 _GEMM_SIZE = 512
 _GEMM_S = 0.2
@@ -95,19 +95,26 @@ class OthersLoad:
 
     def __init__(self) -> None:
         self._cores = psutil.cpu_count() or 1
-        self._looked_s, self._all_s, self._own_s = time.monotonic(), _busy_s(), _own_s()
+        self._looked_s, self._work = time.monotonic(), told(_work_s)
         self._share: float | None = None
 
     def share(self) -> float | None:
-        """Since the last look, 0..1; ``None`` before enough time has passed since the first."""
+        """Since the last look, 0..1; ``None`` before enough time has passed since the first, or where nobody says."""
         now_s = time.monotonic()
         elapsed_s = now_s - self._looked_s
         if elapsed_s >= _LEAST_INTERVAL_S:
-            all_s, own_s = _busy_s(), _own_s()
-            others_s = (all_s - self._all_s) - (own_s - self._own_s)
-            self._share = min(1.0, max(0.0, others_s / (elapsed_s * self._cores)))
-            self._looked_s, self._all_s, self._own_s = now_s, all_s, own_s
+            before, self._work = self._work, told(_work_s)
+            self._share = None
+            if before is not None and self._work is not None:
+                others_s = (self._work[0] - before[0]) - (self._work[1] - before[1])
+                self._share = min(1.0, max(0.0, others_s / (elapsed_s * self._cores)))
+            self._looked_s = now_s
         return self._share
+
+
+def _work_s() -> tuple[float, float]:
+    """Of all, and of that what is this process's."""
+    return _busy_s(), _own_s()
 
 
 def _busy_s() -> float:

@@ -8,10 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import psutil
+
+_T = TypeVar("_T")
 _COMMAND_S = 2.0
+_MOST_DIGITS = 19  # of 64 bits: no kernel writes more
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,10 @@ class System:
 
     def matching(self, pattern: str) -> list[str]:
         """Paths that match a glob, sorted; usable with the other methods."""
-        return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
+        try:
+            return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
+        except OSError:  # what was plugged in a moment ago is gone
+            return []
 
     def output(self, *command: str, timeout_s: float = _COMMAND_S) -> str | None:
         """What a command prints where it exists and ends well; of another root, one below its ``usr/bin``."""
@@ -60,4 +69,13 @@ class System:
 def whole(text: str | None) -> int | None:
     """The whole number that a text is, ``None`` where it is none."""
     digits = "" if text is None else text.removeprefix("-")
-    return int(text) if text is not None and digits.isascii() and digits.isdigit() else None
+    is_whole = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
+    return int(text) if text is not None and is_whole else None
+
+
+def told(ask: Callable[[], _T]) -> _T | None:
+    """What psutil answers; ``None`` where a file that it reads is missing, forbidden or garbled."""
+    try:
+        return ask()
+    except (psutil.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError):
+        return None

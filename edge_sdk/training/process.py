@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import msgspec
 
 from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.disk import disk_errors
+from edge_sdk.errors import TrainingError, TrainingMemoryError
 from edge_sdk.protocol.messages import Failure
 from edge_sdk.training.job import Failed, Finished, Noted, TrainingEvent, TrainingJob
 
@@ -44,7 +46,7 @@ class TrainingProcess:
 
     ``on_event`` is called on a thread of this object: any number of ``Progress``, then one ``Finished`` or ``Failed``,
     however the process ends. After :meth:`stop` nothing more is said.
-    Raises ``StorageError`` where the job cannot be written.
+    Raises ``StorageError`` where the job cannot be written, ``TrainingError`` where the system starts no process.
     """
 
     def __init__(self, job: TrainingJob, on_event: Callable[[TrainingEvent], None]) -> None:
@@ -54,14 +56,11 @@ class TrainingProcess:
         with disk_errors(self._job_file):
             self._job_file.write_bytes(msgspec.json.encode(job))
             self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge_sdk.training.worker", str(self._job_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **_ENVIRONMENT},
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._errors.close)
+            undo.callback(self._job_file.unlink, missing_ok=True)
+            self._process = _started(self._job_file, self._errors)
+            undo.pop_all()
         self._output = cast("IO[bytes]", self._process.stdout)
         self._reader = threading.Thread(target=self._read, name="training-events", daemon=True)
         self._reader.start()
@@ -106,6 +105,21 @@ class TrainingProcess:
             _log.log(event.level, "%s", event.text)
         elif not self._stopped:
             self._on_event(event)
+
+
+def _started(job_file: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "edge_sdk.training.worker", str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **_ENVIRONMENT},
+            start_new_session=True,
+        )
+    except OSError as error:
+        kind = TrainingMemoryError if error.errno == errno.ENOMEM else TrainingError
+        raise kind(f"no training process can be started: {error.strerror}") from error
 
 
 def _parse(line: bytes) -> TrainingEvent | None:

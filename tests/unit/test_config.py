@@ -38,6 +38,12 @@ def test_held_out_share_outside_its_range_is_refused(share: float) -> None:
         dataclasses.replace(CONFIG, held_out_share=share)
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_seed_of_which_no_job_can_be_made_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"seed {seed} must be from 0"):
+        dataclasses.replace(CONFIG, seed=seed)
+
+
 def test_nothing_held_out_is_allowed() -> None:
     assert dataclasses.replace(CONFIG, held_out_share=0.0).held_out_share == 0.0
 

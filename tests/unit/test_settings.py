@@ -128,6 +128,8 @@ def test_what_has_to_be_given_is_named_with_all_three_places(name: str) -> None:
         ('password = "x"', "password may not stand in it"),
         ('seed = "1"', "agent.toml: seed = '1' is wrong: Expected `int`, got `str`"),
         ("data = 1", "data = 1 is wrong: .*got `int`"),
+        ('data = "~nobody-of-this-name/a.csv"', "data = '~nobody-of-this-name/a.csv' is wrong: Could not determine"),
+        ('state_dir = "a\\u0000b"', "is wrong: a path has no NUL"),
         ("policy = 1", "policy = 1 is wrong: it is a table"),
         ('runtime = "tourch"', "runtime = 'tourch' is wrong"),
         ("[policy]\ncharging_only = 1", "policy.charging_only = 1 is wrong: Expected `bool`"),

@@ -13,6 +13,7 @@ import pytest
 from edge_sdk.agent import Phase
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
+from edge_sdk.errors import StorageError
 from edge_sdk.protocol.messages import (
     BlobEntry,
     Declined,
@@ -68,6 +69,12 @@ def test_update_is_stored_though_its_checkpoint_cannot_be_removed(updates: Updat
     message = updates.store(OFFER, RESULT, downloaded_bytes=0, battery_share=None)
     assert updates.pending() == [message]
     assert BlobCache(tmp_path / "blobs", 1 << 20).has(message.update.digest)
+
+
+def test_update_that_is_gone_is_an_error_of_the_disk(updates: Updates) -> None:
+    result = TrainingResult(samples=1, steps=1, loss_first=1.0, loss_last=0.5, seconds=1.0, peak_memory_bytes=1)
+    with pytest.raises(StorageError, match=r"update\.safetensors cannot be read or written"):
+        updates.store(OFFER, result, downloaded_bytes=0, battery_share=None)
 
 
 @pytest.mark.parametrize(("optimizer", "copies"), [(Optimizer.ADAMW, 5), (Optimizer.MOMENTUM, 3), (Optimizer.SGD, 1)])

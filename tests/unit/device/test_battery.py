@@ -36,6 +36,11 @@ def test_empty_battery_stays_empty_and_off_the_charger() -> None:
     assert (battery.left_wh, battery.share(), battery.charging()) == (0.0, 0.0, False)
 
 
+def test_battery_whose_files_are_garbled_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: int("garbled"))
+    assert SystemBattery().share() is SystemBattery().charging() is None
+
+
 @pytest.mark.parametrize(("percent", "share"), [(0, 0.0), (57.5, 0.575), (100.0, 1.0), (104, 1.0)])
 @pytest.mark.parametrize("plugged", [True, False, None])
 def test_system_battery_is_a_share_of_one(

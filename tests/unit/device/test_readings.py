@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edge_sdk.device import accelerator
 from edge_sdk.device.accelerator import accelerator_name, onnxruntime_providers
 from edge_sdk.device.control_group import GroupMemory, group_cores, group_memory
 from edge_sdk.device.link import LinkCost, LinkSpeed, default_interface, is_metered
+from edge_sdk.device.probe import memory_bytes
 from edge_sdk.device.processor import OthersLoad, clock_share, cpu_model, is_throttled, measure_speed, usable_cores
 from edge_sdk.device.sensors import draw_watts, temperature_c
 from edge_sdk.device.system import System
+from edge_sdk.errors import UnfitDeviceError
 from tests.support.boards import JETSON, MIB, RASPBERRY_PI, group_v1, group_v2, modem, write_tool, write_tree
 
 NESTED_V2 = "0::/user.slice/agent.service\n"
@@ -31,6 +35,44 @@ def test_bare_tree_tells_nothing(tmp_path: Path) -> None:
     assert temperature_c(bare) is draw_watts(bare) is clock_share(bare) is None
     assert is_metered(bare) is accelerator_name(bare) is None
     assert is_throttled(bare, clock_share_under_load=None) is None
+
+
+def test_garbled_files_tell_nothing(tmp_path: Path) -> None:
+    routes = ("wlan0 00000000 x zz 0 0 0 00000000 0 0 0", "wwan0 00000000 x 0003 0 0 \u00b2 00000000 0 0 0")
+    files = dict.fromkeys(
+        (
+            "sys/class/thermal/thermal_zone0/temp",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
+            "sys/devices/system/cpu/cpu0/cpufreq/base_frequency",
+        ),
+        "9" * 400,
+    )
+    garbled = machine(tmp_path, files | {"proc/net/route": "\n".join(("Iface", *routes))})
+    assert temperature_c(garbled) is clock_share(garbled) is None
+    assert default_interface(garbled) is is_metered(garbled) is None
+
+
+def test_what_goes_while_it_is_looked_for_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_: Path, __: str) -> list[Path]:
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert temperature_c(System(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"meminfo": "junk", "stat": "junk"}, {"meminfo": "MemTotal: 9 kB", "stat": "cpu 1"}]
+)
+def test_what_psutil_cannot_read_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]
+) -> None:
+    """On Android an ordinary user may not read /proc/stat."""
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(write_tree(tmp_path, files)))
+    load = OthersLoad()
+    load._looked_s -= 1
+    assert load.share() is None
+    with pytest.raises(UnfitDeviceError, match="how much memory there is cannot be read"):
+        memory_bytes(System(tmp_path))
 
 
 # -- control groups

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import queue
@@ -15,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_sdk.errors import TrainingMemoryError
+from edge_sdk.errors import TrainingError, TrainingMemoryError
 from edge_sdk.protocol.messages import Failure, Recipe
 from edge_sdk.protocol.tensors import header_of, read_tensors
 from edge_sdk.training import process as process_module
@@ -47,6 +48,21 @@ def last(events: queue.Queue[TrainingEvent]) -> TrainingEvent:
     while not isinstance(event := events.get(timeout=10), Failed | Finished):
         pass
     return event
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOMEM, TrainingMemoryError), (errno.EAGAIN, TrainingError)])
+def test_process_that_the_system_does_not_start_is_a_named_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[TrainingError]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "no")
+
+    job = logistic_graph.training_job(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(TrainingError, match="no training process can be started: no") as raised:
+        TrainingProcess(job, print)
+    assert type(raised.value) is kind
+    assert not list(tmp_path.glob("*.job.json"))
 
 
 def test_process_trains_and_reports_every_step(tmp_path: Path) -> None:
