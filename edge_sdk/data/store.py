@@ -31,6 +31,7 @@ from edge_sdk.protocol.messages import Holding
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Version = tuple[object, int]
 _COUNT_S = 60.0  # seldom: examples that grow are read whole
 _RETRY_S = 30.0  # until the disk is asked again
 
@@ -54,7 +55,8 @@ class ExampleStore:
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
         self._past = _read_past(folder / "split.json")
-        self._read_version: tuple[object, int] | None = None
+        self._written: _Version | None = None  # of the source's last reading, where it can say whether it has changed
+        self._counted: _Version | None = None
         self._first: Examples | None = None
         self._stopping = threading.Event()
         self._forget_replaced()
@@ -83,18 +85,16 @@ class ExampleStore:
 
     def refresh(self) -> None:
         """Read what is new. Raises what the constructor raises, and then leaves everything as it was."""
-        version = (_own(self._source.version), self._learnt.size_bytes)
-        if version == self._read_version and version[0] is not None:
+        version = self._version()
+        if version == self._written or (training := self._read()) is None:
             return
-        examples = self._all()
-        if examples is not None:
-            self._split(examples)
-        self._read_version = version
+        self.training_file = write_examples(self._folder / "examples", training) if len(training) else None
+        self._written = self._counted = version if version[0] is not None else None
 
     def holding(self) -> Holding | None:
         """What there is to train on, or was a minute ago, as the coordinator is told; ``None`` where nothing is."""
         if self._holding is None or time.monotonic() - self._counted_s >= _COUNT_S:
-            self.newest()
+            self._keep_or(self._count)
         return self._holding
 
     def newest(self) -> Path | None:
@@ -102,12 +102,29 @@ class ExampleStore:
 
         A file that somebody is writing, rows gone bad, or a full disk cost what is new, never what was there before.
         """
+        self._keep_or(self.refresh)
+        return self.training_file
+
+    def _keep_or(self, look: Callable[[], None]) -> None:
         self._counted_s = time.monotonic()
         try:
-            self.refresh()
+            look()
         except (DataFormatError, StorageError) as error:
             _log.warning("the examples stay as they were: %s", error)
-        return self.training_file
+
+    def _count(self) -> None:
+        """Read what is new, and leave it to the next training to have it written: a device that waits wears no disk."""
+        version = self._version()
+        if version != self._counted and self._read() is not None:
+            self._counted = version if version[0] is not None else None
+
+    def _version(self) -> _Version:
+        return _own(self._source.version), self._learnt.size_bytes
+
+    def _read(self) -> Examples | None:
+        """The training part, with the other held out; ``None`` where there is nothing."""
+        examples = self._all()
+        return None if examples is None else self._split(examples)
 
     def _all(self) -> Examples | None:
         owned, learnt = _own(self._source.read), self._learnt.read()
@@ -124,7 +141,7 @@ class ExampleStore:
             file = self._folder / "learnt.jsonl"
             raise DataFormatError(f"{file} was learnt from other examples ({error}); move it away") from error
 
-    def _split(self, examples: Examples) -> None:
+    def _split(self, examples: Examples) -> Examples:
         is_held_out, past = decide(example_keys(examples, self._seed), self._share, self._past)
         if past != self._past:
             file = self._folder / "split.json"
@@ -132,9 +149,9 @@ class ExampleStore:
                 write_durably(file, msgspec.json.encode(past))
             self._past = past
         training, self.held_out = divide(examples, is_held_out)
-        self.training_file = write_examples(self._folder / "examples", training) if len(training) else None
         self._holding = Holding(suits=task_of(training), examples=len(training)) if len(training) else None
         self._first = examples.take([0])
+        return training
 
     def _forget_replaced(self) -> None:
         """An iterator that begins anew after every start must not make the file grow for ever."""

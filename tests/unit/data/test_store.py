@@ -63,6 +63,41 @@ def test_holding_counts_what_is_trained_on_and_follows_within_a_minute(
     assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
 
 
+def test_device_that_waits_does_not_write_its_examples_until_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = MAIL[:1]
+    store = store_of(mail, tmp_path, share=0.0)
+    written = store.training_file
+    assert written is not None
+    first = written.stat().st_ino
+    mail.extend(MAIL[1:])
+    for minutes in (1, 2):
+        later_s = time.monotonic() + 60 * minutes
+        monkeypatch.setattr(time, "monotonic", lambda later_s=later_s: later_s)
+        assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
+        assert written.stat().st_ino == first
+    store.newest()
+    assert trained_on(store) == dict(MAIL)
+
+
+def test_file_that_was_counted_is_still_written_for_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mail.csv"
+    _write_csv(file, MAIL[:3])
+    store = store_of(file, tmp_path / "state", share=0.0)
+    _write_csv(file, MAIL)
+    later_s = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
+    assert trained_on(store) == dict(MAIL[:3])
+    store.newest()
+    assert trained_on(store) == dict(MAIL)
+
+
+def _write_csv(file: Path, mail: list[tuple[str, str]]) -> None:
+    file.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in mail), encoding="utf-8")
+
+
 def test_nothing_is_held_before_the_first_example(tmp_path: Path) -> None:
     mail = list[tuple[str, str]]()
     store = store_of(mail, tmp_path)
