@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
-
 _T = TypeVar("_T")
 _COMMAND_S = 2.0
 _MOST_DIGITS = 19  # of 64 bits: no kernel writes more
@@ -75,6 +73,8 @@ def whole(text: str | None) -> int | None:
 
 def told(ask: Callable[[], _T]) -> _T | None:
     """What psutil answers; ``None`` where a file that it reads is missing, forbidden or garbled."""
+    import psutil  # noqa: PLC0415 - the doctor looks at a system without it, and says so
+
     try:
         return ask()
     except (psutil.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError):
