@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from edge_sdk.disk import disk_errors
-from edge_sdk.errors import ConfigurationError, ServiceManagerError
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.service.following import drop_in_text, lies_in_home
-from edge_sdk.service.systemd import Systemd
+from edge_sdk.service.systemd import Systemd, answer_of
 from edge_sdk.service.unit import NAME, UNIT, Unit, sysusers_text, tmpfiles_text, unit_text
 from edge_sdk.settings import example_file
 
@@ -130,9 +129,7 @@ def _make_account(root: Path) -> None:
         path = root / "etc" / folder / f"{NAME}.conf"
         _write(path, text)
         create = ["--create"] if tool == "systemd-tmpfiles" else []
-        done = subprocess.run([tool, f"--root={root}", *create, path], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ServiceManagerError(f"{tool} {path} failed: {done.stderr.strip()}")
+        answer_of(tool, f"--root={root}", *create, str(path))
 
 
 def _write(path: Path, text: str) -> None:

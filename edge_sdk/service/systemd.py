@@ -37,11 +37,7 @@ class Systemd:
 
     def control(self, *words: str) -> str:
         """What `systemctl` prints. ``ServiceManagerError``, with its reason, where it refuses."""
-        done = subprocess.run(["systemctl", *self._scope, *words], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = done.stderr.strip().replace("\n", " ") or f"exit status {done.returncode}"
-            raise ServiceManagerError(f"systemctl {' '.join(words)} failed: {reason}")
-        return done.stdout
+        return answer_of("systemctl", *self._scope, *words)
 
     def state(self) -> dict[str, str]:
         """How the service is, by systemd's names, see systemctl(1) show."""
@@ -53,5 +49,21 @@ class Systemd:
 
     def logs(self, *, lines: int, follow: bool) -> int:
         """Let `journalctl` print the service's last ``lines``, and with ``follow`` what comes; its exit status."""
-        words = ["journalctl", *self._scope, "--unit", UNIT, "--lines", str(lines), *(["--follow"] if follow else [])]
-        return subprocess.run(words, check=False).returncode
+        follows = ["--follow"] if follow else []
+        return _ran("journalctl", *self._scope, "--unit", UNIT, "--lines", str(lines), *follows).returncode
+
+
+def answer_of(tool: str, *words: str) -> str:
+    """What a ``tool`` of systemd prints. ``ServiceManagerError``, with its reason, where it refuses, or is not here."""
+    done = _ran(tool, *words, is_read=True)
+    if done.returncode:
+        reason = done.stderr.strip().replace("\n", " ") or f"exit status {done.returncode}"
+        raise ServiceManagerError(f"{tool} {' '.join(words)} failed: {reason}")
+    return done.stdout
+
+
+def _ran(tool: str, *words: str, is_read: bool = False) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run([tool, *words], capture_output=is_read, text=True, check=False)
+    except OSError as error:
+        raise ServiceManagerError(f"{tool} does not run ({error.strerror}): install all of systemd") from error

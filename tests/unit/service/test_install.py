@@ -174,6 +174,14 @@ def test_machine_without_systemd_says_so(tmp_path: Path) -> None:
         Systemd(own=False, booted=tmp_path / "none")
 
 
+def test_tool_of_systemd_that_is_missing_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = machine.systemd()
+    monkeypatch.setenv("PATH", str(machine.root))
+    for ask in (lambda: systemd.control("start", UNIT), lambda: systemd.logs(lines=1, follow=False)):
+        with pytest.raises(ServiceManagerError, match=r"ctl does not run \(No such file or directory\)"):
+            ask()
+
+
 def test_refusal_of_the_manager_is_passed_on(machine: Machine) -> None:
     with pytest.raises(ServiceManagerError, match=rf"systemctl start {UNIT} failed: Job for {UNIT} failed\."):
         machine.systemd().control("start", UNIT)
