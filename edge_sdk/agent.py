@@ -36,6 +36,8 @@ from edge_sdk.protocol.messages import (
 )
 from edge_sdk.protocol.releases import Order
 
+_KEPT_S = 1.0  # after connecting: what a broker has kept has come by then
+
 
 class Phase(str, Enum):
     """What the device is busy with."""
@@ -285,9 +287,14 @@ def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[
 
 
 def _announced(state: AgentState, session: int, now_s: float) -> Next:
-    """A coordinator that connects anew has lost what was on its way to it; the first is met by :class:`Connected`."""
+    """A coordinator that connects anew, or later than this device, has lost what was on its way to it.
+
+    One that is there already has its announcement kept by the broker: it comes at once, and :class:`Connected` met it.
+    """
     known, state = state.announced, replace(state, announced=session)
-    return (state, ()) if known in {None, session} else _ask_now(state, now_s, ResendOutbox())
+    asked_s = state.ready_due_s - state.ready_interval_s
+    is_met = known == session or (known is None and (state.is_heard or now_s < asked_s + _KEPT_S))
+    return (state, ()) if is_met else _ask_now(state, now_s, ResendOutbox())
 
 
 def _consider(state: AgentState, offer: Offer, present: frozenset[str], now_s: float) -> Next:

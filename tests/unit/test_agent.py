@@ -108,11 +108,23 @@ def test_connected_idle_says_hello_resends_and_asks_for_work() -> None:
 
 def test_coordinator_that_connects_anew_gets_what_it_may_have_missed() -> None:
     here, back = (agent.Received(Announce(session=session)) for session in (7, 8))
-    state, effects = advance(IDLE, here, here)
+    connected, _ = advance(IDLE, agent.Connected())
+    state, effects = advance(connected, here, here)
     assert not effects
     assert advance(state, back)[1] == (agent.ResendOutbox(), agent.SayReady())
     busy, _ = advance(state, agent.Received(an_offer()))
     assert advance(busy, back)[1] == (agent.ResendOutbox(),)
+
+
+def test_coordinator_that_comes_after_the_device_is_asked_at_once() -> None:
+    connected, _ = advance(IDLE, agent.Connected())
+    announced = agent.Received(Announce(session=7))
+    state, effects = step(connected, announced, 105.0)
+    assert effects == (agent.ResendOutbox(), agent.SayReady())
+    assert state.ready_due_s == 115.0
+    assert not step(state, announced, 106.0)[1]
+    heard, _ = step(connected, agent.Received(Wait(retry_after_s=10.0)), 101.0)
+    assert not step(heard, announced, 105.0)[1]
 
 
 def test_hello_is_said_again_until_the_coordinator_has_answered() -> None:
