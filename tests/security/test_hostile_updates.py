@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -124,10 +125,8 @@ def is_finite(model: dict[str, np.ndarray]) -> bool:
 
 
 def judged(desk: Desk, seeds: range, names: list[str]) -> Iterator[tuple[str, Receipt]]:
-    for seed in seeds:
-        chance = Random(seed)
-        name = chance.choice(names)
-        yield name, desk.receipt(HOSTILE[name].harm, chance)[1]
+    for name, seed in zip(cycle(names), seeds, strict=False):
+        yield name, desk.receipt(HOSTILE[name].harm, Random(seed))[1]
 
 
 def test_no_hostile_update_gets_in_and_each_is_refused_by_name(proof: Proof) -> None:
