@@ -5,17 +5,13 @@ Where the bytes are at the worst moment, the start of the backward pass:
     weights, two moments   one flat private float32 array each; the session reads the weights in place
     activations            the session's arena, which keeps its size from step to step
     gradients              in that arena, in room that activations left; the optimizer reads them in place
-    frozen parameters      those pages of the mapped file that a step touches; given back after it
+    frozen parameters      those pages of the mapped file that a step touches, the same ones in each
     frozen embeddings      the rows that the batch looks up, read from the file
 
 Measured on MiniLM, full width, 16 x 32 tokens, one thread, all embeddings resident: 369 MiB with gradients in buffers
 of their own, 362 with gradients in the arena, and 327 with nodes ordered by priority as well, in the same time. Memory
 patterns add 83 MiB. Without an arena it was 324, but up to twice the time: every activation is mapped and faulted in
-anew. With the frozen file mapped sparsely the process's peak is 296; torch, transformers and peft take 690.
-
-With adapters the frozen file holds all matrices, and every step touches them. To give their pages back too costs 750
-page faults a step, less than 2 % of its processor time; not to do so leaves 10 MiB more after 15 steps, and more each
-further step, since every batch looks up other rows of the embeddings. So there is one way for both.
+anew.
 
 On a GPU all this stays as it is: each step copies parameters there and gradients back, and the optimizer runs here.
 """
@@ -64,8 +60,7 @@ class OnnxRuntime:
         self._job, self._offset = job, logit_offset
         self._session = _load_session(job)
         self._flat, self._weights = flat_copy(_smallest_first(read_tensors(memoryview(_map(job.weights)))))
-        self._frozen_pages = _map(job.frozen)
-        pages = memoryview(self._frozen_pages)
+        pages = memoryview(_map(job.frozen))
         self._parameters = {**read_tensors(pages), **self._weights}
         self._lookup = Lookup(Path(job.frozen), pages, [node.name for node in self._session.get_inputs()])
         self._gradients = [GRADIENT + name for name in self._weights]
@@ -92,7 +87,6 @@ class OnnxRuntime:
         if self._nested:
             targets = self._taught(batch.targets, values.pop(LOGITS)) if self._teaches else batch.targets
             self._add_nested(gradients, {**inputs, TARGETS: _share(targets)})
-        self._frozen_pages.madvise(mmap.MADV_DONTNEED)
         if self._sums:
             for name, gradient in gradients.items():
                 self._sums[name] += np.multiply(gradient, np.float32(share), out=gradient)
@@ -173,7 +167,7 @@ class OnnxRuntime:
 
 
 def _smallest_first(tensors: Tensors) -> Tensors:
-    """The optimizer then takes those of a few entries, a third of all, together."""
+    """The optimizer then takes those of a few entries together, which most are."""
     return dict(sorted(tensors.items(), key=lambda item: item[1].size))
 
 
