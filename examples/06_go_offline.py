@@ -22,9 +22,9 @@ stranger = motion.of(2)
 
 
 def switch_on(broker: str) -> Agent:
-    """The watch, with all that it kept when it was switched off."""
+    """The watch of two people who take turns, with all that it kept when it was switched off."""
     state, root = Path(folder, "watch"), Path(folder, "fleet", "root.json")
-    return Agent("watch", broker, motion.of(1), state_dir=state, profile="android-low-end", root=root)
+    return Agent("watch", broker, motion.of(1, 3), state_dir=state, profile="android-low-end", root=root)
 
 
 def answer(watch: Agent) -> None:
@@ -46,7 +46,7 @@ with tempfile.TemporaryDirectory() as folder:
         server.wait_for("monday")
         print("monday's round is over, the watch has a model")
         answer(watch)
-        server.command("task", "create", "tuesday", *data, "--rounds", "2", "--epochs", "8")
+        server.command("task", "create", "tuesday", *data, "--rounds", "2", "--epochs", "4")
         while watch.status.phase != "training":
             time.sleep(0.05)
 

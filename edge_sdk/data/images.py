@@ -5,6 +5,7 @@ Needs Pillow, the extra ``images``. A picture is cut to the wanted shape around 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -22,6 +23,7 @@ from edge_sdk.errors import ConfigurationError, DataFormatError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_log = logging.getLogger(__name__)
 IMAGE_SIZE = 224
 """Pixels a side that most vision transformers were trained with (arXiv 2010.11929)."""
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -34,21 +36,46 @@ Pixels = NDArray[np.uint8]
 def read_image_folder(folder: Path, size: int = IMAGE_SIZE, scratch: Path | None = None) -> ArrayExamples:
     """The pictures ``folder/<label>/*.jpg`` and ``.png`` as uint8 (pictures, size, size, 3), in the order of names.
 
-    With ``scratch``, a folder, they are kept on its disk and not in memory.
-    Raises ``DataFormatError`` where there are none or one cannot be read, ``ConfigurationError`` without Pillow.
+    One that cannot be read, as after a power cut, is left out and named in the log. With ``scratch``, a folder, they
+    are kept on its disk and not in memory.
+    Raises ``DataFormatError`` where there are none or none can be read, ``ConfigurationError`` without Pillow.
     """
     files = image_files(folder)
     if not files:
         raise DataFormatError(f"{folder} has no pictures; it needs one folder a label, with .jpg or .png files inside")
-    pictures = (small_image(file, size, str(file)) for file in files)
+    labels: list[str] = []
+    pictures = _readable(files, size, labels)
     values = np.stack([*pictures]) if scratch is None else mapped(pictures, scratch)
-    return ArrayExamples(values, tuple(file.parent.name for file in files))
+    return ArrayExamples(values, tuple(labels))
 
 
 def image_files(folder: Path) -> list[Path]:
     """The pictures of every label, sorted; none that is hidden, as the thumbnails beside a camera's pictures are."""
     found = (file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
     return sorted(file for file in found if not file.name.startswith(".") and not file.parent.name.startswith("."))
+
+
+def _readable(files: Sequence[Path], size: int, labels: list[str]) -> Iterator[Pixels]:
+    """The pictures that can be read, the label of each added to ``labels``; the first error where none can."""
+    errors: list[DataFormatError] = []
+    for file in files:
+        picture = _picture_or_error(file, size)
+        if isinstance(picture, DataFormatError):
+            errors.append(picture)
+        else:
+            labels.append(file.parent.name)
+            yield picture
+    if not labels:
+        raise errors[0]
+    if errors:
+        _log.warning("left out %d of %d pictures: %s", len(errors), len(files), errors[0])
+
+
+def _picture_or_error(file: Path, size: int) -> Pixels | DataFormatError:
+    try:
+        return small_image(file, size, str(file))
+    except DataFormatError as error:
+        return error
 
 
 def small_image(picture: object, size: int, place: str) -> Pixels:

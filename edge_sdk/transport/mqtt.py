@@ -58,7 +58,7 @@ _TRY_AGAIN_S = (0.2, 0.4)
 _RECONNECT_FIRST_S = (0.5, 2.0)
 _RECONNECT_LAST_S = (20.0, 60.0)
 _PACKET_OVERHEAD_BYTES = 256  # the topic and MQTT's own bytes
-_OTHER_VERSION, _PACKET_TOO_LARGE = 132, 149  # MQTT 5's reason codes
+_UNSPECIFIED, _OTHER_VERSION, _PACKET_TOO_LARGE = 128, 132, 149  # MQTT 5's reason codes
 _TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone has it
 
 
@@ -313,12 +313,13 @@ class MqttTransport:
 
     def _why_cut(self, reason: ReasonCode) -> str:
         """In words. A broker that cuts off twice what is larger than all that it ever took gets no more so large."""
+        words = "no reason given" if reason.value == _UNSPECIFIED else str(reason)
         largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, LEAST_PAYLOAD_BYTES)
         self._cuts += largest > taken
         if largest <= taken or (reason.value != _PACKET_TOO_LARGE and self._cuts < 2):
-            return str(reason)
+            return words
         self._most_bytes = min(self._most_bytes, taken)
-        return f"{reason}; a message of {largest} bytes may exceed its limit on packets (mosquitto: max_packet_size)"
+        return f"{words}; a message of {largest} bytes may exceed its limit on packets (mosquitto: max_packet_size)"
 
     def _on_message(self, client: Client, _data: object, message: MQTTMessage) -> None:
         _acknowledge_tcp_now(client)

@@ -109,6 +109,7 @@ def test_device_goes_offline_and_loses_nothing(run: Run) -> None:
     releases = re.findall(r"answers from release (\d), (\d+)% right", printed)
     assert [number for number, _ in releases] == ["1", "1", "1", "2"]
     assert len({right for _, right in releases[:3]}) == 1
+    assert int(releases[3][1]) > int(releases[0][1])
     assert re.findall(r"round (\d): 1 update from 1 device", printed) == ["1", "2"]
     assert "since then it has trained for round 2 only" in printed
 

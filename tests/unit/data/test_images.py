@@ -222,3 +222,16 @@ def test_folders_that_hold_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "cat" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     with pytest.raises(DataFormatError, match=r"a\.jpg has a picture that cannot be read"):
         read_examples(tmp_path)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_picture_that_cannot_be_read_is_left_out_and_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, on_disk: bool
+) -> None:
+    whole = read_examples(folder, 10)
+    file = min(folder.glob("cat/*"))
+    file.write_bytes(file.read_bytes()[:60])
+    examples = read_examples(folder, 10, tmp_path if on_disk else None)
+    assert examples.labels == whole.labels[1:]
+    assert np.array_equal(examples.values, whole.values[1:])
+    assert f"left out 1 of 4 pictures: {file} has a picture that cannot be read" in caplog.text
