@@ -67,7 +67,7 @@ def create_release(
     run, model = prepare(
         config, blobs, settings.template_cache, threads=wanted.threads, say=say, known=(version.number, version.blobs)
     )
-    costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
+    costs = TaskCosts(run.costs, config.part, config.recipe, config.nesting, config.encoding)
     planner = Planner(costs, config.space, model.ordering.layer_ranking)
     budgets = [inference_budget(it.snapshot) for it in devices if it.snapshot]
     exports = build_exports(run, model, *planner.of(Runtime.ONNX), budgets, wanted.precisions)

@@ -16,22 +16,25 @@ from coordinator.planning.budget import Budget
 from coordinator.planning.nesting import Nesting, nested_widths
 from coordinator.planning.space import Space, chain, rolled, spread
 from edge_sdk.elastic.cost import CostModel
-from edge_sdk.elastic.runtimes import COSTS, Runtime
+from edge_sdk.elastic.runtimes import COSTS, FLOAT_BYTES, Runtime
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.encodings import bytes_per_entry
+from edge_sdk.protocol.messages import FP32, Encoding, Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class TaskCosts:
     """What a submodel costs a device in a task; ``nesting`` is what each step trains besides.
 
-    It trains on ``runtime``. What is released is ``quantised`` or not, and runs on onnxruntime.
+    It trains on ``runtime``, and its update comes in ``encoding``. What is released is ``quantised`` or not, and runs
+    on onnxruntime.
     """
 
     model: CostModel
     part: TrainablePart
     recipe: Recipe
     nesting: Nesting
+    encoding: Encoding = FP32
     quantised: bool = True
     runtime: Runtime = Runtime.ONNX
 
@@ -59,8 +62,12 @@ class TaskCosts:
         )
 
     def wire_bytes(self, submodel: Submodel) -> int:
-        """What every round has on the wire: the trained parameters down and up. A device keeps the frozen ones."""
-        return 2 * self.model.update_bytes(submodel, self.part)
+        """What every round has on the wire: the trained parameters down, in float32, and their update up.
+
+        A device keeps the frozen ones.
+        """
+        weights_bytes = self.model.update_bytes(submodel, self.part)
+        return round(weights_bytes * (1 + bytes_per_entry(self.encoding) / FLOAT_BYTES))
 
     def inference_bytes(self, submodel: Submodel) -> int:
         """Peak resident memory of the process that predicts."""

@@ -126,7 +126,7 @@ class Conductor:
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
         config, ranking = self.config, version.ordering.layer_ranking
-        costs = TaskCosts(run.costs, config.part, config.recipe, nesting=config.nesting)
+        costs = TaskCosts(run.costs, config.part, config.recipe, config.nesting, config.encoding)
         self._planner = Planner(costs, config.space, ranking)
         self._intake = Intake(run, self._resources)
         self._release = TaskRelease(run, *self._planner.of(Runtime.ONNX), self._resources, self._desk, self._fail)

@@ -77,7 +77,7 @@ class CostModel:
         return self.trained[part].total(submodel)
 
     def update_bytes(self, submodel: Submodel, part: TrainablePart) -> int:
-        """The rows of an update in float32, its header left out."""
+        """The rows that are trained, in float32 as they are sent out; the header left out."""
         return FLOAT_BYTES * self.trainable_count(submodel, part)
 
     def training_flops(

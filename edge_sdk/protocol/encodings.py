@@ -14,6 +14,7 @@ which keeps every tensor aligned. What an encoding loses is a device's to keep: 
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -47,6 +48,13 @@ def table_of(shapes: Shapes, encoding: Encoding) -> dict[str, Spec]:
     codec = codec_of(encoding)
     parts = {name + part: spec for name, shape in shapes.items() for part, spec in codec.table(shape).items()}
     return dict(sorted(parts.items(), key=lambda item: -item[1][0].itemsize))
+
+
+def bytes_per_entry(encoding: Encoding) -> float:
+    """What an update takes for each of a long row's entries."""
+    entries = 1 << 20
+    table = codec_of(encoding).table((1, entries))
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in table.values()) / entries
 
 
 def encode(deltas: Mapping[str, Array], encoding: Encoding, seed: int) -> Tensors:

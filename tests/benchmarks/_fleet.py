@@ -68,7 +68,7 @@ class DemoFleet:
         self.run, self.first = prepare(
             config, self._blobs, settings.template_cache, threads=settings.threads, say=lambda text: say(f"  {text}")
         )
-        costs = TaskCosts(self.run.costs, config.part, config.recipe, nesting=config.nesting)
+        costs = TaskCosts(self.run.costs, config.part, config.recipe, config.nesting, config.encoding)
         self._planner = Planner(costs, config.space, self.first.ordering.layer_ranking)
 
     def planned(self, device: FleetDevice, memory_factor: float = 1.0) -> Submodel | None:

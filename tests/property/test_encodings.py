@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.protocol import codecs
 from edge_sdk.protocol.codecs import row_blocks, rows_of
-from edge_sdk.protocol.encodings import codec_of, decode, encode, table_of, take_away
+from edge_sdk.protocol.encodings import bytes_per_entry, codec_of, decode, encode, table_of, take_away
 from edge_sdk.protocol.halves import to_half
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind
 from edge_sdk.protocol.tensors import read_tensors, size_of, write_tensors
@@ -190,3 +190,10 @@ def test_feedback_says_a_stream_of_deltas_in_the_long_run(encoding: Encoding, se
     np.testing.assert_allclose(said_sum + residual["x"], deltas_sum, atol=1e-3)
     sent = 1 if encoding.kind is not EncodingKind.TOPK else int(encode(residual, encoding, 0)["x:index"].size) / 100
     assert np.linalg.norm(residual["x"]) <= 2 * np.sqrt(100) / sent
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"), [(FP32, 4), (FP16, 2), (INT8, 1), (Encoding(kind=EncodingKind.TOPK, share=0.1), 0.6)]
+)
+def test_bytes_per_entry(encoding: Encoding, expected: float) -> None:
+    assert bytes_per_entry(encoding) == pytest.approx(expected, rel=1e-4)

@@ -29,7 +29,7 @@ from coordinator.planning.space import Space
 from edge_sdk.elastic.cost import CostModel
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Submodel, TrainablePart, full, uniform
-from edge_sdk.protocol.messages import Optimizer, Recipe, Snapshot, TrainingReport
+from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind, Optimizer, Recipe, Snapshot, TrainingReport
 from tests.support.bert import MINILM, shapes
 
 PART = TrainablePart.NO_EMBEDDINGS
@@ -226,6 +226,17 @@ def test_slower_link_never_gets_a_larger_submodel() -> None:
         sizes.append(MODEL.parameter_count(plan.submodel) if plan.max_steps is None else 0)
     assert sizes == sorted(sizes)
     assert len({*sizes}) > 2
+
+
+def test_shorter_updates_leave_time_for_a_larger_submodel() -> None:
+    snapshot = msgspec.structs.replace(SNAPSHOT, training_memory_bytes=2**40, link_bytes_per_s=1e6)
+    budget, sizes = training_budget(snapshot, deadline_s=60.0, pace=Pace(5e8, 14)), []
+    for encoding in (FP32, Encoding(EncodingKind.INT8)):
+        plan = Planner(replace(COSTS, encoding=encoding), Space(), range(6)).for_training(budget, Runtime.ONNX)
+        assert plan is not None
+        assert plan.max_steps is None
+        sizes.append(COSTS.model.parameter_count(plan.submodel))
+    assert sizes[0] < sizes[1]
 
 
 def test_every_report_of_too_little_memory_shrinks_the_budget() -> None:
