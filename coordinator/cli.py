@@ -247,7 +247,7 @@ def demo(
 
 def main() -> None:
     """Run the command; a user's mistake ends in one line and a documented exit code."""
-    run_command(app, "coordinator")
+    run_command(app, "coordinator", "pip install 'raffm-edge[coordinator]'")
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ def _list_profiles(as_json: bool) -> None:
 
 def main() -> None:
     """Run the command; a user's mistake ends in one line and a documented exit code."""
-    run_command(app, "edge-agent")
+    run_command(app, "edge-agent", "`edge-agent doctor` tells what else is missing")
 
 
 if __name__ == "__main__":

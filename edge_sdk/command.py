@@ -16,6 +16,7 @@ from edge_sdk.errors import ConfigurationError, RaffmError
 from edge_sdk.logs import complain
 
 _INTERRUPTED = 130
+_OURS = {"edge_sdk", "coordinator"}
 
 
 def _show_version(is_wanted: bool) -> None:
@@ -32,8 +33,11 @@ def with_version(
     """What every command takes before its words: the ``callback`` of a ``Typer``."""
 
 
-def run(app: typer.Typer, name: str) -> NoReturn:
-    """Run the command line's words by ``app``, the command ``name``, and end the process."""
+def run(app: typer.Typer, name: str, cure: str) -> NoReturn:
+    """Run the command line's words by ``app``, the command ``name``, and end the process.
+
+    ``cure`` says what to do where another package cannot be imported.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # else a sign that the locale lacks would end the command
     command = get_command(app)
@@ -47,6 +51,11 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         mistake = _mistake(error)
         if mistake is not None:
             complain(name, mistake)
+        raise SystemExit(ConfigurationError.exit_code) from None
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        complain(name, ConfigurationError(f"{(str(error).strip() or repr(error)).splitlines()[-1]}; {cure}"))
         raise SystemExit(ConfigurationError.exit_code) from None
     except typer.Abort:
         raise SystemExit(_INTERRUPTED) from None

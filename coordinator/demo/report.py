@@ -55,7 +55,7 @@ def summary(outcome: Outcome) -> str:
     if outcome.able_only is not None:
         other = outcome.able_only.final
         text += f"; trained by the able devices alone {', '.join(percent(other.get(width)) for width in WIDTHS)}"
-    return f"{text}. {mib(outcome.elastic.bytes_moved)} were moved; the whole demo took {outcome.seconds:.0f} s."
+    return f"{text}. {mib(outcome.elastic.bytes_moved)} were moved; this run took {outcome.seconds:.0f} s."
 
 
 def draw_accuracy(axes: Axes, outcome: Outcome) -> None:

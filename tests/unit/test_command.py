@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,31 @@ def test_mistyped_command(
     complaint = capsys.readouterr().err
     assert complaint.startswith(f"{line.split(maxsplit=1)[0]}: {told}")
     assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "package", "error", "told"),
+    [
+        (
+            "coordinator.cli demo",
+            "sqlalchemy",
+            "ModuleNotFoundError('No module named sqlalchemy', name='sqlalchemy')",
+            "coordinator: No module named sqlalchemy; pip install 'raffm-edge[coordinator]'\n",
+        ),
+        (
+            "edge_sdk.cli run --device a --broker mqtt://127.0.0.1:1",
+            "numpy",
+            "ImportError('IMPORTANT: PLEASE READ THIS\\n\\nOriginal error was: no libstdc++.so.6\\n')",
+            "edge-agent: Original error was: no libstdc++.so.6; `edge-agent doctor` tells what else is missing\n",
+        ),
+    ],
+)
+def test_package_that_is_missing_is_one_line(line: str, package: str, error: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / f"{package}.py").write_text(f"raise {error}", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    command = [sys.executable, "-m", *line.split()]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, told)
 
 
 @pytest.mark.parametrize("command", MAIN)
