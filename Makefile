@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check $(QUIET)
 PINNED := -c .ci/constraints.txt
 OR_SAY := || { echo "pip cannot install, see above; the first time it needs the network"; exit 1; }
 
-.PHONY: demo test pytest test-long soak test-all deb bench lint clean mosquitto postgresql chromium
+.PHONY: demo test pytest test-long soak test-all test-arm deb bench lint clean mosquitto postgresql chromium
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
@@ -33,6 +33,10 @@ soak: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
 test-all: mosquitto
 	$(PYTHON) -m tests.every_python $(PYTHONS)
+
+# the same on 64-bit Arm, emulated; needs root, mmdebstrap, qemu-user-static and binfmt-support
+test-arm: | $(BIN)/python
+	$(BIN)/python -m tests.on_arm
 
 # a package for boards with this machine's Debian and architecture; .venv builds it, the system's Python is in it
 deb: | $(BIN)/python

@@ -14,11 +14,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "test-all"
 COPIED = ("edge_sdk", "device_profiles", "tests", ".ci", "pyproject.toml", "README.md", "LICENSE")
+PYTEST = ("-m", "pytest", "--base", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup")
 
 
 def main(wanted: Sequence[str]) -> int:
@@ -31,11 +33,7 @@ def main(wanted: Sequence[str]) -> int:
     ends = {version: _run(version, found) for version in wanted or VERSIONS if (found := interpreter(version))}
     for version in wanted or VERSIONS:
         print(f"Python {version}: {ends.get(version, 'not here')}")
-    return (
-        0
-        if ends and all("passed" in end and "failed" not in end and "error" not in end for end in ends.values())
-        else 1
-    )
+    return 0 if ends and all(map(is_pass, ends.values())) else 1
 
 
 def interpreter(version: str) -> Path | None:
@@ -60,19 +58,28 @@ def copy_tree(folder: Path) -> None:
             shutil.copy(source, folder)
 
 
-def _run(version: str, interpreter: Path) -> str:
-    python = _environment(version, interpreter)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [python, "-m", "pytest", "--base", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup"]
-    print(f"Python {version}, {interpreter}", flush=True)
-    with subprocess.Popen(command, cwd=BUILD / "tree", env=environment, stdout=subprocess.PIPE, text=True) as tests:
+def last_line(command: Sequence[str | Path], **how: Any) -> str:
+    """What ``command``, which runs tests, prints last; all that it prints is shown."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how) as tests:
         lines = [line for line in tests.stdout or () if not print(line, end="", flush=True)]
     return lines[-1].strip() if lines else f"no tests ran, exit status {tests.returncode}"
 
 
+def is_pass(end: str) -> bool:
+    """Whether pytest's last line says that all that ran has passed."""
+    return "passed" in end and "failed" not in end and "error" not in end
+
+
+def _run(version: str, interpreter: Path) -> str:
+    python = _environment(version, interpreter)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    print(f"Python {version}, {interpreter}", flush=True)
+    return last_line([python, *PYTEST], cwd=BUILD / "tree", env=environment)
+
+
 def _environment(version: str, interpreter: Path) -> Path:
     """The virtual environment's interpreter; it is made anew when what it holds changes."""
-    folder, wanted = BUILD / f"python{version}", _pins()
+    folder, wanted = BUILD / f"python{version}", pins()
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,7 +90,8 @@ def _environment(version: str, interpreter: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def _pins() -> str:
+def pins() -> str:
+    """All that decides which packages the tests get."""
     return (ROOT / "pyproject.toml").read_text() + (ROOT / ".ci" / "constraints.txt").read_text()
 
 

@@ -42,4 +42,5 @@ def from_half(halves: Halves, into: Floats) -> None:
 @cache
 def _every_half() -> Floats:
     """By its bits."""
-    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # half of those that are no number signal it, on Arm
+        return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)

@@ -220,11 +220,11 @@ def test_byte_budget_ends_fetching_and_holds_after_a_restart(tmp_path: Path) -> 
 
 
 def test_energy_budget_ends_training(tmp_path: Path) -> None:
-    """At 3.6 kW a watt hour takes a second."""
-    policy = Policy(daily_energy_wh=1.0, training_watts=3600.0)
+    """At 900 W a watt hour takes four seconds."""
+    policy = Policy(daily_energy_wh=1.0, training_watts=900.0)
     with at_work(tmp_path, policy) as (supervisor, coordinator):
         wait(lambda: supervisor.status.step)
-        assert wait(lambda: coordinator.of(Declined)) < STOP_WITHIN_S + 1.5
+        assert wait(lambda: coordinator.of(Declined)) < STOP_WITHIN_S + 4.5
         assert "Wh used today, the policy allows 1 Wh" in declined(coordinator).detail
 
 
