@@ -47,6 +47,9 @@ STATE_DIR_VARIABLE = "RAFFM_COORDINATOR_STATE_DIR"
 DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32)
 
 
+_Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]  # PostgreSQL's integers end at twice that
+
+
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One training task. Paths are of this machine.
 
@@ -59,19 +62,19 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
     and the largest submodel that fits. ``keep_versions`` of the newest are kept, and those that were released. Updates
     come in ``encoding``, and ``admission`` says which are let in. ``ConfigurationError`` where ``adapters`` do not go
-    with ``part``, ``aggregation`` or ``encoding``, or cannot be cut.
+    with ``part``, ``aggregation`` or ``encoding``, or cannot be cut, and where no round could ever open.
     """
 
     name: str
     model_dir: str
     calibration_file: str
     test_file: str
-    rounds: int = 5
+    rounds: _Number = 5
     participation: Participation = Participation.ALL
-    min_devices: int = 1
-    max_devices: int | None = None
-    quorum: int = 1
-    round_deadline_s: float = 600.0
+    min_devices: _Number = 1
+    max_devices: _Number | None = None
+    quorum: _Number = 1
+    round_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 600.0
     recipe: Recipe = DEFAULT_RECIPE
     part: TrainablePart = TrainablePart.NO_EMBEDDINGS
     salience: Salience = Salience.TAYLOR
@@ -84,9 +87,14 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     space: Space = Space()
     encoding: Encoding = FP32
     admission: Limits = Limits()
-    evaluated_shares: tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...] = (1.0, 0.75, 0.5, 0.25)
-    keep_versions: Annotated[int, msgspec.Meta(ge=1)] = 1
-    seed: int = 0
+    evaluated_shares: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=1)], ...], msgspec.Meta(min_length=1)] = (
+        1.0,
+        0.75,
+        0.5,
+        0.25,
+    )
+    keep_versions: _Number = 1
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     release: bool = True
 
     @property
@@ -100,6 +108,11 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return is_product and self.aggregation.adapters is not AdapterMerge.MEAN
 
     def __post_init__(self) -> None:
+        if self.max_devices is not None and self.max_devices < self.quorum:
+            raise ConfigurationError(
+                f"a round takes in {self.max_devices} devices (max_devices), its quorum is {self.quorum}, "
+                "so none could open: raise the one or lower the other"
+            )
         if self.encoding.kind is EncodingKind.TOPK and self._remakes_factors:
             raise ConfigurationError(
                 f"topk needs what it leaves out in a later round, and adapters merged by "
@@ -129,6 +142,23 @@ _PATHS = ("model_dir", "calibration_file", "test_file")
 def read_task(encoded: bytes) -> TaskConfig:
     """A task as the store keeps it."""
     return _tasks.decode(encoded)
+
+
+def encoded_task(config: TaskConfig) -> bytes:
+    """As the store keeps it. Raises ``ConfigurationError`` for a value that no task can have.
+
+    What a program or a command line has put together was not looked at before; and JSON has no infinity, nor NaN.
+    """
+    try:
+        checked = msgspec.convert(msgspec.to_builtins(config), TaskConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"task {config.name!r} cannot be: {error}") from error
+    encoded, is_read = msgspec.json.encode(checked), False
+    with suppress(msgspec.ValidationError):
+        is_read = _tasks.decode(encoded) == checked
+    if not is_read:
+        raise ConfigurationError(f"task {config.name!r} cannot be: it has a number that is not finite; name another")
+    return encoded
 
 
 def task_of_file(path: Path) -> TaskConfig:

@@ -6,13 +6,14 @@ import random
 from collections.abc import Iterable
 from datetime import datetime, time
 from fnmatch import fnmatchcase
-from typing import Annotated
 
 import msgspec
 
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError
-from edge_sdk.protocol.messages import Holding
+from edge_sdk.protocol.messages import Holding, Positive, Seconds
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998  # whatever the zone is added to them
 
 
 class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,7 +37,7 @@ class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     labels: tuple[str, ...] = ()
-    least_examples: Annotated[int, msgspec.Meta(ge=1)] = 1
+    least_examples: Positive = 1
 
     def __post_init__(self) -> None:
         twice = {label for label in self.labels if self.labels.count(label) > 1}
@@ -60,15 +61,24 @@ class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a round may open: at or after ``begins``, within ``hours``, and ``every_s`` after the last one opened.
 
-    Times without a zone are those of the coordinator's machine. ``hours`` may pass midnight: from 22:00 to 06:00.
-    Raises ``ConfigurationError`` for hours that begin when they end.
+    ``hours``, and ``begins`` where it has no zone, are those of the coordinator's machine. ``hours`` may pass midnight:
+    from 22:00 to 06:00. Raises ``ConfigurationError`` for hours that begin when they end or have a zone, and for a
+    beginning in no year that clocks know.
     """
 
     begins: datetime | None = None
     hours: tuple[time, time] | None = None
-    every_s: float = 0.0
+    every_s: Seconds = 0.0
 
     def __post_init__(self) -> None:
+        if self.begins is not None and not _FIRST_YEAR <= self.begins.year <= _LAST_YEAR:
+            raise ConfigurationError(
+                f"begins in the year {self.begins.year}: name one from {_FIRST_YEAR} to {_LAST_YEAR}"
+            )
+        if self.hours is not None and any(hour.tzinfo is not None for hour in self.hours):
+            raise ConfigurationError(
+                f"hours from {self.hours[0]} to {self.hours[1]} have a zone: name those of the coordinator's machine"
+            )
         if self.hours is not None and self.hours[0] == self.hours[1]:
             raise ConfigurationError(
                 f"hours from {self.hours[0]} to {self.hours[1]} are none: leave them out, or widen them"

@@ -225,7 +225,7 @@ class Recipe(_Value, frozen=True):
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     max_tokens: Annotated[int, msgspec.Meta(ge=3, le=8192)]
-    max_steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_steps: Annotated[int, msgspec.Meta(ge=1, le=10**9)] | None = None
     micro_batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
     optimizer: Optimizer = Optimizer.ADAMW
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01

@@ -27,6 +27,7 @@ from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind
 from tests.support.motion_task import LABELS, motion_task
 
 MEAN = AggregationRule(adapters=AdapterMerge.MEAN)
+_RECIPE = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 1, "max_tokens": 8}
 
 
 def task(encoding: str, method: AdapterMethod | None = None, rule: AggregationRule | None = None) -> TaskConfig:
@@ -196,7 +197,22 @@ def test_schema_without_a_label_of_the_tasks_own_files_is_refused(tmp_path: Path
         ('"walking", "sitting"]', '"a", "b", "a"]', "labels has a twice: name each class once"),
         ("least_examples = 50", "least_examples = 0", "Expected `int` >= 1"),
         ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are none"),
+        (
+            "hours = [22:00:00, 06:00:00]",
+            "hours = ['22:00:00Z', '06:00:00Z']",
+            r"hours from 22:00:00\+00:00 to .* zone",
+        ),
+        ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59", "begins in the year 9999: name one from 1970 to 9998"),
+        ("2027-01-01T00:00:00Z", "0001-01-01T00:00:00", "begins in the year 1: "),
+        ("every_s = 86400.0", "every_s = inf", "Expected `float` <= 1000000000.0"),
         ("shares = [0.5, 0.25]", "shares = [0.5, 0.25, 0.2, 0.1]", "4 nested widths: name at most 3"),
+        ("rounds = 20", "rounds = 0", "Expected `int` >= 1"),
+        ("rounds = 20", "rounds = 20\nquorum = 0", "Expected `int` >= 1"),
+        ("rounds = 20", "rounds = 20\nseed = -1", "Expected `int` >= 0"),
+        ("rounds = 20", "rounds = 20\nevaluated_shares = []", "Expected `array` of length >= 1"),
+        ("round_deadline_s = 3600.0", "round_deadline_s = 0", "Expected `float` > 0.0"),
+        ("round_deadline_s = 3600.0", "round_deadline_s = nan", "Expected `float` > 0.0"),
+        ("max_devices = 50", "max_devices = 2\nquorum = 3", "takes in 2 devices .* quorum is 3, so none could open"),
     ],
 )
 def test_file_that_says_what_no_task_can_have_is_refused(file: Path, old: str, new: str, words: str) -> None:
@@ -241,6 +257,38 @@ def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> No
     assert "[/x]" in coordinator("task", "show", "news", *state)
     with pytest.raises(ConfigurationError, match="there is no task 'views'; the tasks are news"):
         coordinator("task", "show", "views", *state)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "100"),
+        ("--distillation", "nan"),
+        ("--max-steps", "1" + "0" * 30),
+        ("--lora-rank", "4", "--seed", "-1"),
+        ("--quorum", "3", "--max-devices", "2"),
+    ],
+    ids=" ".join,
+)
+def test_option_that_no_task_can_have_is_refused_and_the_store_stays_readable(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "texts.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    files = ("--model", tmp_path, "--calibration", tmp_path / "texts.csv", "--test", tmp_path / "texts.csv")
+    with pytest.raises(ConfigurationError):
+        coordinator("task", "create", "news", *files, *words, "--state-dir", tmp_path / "state")
+    assert coordinator("task", "list", "--state-dir", tmp_path / "state") == "nothing yet\n"
+
+
+@pytest.mark.parametrize("line", ["recipe.clip_norm = inf", "recipe.pixel_mean = [nan]", "adapters.scale = inf"])
+def test_number_that_json_does_not_have_is_refused(tmp_path: Path, line: str) -> None:
+    recipe = "".join(f"recipe.{key} = {value}\n" for key, value in _RECIPE.items())
+    names = 'name = "t"\npart = "adapters"\nmodel_dir = "m"\ncalibration_file = "c"\ntest_file = "c"\n'
+    (tmp_path / "t.toml").write_text(names + recipe + line)
+    with pytest.raises(ConfigurationError, match="task 't' cannot be: it has a number that is not finite"):
+        queue_task(open_store(tmp_path), task_of_file(tmp_path / "t.toml"), 0.0, "a test")
 
 
 def test_compiled_templates_are_kept_with_the_state_of_who_has_no_home(
