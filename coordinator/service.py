@@ -171,13 +171,25 @@ class Service:
             _log.error("%s; trying again every %.0f s", error, _DISK_PAUSE_S)
             self._refused.append((time.monotonic() + _DISK_PAUSE_S, done))
         except RaffmError as error:
-            _log.error("the task fails: %s", error)
-            done.fail(words_of(error))
-            if self._config.exit_when_done:
-                raise
+            self._fail(done, error)
         else:
-            done.then(result)
+            self._go_on_with(done, result)
         self._sweep_if_due()
+
+    def _go_on_with(self, done: WorkDone, result: object) -> None:
+        """What comes of the work may be refused too, as a release that no key is there for."""
+        try:
+            done.then(result)
+        except StorageError:
+            raise
+        except RaffmError as error:
+            self._fail(done, error)
+
+    def _fail(self, done: WorkDone, error: RaffmError) -> None:
+        _log.error("the task fails: %s", error)
+        done.fail(words_of(error))
+        if self._config.exit_when_done:
+            raise error
 
     def _tick(self) -> None:
         now_s = time.monotonic()

@@ -19,6 +19,8 @@ from coordinator.planning.planner import Ladder, TaskCosts
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
 from coordinator.store.plan import Plan
+from coordinator.store.states import TaskStatus
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.releases import Export, Precision
 from edge_sdk.protocol.signing import Role
 
@@ -66,11 +68,17 @@ class TaskRelease:
         return self._is_out and self._desk.is_settled(self._run.config.name)
 
     def _record(self, version: ModelVersion, exports: tuple[Export, ...]) -> None:
-        """The release, its approval and its rollout are in the store before any device hears of it."""
+        """The release, its approval and its rollout are in the store before any device hears of it.
+
+        Nothing is released of a task that was stopped while this was made.
+        """
         config, settings = self._run.config, self._resources.settings
         if not exports:
             _log.warning("%s is not released: no device that is there can run any of it", config.name)
         with self._resources.store.transaction() as tx:
+            known = tx.tasks.get(config.name)
+            if known is not None and known.status is TaskStatus.STOPPED:
+                return
             if exports:
                 release = record_release(
                     tx,
@@ -98,4 +106,7 @@ class TaskRelease:
             _log.info("release %d waits for its signatures: `coordinator release show %d`", release, release)
             return
         plan = Plan(success_share=0.01, error_share=1.0, health_interval_s=self._resources.settings.release_deadline_s)
-        start_rollout(tx, release, plan, time.time(), _WHO)
+        try:
+            start_rollout(tx, release, plan, time.time(), _WHO)
+        except ConfigurationError as error:  # an operator's rollout is open, or its devices are gone
+            _log.warning("release %d does not go out by itself: %s", release, error)

@@ -127,7 +127,8 @@ class Agenda:
 
     def device_ready(self, known: DeviceRecord, ready: Ready) -> None:
         """A device asks for work: it gets its release again, its open offer again, or is to wait."""
-        device, conductors, snapshot = known.id, tuple(self._conductors.values()), ready.snapshot
+        device, snapshot = known.id, ready.snapshot
+        conductors = [conductor for conductor in self._conductors.values() if conductor.stage is not Stage.DONE]
         if self._desk.send(device):
             return
         self._candidates.forget(device)

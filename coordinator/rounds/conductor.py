@@ -171,8 +171,9 @@ class Conductor:
                 self._paced = known.number
 
     def _fail(self, reason: str) -> None:
-        """The task cannot go on."""
-        self._end(TaskStatus.FAILED, reason)
+        """The task cannot go on, unless it was stopped before."""
+        if self.stage is not Stage.DONE:
+            self._end(TaskStatus.FAILED, reason)
 
     def _end(self, status: TaskStatus, failure: str | None = None) -> None:
         with self._resources.store.transaction() as tx:
@@ -201,6 +202,11 @@ class Conductor:
 
     # -- what devices say
 
+    @property
+    def _is_prepared(self) -> bool:
+        """Whether there is a model: a task that is done may have failed before."""
+        return self.stage not in {Stage.PREPARING, Stage.DONE}
+
     def refusal(self, known: DeviceRecord, ready: Ready) -> str | None:
         """Why a device that asks for work cannot have this; ``None`` where it can."""
         name = self.config.name
@@ -219,7 +225,7 @@ class Conductor:
 
     def _unfit(self, ready: Ready) -> str | None:
         """What the device's examples, or its runtime, are not; the model tells once it is loaded."""
-        run = None if self.stage is Stage.PREPARING else self._run
+        run = self._run if self._is_prepared else None
         suits = None if run is None else run.foundation.architecture.task
         unfit = self.config.data.refusal(ready.holding_for(self.config.name), suits)
         if unfit is not None or run is None or ready.snapshot.runtime in run.runtimes:
@@ -264,12 +270,12 @@ class Conductor:
 
     def update_ready(self, device: str, update: UpdateReady) -> None:
         """A device has an update: pull it, or send the receipt that it missed."""
-        if self.stage is not Stage.PREPARING:
+        if self._is_prepared:
             self._intake.announced(device, update, self._round)
 
     def blob_fetched(self, device: str, digest: str) -> None:
         """An update is here, whole: admit it, make it durable, and only then say so."""
-        update = None if self.stage is Stage.PREPARING else self._intake.arrived(device, digest)
+        update = self._intake.arrived(device, digest) if self._is_prepared else None
         if update is None or self._round is None:
             return
         with self._resources.store.transaction() as tx:
@@ -487,7 +493,7 @@ class Conductor:
 
     def needed(self) -> set[str]:
         """The digests of what an open round is sent, and of what comes back, beside what the store records."""
-        if self.stage is Stage.PREPARING:
+        if not self._is_prepared:
             return set()
         digests = {entry.digest for entry in self._run.tokenizer} | self._intake.coming
         return digests | (self._run.packed(self._version) if self._round is not None else set())

@@ -110,6 +110,18 @@ def test_update_for_another_task_comes_while_this_one_is_being_prepared(agenda: 
     agenda.blob_fetched("light", "0" * 64)
 
 
+def test_devices_speak_after_a_task_could_not_be_prepared(agenda: Agenda, sent: Sent) -> None:
+    """The agenda lets the task go with its next tick, and a fleet does not wait for that."""
+    agenda._resources = replace(agenda._resources, submit=lambda _, __, fail: fail("no model"))
+    agenda._follow()
+    assert agenda._conductors["motion"].stage is Stage.DONE
+    agenda.device_ready(a_device("light"), able_to_train_on(Runtime.TORCH))
+    agenda.update_ready("light", an_update("motion", 1, "d" * 64, "light", 1000))
+    agenda.blob_fetched("light", "0" * 64)
+    agenda.sweep()
+    assert [message.reason for _, message in sent if isinstance(message, Wait)] == ["no task is waiting"]
+
+
 def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_waits_for(
     agenda: Agenda, conductor: Conductor, sent: Sent, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -240,12 +252,18 @@ def test_device_that_says_more_and_more_updates_has_one_on_its_way(
 
 
 def announced(offer: Offer, device: str, size_bytes: int, encoding: Encoding, digest: str = "c" * 64) -> UpdateReady:
+    return an_update(offer.task, offer.round, offer.base_version, device, size_bytes, encoding, digest)
+
+
+def an_update(
+    task: str, number: int, base: str, device: str, size_bytes: int, encoding: Encoding = FP32, digest: str = "c" * 64
+) -> UpdateReady:
     update = BlobEntry(part=Part.WEIGHTS, digest=digest, size_bytes=size_bytes)
     return UpdateReady(
-        update_id=update_id(device, offer.task, offer.round, offer.base_version, update.digest),
-        task=offer.task,
-        round=offer.round,
-        base_version=offer.base_version,
+        update_id=update_id(device, task, number, base, update.digest),
+        task=task,
+        round=number,
+        base_version=base,
         update=update,
         report=TrainingReport(
             samples=1,
