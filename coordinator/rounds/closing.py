@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -38,6 +39,11 @@ def sources_of(tx: Transaction, run: Run, blobs: BlobFolder, number: int) -> lis
 def still_count(tx: Transaction, task: str, number: int, sources: Sequence[UpdateSource]) -> bool:
     """Whether a round counts these updates and no others: since they were aggregated a device may be revoked."""
     return [known.update_id for known in tx.updates.accepted(task, number)] == [source.update_id for source in sources]
+
+
+def is_sound(results: Sequence[WidthResult]) -> bool:
+    """Whether a model answers with numbers: updates that are finite may still add up to one that does not."""
+    return all(math.isfinite(result.evaluation.loss) for result in results)
 
 
 def keep_version(tx: Transaction, task: str, version: ModelVersion, results: Sequence[WidthResult]) -> None:

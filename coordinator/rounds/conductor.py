@@ -20,8 +20,6 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import Participation, TaskConfig
 from coordinator.delivery.desk import RolloutDesk
@@ -33,7 +31,7 @@ from coordinator.planning.planner import Planner, TaskCosts, TrainingPlan, place
 from coordinator.planning.selection import drawn_from
 from coordinator.resources import Resources
 from coordinator.rounds.candidates import Candidates
-from coordinator.rounds.closing import keep_version, sources_of, still_count
+from coordinator.rounds.closing import is_sound, keep_version, sources_of, still_count
 from coordinator.rounds.failing import why_abandoned
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import (
@@ -49,6 +47,7 @@ from coordinator.rounds.machine import (
     UpdateAccepted,
     step,
 )
+from coordinator.rounds.offering import offer_of, record_of
 from coordinator.rounds.pace import paces_of_round
 from coordinator.rounds.recovery import load_round
 from coordinator.store.database import Transaction
@@ -56,7 +55,8 @@ from coordinator.store.records import DeviceRecord, OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import full
-from edge_sdk.protocol.messages import Declined, Failure, Offer, Ready, Snapshot, UpdateReady
+from edge_sdk.errors import ModelFormatError
+from edge_sdk.protocol.messages import Declined, Failure, Ready, Snapshot, UpdateReady
 
 if TYPE_CHECKING:
     from coordinator.models.run import Run, WidthResult
@@ -131,6 +131,10 @@ class Conductor:
         self._intake = Intake(run, self._resources)
         self._release = TaskRelease(run, *self._planner.of(Runtime.ONNX), self._resources, self._desk, self._fail)
         if results:
+            if not is_sound(results):
+                raise ModelFormatError(
+                    f"{config.model_dir} cannot be trained: its loss is no number; use another model"
+                )
             with self._resources.store.transaction() as tx:
                 keep_version(tx, config.name, version, results)
         self._go_on()
@@ -348,7 +352,7 @@ class Conductor:
             base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
             tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, opened_s, deadline_s))
             offers = [
-                self._offer_record(device, number, plan, opened_s)
+                record_of(self._run, device, number, plan, opened_s)
                 for device, plan in placed(cohort, self._run.foundation.architecture, self.config.space, number).items()
             ]
             for offer in offers:
@@ -405,41 +409,10 @@ class Conductor:
         drawn = drawn_from(able, self.config.max_devices, seed=self.config.seed, round_number=self._version.number)
         return {device: able[device] for device in drawn}
 
-    def _offer_record(self, device: str, number: int, plan: TrainingPlan, opened_s: float) -> OfferRecord:
-        return OfferRecord(
-            self.config.name,
-            number,
-            device,
-            plan.submodel,
-            plan.memory_bytes,
-            opened_s,
-            parameters=self._run.parameters(plan.submodel),
-            micro_batch_size=plan.micro_batch_size,
-            max_steps=plan.max_steps,
-        )
-
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
         left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.monotonic())
-        offer = Offer(
-            task=record.task,
-            round=record.round,
-            base_version=self._version.digest,
-            architecture=self._run.foundation.architecture,
-            submodel=record.submodel,
-            nested=self._run.nested(record.submodel, record.round),
-            part=self.config.part,
-            labels=self._run.foundation.labels,
-            recipe=msgspec.structs.replace(
-                self.config.recipe,
-                micro_batch_size=record.micro_batch_size,
-                max_steps=record.max_steps or self.config.recipe.max_steps,
-            ),
-            deadline_s=left_s,
-            predicted_memory_bytes=record.predicted_memory_bytes,
-            manifest=self._resources.addressed(self._run.manifest(self._version, record.submodel, runtime)),
-            encoding=self.config.offered_encoding,
-        )
-        self._resources.send(record.device, offer)
+        manifest = self._resources.addressed(self._run.manifest(self._version, record.submodel, runtime))
+        self._resources.send(record.device, offer_of(record, self._run, self._version, manifest, left_s))
 
     def _advance(self, tx: Transaction, event: Event) -> None:
         """One step of the round; a decision becomes durable with whatever led to it."""
@@ -466,11 +439,7 @@ class Conductor:
         with self._resources.store.reading() as tx:
             sources, closed = sources_of(tx, run, blobs, number), tx.rounds.get(name, number)
         if closed is not None and len(sources) < closed.quorum:
-            about = self._about | {"round": number}
-            _log.warning("round %d is abandoned: revoked devices leave it without a quorum", number, extra=about)
-            with self._resources.store.transaction() as tx:
-                tx.rounds.abandon(name, number)
-            self._go_on()
+            self._abandon(number, "revoked devices leave it without a quorum")
             return
 
         def work() -> tuple[ModelVersion, list[WidthResult]]:
@@ -479,7 +448,17 @@ class Conductor:
 
         self._resources.submit(work, lambda made: self._closed(sources, *made), self._fail)
 
+    def _abandon(self, number: int, why: str) -> None:
+        """A round that was closed makes no version: the next goes on from the one before."""
+        _log.warning("round %d is abandoned: %s", number, why, extra=self._about | {"round": number})
+        with self._resources.store.transaction() as tx:
+            tx.rounds.abandon(self.config.name, number)
+        self._go_on()
+
     def _closed(self, sources: Sequence[UpdateSource], version: ModelVersion, results: list[WidthResult]) -> None:
+        if not is_sound(results):
+            self._abandon(version.number, "the loss of its model is no number")
+            return
         with self._resources.store.transaction() as tx:
             is_good = still_count(tx, self.config.name, version.number, sources)
             if is_good:

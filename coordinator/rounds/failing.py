@@ -21,6 +21,10 @@ def words_of(error: RaffmError) -> str:
 def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:
     """What kept devices from delivering in rounds that came to nothing, the most frequent first."""
     offers = [offer for one in abandoned for offer in tx.offers.of_round(one.task, one.number)]
+    updated = Counter(offer.round for offer in offers if offer.outcome is Outcome.UPDATED)
+    if all(updated[one.number] >= one.quorum for one in abandoned):
+        words = f"its last {len(abandoned)} rounds made models whose loss is no number"
+        return f"{words}: learn at lower rates, or let in smaller updates"
     causes = Counter(_cause(offer) for offer in offers if offer.outcome is not Outcome.UPDATED)
     found = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     words = f"its last {len(abandoned)} rounds had too few updates ({found or 'nobody was asked'})"
