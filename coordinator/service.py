@@ -348,5 +348,4 @@ class Service:
     def _sweep_if_due(self) -> None:
         """Blobs that are being made are in no record yet: nothing is deleted meanwhile."""
         if self._sweep_is_due and self._making == 0 and not self._refused:
-            self._sweep_is_due = False
-            self._agenda.sweep()
+            self._sweep_is_due = not self._agenda.sweep()

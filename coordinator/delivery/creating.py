@@ -40,9 +40,24 @@ def create_release(
 
     Raises ``ConfigurationError`` where there is no such task or version, or no device that could run any of it.
     """
+    settings = CoordinatorConfig(state_dir=state_dir, broker="")
+    blobs = BlobFolder(settings.blob_dir)
+    with blobs.in_use():
+        return _created(store, settings, blobs, wanted, now_s, who, say)
+
+
+def _created(
+    store: Store,
+    settings: CoordinatorConfig,
+    blobs: BlobFolder,
+    wanted: Wanted,
+    now_s: float,
+    who: str,
+    say: Callable[[str], None],
+) -> int:
     from coordinator.models.run import prepare  # noqa: PLC0415 - seconds of import, after what it needs was found
 
-    ensure_root(store, state_dir, now_s)
+    ensure_root(store, settings.state_dir, now_s)
     for group in wanted.groups:
         check_name(group, "group")
     with store.reading() as tx:
@@ -57,8 +72,7 @@ def create_release(
         )
     if not devices:
         raise ConfigurationError("no device that it could be for is known; see `coordinator device list`")
-    settings = CoordinatorConfig(state_dir=state_dir, broker="")
-    config, blobs = read_task(known.config), BlobFolder(settings.blob_dir)
+    config = read_task(known.config)
     missing = [entry.digest[:16] for entry in version.blobs if not blobs.has(entry.digest)]
     if missing:
         raise ConfigurationError(

@@ -79,12 +79,18 @@ class Agenda:
             is_unfinished = any(task.status in _HELD and self._is_unfinished(tx, task.name) for task in tasks)
         return bool(tasks) and not is_unfinished and {task.status for task in tasks} <= _HAS_ENDED
 
-    def sweep(self) -> None:
-        """Delete what no task's newest version, no release and no open round needs: offers, updates, half a blob."""
-        with self._resources.store.reading() as tx:
-            needed = recorded_blobs(tx)
-        needed.update(*(conductor.needed() for conductor in self._conductors.values()))
-        self._resources.blobs.keep_only(needed)
+    def sweep(self) -> bool:
+        """Delete what no task's newest version, no release and no open round needs: offers, updates, half a blob.
+
+        ``False``, and nothing is deleted, while a command makes or reads what is in no record.
+        """
+        with self._resources.blobs.deleting() as is_alone:
+            if is_alone:
+                with self._resources.store.reading() as tx:
+                    needed = recorded_blobs(tx)
+                needed.update(*(conductor.needed() for conductor in self._conductors.values()))
+                self._resources.blobs.keep_only(needed)
+        return is_alone
 
     def _follow(self) -> None:
         with self._resources.store.reading() as tx:

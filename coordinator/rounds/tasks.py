@@ -85,14 +85,20 @@ def save_version(store: Store, blobs: BlobFolder, task: str, folder: Path, versi
     Raises ``ConfigurationError`` where there is no such task or version, or it is not kept any more, and what loading
     its model raises.
     """
+    with blobs.in_use():
+        return _saved(store, blobs, task, folder, version)
+
+
+def _saved(store: Store, blobs: BlobFolder, task: str, folder: Path, version: int | None) -> int:
     with store.reading() as tx:
         known = known_task(tx, task)
         found = tx.versions.latest(task) if version is None else tx.versions.get(task, version)
     if found is None and version is None:
         raise ConfigurationError(f"task {task!r} has no version yet: it is {known.status.value}")
     if found is None or not all(blobs.has(entry.digest) for entry in found.blobs):
+        number = version if found is None else found.number
         raise ConfigurationError(
-            f"version {version} of {task!r} is not kept: keep_versions says how many of the newest are"
+            f"version {number} of {task!r} is not kept: keep_versions says how many of the newest are"
         )
     from coordinator.models.run import foundation_of  # noqa: PLC0415 - seconds of import, after the task was found
     from coordinator.models.saving import save_model  # noqa: PLC0415

@@ -4,15 +4,17 @@
     <digest>.part   the bytes of a blob that is being fetched
     <digest>.have   one byte a grain: 1 once the grain's bytes are in the .part file
     put-*           a blob that is being copied in
+    in-use          locked by whoever makes or reads blobs that no record names, and by who deletes what none names
 
 A grain's flag is written after its bytes. A killed process loses neither, since both are in the kernel; power loss may
 keep a flag and lose its bytes, which the digest of the whole reveals before the blob gets its name. One process at a
-time writes to a folder.
+time fetches into a folder.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -113,6 +115,34 @@ class BlobFolder:
         with disk_errors(path):
             for name in (path, *_partial_paths(path)):
                 name.unlink(missing_ok=True)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No process deletes what is in no record meanwhile; who does so right now is waited for."""
+        with self._lock_file() as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+
+    @contextmanager
+    def deleting(self) -> Iterator[bool]:
+        """Whether nobody has this folder in use, nor will meanwhile."""
+        with self._lock_file() as descriptor:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_alone = False
+            else:
+                is_alone = True
+            yield is_alone
+
+    @contextmanager
+    def _lock_file(self) -> Iterator[int]:
+        with disk_errors(self.path):
+            descriptor = os.open(self.path / "in-use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def keep_only(self, digests: AbstractSet[str]) -> None:
         """Remove every other blob, and what was fetched so far of any other."""

@@ -1,0 +1,109 @@
+"""A release made, or a model saved, by one process while the coordinator, another, sweeps its folder."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.config import CoordinatorConfig
+from coordinator.delivery import creating
+from coordinator.delivery.approving import known_release, manifest_of
+from coordinator.delivery.creating import Wanted, create_release
+from coordinator.resources import Resources
+from coordinator.rounds.agenda import Agenda
+from coordinator.rounds.closing import keep_version
+from coordinator.rounds.tasks import save_version
+from coordinator.store.database import Store
+from coordinator.store.opening import open_store
+from edge_sdk.protocol.releases import Precision
+from edge_sdk.transport.blob_folder import BlobFolder
+from tests.support.light_model import light_models, light_task
+from tests.support.simulator import able_device
+
+TASK = "news"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """With a task that has a version, and a device."""
+    config = light_task(tmp_path, TASK)
+    with light_models() as run:
+        store = open_store(tmp_path)
+        made, version = run.prepare(config, BlobFolder(tmp_path / "blobs"), tmp_path, threads=1, say=lambda _: None)
+        with store.transaction() as tx:
+            tx.tasks.add(TASK, msgspec.json.encode(config), 0.0)
+            keep_version(tx, TASK, version, made.evaluate(version))
+            tx.devices.hello("pi", "board", 1, 0.0)
+            tx.devices.seen("pi", 0.0, able_device())
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def agenda(tmp_path: Path, store: Store) -> Agenda:
+    """Of the coordinator that serves the folder."""
+    settings = CoordinatorConfig(state_dir=tmp_path, broker="")
+    resources = Resources(
+        settings=settings,
+        store=store,
+        blobs=BlobFolder(settings.blob_dir),
+        key=Ed25519PrivateKey.generate(),
+        send=lambda *_: None,
+        fetch=lambda *_: None,
+        cancel=lambda _: None,
+        submit=lambda *_: None,
+        sweep=lambda: None,
+    )
+    return Agenda(resources)
+
+
+def test_what_is_made_for_a_release_is_not_swept_away_before_it_is_recorded(
+    tmp_path: Path, store: Store, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, swept = creating.build_exports, list[bool]()
+
+    def build_and_sweep(*words: Any) -> Any:
+        exports = build(*words)
+        swept.append(agenda.sweep())
+        return exports
+
+    monkeypatch.setattr(creating, "build_exports", build_and_sweep)
+    wanted = Wanted(TASK, None, (), (Precision.INT8,), 1.0, "default", 1)
+    number = create_release(store, tmp_path, wanted, time.time(), "a test", lambda _: None)
+    assert swept == [False]
+    with store.reading() as tx:
+        entries = [entry for export in manifest_of(known_release(tx, number)).exports for entry in export.manifest]
+    blobs = BlobFolder(tmp_path / "blobs")
+    assert entries
+    assert all(blobs.has(entry.digest) for entry in entries)
+    stray = blobs.put_bytes(b"of nobody")
+    assert agenda.sweep()
+    assert not blobs.has(stray)
+    assert all(blobs.has(entry.digest) for entry in entries)
+
+
+def test_version_is_not_swept_away_while_it_is_saved(
+    tmp_path: Path, store: Store, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer version is kept in its place meanwhile, as a round makes one."""
+
+    def saved(_: object, version: Any, folder: Path, *, is_stacked: bool) -> None:
+        assert (version.number, is_stacked) == (0, False)
+        folder.mkdir()
+
+    def foundation_of(*_: object) -> None:
+        with store.transaction() as tx:
+            tx.versions._delete(task=TASK)
+        assert not agenda.sweep()
+
+    monkeypatch.setattr(importlib.import_module("coordinator.models.saving"), "save_model", saved)
+    monkeypatch.setattr(importlib.import_module("coordinator.models.run"), "foundation_of", foundation_of)
+    assert save_version(store, BlobFolder(tmp_path / "blobs"), TASK, tmp_path / "saved") == 0
+    assert agenda.sweep()
