@@ -15,7 +15,9 @@ from coordinator.store.states import AssignmentStatus, RolloutStatus
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.releases import Export, ReleaseManifest
 
-_OPEN = {RolloutStatus.RUNNING, RolloutStatus.PAUSED, RolloutStatus.ROLLING_BACK}
+_OPEN = {RolloutStatus.RUNNING, RolloutStatus.PAUSED}
+_LEAVING = {AssignmentStatus.SENT, AssignmentStatus.TRYING, AssignmentStatus.HEALTHY}
+_NAMED = 3  # devices that an error names
 _DONE = {
     Command.PAUSE: "pause rollout",
     Command.RESUME: "resume rollout",
@@ -38,7 +40,9 @@ def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: 
         raise ConfigurationError(f"release {release} has expired: make another with `coordinator release create`")
     before = open_rollout(tx, record.task)
     if before is not None:
-        raise ConfigurationError(f"rollout {before.rollout} of {record.task} is {before.status.value}: end it first")
+        leaving = ", ".join(_leaving(tx, before)[:_NAMED])
+        what = "end it first" if before.status in _OPEN else f"wait until {leaving} has answered"
+        raise ConfigurationError(f"rollout {before.rollout} of {record.task} is {before.status.value}: {what}")
     if plan.trial.seconds >= plan.health_interval_s:
         raise ConfigurationError(
             f"a trial of {plan.trial.seconds:g} s does not end within the health interval of "
@@ -77,9 +81,12 @@ def commands_for(tx: Transaction, known: RolloutRecord) -> tuple[Command, ...]:
 
 
 def open_rollout(tx: Transaction, task: str) -> RolloutRecord | None:
-    """The rollout of a task that has not come to its end; ``None`` where a new one may begin."""
+    """The rollout of a task that has not come to its end; ``None`` where a new one may begin.
+
+    One that goes back is open while devices that are there have not answered: others may never do.
+    """
     latest = tx.rollouts.latest(task)
-    return latest if latest is not None and latest.status in _OPEN else None
+    return latest if latest is not None and (latest.status in _OPEN or _leaving(tx, latest)) else None
 
 
 def known_rollout(tx: Transaction, rollout: int) -> RolloutRecord:
@@ -109,6 +116,15 @@ def chosen_exports(tx: Transaction, manifest: ReleaseManifest) -> list[tuple[Dev
         if export is not None:
             chosen.append((known, export))
     return chosen
+
+
+def _leaving(tx: Transaction, known: RolloutRecord) -> list[str]:
+    """The devices that are there and have yet to say that they left the release of a rollout that goes back."""
+    if known.status is not RolloutStatus.ROLLING_BACK:
+        return []
+    there = {device.id for device in tx.devices.all() if device.online}  # none that is revoked
+    assigned = tx.assignments.of_rollout(known.rollout)
+    return sorted(one.device for one in assigned if one.status in _LEAVING and one.device in there)
 
 
 def _newer(tx: Transaction, known: RolloutRecord) -> RolloutRecord | None:
