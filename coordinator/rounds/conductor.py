@@ -93,7 +93,7 @@ class Conductor:
         self._left_out: set[str] = set()
         self._round: RoundState | None = None
         self._paces: dict[str, Pace] = {}
-        self._paced = self._forgiven = 0
+        self._paced = 0
         self._gathering_since_s = 0.0
         self._reminded_s = -_REMIND_AFTER_S
 
@@ -103,8 +103,7 @@ class Conductor:
         self.is_held = status is TaskStatus.PAUSED
         with resources.store.transaction() as tx:
             if status is TaskStatus.PENDING:
-                tx.tasks.set_status(config.name, TaskStatus.RUNNING)
-                self._forgiven = len(tx.rounds.all(config.name))
+                tx.tasks.start(config.name, len(tx.rounds.all(config.name)))
             latest = tx.versions.latest(config.name)
         known = None if latest is None else (latest.number, latest.blobs)
 
@@ -144,10 +143,11 @@ class Conductor:
         name = self.config.name
         with self._resources.store.reading() as tx:
             self._round = load_round(tx, name, wall_s=time.time(), steady_s=time.monotonic())
-            rounds = tx.rounds.all(name)
+            rounds, task = tx.rounds.all(name), tx.tasks.get(name)
             self._learn_paces(tx, rounds)
         closed = [known.number for known in rounds if known.phase is Phase.CLOSED]
-        ended = [known for known in rounds[self._forgiven :] if known.phase is not Phase.COLLECTING]
+        forgiven = 0 if task is None else task.forgiven
+        ended = [known for known in rounds[forgiven:] if known.phase is not Phase.COLLECTING]
         abandoned = [*takewhile(lambda known: known.phase is Phase.ABANDONED, reversed(ended))]
         self._gathering_since_s = time.monotonic()
         if self._round is not None:

@@ -47,7 +47,8 @@ class DeviceRecord:
 class TaskRecord:
     """A task; ``config`` is its encoded :class:`coordinator.config.TaskConfig`.
 
-    ``failure`` is why it failed, where it has and that is known.
+    ``failure`` is why it failed, where it has and that is known. So many of its first rounds are ``forgiven``: what
+    came to nothing of them does not count any more.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TaskRecord:
     status: TaskStatus
     config: bytes
     failure: str | None = None
+    forgiven: int = 0
 
 
 @dataclass(frozen=True, slots=True)

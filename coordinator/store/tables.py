@@ -125,6 +125,7 @@ tasks = Table(
     Column("status", Named(TaskStatus), nullable=False),
     Column("config", LargeBinary, nullable=False),
     Column("failure", Text),
+    Column("forgiven", Integer, nullable=False, server_default="0"),
 )
 
 versions = Table(

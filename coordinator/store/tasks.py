@@ -27,6 +27,10 @@ class Tasks(Repository[TaskRecord]):
         """Where the task stands now, and why where it has failed."""
         self._update({"name": name}, status=status, failure=failure)
 
+    def start(self, name: str, forgiven: int) -> None:
+        """The task runs, on an operator's word: so many of its rounds came to nothing before."""
+        self._update({"name": name}, status=TaskStatus.RUNNING, failure=None, forgiven=forgiven)
+
     def get(self, name: str) -> TaskRecord | None:
         """One task, ``None`` where there is none of this name."""
         return self._one(name=name)

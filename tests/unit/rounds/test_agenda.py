@@ -215,6 +215,19 @@ def test_task_that_failed_is_started_again(tmp_path: Path) -> None:
         assert served.read(lambda tx: tx.tasks.get("news")).failure is None
 
 
+@pytest.mark.usefixtures("light")
+def test_task_that_was_started_again_goes_on_after_a_restart_too(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, news={"rounds": 2, "quorum": 2})
+    with shop.serve() as served, shop.fleet(lambda *_: Failure.STORAGE):
+        served.wait_for_end()
+    with shop.serve(TaskStatus.PENDING) as served:
+        served.wait_until(lambda: status(served, "news") is TaskStatus.RUNNING)
+    with shop.serve() as served, shop.fleet():
+        served.wait_for_end()
+    with shop.serve() as served:
+        assert status(served, "news") is TaskStatus.DONE
+
+
 def test_task_whose_work_ends_in_an_error_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(*_: object, **__: object) -> None:
         raise ModelFormatError(f"{tmp_path} has no weights")
