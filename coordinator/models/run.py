@@ -247,21 +247,38 @@ def prepare(
 
     ``known`` is the number and the blobs of the version that an earlier start got to; without it version 0 is made.
     Raises the named errors of a model folder or data file that cannot be used, and ``ModelFormatError`` where the
-    permutation changes the model's answers.
+    permutation changes the model's answers, or the model is another than the one that ``known`` came of.
     """
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     say(f"loading {config.model_dir}")
     foundation = foundation_of(config, calibration, test)
+    version = None if known is None else _known_version(config, foundation, blobs, *known)
     batches = batches_of(foundation, calibration, config.recipe)
     foundation = with_fitted_head(foundation, batches) if known is None else foundation
     templates = load_or_compile(foundation, cache, say)
     evaluator = Evaluator(templates, batches_of(foundation, test, config.recipe), threads=threads)
     run = Run(config, foundation, templates, blobs, evaluator)
-    if known is not None:
-        return run, load_version(blobs, *known)
+    if version is not None:
+        return run, version
     say(f"ranking heads and neurons by {config.salience.value} salience")
     parameters, ordering = _permuted(run, batches, threads)
     return run, save_version(blobs, 0, parameters, ordering, foundation.family, config.part)
+
+
+def _known_version(
+    config: TaskConfig, foundation: Foundation, blobs: BlobFolder, number: int, entries: tuple[BlobEntry, ...]
+) -> ModelVersion:
+    """What an earlier start got to, which has to fit what the task's own files still say."""
+    version = load_version(blobs, number, entries)
+    for name, values in foundation.parameters.items():
+        found = version.parameters.get(name)
+        if found is None or found.shape != values.shape:
+            shape = "none" if found is None else f"{found.shape} in version {number}"
+            raise ModelFormatError(
+                f"{config.model_dir}, with the classes of the task's examples, is not what the task began with: "
+                f"{name} is {values.shape}, and {shape}; restore these files, or queue another task"
+            )
+    return version
 
 
 def _permuted(run: Run, calibration: Sequence[Batch], threads: int) -> tuple[dict[str, Array], Ordering]:

@@ -6,13 +6,15 @@ import random
 from collections.abc import Iterable
 from datetime import datetime, time
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import msgspec
 
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError
-from edge_sdk.protocol.messages import Holding, Positive, Seconds
+from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Holding, Positive, Seconds, Text
 
+_MOST_LABEL_BYTES = MAX_MESSAGE_BYTES // 4
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998  # whatever the zone is added to them
 
 
@@ -32,17 +34,23 @@ class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a device's examples have to be: at least ``least_examples`` of what the task's model learns from.
 
-    ``labels`` are the classes in the order of the logits; where none are given, those that the task's own files have.
-    Raises ``ConfigurationError`` for a label that stands twice.
+    ``labels`` are the classes in the order of the logits; where none are given, those that the task's own files have
+    when it is queued. Raises ``ConfigurationError`` for a label that stands twice, and for more than an offer can name.
     """
 
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)] = ()  # as an offer's
     least_examples: Positive = 1
 
     def __post_init__(self) -> None:
         twice = {label for label in self.labels if self.labels.count(label) > 1}
         if twice:
             raise ConfigurationError(f"labels has {', '.join(sorted(twice))} twice: name each class once")
+        total_bytes = sum(len(label.encode()) for label in self.labels)
+        if total_bytes > _MOST_LABEL_BYTES:
+            raise ConfigurationError(
+                f"{len(self.labels)} classes have names of {total_bytes} bytes together, more than "
+                f"{_MOST_LABEL_BYTES}: shorten them, or name the right column"
+            )
 
     def refusal(self, holding: Holding | None, suits: ModelTask | None) -> str | None:
         """Why a device that has ``holding`` cannot be asked; ``None`` where it can, or does not tell.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from coordinator.aggregation.rule import AdapterMerge
 from coordinator.config import TaskConfig, encoded_task, read_task
 from coordinator.models.batches import labels_of
@@ -32,18 +34,19 @@ _WORDS = {TaskStatus.PENDING: "started", TaskStatus.PAUSED: "paused", TaskStatus
 
 
 def queue_task(store: Store, config: TaskConfig, now_s: float, who: str) -> None:
-    """Record a pending task, and in the audit log ``who`` made it.
+    """Record a pending task, and in the audit log ``who`` made it; what classes there are is settled by now.
 
     Raises ``ConfigurationError`` for a name that is taken or a setting that cannot be, and
     ``UnsupportedArchitectureError``, ``ModelFormatError`` or ``DataFormatError`` for what it is to work on.
     """
     check_name(config.name, "task")
-    encoded = encoded_task(config)
+    encoded_task(config)
     family_of(model_type_of(Path(config.model_dir)))
-    files = [read_examples(Path(file)) for file in (config.calibration_file, config.test_file)]
-    unnamed = {*labels_of(*files)}.difference(config.data.labels or labels_of(*files))
-    if unnamed:
+    found = tuple(labels_of(*(read_examples(Path(file)) for file in (config.calibration_file, config.test_file))))
+    settled = config.data.labels or found
+    if unnamed := {*found}.difference(settled):
         raise ConfigurationError(f"data.labels lacks {', '.join(sorted(unnamed))}, which the task's own files have")
+    encoded = encoded_task(replace(config, data=replace(config.data, labels=settled)))
     with store.transaction() as tx:
         is_new = tx.tasks.get(config.name) is None
         if tx.tasks.add(config.name, encoded, now_s).config != encoded:
