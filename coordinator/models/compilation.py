@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
@@ -29,7 +29,8 @@ from coordinator.models.template_export import export_layers, export_shell, mean
 from coordinator.models.templates import Templates, batch_inputs
 from coordinator.models.torch_modules import torch_module
 from coordinator.models.training_graph import training_graph
-from edge_sdk.disk import disk_errors
+from edge_sdk.decoding import UNDECODABLE
+from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 from edge_sdk.errors import ModelFormatError
@@ -90,14 +91,20 @@ def load_or_compile(foundation: Foundation, cache: Path, say: Callable[[str], No
         cache.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.is_file():
-                return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
+            if (kept := _kept(path)) is not None:
+                return kept
             say("compiling the graph's templates, once for this model")
             templates = compile_templates(foundation)
-            with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
-                file.write(msgspec.msgpack.encode(templates))
-            Path(file.name).replace(path)
+            write_durably(path, msgspec.msgpack.encode(templates))
     return templates
+
+
+def _kept(path: Path) -> Templates | None:
+    """What an earlier process has compiled; ``None`` also of a file that was damaged since."""
+    if path.is_file():
+        with suppress(*UNDECODABLE):
+            return msgspec.msgpack.decode(path.read_bytes(), type=Templates)
+    return None
 
 
 def _digest(foundation: Foundation) -> str:
