@@ -11,6 +11,7 @@ Keys are EC P-256. What a certificate may be used for follows from its kind, nev
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -36,6 +37,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.topics import check_name, coordinator_name
 
+MOST_COMMON = 64
+"""Characters of a common name (RFC 5280, ub-common-name)."""
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_MOST_HOST = 253
 _DAY_S = 86400.0
 _AUTHORITY_DAYS = 3650.0
 _SERVER_DAYS = 825.0
@@ -116,7 +122,10 @@ class Authority(Signed):
     def server(self, hosts: Sequence[str], now_s: float) -> Signed:
         """For who listens at these names and addresses."""
         key = new_key()
-        builder = self._builder(_name(hosts[0]), key.public_key(), _span(now_s, _SERVER_DAYS))
+        common = next(
+            (host for host in hosts if len(host) <= MOST_COMMON), "server"
+        )  # the names beside it are what counts
+        builder = self._builder(_name(common), key.public_key(), _span(now_s, _SERVER_DAYS))
         names = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
         builder = _end(builder, ExtendedKeyUsageOID.SERVER_AUTH).add_extension(names, critical=False)
         return Signed(builder.sign(self.key, hashes.SHA256()), key)
@@ -235,6 +244,18 @@ def _end(builder: x509.CertificateBuilder, purpose: x509.ObjectIdentifier) -> x5
         .add_extension(_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     )
+
+
+def check_host(host: str) -> None:
+    """``ConfigurationError`` for what no server's certificate can be for."""
+    try:
+        ip_address(host)
+    except ValueError:
+        if not (len(host) <= _MOST_HOST and _HOST.fullmatch(host)):
+            raise ConfigurationError(
+                f"host {host!r} is neither a name of a-z, 0-9, '-' and '.' nor an address: a name with other letters "
+                "is given as DNS has it, beginning with xn--"
+            ) from None
 
 
 def _alternative(host: str) -> x509.GeneralName:

@@ -54,6 +54,17 @@ def test_certificate_of_the_api_is_for_the_address_that_it_says_on_this_machine(
     assert ip_address("127.0.0.1") in names.get_values_for_type(x509.IPAddress)
 
 
+@pytest.mark.parametrize("host", ["a" * 63 + ".example", "xn--mller-kva.local", "my_host", "::1", "192.0.2.1"])
+def test_whatever_host_is_taken_has_its_certificates(tmp_path: Path, store: Store, host: str) -> None:
+    at = f"[{host}]" if ":" in host else host
+    fleet = init_fleet(tmp_path, FleetSettings(name="a" * 52, hosts=(host,), broker=f"mqtts://{at}:8883"))
+    write_configuration(store, fleet, user="root")
+    for file in (fleet.make_api_certificate(), tmp_path / "broker/server.pem"):
+        made = x509.load_pem_x509_certificate(file.read_bytes())
+        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert host in [str(name.value) for name in names]
+
+
 def test_half_of_an_authority_is_completed(tmp_path: Path) -> None:
     first = new_fleet(tmp_path)
     for name in ("fleet.json", "ca/authority.pem", "ca/coordinator.pem"):
@@ -71,9 +82,16 @@ def test_half_of_an_authority_is_completed(tmp_path: Path) -> None:
         ({"name": "Barn"}, "use 1 to 64 of a-z"),
         ({"broker": "mqtt://a.example:1883", "allow_plaintext": True}, "has no TLS"),
         ({"broker": "mqtt://a.example:1883", "is_open": True}, "allow plaintext explicitly"),
+        ({"name": "a" * 53}, "does not fit into a certificate: use at most 52 characters"),
+        ({"hosts": ("a.example", "müller.local")}, "host 'müller.local' is neither .* beginning with xn--"),
+        ({"hosts": ("fleet.example:8080",)}, "host 'fleet.example:8080' is neither"),
+        ({"hosts": ("https://fleet.example",)}, "is neither"),
+        ({"hosts": ("a..b",)}, "is neither"),
+        ({"hosts": ("a." * 127,)}, "is neither"),
+        ({"broker": "mqtts://müller.local:8883"}, "host 'müller.local' is neither"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, str], words: str) -> None:
+def test_settings_that_cannot_be_are_refused(settings: dict[str, object], words: str) -> None:
     good = {"name": "default", "hosts": ("127.0.0.1",), "broker": "mqtts://127.0.0.1:8883"}
     with pytest.raises(ConfigurationError, match=words):
         FleetSettings(**good | settings)
