@@ -146,7 +146,7 @@ def list_rounds(
 def api(
     state_dir: StateDir,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: as `fleet init` says, or 8080.")] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="PEM, with the chain; default: one of the fleet's authority, where it has one.")
     ] = None,
@@ -168,10 +168,7 @@ def api(
     from coordinator.fleet.folder import open_fleet
 
     log_to_stderr("coordinator", log_format)
-    known = open_fleet(state_dir)
-    if certificate is None and known is not None and not allow_plaintext:
-        certificate = known.make_api_certificate()
-    listening = Listening(host, port, certificate, key, allow_plaintext)
+    listening = Listening.of(open_fleet(state_dir), host, port, certificate, key, allow_plaintext=allow_plaintext)
     with closing(open_store(state_dir)) as store:
         limits = Limits(requests_per_minute, failures_per_minute)
         served, path = create_app(store, state_dir, limits), None

@@ -32,6 +32,7 @@ from coordinator.api.asking import (
     listed,
     page_of,
 )
+from coordinator.api.connections import BodyLimit
 from coordinator.api.enrolment import enrolling, identities
 from coordinator.api.limiting import Guard, Limits, Throttle
 from coordinator.api.models import models
@@ -85,6 +86,7 @@ def create_app(store: Store, state_dir: Path | None = None, limits: Limits | Non
     app.state.store, app.state.state_dir = store, state_dir
     app.state.metrics, app.state.workshop = fleet_registry(store), Workshop()
     app.state.guard = Guard(limits or Limits())
+    app.add_middleware(BodyLimit)
     app.add_middleware(Throttle, guard=app.state.guard)
     for kind in (RaffmError, AnyHTTPException, RequestValidationError):
         app.add_exception_handler(kind, _told)

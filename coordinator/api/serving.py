@@ -6,6 +6,7 @@ import errno
 import logging
 import signal
 import socket
+import ssl
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +14,31 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from coordinator.api.connections import Connection, raise_file_limit
+from coordinator.fleet.folder import Fleet
 from edge_sdk.errors import ConfigurationError, PortInUseError
-from edge_sdk.transport.address import is_loopback
+from edge_sdk.transport.address import is_loopback, show_certificate
 
 _log = logging.getLogger(__name__)
 _GRACE_S = 3  # for answers that are on their way
+_PORT = 8080
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to be told apart
+_BACKLOG = 128  # asyncio logs that it is out of files so many times at once
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where, and with which certificate; ``ConfigurationError`` for plain HTTP off this machine, unless allowed."""
+    """Where, and with which certificate; ``name`` is what others call this machine, where ``host`` is all it has.
+
+    Raises ``ConfigurationError`` for plain HTTP off this machine, unless allowed, and a certificate that is none.
+    """
 
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = _PORT
     certificate: Path | None = None
     key: Path | None = None
     allow_plaintext: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.certificate is None and not is_loopback(self.host) and not self.allow_plaintext:
@@ -39,11 +49,38 @@ class Listening:
         for file in (self.certificate, self.key):
             if file is not None and not file.is_file():
                 raise ConfigurationError(f"there is no file {file}")
+        if self.certificate is not None:
+            show_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.certificate, self.key)
+
+    @classmethod
+    def of(
+        cls,
+        fleet: Fleet | None,
+        host: str,
+        port: int | None,
+        certificate: Path | None,
+        key: Path | None,
+        *,
+        allow_plaintext: bool,
+    ) -> Listening:
+        """As it is told, and as a fleet that has an authority says for the rest; a certificate is made where need be.
+
+        Raises ``ConfigurationError`` for a key without its certificate too, and ``StorageError``.
+        """
+        if certificate is None and key is not None:
+            raise ConfigurationError(f"--key {key} is given without its --certificate: give both")
+        if fleet is None:
+            return cls(host, port or _PORT, certificate, key, allow_plaintext)
+        if certificate is None and not allow_plaintext:
+            certificate = fleet.make_api_certificate()
+        name, usual = fleet.settings.hosts[0], fleet.settings.api_port
+        return cls(host, port or usual, certificate, key, allow_plaintext, name)
 
     @property
     def address(self) -> str:
         """As a browser takes it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        named = self.name if self.host in _EVERYWHERE and self.name else self.host
+        host = f"[{named}]" if ":" in named else named
         return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
 
 
@@ -52,6 +89,7 @@ def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) 
 
     Raises ``PortInUseError``.
     """
+    raise_file_limit()
     with closing(_listener(listening)) as listener:
         where = listening.address
         also = "" if dashboard is None else f", dashboard at {where}{dashboard}"
@@ -62,6 +100,8 @@ def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) 
             log_level="warning",
             access_log=False,
             server_header=False,
+            http=Connection,
+            backlog=_BACKLOG,
             ssl_certfile=listening.certificate,
             ssl_keyfile=listening.key,
             timeout_graceful_shutdown=_GRACE_S,

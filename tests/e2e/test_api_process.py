@@ -10,17 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from typer.testing import CliRunner
 
 from coordinator.api.access import make_token
 from coordinator.api.app import create_app
 from coordinator.api.serving import Listening, serve_api
 from coordinator.cli import app
+from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole
@@ -92,6 +100,17 @@ def test_token_lets_in_and_a_signal_ends_it_whoever_is_there(
         assert token not in said
 
 
+def test_strangers_who_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+    with serving(tmp_path / "state") as (port, process), ExitStack() as strangers:
+        assert ask(f"http://127.0.0.1:{port}/health")[0] == 200
+        psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE, (400, 400))
+        for _ in range(600):
+            stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with suppress(OSError):  # it may have been ended for a later one
+                stranger.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=10).status_code == 200
+
+
 def test_what_is_typed_is_in_the_audit_log(tmp_path: Path) -> None:
     def typed(*words: str) -> str:
         return CliRunner().invoke(app, [*words, "--state-dir", str(tmp_path)], catch_exceptions=False).stdout
@@ -121,3 +140,32 @@ def test_plain_http_off_this_machine_is_refused_unless_allowed(host: str, tmp_pa
     Listening(host, allow_plaintext=True)
     with pytest.raises(ConfigurationError, match="there is no file"):
         Listening(host, certificate=tmp_path / "nothing.pem")
+
+
+def test_certificate_that_cannot_be_shown_is_told_in_one_line(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).server()
+    (tmp_path / "other").mkdir()
+    _, other = Authority(tmp_path / "other").server()
+    locked, garbled = tmp_path / "locked.key", tmp_path / "garbled.pem"
+    secret = load_pem_private_key(key.read_bytes(), None)
+    locked.write_bytes(secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"abcd")))
+    garbled.write_text("no certificate")
+    Listening("::", certificate=certificate, key=key)
+    for files in ((certificate, None), (certificate, other), (certificate, locked), (garbled, key)):
+        with pytest.raises(ConfigurationError, match="give PEM files, the key unencrypted"):
+            Listening("::", certificate=files[0], key=files[1])
+    with pytest.raises(ConfigurationError, match="given without its --certificate"):
+        Listening.of(None, "127.0.0.1", None, None, key, allow_plaintext=False)
+
+
+def test_api_listens_where_devices_are_told_that_it_does_and_says_so(tmp_path: Path) -> None:
+    def listening(fleet: Fleet | None, host: str, port: int | None = None) -> Listening:
+        return Listening.of(fleet, host, port, None, None, allow_plaintext=False)
+
+    settings = FleetSettings(name="a", hosts=("fleet.example",), broker="mqtts://fleet.example:8883", api_port=9443)
+    fleet = init_fleet(tmp_path, settings)
+    for everywhere in ("0.0.0.0", "::"):  # noqa: S104 - nothing is bound
+        assert listening(fleet, everywhere).address == fleet.settings.api == "https://fleet.example:9443"
+    assert listening(fleet, "127.0.0.1").address == "https://127.0.0.1:9443"
+    assert listening(fleet, "127.0.0.1", 8443).address == "https://127.0.0.1:8443"
+    assert listening(None, "127.0.0.1").address == "http://127.0.0.1:8080"
