@@ -283,7 +283,11 @@ class Service:
                 self._send(device, self._answer_to_renew(device, message))
 
     def _answer_to_renew(self, device: str, message: Renew) -> Renewed | Refused:
-        fleet = open_fleet(self._config.state_dir)
+        try:
+            fleet = open_fleet(self._config.state_dir)
+        except RaffmError as error:  # its files are damaged or gone, which is no reason to stop serving
+            _log.error("%s gets no new certificate: %s", device, error)
+            return Refused(reason="the fleet's authority cannot be read now")
         if fleet is None:
             return Refused(reason="this fleet has no authority")
         try:

@@ -25,7 +25,7 @@ from edge_sdk.transport.mqtt import MqttTransport
 from edge_sdk.uplink import Uplink
 from edge_sdk.uplink import mqtt_transport as device_transport
 from tests.support.light_model import light_models, light_task
-from tests.support.secured import SecuredFleet, secured_fleet
+from tests.support.secured import SecuredFleet, new_fleet, secured_fleet
 from tests.support.served import Served, quick
 
 pytestmark = pytest.mark.mosquitto
@@ -120,6 +120,16 @@ def test_coordinator_without_an_authority_says_so(tmp_path: Path) -> None:
         service = Service(quick(tmp_path), store, MemoryTransport(MemoryHub(), ()))
         answer = service._answer_to_renew("pi-5", Renew(certificate=b"", request=b"", signature=b""))
     assert answer == Refused(reason="this fleet has no authority")
+
+
+@pytest.mark.parametrize("lost", ["ca/authority.key", "ca/authority.pem"])
+def test_coordinator_whose_authority_was_taken_away_refuses_and_goes_on(tmp_path: Path, lost: str) -> None:
+    new_fleet(tmp_path)
+    (tmp_path / lost).unlink()
+    with closing(open_store(tmp_path)) as store:
+        service = Service(quick(tmp_path), store, MemoryTransport(MemoryHub(), ()))
+        answer = service._answer_to_renew("pi-5", Renew(certificate=b"", request=b"", signature=b""))
+    assert answer == Refused(reason="the fleet's authority cannot be read now")
 
 
 def test_renewal_that_does_not_hold_is_refused_in_words(secured: SecuredFleet) -> None:
