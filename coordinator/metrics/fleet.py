@@ -98,14 +98,15 @@ def _build(revision: str) -> Iterator[Metric]:
 def _devices(tx: Transaction) -> Iterator[Metric]:
     found = tx.totals.devices()
     by_profile: Counter[str] = Counter()
-    for (profile, _), count in found.items():
+    for (profile, *_), count in found.items():
         by_profile[profile] += count
     named = {profile for profile, _ in sorted(by_profile.items(), key=lambda it: (-it[1], it[0]))[:MOST_PROFILES]}
     samples = {(profile, state): 0 for profile in sorted(named) for state in ("online", "offline")}
-    for (profile, online), count in found.items():
-        key = (profile if profile in named else _OTHER, "online" if online else "offline")
+    for (profile, online, revoked), count in found.items():
+        state = "revoked" if revoked else "online" if online else "offline"
+        key = (profile if profile in named else _OTHER, state)
         samples[key] = samples.get(key, 0) + count
-    yield gauge("raffm_devices", "Devices that have ever said hello.", samples, "profile", "state")
+    yield gauge("raffm_devices", "Devices that have ever enrolled or said hello.", samples, "profile", "state")
 
 
 def _round_metrics(rounds: _Rounds, tasks: Sequence[str]) -> Iterator[Metric]:

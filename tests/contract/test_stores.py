@@ -35,6 +35,7 @@ from edge_sdk.protocol.messages import (
     BlobEntry,
     Failure,
     Part,
+    Refusal,
     ReleaseReport,
     Snapshot,
     Standing,
@@ -387,7 +388,7 @@ def test_totals_count_what_there_is(offered: Store) -> None:
         tx.offers.add(replace(OFFER, round=2))
     with offered.reading() as tx:
         totals = tx.totals
-        assert totals.devices() == {("board", True): 1, ("board", False): 1}
+        assert totals.devices() == {("board", True, False): 1, ("board", False, False): 1}
         assert totals.tasks() == {TaskStatus.PENDING: 1}
         closed, collecting = RoundTotals(1, 1, 15.5), RoundTotals(1, 2, None)
         assert totals.rounds() == {("news", Phase.CLOSED): closed, ("news", Phase.COLLECTING): collecting}
@@ -398,6 +399,16 @@ def test_totals_count_what_there_is(offered: Store) -> None:
         assert totals.offers("news", 1, 2) == {(Outcome.OFFERED, None): 1}
         assert totals.updates("news", 0, 2) == dict.fromkeys((Verdict.ACCEPTED, Verdict.REJECTED), (1, 2**33))
         assert totals.updates("news", 1, 2) == totals.offers("views", 0, 2) == {}
+
+
+def test_totals_tell_a_revoked_device_and_count_its_update_as_it_came(offered: Store) -> None:
+    with offered.transaction() as tx:
+        tx.updates.add(UPDATE)
+        tx.devices.revoke("pi-4", 13.0)
+        tx.updates.revoked("news", 1, "pi-4", Refusal.REVOKED.because("gone"))
+    with offered.reading() as tx:
+        assert tx.totals.devices() == {("board", False, True): 1, ("board", True, False): 1}
+        assert tx.totals.updates("news", 0, 2) == {Verdict.ACCEPTED: (1, 2**33)}
 
 
 def test_device_that_enrols_is_known_before_it_says_hello(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.api.access import make_token
 from coordinator.api.app import create_app
+from coordinator.fleet.revocation import revoke_device
 from coordinator.metrics.fleet import MOST_PROFILES, MOST_TASKS, FleetCollector
 from coordinator.store.database import Store, Transaction
 from coordinator.store.migrations import HEAD
-from coordinator.store.records import EvaluationRecord, OfferRecord, RoundRecord, UpdateRecord, VersionRecord
-from coordinator.store.states import AccessRole, Outcome, Phase, TaskStatus
+from coordinator.store.records import (
+    AssignmentRecord,
+    EvaluationRecord,
+    OfferRecord,
+    RoundRecord,
+    UpdateRecord,
+    VersionRecord,
+)
+from coordinator.store.states import AccessRole, AssignmentStatus, Outcome, Phase, TaskStatus
 from coordinator.store.totals import Totals
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.protocol.messages import Failure, TrainingReport, Verdict
@@ -119,6 +128,30 @@ def test_what_is_counted_as_it_comes_is_what_is_counted_at_once(news: Store) -> 
     for earlier, later in ((before, between), (between, after)):
         fallen = [key for key in earlier if key[0].endswith("_total") and later[key] < earlier[key]]
         assert not fallen
+
+
+def test_revocation_makes_no_counter_fall(news: Store) -> None:
+    """Prometheus takes a counter that falls for one that began anew, and counts all of it again."""
+    before = figures(FleetCollector(news))
+    revoke_device(news, "c", 30.0, "a test")
+    after = figures(FleetCollector(news))
+    assert not [key for key in before if key[0].endswith("_total") and after[key] < before[key]]
+
+
+def test_revoked_devices_are_not_among_those_to_look_after(news: Store) -> None:
+    revoke_device(news, "b", 30.0, "a test")
+    found = figures(FleetCollector(news))
+    assert (found["raffm_devices", "board", "offline"], found["raffm_devices", "board", "revoked"]) == (0, 1)
+
+
+def test_model_that_another_has_taken_the_place_of_is_counted_no_more(news: Store) -> None:
+    first = AssignmentRecord(0, None, 1, "news", "a", 0, "m", WHOLE, (), 1, AssignmentStatus.FAILED, "", None, 1.0)
+    with news.transaction() as tx:
+        tx.assignments.add(first)
+        tx.assignments.add(replace(first, device="b"))
+        tx.assignments.add(replace(first, release=2, status=AssignmentStatus.HEALTHY))
+    found = figures(FleetCollector(news))
+    assert (found["raffm_releases", "failed", "news"], found["raffm_releases", "healthy", "news"]) == (1, 1)
 
 
 def test_series_stay_few_however_many_devices_there_are(store: Store) -> None:
