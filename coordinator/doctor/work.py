@@ -49,20 +49,30 @@ def tasks(patient: Patient) -> Iterator[Finding]:
 def devices(patient: Patient) -> Iterator[Finding]:
     """Those that have not been heard of, and tasks for whose rounds too few are online."""
     with patient.reading() as tx:
-        known = tx.devices.all()
+        everybody = tx.devices.all()
         wanted = [read_task(task.config) for task in tx.tasks.all() if task.status in _WAITS]
-    days = {it.id: (time.time() - it.last_seen_s) / _DAY_S for it in known}
-    silent = sorted((name for name in days if days[name] > _SILENT_DAYS), key=days.__getitem__)
-    if silent:
-        named = ", ".join(f"{name} ({days[name]:.0f} days)" for name in silent[:_NAMED])
-        more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
-        advice = "see to their power and link; `edge-agent doctor` on them tells more"
-        yield Finding("devices", Mark.WARNING, f"not heard of for a week or more: {named}{more}", advice)
+    known = [it for it in everybody if it.revoked_s is None]
+    advice = "see to their power and link; `edge-agent doctor` on them tells more"
+    yield from _silent([it for it in known if it.has_said_hello], "not heard of for a week or more", advice)
+    advice = "start their agents, or `coordinator device revoke` who is not to come"
+    yield from _silent(
+        [it for it in known if not it.has_said_hello], "enrolled a week ago or more, never heard", advice
+    )
     found = f"{len(known)} known" if known else "none yet"
     if is_served(patient.state_dir):  # else nobody notes who comes and goes
         yield from _too_few(wanted, known)
         found += f", {sum(it.online for it in known)} of them online"
     yield Finding("devices", Mark.OK, found)
+
+
+def _silent(devices: Sequence[DeviceRecord], words: str, advice: str) -> Iterator[Finding]:
+    """Of these devices those that have not spoken for a week, the last heard of first."""
+    days = {it.id: (time.time() - it.last_seen_s) / _DAY_S for it in devices}
+    silent = sorted((name for name in days if days[name] > _SILENT_DAYS), key=days.__getitem__)
+    if silent:
+        named = ", ".join(f"{name} ({days[name]:.0f} days)" for name in silent[:_NAMED])
+        more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+        yield Finding("devices", Mark.WARNING, f"{words}: {named}{more}", advice)
 
 
 def _sources(task: TaskRecord) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from coordinator.delivery.keys import own_key
 from coordinator.doctor import records
 from coordinator.doctor.examination import examine_coordinator, require_well
 from coordinator.doctor.patient import Patient
+from coordinator.fleet.revocation import revoke_device
 from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.migrations import move_to
@@ -144,6 +145,11 @@ def _silent(store: Store) -> None:
         tx.devices.hello("barn", "board", 1, NOW_S - 12 * 86400)
 
 
+def _never_started(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.devices.enrol("barn", None, NOW_S - 12 * 86400)
+
+
 def _lonely(store: Store) -> None:
     with store.transaction() as tx:
         tx.devices.offline("pi-4", 1)
@@ -192,6 +198,12 @@ def _elsewhere(state: Path) -> None:
         (_of_store(_fail), "tasks", Mark.WARNING, "news failed: model/config.json is gone"),
         (_of_store(_fail_long_ago), "tasks", Mark.WARNING, "news failed: under an older version, which kept no reason"),
         (_of_store(_silent), "devices", Mark.WARNING, "not heard of for a week or more: barn (12 days)"),
+        (
+            _of_store(_never_started),
+            "devices",
+            Mark.WARNING,
+            "enrolled a week ago or more, never heard: barn (12 days)",
+        ),
         (_of_store(_lonely), "devices", Mark.WARNING, "news needs 2 at once, and of those that it is for 1 are online"),
     ],
 )
@@ -306,3 +318,10 @@ def test_command_ends_with_nine_in_one_line_where_something_is_wrong(state: Path
     assert done.stderr == ("" if broker is None else "coordinator: something is wrong, see above: broker\n")
     assert PHRASE not in done.stdout + done.stderr
     assert {finding["check"] for finding in told["findings"]} >= {"store", "blobs", "tasks", "devices"}
+
+
+def test_revoked_device_is_nothing_to_see_to(state: Path) -> None:
+    _of_store(_silent)(state)
+    _of_store(lambda store: revoke_device(store, "barn", NOW_S, "a test"))(state)
+    with sole_user(state):
+        assert troubles(state) == []
