@@ -9,6 +9,7 @@ from threading import Lock
 from coordinator.models.versions import read_ordering
 from coordinator.store.records import VersionRecord
 from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.errors import RaffmError
 from edge_sdk.protocol.messages import Part
 from edge_sdk.transport.blob_folder import BlobFolder
 
@@ -52,14 +53,17 @@ class ModelSizes:
         self._known: dict[str, Sizes] = {}
 
     def of(self, version: VersionRecord | None) -> Sizes | None:
-        """Of a version's model; ``None`` before the first version, and where its blobs are not on this machine."""
+        """Of a version's model; ``None`` before the first version, and where its blobs are damaged or elsewhere."""
         entries = () if version is None else version.blobs
         digest = next((entry.digest for entry in entries if entry.part is Part.ORDERING), None)
         if digest is None or not self._blobs.has(digest):
             return None
         with self._lock:
             if digest not in self._known:
-                ordering = read_ordering(self._blobs, digest)
+                try:
+                    ordering = read_ordering(self._blobs, digest)
+                except RaffmError:  # the doctor says more; a page has its words without the picture
+                    return None
                 while len(self._known) >= _MOST_KNOWN:
                     del self._known[next(iter(self._known))]
                 self._known[digest] = Sizes(len(ordering.heads), len(ordering.heads[0]), len(ordering.ffn[0]))

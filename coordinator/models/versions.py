@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from coordinator.models.permutation import LayerOrder
+from edge_sdk.decoding import UNDECODABLE
+from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.families import Family
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import TrainablePart
+from edge_sdk.errors import BlobCorruptError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -88,8 +91,17 @@ def load_version(blobs: BlobFolder, number: int, entries: Iterable[BlobEntry]) -
 
 
 def read_ordering(blobs: BlobFolder, digest: str) -> Ordering:
-    """What a version names as its ordering; it also says how many heads and neurons each layer has."""
-    return _orderings.decode(blobs.path_of(digest).read_bytes())
+    """What a version names as its ordering; it also says how many heads and neurons each layer has.
+
+    Raises ``BlobCorruptError`` for a damaged one, and ``StorageError`` where it cannot be read.
+    """
+    path = blobs.path_of(digest)
+    with disk_errors(path):
+        data = path.read_bytes()
+    try:
+        return _orderings.decode(data)
+    except UNDECODABLE as error:
+        raise BlobCorruptError(f"blob {digest[:16]}… is damaged: copy it from a backup") from error
 
 
 def _read(blobs: BlobFolder, digest: str) -> dict[str, Array]:
