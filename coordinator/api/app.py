@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import JsonValue
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.api.access import make_token, revoke_token
 from coordinator.api.asking import (
@@ -33,6 +34,7 @@ from coordinator.api.asking import (
     page_of,
 )
 from coordinator.api.connections import BodyLimit
+from coordinator.api.described import describe
 from coordinator.api.enrolment import enrolling, identities
 from coordinator.api.limiting import Guard, Limits, Throttle
 from coordinator.api.models import models
@@ -82,15 +84,17 @@ def create_app(store: Store, state_dir: Path | None = None, limits: Limits | Non
 
     Clients that ask more than ``limits`` allow are told to wait.
     """
-    app = FastAPI(title="raffm-edge coordinator", version="1", docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="raffm-edge coordinator", version="1", docs_url=None, redoc_url=None)
     app.state.store, app.state.state_dir = store, state_dir
     app.state.metrics, app.state.workshop = fleet_registry(store), Workshop()
     app.state.guard = Guard(limits or Limits())
-    app.add_middleware(BodyLimit)
+    for middleware in (_HeadAsGet, BodyLimit):
+        app.add_middleware(middleware)
     app.add_middleware(Throttle, guard=app.state.guard)
-    for kind in (RaffmError, AnyHTTPException, RequestValidationError):
+    for kind in (RaffmError, AnyHTTPException, RequestValidationError, UnicodeEncodeError):
         app.add_exception_handler(kind, _told)
-    app.add_api_route("/health", lambda: {"status": "ok"}, methods=["GET"], tags=["operations"], responses=WAIT)
+    app.add_api_route("/health", _well, tags=["operations"], responses=WAIT)
+    describe(app)
     app.include_router(operations)
     app.include_router(enrolling)
     for router in (_devices, _tasks, models, releases, identities, _access, state):
@@ -104,8 +108,27 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
     if isinstance(error, RequestValidationError):
         return JSONResponse({"error": _first_of(error)}, status.HTTP_422_UNPROCESSABLE_CONTENT)
+    if isinstance(error, UnicodeEncodeError):
+        return JSONResponse({"error": "the request has text that is none in UTF-8"}, status.HTTP_400_BAD_REQUEST)
     codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
-    return JSONResponse({"error": str(error)}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE))
+    said = str(error).encode(errors="backslashreplace").decode()  # it may quote half a pair of JSON's \ud800
+    return JSONResponse({"error": said}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE))
+
+
+def _well() -> dict[str, str]:
+    """That it answers, for whoever watches the process."""
+    return {"status": "ok"}
+
+
+class _HeadAsGet:
+    """Who watches with HEAD is answered as with GET; the server keeps the body to itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)
 
 
 def _first_of(error: RequestValidationError) -> str:
@@ -124,7 +147,7 @@ _access = APIRouter(tags=["access"], responses=PROBLEMS)
 
 @_devices.get("/devices")
 def list_devices(store: Opened, limit: Limit = 100, after: After = None) -> Page[Device]:
-    """Every device that has ever said hello, by id."""
+    """Every device that has ever enrolled or said hello, by id."""
     with store.reading() as tx:
         found = tx.devices.page(limit + 1, after)
     some, more = page_of(found, lambda known: known.id, limit)

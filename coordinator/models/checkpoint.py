@@ -27,10 +27,12 @@ _NAMED = 3  # parameters that an error names
 def read_settings(folder: Path) -> dict[str, object]:
     """``config.json`` of a Hugging Face folder; ``ModelFormatError`` where it is missing or no JSON object."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise ModelFormatError(f"{path} does not exist; name a folder that Hugging Face's save_pretrained wrote")
     try:
+        if not path.is_file():
+            raise ModelFormatError(f"{path} does not exist; name a folder that Hugging Face's save_pretrained wrote")
         settings = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read ({error.strerror}); name another folder") from error
     except ValueError as error:
         raise ModelFormatError(f"{path} is not a JSON object ({error}); save the model again") from error
     if not isinstance(settings, dict):

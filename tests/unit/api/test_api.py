@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,3 +281,39 @@ def test_no_request_that_the_document_allows_is_the_servers_fault(store: Store, 
         case.call_and_validate(headers=mine, checks=(not_a_server_error,))
 
     check()
+
+
+# -- what clients do
+
+
+def test_page_about_the_operations_has_them_all_and_loads_nothing(client: TestClient) -> None:
+    answer = client.get("/docs")
+    paths = client.get("/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            assert f"{method.upper()} {path}</h3>" in answer.text
+    assert not re.search(r"<script|<link|<img|\ssrc=|https?:", answer.text)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_head_is_answered_as_get(client: TestClient, store: Store) -> None:
+    assert client.head("/health").status_code == 200
+    assert client.head("/api/v1/tasks").status_code == 401
+    assert client.head("/api/v1/tasks", headers=header(store, AccessRole.VIEWER)).status_code == 200
+    assert client.head("/api/v1/tasks/news/stop", headers=header(store, AccessRole.ADMIN, "bob")).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("tasks", '{"\\ud800": 1}'),
+        ("tasks", '{"name": "x", "model_dir": "\\ud800", "calibration_file": "a", "test_file": "b"}'),
+        ("tasks", '{"name": "x", "model_dir": "' + 5000 * "x" + '", "calibration_file": "a", "test_file": "b"}'),
+        ("releases/1/approve", '{"payload": "\\ud800"}'),
+    ],
+)
+def test_strange_text_is_the_callers_mistake(client: TestClient, store: Store, path: str, body: str) -> None:
+    as_json = header(store, AccessRole.ADMIN) | {"Content-Type": "application/json"}
+    answer = client.post(f"/api/v1/{path}", content=body, headers=as_json)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
