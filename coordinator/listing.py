@@ -61,7 +61,7 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
                 "group": known.group,
                 "online": known.online,
                 "revoked": known.revoked_s is not None,
-                "last_seen_s_ago": round(now_s - known.last_seen_s),
+                "last_seen_s_ago": round(now_s - known.last_seen_s) if known.has_said_hello else None,
                 **_spare(known.snapshot),
                 "memory_factor": round(known.memory_factor, 2),
                 "release": latest.release if (latest := tx.assignments.latest(known.id)) else None,

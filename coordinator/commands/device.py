@@ -15,7 +15,7 @@ DeviceId = Annotated[str, typer.Argument(help="The device's id.")]
 
 @device_app.command("list")
 def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every device that has ever said hello, as it last said that it is; --json tells more."""
+    """Every device that has ever enrolled or said hello, as it last said that it is; --json tells more."""
     from coordinator.listing import device_rows, show, show_devices
 
     rows = device_rows(open_store(state_dir), time.time())

@@ -168,7 +168,10 @@ def _release_page(
             "exports": _exports(tx, desk, row),
             "open_rollout": open_rollout(tx, row.release.task),
         }
-    return page(request, "release.html", code=code, told=told, row=row, rollouts=rollouts, signed=signed, **values)
+    own = f"{PATH}/releases/{release}"
+    return page(
+        request, "release.html", code=code, own=own, told=told, row=row, rollouts=rollouts, signed=signed, **values
+    )
 
 
 def _keys(tx: Transaction, known: ReleaseRecord) -> list[KeyRow]:

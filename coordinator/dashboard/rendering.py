@@ -18,8 +18,11 @@ UNKNOWN = "\N{EN DASH}"
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
 
-def page(request: Request, template: str, *, code: int = 200, **values: object) -> HTMLResponse:
-    """A page; ``values`` are the template's own, beside who looks and in which theme."""
+def page(request: Request, template: str, *, code: int = 200, own: str = "", **values: object) -> HTMLResponse:
+    """A page; ``values`` are the template's own, beside who looks and in which theme.
+
+    ``own`` is the page's address, where it may be the answer to a form that was sent to another.
+    """
     theme = request.cookies.get(THEME_COOKIE, "")
     shared = {
         "at": PATH,
@@ -29,6 +32,7 @@ def page(request: Request, template: str, *, code: int = 200, **values: object) 
         "now_s": time.time(),
         "section": "",
         "told": "",
+        "own": own if request.method == "POST" else "",
     }
     return HTMLResponse(_templates.get_template(template).render(shared | values), code)
 
@@ -62,6 +66,18 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def exactly(seconds: float) -> str:
+    """A duration that somebody has set, in the largest unit that it is whole numbers of."""
+    units = ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min"))
+    unit_s, word = next(((unit_s, word) for unit_s, word in units if seconds and not seconds % unit_s), (1, "s"))
+    return f"{seconds / unit_s:.10g} {word}"
+
+
+def share(part: float) -> str:
+    """A share of 1 that somebody has set, in percent."""
+    return f"{100 * part:.10g} %"
+
+
 def since(at_s: float, now_s: float) -> str:
     """How long ago."""
     return "now" if now_s - at_s < 1 else f"{duration(now_s - at_s)} ago"
@@ -89,4 +105,6 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters.update({one.__name__: one for one in (mib, size, percent, duration, since, moment, count, millions)})
+_templates.filters.update(
+    {one.__name__: one for one in (mib, size, percent, duration, exactly, share, since, moment, count, millions)}
+)

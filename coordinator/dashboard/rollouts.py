@@ -168,6 +168,7 @@ def _rollout_page(
     return page(
         request,
         "rollout.html",
+        own=f"{PATH}/rollouts/{rollout}",
         code=code,
         told=told,
         known=known,

@@ -103,6 +103,7 @@ def _task_page(request: Request, desk: Desk, task: str, *, told: str = "", code:
     return page(
         request,
         "task.html",
+        own=f"{PATH}/tasks/{task}",
         code=code,
         told=told,
         progress=progress,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from coordinator.delivery.roots import ensure_root
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.records import AssignmentRecord
-from coordinator.store.states import AccessRole, AssignmentStatus, RolloutStatus
+from coordinator.store.states import AccessRole, AssignmentStatus, RolloutStatus, TaskStatus
 from tests.e2e.test_api_process import ask, serving
 from tests.support.browser import DESK, PHONE, Tab, chromium
 from tests.support.filled_store import TASK, fill_state
@@ -204,6 +204,23 @@ def test_login_is_refused_and_allowed_and_ends(browser: Browser, site: Site) -> 
         page.goto(site.at("fleet"))
         assert page.url == site.at("login?then=%2Fdashboard%2Ffleet")
         tab.check()
+
+
+def test_page_of_a_button_that_came_too_late_goes_on(browser: Browser, tmp_path: Path) -> None:
+    fill_state(tmp_path, 20, 2).close()
+    with site_of(tmp_path) as site, Tab(browser) as tab:
+        address = site.at(f"tasks/{TASK}")
+        page = tab.log_in(address, site.tokens[AccessRole.OPERATOR])
+        with closing(open_store(tmp_path)) as store, store.transaction() as tx:
+            tx.tasks.set_status(TASK, TaskStatus.PAUSED)
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_role("alert").get_by_text("is paused and cannot be paused").wait_for()
+        assert page.url == address
+        with closing(open_store(tmp_path)) as store, store.transaction() as tx:
+            tx.tasks.set_status(TASK, TaskStatus.STOPPED)
+        page.locator("#state").get_by_text("stopped").wait_for()
+        page.reload()
+        assert page.get_by_role("alert").count() == 0
 
 
 def test_release_is_approved_rolled_out_and_halted_in_the_browser(browser: Browser, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ const lost = document.querySelector("[data-lost]");
 const every_ms = 1000 * Number(body.dataset.everyS);
 let asked = 0;
 
+// The answer to a form is at the form's address, which cannot be asked for again.
+if (body.dataset.own) history.replaceState(null, "", body.dataset.own);
+
 function fetched(address) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from coordinator.api.access import make_token, revoke_token
 from coordinator.config import task_of_toml
 from coordinator.dashboard.tasks import example
+from coordinator.fleet.revocation import revoke_device
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole, Outcome, TaskStatus
@@ -305,3 +306,36 @@ def test_round_is_told_in_figures(client: TestClient, store: Store) -> None:
     assert f"{delivered} delivered" in page
     assert f'<td data-is="Stragglers" class="n">{late}</td>' in page
     assert "Round 2 collects" in page
+
+
+def test_device_that_is_revoked_or_was_never_there_is_said_to_be(client: TestClient, store: Store) -> None:
+    log_in(client, store, AccessRole.VIEWER)
+    revoke_device(store, "jetson-0000", time.time() - 90, "a test")
+    with store.transaction() as tx:
+        tx.devices.enrol("new", None, time.time())
+    for path in ("fleet?q=jetson-0000", "devices/jetson-0000"):
+        assert "revoked 1 min ago" in client.get(f"{AT}/{path}").text
+    assert "It has enrolled, and not said hello yet." in client.get(f"{AT}/devices/new").text
+    assert "not yet" in client.get(f"{AT}/fleet?q=new").text
+
+
+def test_damaged_blob_takes_the_pictures_and_nothing_else(client: TestClient, store: Store, tmp_path: Path) -> None:
+    log_in(client, store, AccessRole.VIEWER)
+    assert '<svg class="part"' in client.get(f"{AT}/fleet").text
+    for blob in (tmp_path / "blobs").iterdir():
+        blob.write_bytes(b"\0" + blob.read_bytes()[1:])
+    with client_of(store, tmp_path) as later:
+        log_in(later, store, AccessRole.VIEWER, "bob")
+        for path in PAGES:
+            if path != "new-task" and "new-rollout" not in path:
+                answer = later.get(f"{AT}/{path}")
+                assert (answer.status_code, '<svg class="part"' in answer.text) == (200, False), path
+
+
+def test_answer_to_a_form_says_where_its_page_is(client: TestClient, store: Store) -> None:
+    log_in(client, store, AccessRole.OPERATOR)
+    for path, own in ((f"tasks/{TASK}/start", f"tasks/{TASK}"), ("rollouts/1/pause", "rollouts/1")):
+        refused = client.post(f"{AT}/{path}")
+        assert refused.status_code == 400
+        assert f'data-own="{AT}/{own}"' in refused.text
+        assert "data-own" not in client.get(f"{AT}/{own}").text
