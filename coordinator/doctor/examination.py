@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from coordinator.doctor import folder, records, work
 from coordinator.doctor.patient import Patient
@@ -12,6 +13,7 @@ from edge_sdk.diagnosis.machine import clock, python_version, version_of
 from edge_sdk.errors import UnfitCoordinatorError
 
 _PACKAGES = ("onnxruntime", "torch", "transformers", "onnx", "sqlalchemy")
+_ANOTHER = "`coordinator broker config mosquitto` makes another; have the broker read it: `systemctl reload mosquitto`"
 _Checks = Sequence[tuple[str, Callable[[Patient], Iterator[Finding]]]]
 
 
@@ -31,7 +33,9 @@ def broker(patient: Patient) -> Iterator[Finding]:
     if linked.broker is not None:
         from edge_sdk.diagnosis.reaching import reach  # noqa: PLC0415 - paho may be what is missing
 
-        yield from reach(linked, may_log_in=linked.may_log_in)
+        for finding in reach(linked, may_log_in=linked.may_log_in):
+            is_own = finding.check == "certificate" and finding.advice and linked is not patient
+            yield replace(finding, advice=_ANOTHER) if is_own else finding
 
 
 _MACHINE: _Checks = (("python", python_version), ("packages", packages), ("clock", clock), ("broker", broker))

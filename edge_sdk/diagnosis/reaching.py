@@ -12,7 +12,7 @@ from contextlib import closing
 from edge_sdk.diagnosis.findings import Finding, Mark
 from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
 from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
-from edge_sdk.transport.address import BrokerAddress, BrokerSettings, tls_context, why_refused
+from edge_sdk.transport.address import BrokerAddress, BrokerSettings, tls_context, trust_advice, why_refused
 from edge_sdk.transport.mqtt import MqttTransport
 
 _TIMEOUT_S = 5.0
@@ -69,8 +69,8 @@ def _tls(address: BrokerAddress, settings: BrokerSettings) -> Finding:
         ):
             shown = _certificate(connection)
     except ssl.SSLCertVerificationError as error:
-        advice = "give its authority with --ca-file, or use the name in the certificate; the clock matters too"
-        return _failed(f"the certificate is not trusted: {error.verify_message}", advice)
+        found = f"the broker's is not trusted: {error.verify_message}"
+        return Finding("certificate", Mark.FAILURE, found, trust_advice(error))
     except OSError as error:  # ssl's other errors too
         advice = f"check that port {address.port} is the one for TLS"
         return _failed(f"no TLS at {address.host}:{address.port}: {error.strerror or error}", advice)

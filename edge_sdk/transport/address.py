@@ -205,7 +205,7 @@ def why_refused(address: BrokerAddress, context: ssl.SSLContext) -> str:
 def why_unreachable(address: BrokerAddress, error: OSError) -> str:
     """What it means for the user that a connection to ``address`` ends in ``error``, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"broker at {address} is not trusted: {error.verify_message.rstrip('.')}: {_trust_advice(error)}"
+        return f"broker at {address} is not trusted: {error.verify_message.rstrip('.')}: {trust_advice(error)}"
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return f"no file is left for a connection to {address}: raise `ulimit -n`, or LimitNOFILE of the service"
     if address.tls and isinstance(error, ssl.SSLError | ConnectionResetError):
@@ -213,7 +213,8 @@ def why_unreachable(address: BrokerAddress, error: OSError) -> str:
     return f"no broker answers at {address} ({error}): check the address and that the broker runs"
 
 
-def _trust_advice(error: ssl.SSLCertVerificationError) -> str:
+def trust_advice(error: ssl.SSLCertVerificationError) -> str:
+    """What to do about a certificate that is not trusted."""
     if error.verify_code in {_EXPIRED, _NOT_YET_VALID}:
         now = time.strftime("%Y-%m-%d %H:%M %Z")
         return f"renew its certificate, or set this machine's clock, which says {now}"

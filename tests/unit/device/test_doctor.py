@@ -26,6 +26,7 @@ from edge_sdk.diagnosis.findings import Finding, Mark, as_json, examine, failed,
 from edge_sdk.diagnosis.reaching import reach
 from edge_sdk.errors import StorageError, UnfitDeviceError
 from edge_sdk.protocol.messages import GRAIN_BYTES, MAX_PAYLOAD_BYTES
+from tests.support.authority import Authority
 from tests.support.boards import JETSON, MIB, RASPBERRY_PI, group_v2, modem, write_tree
 from tests.support.broker import Broker, mosquitto_broker
 from tests.support.certificate import self_signed
@@ -268,10 +269,25 @@ def test_certificate_that_nobody_trusts_is_said(own_certificate: tuple[ssl.SSLCo
     context, pem = own_certificate
     with listener(context) as port:
         finding = asked(f"mqtts://127.0.0.1:{port}")
-        assert "the certificate is not trusted: self-signed" in finding.found.replace("self signed", "self-signed")
+        assert "the broker's is not trusted: self-signed" in finding.found.replace("self signed", "self-signed")
         assert "--ca-file" in finding.advice
         trusted = asked(f"mqtts://127.0.0.1:{port}", pem)
         assert "not trusted" not in trusted.found, "with the certificate at hand, MQTT is what fails"
+
+
+@pytest.mark.parametrize(
+    ("expired", "host", "advice"), [(True, "127.0.0.1", "renew its"), (False, "::1", "use the name")]
+)
+def test_certificate_that_is_over_or_another_s_is_not_said_to_lack_its_authority(
+    tmp_path: Path, expired: bool, host: str, advice: str
+) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.server(host, expired=expired))
+    with listener(context) as port:
+        finding = asked(f"mqtts://127.0.0.1:{port}", authority.ca_file)
+    assert (finding.check, finding.mark) == ("certificate", Mark.FAILURE)
+    assert finding.advice.startswith(advice)
 
 
 # -- the command

@@ -33,6 +33,7 @@ from edge_sdk.errors import UnfitCoordinatorError
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
+from tests.support.secured import new_fleet
 
 NOW_S = time.time()
 PHRASE = "hush-hush"
@@ -325,3 +326,13 @@ def test_revoked_device_is_nothing_to_see_to(state: Path) -> None:
     _of_store(lambda store: revoke_device(store, "barn", NOW_S, "a test"))(state)
     with sole_user(state):
         assert troubles(state) == []
+
+
+def test_fleet_s_own_certificate_is_renewed_by_its_own_command(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Finding("certificate", Mark.WARNING, "the broker's is good until tomorrow, 1 days", "renew it before")
+    monkeypatch.setattr("edge_sdk.diagnosis.reaching.reach", lambda *_, **__: iter([ending]))
+    with sole_user(state):
+        assert troubles(state, broker="mqtts://127.0.0.1") == [ending]
+        new_fleet(state)
+        (finding,) = troubles(state)
+    assert finding.advice.startswith("`coordinator broker config mosquitto` makes another")
