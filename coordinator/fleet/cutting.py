@@ -31,7 +31,7 @@ from coordinator.fleet.revocation import LIST_FILE, list_revoked
 from coordinator.fleet.secret import new_secret
 from coordinator.store.database import Store
 from edge_sdk.disk import disk_errors, write_durably
-from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.errors import BrokerUnreachableError, StorageError
 from edge_sdk.transport.address import BrokerAddress, Credentials, tls_context, why_refused
 from edge_sdk.transport.mqtt import MqttTransport
 
@@ -45,8 +45,17 @@ def cut_off(store: Store, fleet: Fleet, device: str) -> float:
 
     Raises ``BrokerUnreachableError``, saying what is left to do, where the broker still lets it in or does not answer.
     """
-    if fleet.settings.is_open:
-        return _shut_out(store, fleet, device)
+    try:
+        return _shut_out(store, fleet, device) if fleet.settings.is_open else _refused(store, fleet, device)
+    except StorageError as error:
+        raise BrokerUnreachableError(
+            f"{device} is revoked, but the broker is not told: {error}; let this user write there, or be another, and "
+            "say `coordinator device revoke` again"
+        ) from error
+
+
+def _refused(store: Store, fleet: Fleet, device: str) -> float:
+    """As :func:`cut_off`, where devices have certificates."""
     began_s = time.monotonic()
     listed, other = (fleet.authority.stand_in(device, time.time()) for _ in range(2))
     list_revoked(store, fleet, [listed.certificate])
@@ -59,13 +68,16 @@ def cut_off(store: Store, fleet: Fleet, device: str) -> float:
 
 
 def tell_broker(store: Store, fleet: Fleet) -> None:
-    """Have the broker know who is let in and who is not, as far as it can be told; nobody waits for it."""
-    list_revoked(store, fleet)
+    """Have the broker know who is let in and who is not, as far as it can be told; nobody waits for it.
+
+    Raises ``StorageError`` where an open fleet's passwords cannot be written.
+    """
     if fleet.settings.is_open:
         list_passwords(store, fleet)
     try:
+        list_revoked(store, fleet)
         _reload(fleet)
-    except BrokerUnreachableError as error:
+    except (BrokerUnreachableError, StorageError) as error:
         _log.warning("%s", error)
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi.testclient import TestClient
 
 from coordinator.api.access import make_token
-from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet
+from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet, keep_settings
 from coordinator.store.database import Store
 from coordinator.store.states import AccessRole
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES
@@ -146,6 +146,24 @@ def test_device_is_revoked_by_an_operator_who_hears_what_is_left_to_do(
     assert f"nobody answers at {fleet.settings.broker}" in answer["problem"]
     assert client.get("/api/v1/devices/pi-5", headers=viewer).json()["revoked_s"] is not None
     assert client.post("/api/v1/devices/nobody/revoke", headers=operator).status_code == 400
+
+
+def test_broker_s_folder_that_this_user_may_not_write_keeps_nobody_in_and_nobody_out(
+    client: TestClient, store: Store, fleet: Fleet, tmp_path: Path
+) -> None:
+    """As root's, where root has written it and the API runs as another user."""
+    closed = tmp_path / "closed"
+    closed.touch()
+    keep_settings(fleet, broker_dir=str(closed / "broker"))
+    admin = {"Authorization": f"Bearer {make_token(store, 'boss', AccessRole.ADMIN, None, time.time(), 'a test')}"}
+    for folder in ("old", "new"):
+        made = client.post("/api/v1/enrolments", headers=admin, json={"device": "pi-5"}).json()
+        header = {"Authorization": f"Bearer {made['secret']}"}
+        assert client.post("/enroll", headers=header, json=asked(tmp_path / folder)).status_code == 200
+    answer = client.post("/api/v1/devices/pi-5/revoke", headers=admin)
+    assert answer.status_code == 200
+    assert answer.json()["problem"].startswith("pi-5 is revoked, but the broker is not told: ")
+    assert client.get("/api/v1/devices/pi-5", headers=admin).json()["revoked_s"] is not None
 
 
 def test_token_of_an_open_fleet_is_a_password_and_enrols_nobody(
