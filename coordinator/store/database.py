@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Table, event, insert, make_url, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from coordinator.store.audit import Audit
 from coordinator.store.backends import backend_of
@@ -130,6 +131,8 @@ class Store:
                 yield connection
         except DBAPIError as error:
             raise self._translated(error) from error
+        except PoolTimeoutError as error:
+            raise StorageError(f"store {self._name} is busy: too many others wait for it") from error
         except UnicodeDecodeError as error:  # sqlite3, of what SQLite quotes of a damaged file
             raise StorageError(f"store {self._name} is damaged: restore it from a backup") from error
 

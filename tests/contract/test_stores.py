@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -370,6 +371,21 @@ def test_device_has_one_password_or_none(store: Store) -> None:
 
 
 # -- transactions
+
+
+@pytest.mark.parametrize("address", ["file", "postgresql"], indirect=True)
+def test_as_many_look_at_once_as_a_server_has_threads(store: Store) -> None:
+    """And none waits for another: one that waited half a minute got a traceback."""
+    with ExitStack() as readers:
+        for _ in range(45):
+            assert readers.enter_context(store.reading()).tasks.all() == ()
+
+
+def test_who_waits_for_too_many_others_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Store("sqlite://")) as store:
+        monkeypatch.setattr(store._engine.pool, "_timeout", 0.1)
+        with store.reading(), pytest.raises(StorageError, match="is busy"), store.reading():
+            pass
 
 
 # -- totals
