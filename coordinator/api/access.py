@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from coordinator.fleet.secret import digest_of, new_secret
 from coordinator.store.database import Store, Transaction
 from coordinator.store.records import TokenRecord
@@ -11,14 +13,17 @@ from edge_sdk.protocol.topics import check_name
 
 _PREFIX = "raffm_"
 _DAY_S = 86400.0
+_MOST_DAYS = 36500
 
 
 def make_token(store: Store, name: str, role: AccessRole, days: float | None, now_s: float, who: str) -> str:
     """A new token for ``days``, or for good; its secret, which nobody can read again.
 
-    Raises ``ConfigurationError`` for a name that is taken or is none.
+    Raises ``ConfigurationError`` for a name that is taken or is none, and for days that are none.
     """
     check_name(name, "token")
+    if days is not None and (math.isnan(days) or days > _MOST_DAYS):  # what is no number would be no end
+        raise ConfigurationError(f"a token is good for up to {_MOST_DAYS} days, not for {days}")
     secret = new_secret(_PREFIX)
     expires_s = None if days is None else now_s + days * _DAY_S
     with store.transaction() as tx:

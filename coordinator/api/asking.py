@@ -25,7 +25,9 @@ _T = TypeVar("_T")
 Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
 Numbered = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
-After = Annotated[str | None, Query(max_length=64, description="What the page before ended with.")]
+After = Annotated[
+    str | None, Query(max_length=64, pattern=r"^[^\x00]*$", description="What the page before ended with.")
+]
 _bearer = HTTPBearer(description="A token, from `coordinator token create`.")
 Answers = dict[int | str, dict[str, Any]]
 """What FastAPI is told of an operation's answers."""

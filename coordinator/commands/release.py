@@ -22,7 +22,7 @@ def create_release(
     version: Annotated[int | None, typer.Option(min=0, help="Of the model; the newest if not named.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Whose devices may run it; all if none is named.")] = None,
     precision: Annotated[list[Precision] | None, typer.Option(help="Of exports; int8 if none is named.")] = None,
-    days: Annotated[float, typer.Option(min=0.01, help="Until it expires.")] = 365.0,
+    days: Annotated[float, typer.Option(min=0.01, max=36500, help="Until it expires.")] = 365.0,
     fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
     threads: Annotated[int, typer.Option(min=1, help="For evaluation.")] = 2,
     as_json: AsJson = False,

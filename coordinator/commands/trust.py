@@ -15,7 +15,7 @@ root_app = typer.Typer(no_args_is_help=True, help="Whose signatures count.")
 _New = Annotated[Path, typer.Argument(help="File to write.")]
 _File = Annotated[Path, typer.Argument(help="A root of trust.")]
 _Keys = Annotated[list[Path] | None, typer.Option("--key", help="Sign with this key at once.")]
-_Days = Annotated[float, typer.Option(min=1, help="Until it expires.")]
+_Days = Annotated[float, typer.Option(min=1, max=36500, help="Until it expires.")]
 _Threshold = Annotated[int | None, typer.Option(min=1, help="How many of them have to sign.")]
 
 

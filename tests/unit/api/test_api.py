@@ -14,9 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from coordinator.api.access import make_token, revoke_token
 from coordinator.api.app import create_app
+from coordinator.cli import app
 from coordinator.config import TaskConfig
 from coordinator.store.database import Store
 from coordinator.store.records import EvaluationRecord, RoundRecord, VersionRecord
@@ -317,3 +319,25 @@ def test_strange_text_is_the_callers_mistake(client: TestClient, store: Store, p
     answer = client.post(f"/api/v1/{path}", content=body, headers=as_json)
     assert answer.status_code == 400
     assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("days", [float("nan"), float("inf"), 36501.0])
+def test_token_of_days_that_are_none_is_not_made(store: Store, days: float) -> None:
+    with pytest.raises(ConfigurationError, match="is good for up to 36500 days"):
+        make_token(store, "ann", AccessRole.ADMIN, days, time.time(), "a test")
+
+
+@pytest.mark.parametrize(
+    "words", [("release", "create", "news"), ("root", "rotate", "root-2.json", "--from", "root.json")]
+)
+def test_end_that_no_calendar_has_is_refused_by_the_commands(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """One release that expires in the year 29000 ended every later `release list`."""
+    options = () if words[0] == "root" else ("--state-dir", str(tmp_path))
+    typed = CliRunner().invoke(app, [*words, "--days", "1e7", *options])
+    assert typed.exit_code == 2
+    assert "'--days': 10000000.0 is not in the range" in typed.output
+
+
+def test_page_that_no_page_ended_with_is_the_callers_mistake(client: TestClient, store: Store) -> None:
+    """PostgreSQL takes no NUL."""
+    assert client.get("/api/v1/devices?after=%00", headers=header(store, AccessRole.VIEWER)).status_code == 422
