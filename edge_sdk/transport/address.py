@@ -54,6 +54,7 @@ class BrokerAddress:
         try:
             parts = urlsplit(text)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
+            (host or "").encode("idna")  # as a look-up does, which has no named error for it
         except ValueError as error:
             msg = f"broker address cannot be read ({error}): use mqtt://host:port or mqtts://host:port"
             raise ConfigurationError(msg) from error

@@ -297,7 +297,19 @@ def test_address_is_read_and_written_back(text: str, expected: BrokerAddress) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", "localhost:1883", "http://x", "mqtt://", "mqtt://x:99999", "mqtt://x:y", "mqtt://x/path", "mqtt://[x"]
+    "text",
+    [
+        "",
+        "localhost:1883",
+        "http://x",
+        "mqtt://",
+        "mqtt://x:99999",
+        "mqtt://x:y",
+        "mqtt://x/path",
+        "mqtt://[x",
+        "mqtt://a..b",
+        f"mqtt://{64 * 'a'}.example",
+    ],
 )
 def test_address_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="mqtt://host:port"):
