@@ -23,6 +23,7 @@ _GOOD_TRAINING_BYTES = 2 * ONNX.base_bytes
 _SMALL_GROUP_BYTES = 512 * MIB
 _SLOW_GFLOPS = 1.0
 _IMPORT_S = 60.0
+_CUDA = "CUDAExecutionProvider"  # what `edge_sdk.sessions` prefers, which loads onnxruntime
 
 
 def word_size(_: Patient) -> Iterator[Finding]:
@@ -86,13 +87,16 @@ def speed(patient: Patient) -> Iterator[Finding]:
 
 
 def accelerator(patient: Patient) -> Iterator[Finding]:
-    """A GPU, where there is one."""
-    from edge_sdk.device.accelerator import accelerator_name
+    """A GPU, where there is one, and whether the installed onnxruntime can use it."""
+    from edge_sdk.device.accelerator import accelerator_name, onnxruntime_providers
 
     name = accelerator_name(patient.system)
-    found = (
-        "none found; the processor does the work" if name is None else f"{name}; onnxruntime trains on the processor"
-    )
+    if name is None:
+        found = "none found; the processor does the work"
+    elif _CUDA in (onnxruntime_providers() or ()):
+        found = f"{name}; onnxruntime uses it"
+    else:
+        found = f"{name}; this onnxruntime has no CUDA; the processor does the work"
     yield Finding("accelerator", Mark.OK, found)
 
 

@@ -143,6 +143,24 @@ def test_sensors_of_a_jetson_on_a_modem_are_read(patient: Patient) -> None:
     assert "Jetson" in found(checks.accelerator, patient)[0].found
 
 
+@pytest.mark.parametrize(
+    ("providers", "ending"),
+    [
+        (("CUDAExecutionProvider", "CPUExecutionProvider"), "onnxruntime uses it"),
+        (("CPUExecutionProvider",), "this onnxruntime has no CUDA; the processor does the work"),
+        (None, "this onnxruntime has no CUDA; the processor does the work"),
+    ],
+    ids=["cuda", "cpu", "broken"],
+)
+def test_gpu_is_said_to_be_used_only_by_an_onnxruntime_with_cuda(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch, providers: tuple[str, ...] | None, ending: str
+) -> None:
+    write_tree(patient.system.root, JETSON)
+    monkeypatch.setattr("edge_sdk.device.accelerator.onnxruntime_providers", lambda: providers)
+    (finding,) = found(checks.accelerator, patient)
+    assert finding.found == f"NVIDIA Jetson Orin Nano Developer Kit; {ending}"
+
+
 def test_machine_without_sensors_is_warned_of_and_fit(patient: Patient) -> None:
     findings = found(checks.sensors, patient)
     assert findings[0].mark is Mark.WARNING
