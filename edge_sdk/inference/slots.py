@@ -162,9 +162,9 @@ def _sealed(value: ReleasedModel | ReleaseReport) -> bytes:
 
 
 def _unsealed(data: bytes, kind: type[_V]) -> _V:
-    """What :func:`_sealed` has made; slots that were staged before there were digests have none."""
+    """What :func:`_sealed` has made. Raises one of ``UNDECODABLE`` where it was damaged."""
     line, _, digest = data.partition(b"\n")
-    if digest and digest.decode("ascii", "replace") != digest_of(line):
+    if digest.decode("ascii", "replace") != digest_of(line):
         raise msgspec.DecodeError("its digest is another one")
     return msgspec.json.decode(line, type=kind)
 

@@ -12,6 +12,7 @@ from edge_sdk.data.store import _read_past
 from edge_sdk.decoding import MAX_TOML_BYTES, parse_toml
 from edge_sdk.errors import BlobCorruptError, ConfigurationError, DataFormatError, StorageError, UntrustedError
 from edge_sdk.inference.slots import Slots
+from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.signing import Role, seal, sign, verify
 from edge_sdk.security.secrets import read_secret
 from edge_sdk.settings import from_environment
@@ -59,7 +60,9 @@ def test_envelope_with_a_field_that_cannot_be_decoded_is_not_trusted(damage: byt
 @pytest.mark.parametrize("data", [DEEP, NOT_TEXT])
 def test_damaged_files_of_a_device_are_refused_by_name(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a").mkdir()
-    for name, text in {"current": b"a", "a/slot.json": data, "learnt.jsonl": data + b"\n", "split.json": data}.items():
+    sealed = data + b"\n" + digest_of(data).encode()
+    files = {"current": b"a", "a/slot.json": sealed, "learnt.jsonl": data + b"\n", "split.json": data}
+    for name, text in files.items():
         (tmp_path / name).write_bytes(text)
     with pytest.raises(BlobCorruptError, match="cannot be read"):
         Slots(tmp_path).current()

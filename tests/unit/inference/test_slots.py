@@ -106,10 +106,12 @@ def test_slots_refuse_a_manifest_whose_label_was_damaged(slots: Slots, tmp_path:
         slots.switch()
 
 
-def test_slots_take_a_manifest_from_before_they_were_sealed(slots: Slots, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [b"", b"\n"], ids=["cut", "line-alone"])
+def test_slots_refuse_a_manifest_without_its_digest(slots: Slots, tmp_path: Path, ending: bytes) -> None:
     path = slots.stage(*release(tmp_path, 1)).folder / "slot.json"
-    path.write_bytes(path.read_bytes().partition(b"\n")[0])
-    assert slots.switch().manifest.release == 1
+    path.write_bytes(path.read_bytes().partition(b"\n")[0] + ending)
+    with pytest.raises(BlobCorruptError, match="its digest is another one"):
+        slots.switch()
 
 
 def test_slots_whose_letter_was_damaged_say_so_and_can_go_back(slots: Slots, tmp_path: Path) -> None:
