@@ -199,16 +199,16 @@ def doctor(
     from edge_sdk.diagnosis.findings import examine, show
     from edge_sdk.security.secrets import read_secret
 
-    told = {} if state_dir is None else _told(state_dir)
+    enrolled = {} if state_dir is None else _enrolled_values(state_dir)
     patient = Patient(
         System(),
         state_dir,
         profile=profile,
-        broker=broker or told.get("broker"),
+        broker=broker or enrolled.get("broker"),
         user=user,
         password=None if password_file is None else read_secret(password_file),
-        ca_file=ca_file or told.get("ca_file"),
-        certificate_file=certificate_file or told.get("certificate_file"),
+        ca_file=ca_file or enrolled.get("ca_file"),
+        certificate_file=certificate_file or enrolled.get("certificate_file"),
         key_file=key_file,
         allow_plaintext=bool(allow_plaintext),
         mqtt_version=mqtt_version or MqttVersion.ANY,
@@ -254,11 +254,11 @@ def predict(
         typer.echo(msgspec.json.encode({answer.kind: answer.asked} | line).decode() if as_json else shown)
 
 
-def _told(state_dir: Path) -> Mapping[str, Any]:
-    """Imported where it is needed alone: the doctor says what is missing."""
-    from edge_sdk.settings import told_values
+def _enrolled_values(state_dir: Path) -> Mapping[str, Any]:
+    """See :func:`edge_sdk.settings.enrolled_values`, imported only here: what it needs may be what the doctor lacks."""
+    from edge_sdk.settings import enrolled_values
 
-    return told_values(state_dir)
+    return enrolled_values(state_dir)
 
 
 def _list_profiles(as_json: bool) -> None:

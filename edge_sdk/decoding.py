@@ -1,4 +1,4 @@
-"""What others wrote and cannot be read, however it cannot: what msgspec and TOML raise, under one name each."""
+"""Decoding what others wrote: the errors that msgspec raises, under one name, and TOML within limits."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import msgspec
 from edge_sdk.errors import ConfigurationError
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoders of msgspec raise: of a wrong shape, of text that is no UTF-8, of what nests too deeply."""
+"""What msgspec's decoders raise: for a wrong structure, for text that is not UTF-8, for nesting that is too deep."""
 TomlTable = dict[str, Any]
-_MOST_QUOTED = 300
+_MAX_QUOTED = 300  # characters
 MAX_TOML_BYTES = 64 * 1024
 _DEEP_KEY = re.compile(r"""(?:\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*){30}""")
-"""From some thousand parts on a key takes tomllib seconds and gigabytes."""
+"""A dotted key of more than 30 parts: with some thousands of them, tomllib takes seconds and gigabytes."""
 
 
-def told(error: Exception) -> str:
-    """What is wrong, in a few words: an error of msgspec quotes names, which whoever sent them may have made long."""
-    return str(error)[:_MOST_QUOTED]
+def brief(error: Exception) -> str:
+    """The first line of an error's text, at most 300 characters: libraries quote what a peer sent, however long."""
+    return str(error).partition("\n")[0][:_MAX_QUOTED]
 
 
 def parse_toml(data: bytes, place: str) -> TomlTable:
-    """The table in a TOML file, which ``place`` names. ``ConfigurationError`` where it is none, or a monstrous one."""
+    """The table in the TOML file ``data``; ``place`` names the file in errors.
+
+    Raises ``ConfigurationError`` where it is not TOML, is larger than 64 KiB or has a key of more than 30 parts.
+    """
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 - messages are decoded where nobody reads TOML
     else:

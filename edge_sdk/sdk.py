@@ -20,7 +20,7 @@ from edge_sdk.data.owned import Owned
 from edge_sdk.errors import ConfigurationError, DeadlineError, RaffmError
 from edge_sdk.inference.engine import Given, Prediction
 from edge_sdk.protocol.messages import ReleaseReport
-from edge_sdk.settings import told_values, typed_values
+from edge_sdk.settings import enrolled_values, typed_values
 from edge_sdk.supervisor import AgentStatus, Supervisor
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ class Agent:
         named = {"device": device, **({} if broker is None else {"broker": broker}), **settings}
         given = typed_values(named if state_dir is None else {"state_dir": state_dir, **named})
         folder = given.pop("state_dir", None) or default_state_dir(given["device"])
-        told = told_values(folder, given["device"])
-        if "broker" not in told | given:
+        values = enrolled_values(folder, given["device"]) | given
+        if "broker" not in values:
             raise ConfigurationError(f"{device} has no broker: name one, or enrol it (`edge-agent enroll`)")
-        self.config = AgentConfig(state_dir=folder, **told | given)
+        self.config = AgentConfig(state_dir=folder, **values)
         self._on_model = on_model
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor = Supervisor(self.config, examples, on_model=self._tell)

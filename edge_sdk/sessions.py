@@ -19,6 +19,7 @@ from pathlib import Path
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from edge_sdk.decoding import brief
 from edge_sdk.errors import ModelFormatError
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def open_session(
     except (*FAILURES, RuntimeError) as error:
         if tried == [_CPU]:
             raise
-        _note({*tried} - {_CPU}, f"fails: {str(error).splitlines()[0][:300]}")
+        _note({*tried} - {_CPU}, f"fails: {brief(error)}")
         return ort.InferenceSession(model, options, [_CPU], enable_fallback=0)
     _note({*tried} - {*session.get_providers()}, "cannot be loaded")
     return session

@@ -1,14 +1,14 @@
-"""An agent's settings from a file, from the environment and from a command's options, each stronger than the last.
+"""An agent's settings from a file, from the environment and from a command's options; later sources win.
 
     device = "pi-5"                                 # agent.toml
     RAFFM_EDGE_POLICY_CHARGING_ONLY=true            # the environment: a field of [policy]
     edge-agent run --config agent.toml --seed 7     # an option
 
-Weaker than all of them is what a fleet has told the device when it enrolled, which lies with its identity.
+All three win over what the fleet told the device when it enrolled, which is kept with the device's identity.
 
-The keys are the fields of :class:`edge_sdk.config.AgentConfig`, with ``data`` (the file of examples) and ``log_format``
-beside them and ``password_file`` in the place of the password: no secret stands in a file of settings. The fields of
-its policy stand under ``[policy]``. A field that is added to either is a key from then on.
+The keys are the fields of :class:`edge_sdk.config.AgentConfig` and :class:`~edge_sdk.device.policy.Policy` (the latter
+under ``[policy]``), so a new field is a new key. ``data`` (the file of examples) and ``log_format`` are added, and
+``password_file`` replaces the password, since no secret belongs in a settings file.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def load_settings(
     options: Mapping[str, Any],
     flags: Mapping[str, str] = MappingProxyType({}),
 ) -> Settings:
-    """Settings from all three places; an option that is ``None`` was not given, and text is read as its key's type.
+    """Settings from all three sources. An option that is ``None`` was not given; text is parsed as its key's type.
 
-    ``flags`` is what a user types for an option, where it is not ``--key``. A relative path in the file counts from the
-    file's folder. Raises ``ConfigurationError``, naming what was typed.
+    ``flags`` maps a key to what a user types for it, where that is not ``--key``; errors quote it. A relative path in
+    the file is relative to the file's folder. Raises ``ConfigurationError``.
     """
     options = {name: value for name, value in options.items() if value is not None}
     given, typed = _given(file, environment, options, flags)
@@ -107,24 +107,24 @@ def read_file(path: Path) -> _Values:
     return {name: _typed(value, name, f"{path}: {name}", path.parent) for name, value in values.items()}
 
 
-def told_values(state_dir: Path, device: str | None = None) -> _Values:
-    """What the agent whose state is there was told when it enrolled, by key; nothing where it has not.
+def enrolled_values(state_dir: Path, device: str | None = None) -> _Values:
+    """The settings that enrolling left in ``state_dir``, by key; empty where no device has enrolled there.
 
-    Raises ``ConfigurationError``, also where it is not the state of ``device``.
+    Raises ``ConfigurationError``, also where the state is not that of ``device``.
     """
     file = Identity.of(state_dir).settings_file
-    told = read_file(file) if file.exists() else {}
-    if told and device not in {None, told.get("device")}:
+    values = read_file(file) if file.exists() else {}
+    if values and device not in {None, values.get("device")}:
         raise ConfigurationError(
-            f"{state_dir} is the state of {told.get('device')!r}, not of {device!r}: name another state_dir"
+            f"{state_dir} is the state of {values.get('device')!r}, not of {device!r}: name another state_dir"
         )
-    return told
+    return values
 
 
 def typed_values(given: Mapping[str, object]) -> _Values:
-    """What a program gives by the names of fields of ``AgentConfig``; a path may be text. The others stay as they are.
+    """Keyword arguments for ``AgentConfig``, each converted to its field's type (a path may be given as text).
 
-    Raises ``ConfigurationError`` for a value of another type.
+    Unknown names are returned as they are. Raises ``ConfigurationError`` for a value of the wrong type.
     """
     if not isinstance(given.get("policy", Policy()), Policy):
         raise ConfigurationError(f"policy is a {type(given['policy']).__name__}; give an edge_sdk.Policy")
@@ -132,9 +132,9 @@ def typed_values(given: Mapping[str, object]) -> _Values:
 
 
 def from_environment(environment: Mapping[str, str]) -> _Values:
-    """The values in ``RAFFM_EDGE_…``, by key; lists have commas, and an empty one is not given.
+    """The values of the variables ``RAFFM_EDGE_…``, by key. Lists are separated by commas; an empty value is ignored.
 
-    Raises ``ConfigurationError``, also for a variable of that prefix that is no key.
+    Raises ``ConfigurationError``, also for a variable with that prefix that names no key.
     """
     known = {_variable(name): name for name in keys()}
     given = {name: text for name, text in environment.items() if name.startswith(ENVIRONMENT_PREFIX) and text}
@@ -146,7 +146,7 @@ def from_environment(environment: Mapping[str, str]) -> _Values:
 
 
 def example_file() -> str:
-    """A file of settings with every key, each with what it means; all are comments, and show what holds without."""
+    """A settings file with every key, its meaning and its default, each commented out."""
     lines = [
         "# Settings of edge-agent. The first three have to be given; the others show what holds without them.",
         "# A device that has enrolled has its name and its broker from there.",
@@ -169,15 +169,15 @@ def _given(
     typed |= {name: flags.get(name, f"--{name}") for name in options}
     from_options = {name: _of_option(value, name, typed[name]) for name, value in options.items()}
     given = in_file | in_environment | from_options
-    return _told(given) | given, typed
+    return _enrolled(given) | given, typed
 
 
-def _told(given: _Values) -> _Values:
-    """What an agent with these settings was told when it enrolled. Raises ``ConfigurationError``."""
+def _enrolled(given: _Values) -> _Values:
+    """What the agent that these settings describe received when it enrolled. Raises ``ConfigurationError``."""
     device, state_dir = given.get("device"), given.get("state_dir")
     if state_dir is None and device is None:
         return {}
-    return told_values(state_dir or default_state_dir(device or ""), device)
+    return enrolled_values(state_dir or default_state_dir(device or ""), device)
 
 
 def _keys_of(kind: Any, prefix: str = "") -> dict[str, Key]:  # noqa: ANN401 - any dataclass

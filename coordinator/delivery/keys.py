@@ -12,7 +12,7 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_sdk.decoding import told
+from edge_sdk.decoding import brief
 from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.signing import Role
@@ -71,7 +71,7 @@ def read_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
         UnsupportedAlgorithm,
         InternalError,
     ) as error:  # of OpenSSL
-        raise ConfigurationError(f"{path} is no key, or its passphrase is another one: {told(error)}") from error
+        raise ConfigurationError(f"{path} is no key, or its passphrase is another one: {brief(error)}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"{path} is no Ed25519 key: make one with `coordinator key new`")
     return key

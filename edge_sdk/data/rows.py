@@ -18,7 +18,7 @@ from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.examples import ArrayExamples, Examples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
 from edge_sdk.data.images import IMAGE_SIZE, small_image
 from edge_sdk.data.mapped import mapped
-from edge_sdk.decoding import UNDECODABLE, told
+from edge_sdk.decoding import UNDECODABLE, brief
 from edge_sdk.errors import DataFormatError
 from edge_sdk.text import plain_text
 
@@ -88,7 +88,7 @@ def format_of(columns: Iterable[str], place: str) -> Format:
             return form
     if names == ["text"]:
         return _PLAIN
-    raise DataFormatError(f"{place} has {_told(names)}; it needs {_NEEDED}")
+    raise DataFormatError(f"{place} has {_in_words(names)}; it needs {_NEEDED}")
 
 
 def examples_of_rows(
@@ -188,12 +188,12 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             if row.strip():
                 yield decoder.decode(row)
     except UNDECODABLE as error:
-        raise DataFormatError(f"{path} row {number} is not a JSON object: {told(error)}") from error
+        raise DataFormatError(f"{path} row {number} is not a JSON object: {brief(error)}") from error
 
 
 def _example(place: str, form: Format, row: Row) -> tuple[object, ...]:
     if not {*form.columns} <= row.keys():
-        raise DataFormatError(f"{place} has {_told([*row])}; it needs {', '.join(form.columns)}")
+        raise DataFormatError(f"{place} has {_in_words([*row])}; it needs {', '.join(form.columns)}")
     values = [row[column] for column in form.columns]
     example = form.example(*values)
     if example is None:
@@ -201,8 +201,8 @@ def _example(place: str, form: Format, row: Row) -> tuple[object, ...]:
     return example
 
 
-def _told(columns: Sequence[object]) -> str:
-    """Names of columns, unless none is known: what stands in their place may be an example."""
+def _in_words(columns: Sequence[object]) -> str:
+    """The columns by name if any of them is known; otherwise they may be an example, which no error may quote."""
     if not columns or not _KNOWN.isdisjoint(columns):
         return f"the columns {', '.join(map(str, columns)) or '(none)'}"
     return "no column that is known"

@@ -8,7 +8,7 @@ from typing import Protocol
 import psutil
 
 from edge_sdk.device.profile import BatteryFigures
-from edge_sdk.device.system import told
+from edge_sdk.device.system import or_none
 
 
 class Battery(Protocol):
@@ -64,4 +64,4 @@ class DrainingBattery:
 
 def _sensors() -> psutil._common.sbattery | None:
     # the function is absent on platforms without battery support, the kernel's folder in some containers
-    return told(psutil.sensors_battery) if hasattr(psutil, "sensors_battery") else None
+    return or_none(psutil.sensors_battery) if hasattr(psutil, "sensors_battery") else None

@@ -15,7 +15,7 @@ from edge_sdk.device.control_group import group_memory
 from edge_sdk.device.processor import usable_cores
 from edge_sdk.device.profile import DeviceProfile
 from edge_sdk.device.sensors import temperature_c
-from edge_sdk.device.system import System, told
+from edge_sdk.device.system import System, or_none
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import UnfitDeviceError
 from edge_sdk.protocol.messages import Snapshot
@@ -52,7 +52,7 @@ def memory_bytes(system: System) -> tuple[int, int]:
 
     Raises ``UnfitDeviceError`` where the machine's cannot be read: nothing could be kept within it.
     """
-    memory, group = told(psutil.virtual_memory), group_memory(system)
+    memory, group = or_none(psutil.virtual_memory), group_memory(system)
     if memory is None:
         raise UnfitDeviceError("how much memory there is cannot be read: an agent needs /proc/meminfo")
     if group is None:

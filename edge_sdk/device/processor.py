@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from edge_sdk.device.control_group import group_cores
-from edge_sdk.device.system import System, told
+from edge_sdk.device.system import System, or_none
 
 _GEMM_SIZE = 512
 _GEMM_S = 0.2
@@ -95,7 +95,7 @@ class OthersLoad:
 
     def __init__(self) -> None:
         self._cores = psutil.cpu_count() or 1
-        self._looked_s, self._work = time.monotonic(), told(_work_s)
+        self._looked_s, self._work = time.monotonic(), or_none(_work_s)
         self._share: float | None = None
 
     def share(self) -> float | None:
@@ -103,7 +103,7 @@ class OthersLoad:
         now_s = time.monotonic()
         elapsed_s = now_s - self._looked_s
         if elapsed_s >= _LEAST_INTERVAL_S:
-            before, self._work = self._work, told(_work_s)
+            before, self._work = self._work, or_none(_work_s)
             self._share = None
             if before is not None and self._work is not None:
                 others_s = (self._work[0] - before[0]) - (self._work[1] - before[1])

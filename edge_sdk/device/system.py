@@ -1,6 +1,6 @@
-"""How everything here reads the machine: files below a root, and commands that may be absent.
+"""How this package reads the machine: files below a root folder, and commands that may be absent.
 
-``root`` is ``/`` on a real machine; a test builds a small tree and gives that. All of it works as an ordinary user.
+``root`` is ``/`` on a real machine; a test passes a small tree of files instead. Nothing here needs root's rights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 _COMMAND_S = 2.0
-_MOST_DIGITS = 19  # of 64 bits: no kernel writes more
+_MAX_DIGITS = 19  # of a 64-bit number: no kernel writes more
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class System:
     root: Path = Path("/")
 
     def text(self, path: str) -> str | None:
-        """What a small file holds, stripped, also of the NUL that ends a string of the device tree."""
+        """The text of a small file, without surrounding white space and NULs (which end a device tree's strings)."""
         try:
             return (self.root / path).read_text(encoding="utf-8", errors="replace").strip("\0 \t\r\n")
-        except OSError:  # some of sysfs exists and refuses, as the sensor of a part that is switched off
+        except OSError:  # a file in sysfs may exist and refuse, such as the sensor of a part that is switched off
             return None
 
     def number(self, path: str) -> int | None:
@@ -39,11 +39,14 @@ class System:
         """Paths that match a glob, sorted; usable with the other methods."""
         try:
             return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
-        except OSError:  # what was plugged in a moment ago is gone
+        except OSError:  # something was unplugged meanwhile
             return []
 
     def output(self, *command: str, timeout_s: float = _COMMAND_S) -> str | None:
-        """What a command prints where it exists and ends well; of another root, one below its ``usr/bin``."""
+        """What a command prints, stripped; ``None`` where it is absent, fails or takes longer than ``timeout_s``.
+
+        On the machine's own root it is looked up on PATH, else only in ``usr/bin`` below the root.
+        """
         where = None if self.root == Path("/") else str(self.root / "usr/bin")
         program = shutil.which(command[0], path=where)
         if program is None:
@@ -67,13 +70,13 @@ class System:
 def whole(text: str | None) -> int | None:
     """The whole number that a text is, ``None`` where it is none."""
     digits = "" if text is None else text.removeprefix("-")
-    is_whole = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
+    is_whole = digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS
     return int(text) if text is not None and is_whole else None
 
 
-def told(ask: Callable[[], _T]) -> _T | None:
-    """What psutil answers; ``None`` where a file that it reads is missing, forbidden or garbled."""
-    import psutil  # noqa: PLC0415 - the doctor looks at a system without it, and says so
+def or_none(ask: Callable[[], _T]) -> _T | None:
+    """What ``ask``, a question to psutil, returns; ``None`` where a file that psutil reads is missing or garbled."""
+    import psutil  # noqa: PLC0415 - the doctor also examines a system without it
 
     try:
         return ask()

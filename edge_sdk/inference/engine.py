@@ -17,6 +17,7 @@ from edge_sdk.data import Examples
 from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.batches import EncodedExamples, encode_examples
 from edge_sdk.data.examples import IMAGE_AXES
+from edge_sdk.decoding import brief
 from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatError
 from edge_sdk.inference.writing import answer, continuation
@@ -218,7 +219,7 @@ class Engine:
         try:
             logits: NDArray[np.float32] = self._session.run([LOGITS], dict(inputs))[0]
         except self._failures as error:
-            raise ModelFormatError(f"the model cannot be run: {str(error).splitlines()[0][:300]}") from error
+            raise ModelFormatError(f"the model cannot be run: {brief(error)}") from error
         if self._labels and logits.shape[-1] != len(self._labels):
             raise ModelFormatError(
                 f"the model gives {logits.shape[-1]} logits for {len(self._labels)} labels; release another"

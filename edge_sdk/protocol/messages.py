@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from edge_sdk.decoding import UNDECODABLE, told
+from edge_sdk.decoding import UNDECODABLE, brief
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Architecture, ModelTask, Submodel, TrainablePart
 from edge_sdk.errors import MalformedMessageError
@@ -492,7 +492,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: bytes) -> _M:
     try:
         message = decoder.decode(payload)
     except UNDECODABLE as error:
-        words = f"message of {len(payload)} bytes is not of the closed set: {told(error)}"
+        words = f"message of {len(payload)} bytes is not of the closed set: {brief(error)}"
         raise MalformedMessageError(words) from error
     if len(payload) > MAX_MESSAGE_BYTES and not isinstance(message, Chunk):
         name = type(message).__name__

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk.decoding import UNDECODABLE, told
+from edge_sdk.decoding import UNDECODABLE, brief
 from edge_sdk.errors import TensorTableError
 
 MAX_HEADER_BYTES = 1 << 20
@@ -107,7 +107,7 @@ def _read_header(view: memoryview) -> tuple[dict[str, _Entry], int]:
     try:
         entries = _header_decoder.decode(view[8 : 8 + length])
     except UNDECODABLE as error:
-        msg = f"tensor header cannot be read: {told(error)}"
+        msg = f"tensor header cannot be read: {brief(error)}"
         raise TensorTableError(msg) from error
     if len(entries) > MAX_TENSORS:
         msg = f"tensor file has {len(entries)} tensors; the limit is {MAX_TENSORS}"

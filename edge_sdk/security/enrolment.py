@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_sdk.decoding import UNDECODABLE, told
+from edge_sdk.decoding import UNDECODABLE, brief
 from edge_sdk.disk import disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, MalformedMessageError, UntrustedError
 from edge_sdk.protocol.identity import MAX_ENROLMENT_BYTES, Enrolled, Enrolment
@@ -71,7 +71,7 @@ def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> byte
     try:
         certificate = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
     except ValueError as error:
-        raise UntrustedError(f"{base} shows no authority's certificate: {told(error)}") from error
+        raise UntrustedError(f"{base} shows no authority's certificate: {brief(error)}") from error
     found = hashlib.sha256(certificate).hexdigest()
     if not hmac.compare_digest(found, wanted[1]):
         raise UntrustedError(f"{base} shows another authority, sha256:{found}: check the address and the fingerprint")
@@ -93,7 +93,7 @@ def _enrolled(base: str, tls: ssl.SSLContext, token: str, asked: Enrolment) -> E
         broker = str(BrokerAddress.parse(enrolled.broker))
         ssl.PEM_cert_to_DER_cert(enrolled.certificate)
     except (*UNDECODABLE, ValueError, ConfigurationError) as error:
-        raise MalformedMessageError(f"{base} answers, but not as a coordinator does: {told(error)}") from error
+        raise MalformedMessageError(f"{base} answers, but not as a coordinator does: {brief(error)}") from error
     return msgspec.structs.replace(enrolled, broker=broker)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_sdk.decoding import told
+from edge_sdk.decoding import brief
 from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.identity import signed_for_renewal
@@ -120,7 +120,9 @@ class Identity:
             is_for_key = certificate.public_key() == key.public_key()
             names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
-            raise UntrustedError(f"certificate refused: it is none of the fleet's authority ({told(error)})") from error
+            raise UntrustedError(
+                f"certificate refused: it is none of the fleet's authority ({brief(error)})"
+            ) from error
         if names != [device] or not is_for_key:
             raise UntrustedError(f"certificate refused: it is not for the key that {device} has made")
         return certificate

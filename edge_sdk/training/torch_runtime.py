@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from edge_sdk.data.batches import Batch
+from edge_sdk.decoding import brief
 from edge_sdk.elastic.slicing import Array, Region
 from edge_sdk.errors import ConfigurationError, ModelFormatError, RaffmError, TrainingError
 from edge_sdk.modules.building import full_name, submodel_module
@@ -229,5 +230,4 @@ def _errors_of_torch(job: TrainingJob, kind: type[RaffmError], what: str) -> Ite
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if any(sign in str(error) for sign in _NO_MEMORY):
             raise out_of_memory(job.memory_limit_bytes, what) from error
-        first_line = str(error).partition("\n")[0][:300]
-        raise kind(f"{what}: {first_line}") from error
+        raise kind(f"{what}: {brief(error)}") from error

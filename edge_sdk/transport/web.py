@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from edge_sdk.decoding import UNDECODABLE, told
+from edge_sdk.decoding import UNDECODABLE, brief
 from edge_sdk.errors import (
     BlobUnreachableError,
     ConfigurationError,
@@ -132,7 +132,7 @@ class WebFetch:
                     error.close()
                 still = self._first_lacking()
                 if still is not None and still[0] == before:
-                    raise BlobUnreachableError(f"{self._address} gives no blob: {told(error)}") from error
+                    raise BlobUnreachableError(f"{self._address} gives no blob: {brief(error)}") from error
         with self._lock:
             if not self._stopped:
                 self._partial.commit()
@@ -218,7 +218,7 @@ def ask(
             raise UntrustedError(f"{address} is not trusted: {reason.verify_message.rstrip('.')}") from error
         raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {str(reason)[:_MOST_TOLD]}") from error
     except (HTTPException, ValueError) as error:
-        said = f"{type(error).__name__} {told(error)}"
+        said = f"{type(error).__name__} {brief(error)}"
         raise MalformedMessageError(f"{address} does not answer as a coordinator does: {said}") from error
     if code != _OK:
         raise _refusal(address, code, answer)

@@ -28,7 +28,7 @@ from edge_sdk.errors import ConfigurationError, CoordinatorUnreachableError, Mal
 from edge_sdk.security.enrolment import enroll
 from edge_sdk.security.identity import Identity
 from edge_sdk.security.trust import load_root
-from edge_sdk.settings import load_settings, told_values
+from edge_sdk.settings import enrolled_values, load_settings
 from tests.support.broker import free_port
 from tests.support.new_store import new_store
 from tests.support.secured import new_fleet
@@ -111,7 +111,7 @@ def test_answer_that_was_lost_is_had_again(api: str, store: Store, fleet: Fleet,
         patch.setattr(Identity, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             enroll(api, secret, "forgetful", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
-    assert told_values(tmp_path) == {}
+    assert enrolled_values(tmp_path) == {}
     enroll(api, secret, "forgetful", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
     with store.reading() as tx:
         assert len(tx.certificates.of_device("forgetful")) == 1
@@ -134,7 +134,7 @@ def test_plaintext_to_another_machine_is_refused_before_anything_is_sent(fleet: 
 def test_refusal_is_told_in_the_coordinator_s_words(api: str, store: Store, fleet: Fleet, tmp_path: Path) -> None:
     with pytest.raises(UntrustedError, match="/enroll refuses: the token is for another device than 'pi-5'"):
         enroll(api, token(store, "pi-6"), "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
-    assert told_values(tmp_path) == {}
+    assert enrolled_values(tmp_path) == {}
 
 
 def test_device_that_asks_too_often_is_told_to_wait_and_not_that_it_is_refused(
@@ -174,7 +174,7 @@ def test_words_of_the_fleet_stay_words(store: Store, fleet: Fleet, tmp_path: Pat
         with impostor(tmp_path, fleet.authority, answer) as server, pytest.raises(MalformedMessageError) as caught:
             enroll(server.address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
         assert str(caught.value).isprintable()
-        assert told_values(tmp_path) == {}
+        assert enrolled_values(tmp_path) == {}
 
 
 def test_address_of_the_broker_is_kept_as_it_is_read(store: Store, fleet: Fleet, tmp_path: Path) -> None:
@@ -182,14 +182,14 @@ def test_address_of_the_broker_is_kept_as_it_is_read(store: Store, fleet: Fleet,
     answer = answer_for(fleet, Identity.of(tmp_path), broker="mqtts://\nbroker.example", root=root)
     with impostor(tmp_path, fleet.authority, answer) as server:
         told = enroll(server.address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
-    assert told.broker == told_values(tmp_path)["broker"] == "mqtts://broker.example:8883"
+    assert told.broker == enrolled_values(tmp_path)["broker"] == "mqtts://broker.example:8883"
 
 
 def test_fleet_without_a_root_of_trust_is_not_joined(fleet: Fleet, tmp_path: Path) -> None:
     answer, words = answer_for(fleet, Identity.of(tmp_path), root="{}"), "holds no root of trust"
     with impostor(tmp_path, fleet.authority, answer) as server, pytest.raises(ConfigurationError, match=words):
         enroll(server.address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
-    assert told_values(tmp_path) == {}
+    assert enrolled_values(tmp_path) == {}
 
 
 # -- somebody else's server
@@ -259,7 +259,7 @@ def test_token_is_told_to_nobody_but_the_fleet(store: Store, fleet: Fleet, tmp_p
         with pytest.raises(UntrustedError, match="is not trusted"):
             enroll(server.address, secret, "pi-5", tmp_path / "x", ca_file=fleet.authority_file, fingerprint=None)
         assert not [words for words in server.heard if secret in words or "POST" in words]
-    assert told_values(tmp_path / "x") == {}
+    assert enrolled_values(tmp_path / "x") == {}
 
 
 def test_token_would_be_told_to_whoever_is_trusted(store: Store, tmp_path: Path) -> None:
