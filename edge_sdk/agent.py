@@ -4,12 +4,12 @@
       ▲                 │                           │
       └──── Declined ◀──┴─── failure, deadline ◀────┘
 
-Training that the owner's policy ends is declined too, so that nobody waits for it. Where work is allowed again while
-the round is still open, the device gets the same offer again, and goes on from its checkpoint.
+Training that the owner's policy ends is declined as well, so that nobody waits for its update. If work is allowed again
+while the round is still open, the device gets the same offer again and resumes from its checkpoint.
 
 :func:`step` takes a state and an event and returns the next state and the effects to perform; it does no I/O, reads no
-clock and cannot fail. :mod:`edge_sdk.supervisor` performs the effects. A release is fetched beside all this, since
-serving a better model must not wait for training.
+clock and cannot fail. :mod:`edge_sdk.supervisor` performs the effects. Releases are fetched and installed independently
+of these phases, since serving a better model must not wait for training.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from edge_sdk.protocol.messages import (
 )
 from edge_sdk.protocol.releases import Order
 
-_KEPT_S = 1.0  # after connecting: what a broker has kept has come by then
+_RETAINED_WITHIN_S = 1.0  # after connecting: a broker has delivered its retained messages by then
 
 
 class Phase(str, Enum):
@@ -49,12 +49,13 @@ class Phase(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """All that decides what happens next.
+    """Everything that decides what happens next. Times are seconds on the supervisor's monotonic clock.
 
-    ``answered`` is the last (task, round) whose update lies in the outbox or is settled: an offer for it is stale.
-    ``offer_due_s`` is when the round ends without this device, ``ready_due_s`` when to ask for work again. Times are on
-    the supervisor's monotonic clock. ``announced`` is the session of the coordinator that is there.
-    ``is_heard`` says that it has answered on this connection, and so knows who asks.
+    ``answered`` is the last (task, round) whose update is in the outbox or settled: another offer for it is stale.
+    ``offer_due_s`` is when the round ends without this device, ``ready_due_s`` when to ask for work again.
+    ``missing`` and ``release_missing`` are the digests that the offer and the release still lack.
+    ``announced`` is the session that the coordinator announced last. ``is_heard`` says that the coordinator has
+    answered on this connection, so it knows this device.
     """
 
     ready_interval_s: float
@@ -88,7 +89,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTrusted:
-    """All holds that was signed about a release that this device is to run, or to leave."""
+    """The signatures on an order, to run a release or to leave it, have been verified."""
 
     order: Order
     present: frozenset[str] = frozenset()
@@ -103,7 +104,7 @@ class BlobFetched:
 
 @dataclass(frozen=True, slots=True)
 class BlobFailed:
-    """A blob cannot be had."""
+    """A blob cannot be fetched."""
 
     digest: str
     reason: str
@@ -128,7 +129,7 @@ class TrainingFailed:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTried:
-    """The released model is on trial, has come to stay, or does not."""
+    """A released model went on trial, was confirmed, or was rolled back, as ``report`` says."""
 
     report: ReleaseReport
 
@@ -168,7 +169,7 @@ class SayHello:
 
 @dataclass(frozen=True, slots=True)
 class SayReady:
-    """Measure; where the device's own policy allows work, ask for some."""
+    """Take a snapshot of the device and, if its policy allows work, ask for some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class CheckRelease:
-    """Verify what came of a release; comes back as :class:`ReleaseTrusted` where it holds."""
+    """Verify the signed documents of a release; :class:`ReleaseTrusted` follows if they can be trusted."""
 
     message: Release
 
@@ -265,7 +266,7 @@ def step(state: AgentState, event: Event, now_s: float) -> Next:  # noqa: PLR091
 
 
 def needed(state: AgentState) -> tuple[BlobEntry, ...]:
-    """The blobs that the current offer and a coming release are made of."""
+    """The blobs of the current offer and of the release that is being installed."""
     release = None if state.release is None else state.release.model
     return tuple(entry for source in (state.offer, release) if source is not None for entry in source.manifest)
 
@@ -287,13 +288,14 @@ def _receive(state: AgentState, message: CoordinatorMessage, present: frozenset[
 
 
 def _announced(state: AgentState, session: int, now_s: float) -> Next:
-    """A coordinator that connects anew, or later than this device, has lost what was on its way to it.
+    """A coordinator that has just connected has missed what was sent before: send it again.
 
-    One that is there already has its announcement kept by the broker: it comes at once, and :class:`Connected` met it.
+    If the coordinator was there first, the broker delivers its retained announcement right after this device connects.
+    Then there is nothing to do: :class:`Connected` has sent everything.
     """
     known, state = state.announced, replace(state, announced=session)
     asked_s = state.ready_due_s - state.ready_interval_s
-    is_met = known == session or (known is None and (state.is_heard or now_s < asked_s + _KEPT_S))
+    is_met = known == session or (known is None and (state.is_heard or now_s < asked_s + _RETAINED_WITHIN_S))
     return (state, ()) if is_met else _ask_now(state, now_s, ResendOutbox())
 
 
@@ -317,7 +319,7 @@ def _consider(state: AgentState, offer: Offer, present: frozenset[str], now_s: f
 
 
 def _flaw(offer: Offer) -> str:
-    """Why nothing could be trained as ``offer`` says."""
+    """Why ``offer`` cannot be trained, in words; empty if it can."""
     lacking = {Part.WEIGHTS, Part.FROZEN} - {entry.part for entry in offer.manifest}
     if lacking:
         return f"the offer's manifest lacks {', '.join(sorted(part.value for part in lacking))}"
@@ -331,10 +333,10 @@ def _flaw(offer: Offer) -> str:
 
 def _begin_release(state: AgentState, order: Order, present: frozenset[str]) -> Next:
     is_under_way = state.release is not None and state.release.assignment.number == order.assignment.number
-    if order.model is None:  # what is under way is fetched for nothing
+    if order.model is None:  # the release is to be left, so fetching it is pointless
         kept = state if not is_under_way else replace(state, release=None, release_missing=frozenset())
         return kept, (Leave(order),)
-    if is_under_way:  # said again, an assignment has the same number and expires later
+    if is_under_way:  # an assignment that is repeated keeps its number; only its expiry is later
         return state, ()
     lacking = tuple(entry for entry in order.model.manifest if entry.digest not in present)
     state = replace(state, release=order, release_missing=frozenset(entry.digest for entry in lacking))
@@ -368,9 +370,9 @@ def _unfetchable(state: AgentState, failed: BlobFailed, now_s: float) -> Next:
 
 
 def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
-    """Decline the offer. Out of memory, a smaller submodel helps: ask at once; else let time pass first.
+    """Decline the offer. After running out of memory ask again at once, for a smaller submodel; else pause first.
 
-    What is wrong with the examples is said without their words: these stay on the device.
+    If the examples are at fault, the detail is withheld: it could quote them, and they stay on the device.
     """
     if state.offer is None:
         return state, ()
@@ -386,16 +388,17 @@ def _give_up(state: AgentState, failed: TrainingFailed, now_s: float) -> Next:
 
 
 def _tried(state: AgentState, report: ReleaseReport) -> AgentState:
-    """The release that was tried is done with; one that came meanwhile, of another task, is not."""
+    """Forget the release that ``report`` is about; one of another task that arrived meanwhile stays."""
     if state.release is None or state.release.assignment.number != report.assignment:
         return state
     return replace(state, release=None, release_missing=frozenset())
 
 
 def _tick(state: AgentState, now_s: float) -> Next:
-    """Ask again from time to time: a lost offer or a lost coordinator must not leave the device waiting for ever.
+    """Ask for work again from time to time, so that a lost offer or a lost coordinator does not block the device.
 
-    Until there is an answer, the hello may be what was lost: whom a coordinator does not know it does not answer.
+    As long as there is no answer the hello may have been lost, and a coordinator does not answer devices that it does
+    not know: so the hello is repeated, too.
     """
     if state.phase is not Phase.IDLE and now_s >= state.offer_due_s:
         late = TrainingFailed(Failure.DEADLINE, "the round ended before this device was done")

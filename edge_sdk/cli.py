@@ -50,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def _rule(name: str, flag: str = "", metavar: str | None = None) -> Any:  # noqa: ANN401 - what typer.Option returns
-    """An option for a field of the policy, its value read with the other settings; without ``flag`` a switch."""
+    """An option for the policy's field ``name``, parsed with the other settings; without ``flag`` it is a switch."""
     switch = name.replace("_", "-")
     words = ABOUT[f"policy.{name}"]
     panel = "What the owner allows"

@@ -1,4 +1,4 @@
-"""How a command of the project ends: with a documented exit code, and after a mistake with one line that says so."""
+"""Runs a command line so that it ends with a documented exit code and reports a user's mistake in one line."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def with_version(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What every command takes before its words: the ``callback`` of a ``Typer``."""
+    """The options that both commands take before a subcommand: the ``callback`` of a ``Typer``."""
 
 
 def run(app: typer.Typer, name: str, cure: str) -> NoReturn:
-    """Run the command line's words by ``app``, the command ``name``, and end the process.
+    """Run ``app`` on the process's arguments, under the command's ``name``, and end the process.
 
     ``cure`` says what to do where another package cannot be imported.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # else a sign that the locale lacks would end the command
+        sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks must not end the command
     command = get_command(app)
     _reflow(command)
     try:
@@ -63,7 +63,7 @@ def run(app: typer.Typer, name: str, cure: str) -> NoReturn:
 
 
 def _reflow(command: Any) -> None:  # noqa: ANN401 - a Command, which typer keeps to itself
-    """Join the lines of each paragraph of a help text, which typer does for the first one alone."""
+    """Join the lines of each paragraph of a help text; typer does so only for the first paragraph."""
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     for inner in getattr(command, "commands", {}).values():
@@ -71,7 +71,7 @@ def _reflow(command: Any) -> None:  # noqa: ANN401 - a Command, which typer keep
 
 
 def _mistake(error: TyperException) -> ConfigurationError | None:
-    """In one line, with the command whose help says more; ``None`` where that help is on the screen already."""
+    """The error as one line that names the command to ask for help; ``None`` if the help has been printed already."""
     told = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     where = "" if context is None else f"; see: {context.command_path} --help"

@@ -16,7 +16,7 @@ from edge_sdk.errors import ConfigurationError, SettingError
 from edge_sdk.protocol.topics import check_name
 from edge_sdk.transport.address import MqttVersion
 
-_SEEDS = 1 << 32
+_SEEDS = 1 << 32  # times 1,000,003, which tells rounds apart, a seed still fits a job's 53 bits
 
 
 def default_state_dir(device: str) -> Path:
@@ -26,17 +26,19 @@ def default_state_dir(device: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """One agent. ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
+    """The settings of one agent. Raises ``ConfigurationError`` for a value that cannot be right.
 
+    ``profile`` is a name from ``device_profiles/`` or a path; ``None`` measures this machine instead.
     ``root`` is the file that says whose releases are trusted; without it every release is refused.
-    ``runtime`` is what trains, on ``threads`` at most where they are given. ``providers`` are onnxruntime's to use
-    before the processor, the first first; ``None`` is CUDA where it is there. Pictures are kept as squares of
-    ``image_size`` pixels a side, at least the model's.
-    ``held_out_share`` of the examples is never trained on and measures each released model.
-    ``cache_bytes`` bounds what lies on the disk of models to train and updates on their way; the model that runs lies
-    beside it. A round takes the submodel and, for its update, its trained part once more: 0.13 GiB for all of MiniLM.
-    What room is left keeps what comes back in later rounds.
-    Raises ``ConfigurationError`` where a value cannot be right.
+    ``runtime`` trains, on at most ``threads`` threads if that is given. ``providers`` are the execution providers that
+    onnxruntime tries before the processor, in this order; ``None`` tries CUDA.
+    ``image_size`` is the side, in pixels, of the squares that pictures are stored as: at least the model's input size.
+    ``held_out_share`` of the examples is never trained on; each released model is measured on it.
+    ``cache_bytes`` bounds the disk space of models to train and of updates that are not delivered yet; the model that
+    serves is stored apart from it. A round needs the submodel, and its trained part once more for the update: 0.13 GiB
+    for the whole of MiniLM. The rest of the cache holds blobs that later rounds may use again.
+    ``ready_interval_s`` is the time between two requests for work; ``resend_first_s`` and ``resend_most_s`` are the
+    first and the longest pause before an unacknowledged update is sent again.
     """
 
     device: str

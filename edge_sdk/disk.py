@@ -1,4 +1,4 @@
-"""A disk: what the system says about it, as errors of the tree; how a file outlives power loss; who uses a folder."""
+"""Files on disk: the system's errors as errors of the tree, writes that survive power loss, and locked folders."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def durable_file(path: Path, *, secret: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of ``path`` at the end: after any crash that is the old one or the new.
+    """A file to write that replaces ``path`` at the end: after any crash, ``path`` is the old file or the new one.
 
-    Where something raises, nothing is left of it: half a file is of no use, and holds what a full disk lacks.
-    What is ``secret`` is for its owner's eyes only, from the first byte on.
+    If anything raises, the partial file is removed: it is useless, and takes room that a full disk lacks. A ``secret``
+    file is readable by its owner only, from its first byte on.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -56,7 +56,7 @@ def write_durably(path: Path, data: bytes, *, secret: bool = False) -> None:
 
 
 def create_durably(path: Path, secret: bytes) -> None:
-    """Put ``secret`` at ``path``, for its owner's eyes only: whole or not at all, and never in the place of another.
+    """Write ``secret`` to ``path``, readable by its owner only: completely or not at all. An existing file stays.
 
     Raises ``OSError``.
     """
@@ -75,9 +75,10 @@ def create_durably(path: Path, secret: bytes) -> None:
 
 @contextmanager
 def sole_user(lock: Path, who: str) -> Iterator[None]:
-    """Nobody else, of this process or another, is the sole user by the file ``lock`` meanwhile.
+    """Hold the lock file ``lock`` exclusively, against other processes and other parts of this one.
 
-    ``who`` they are is for the error: ``StateInUseError`` for the folder of the file. ``StorageError`` from the disk.
+    Raises ``StateInUseError`` if it is held already, naming its folder and ``who`` uses it (such as "agent"), and
+    ``StorageError`` if the disk refuses.
     """
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def sole_user(lock: Path, who: str) -> Iterator[None]:
             _lock(descriptor, lock.parent, who)
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # to close is not enough where a process that was forked has it too
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a forked process has the descriptor too
         os.close(descriptor)
 
 
@@ -99,7 +100,7 @@ def _lock(descriptor: int, folder: Path, who: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make what was written to a file, or which names a folder holds, outlive power loss. Raises ``OSError``."""
+    """Make a file's content, or a folder's list of names, survive power loss. Raises ``OSError``."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -41,7 +41,7 @@ from typing import ClassVar
 
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
-"""For :meth:`str.translate`: what begins a line or steers a terminal, as Python writes it."""
+"""For :meth:`str.translate`: escapes line breaks and terminal control characters, as ``repr`` writes them."""
 
 
 class RaffmError(Exception):
@@ -100,13 +100,13 @@ class BrokerUnreachableError(RaffmError):
 
 
 class BlobUnreachableError(RaffmError):
-    """A web address gives no blob, or another one."""
+    """A blob cannot be fetched from its web address, or other bytes lie there."""
 
     exit_code = 4
 
 
 class CoordinatorUnreachableError(RaffmError):
-    """No coordinator answers at the web address, or it cannot now."""
+    """No coordinator answers at the web address, or it cannot answer now."""
 
     exit_code = 4
 
@@ -146,11 +146,11 @@ class TensorTableError(ProtocolError):
 
 
 class UntrustedError(ProtocolError):
-    """A signed thing whose signature, role or freshness does not hold."""
+    """A signed document whose signature is invalid, whose role is wrong, or which has expired or been superseded."""
 
 
 class ReleaseRefusedError(UntrustedError):
-    """``release`` of ``task`` does not hold, although ``assignment``, by its number, does."""
+    """``release`` of ``task`` cannot be trusted, although the assignment of it, by its number, can."""
 
     def __init__(self, task: str, release: int, assignment: int, why: str) -> None:
         super().__init__(f"release {release} of {task} is refused: {why}")
@@ -179,7 +179,7 @@ class StorageError(RaffmError):
 
 
 class CacheFullError(StorageError):
-    """The limit on the cache leaves no room for what is wanted beside what is in use."""
+    """The cache's limit leaves no room for what is wanted beside the blobs that are in use."""
 
 
 class DiskFullError(StorageError):
@@ -209,7 +209,7 @@ class ServiceManagerError(RaffmError):
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of a message about a word that is not ``known``: the nearest of them, else all, or ``otherwise``."""
+    """How a message about the unknown ``word`` ends: with the nearest ``known`` one, else ``otherwise``, else all."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]}?" if close else otherwise or f"known are {', '.join(names)}"

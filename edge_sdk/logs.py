@@ -1,7 +1,6 @@
-"""How a command writes its log: lines for people, or one JSON object a line for what collects logs.
+"""How a command writes its log: as lines for people, or as one JSON object per line for log collectors.
 
-A log call says in ``extra`` what it is about, under the names in :data:`FIELDS`; nothing else that it is given beside
-its text is written.
+A log call may say in ``extra`` what it is about, under the names in :data:`FIELDS`; other extras are not written.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ FIELDS = ("task", "round", "device")
 
 
 class LogFormat(str, Enum):
-    """What a line of the log is."""
+    """The form of a log line."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class TextLines(logging.Formatter):
-    """One line for people: a peer's words neither begin a line of their own nor steer the terminal."""
+    """One line for people; escaping keeps what a peer said from faking a line or steering the terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s")
@@ -54,7 +53,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(package: str, form: LogFormat) -> None:
-    """Write what ``package`` has to say, and warnings of all else; as JSON, Python's own warnings too."""
+    """Log ``package`` from level INFO on, and warnings of everything else; as JSON, Python's own warnings too."""
     handler = logging.StreamHandler(sys.stderr)
     is_json = form is LogFormat.JSON
     handler.setFormatter(JsonLines() if is_json else TextLines())
@@ -64,7 +63,7 @@ def log_to_stderr(package: str, form: LogFormat) -> None:
 
 
 def complain(command: str, error: RaffmError) -> None:
-    """A command's last line, in the form of its log."""
+    """Report the error that ends ``command`` on standard error, in the form that its log has."""
     if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):
         logging.getLogger(command).error("%s", error)
     else:

@@ -1,8 +1,8 @@
-"""Releases on a device: what was signed is verified, the model put on trial, and what came of it is said.
+"""Releases on a device: signatures are verified, the model is put on trial, and the outcome is reported.
 
-Loading and measuring a model takes seconds, and the link must live meanwhile: that is done on a thread of its own, and
-comes back as :class:`Tried`. Where a trial is over, the release is noted as the newest *before* its slot becomes the
-current one, and the report is kept before it is sent.
+Loading and measuring a model takes seconds, during which the link must stay alive: so it happens on a thread of its
+own, and its outcome arrives as :class:`Tried`. When a trial has succeeded, the release is recorded as the newest
+*before* its slot becomes the current one, and the report is stored before it is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRUST_FILE = "trust"
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of installing, confirming or leaving a release; delivered to the loop like a message."""
+    """The outcome of installing, confirming or leaving a release; delivered to the agent's loop like a message."""
 
     report: ReleaseReport
 
@@ -51,7 +51,11 @@ class Releases:
         self._ending: set[Serving] = set()
 
     def check(self, message: Release) -> Order | ReleaseReport | None:
-        """What to do now, or what to answer at once: a report that was lost, or why not. Raises ``StorageError``."""
+        """The order that ``message`` carries, or the report that answers it already; ``None`` if it is not trusted.
+
+        The report is an earlier one that may have been lost, or says why the release is refused. Raises
+        ``StorageError``.
+        """
         try:
             order = self._trust.check(message)
         except ReleaseRefusedError as error:
@@ -66,7 +70,7 @@ class Releases:
         return answered(order, own.serving.report) or order
 
     def install(self, order: Order, cache: BlobCache, inject: Inject) -> None:
-        """Begin; the model's blobs are in ``cache``."""
+        """Begin to install the order's model, whose blobs are in ``cache``; ``inject`` takes the outcome."""
         if order.model is None:
             return
         files = {entry.part: cache.path_of(entry.digest) for entry in order.model.manifest}
@@ -75,18 +79,18 @@ class Releases:
         _tell(future, inject, is_told_of_trial=order.assignment.trial.seconds > 0)
 
     def leave(self, order: Order, inject: Inject) -> None:
-        """Begin."""
+        """Begin to go back to what ran before the release; ``inject`` takes the outcome."""
         serving = self._tasks.chosen(order.assignment.task).serving
         _tell(self._installer.submit(serving.leave, order), inject)
 
     def end_trials(self, now_s: float, inject: Inject) -> None:
-        """Decide on every model whose trial is over, on the monotonic clock. Raises ``StorageError``."""
+        """Decide on every model whose trial is over; ``now_s`` is a monotonic clock's. Raises ``StorageError``."""
         for serving in self._tasks.serving():
             if serving not in self._ending and serving.trial_is_over(now_s):
                 self._end(serving, inject)
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the step that is under way, and drop those that have not begun."""
         self._installer.shutdown(wait=True, cancel_futures=True)
 
     def _end(self, serving: Serving, inject: Inject) -> None:
@@ -99,7 +103,7 @@ class Releases:
 
 
 def _tell(future: Future[ReleaseReport], inject: Inject, *, is_told_of_trial: bool = True) -> None:
-    """A trial that is over as it begins is not worth a message: what comes of it is the next."""
+    """Inject the outcome once it is there. A trial of no length is not reported: its verdict follows at once."""
 
     def tell(done: Future[ReleaseReport]) -> None:
         if not done.cancelled() and (is_told_of_trial or done.result().standing is not Standing.TRYING):
@@ -109,7 +113,7 @@ def _tell(future: Future[ReleaseReport], inject: Inject, *, is_told_of_trial: bo
 
 
 def refusal(error: ReleaseRefusedError) -> ReleaseReport:
-    """What to say of a release that does not hold."""
+    """The report on a release that cannot be trusted."""
     return ReleaseReport(
         release=error.release,
         task=error.task,
@@ -121,7 +125,7 @@ def refusal(error: ReleaseRefusedError) -> ReleaseReport:
 
 
 def answered(order: Order, report: ReleaseReport | None) -> ReleaseReport | None:
-    """The report that answers an order already; to leave a release, only having left it does."""
+    """``report``, if it answers ``order`` already; an order to leave a release is answered by a roll-back only."""
     if report is None or report.assignment != order.assignment.number:
         return None
     is_left = report.standing is Standing.ROLLED_BACK

@@ -39,12 +39,12 @@ class Agent:
         examples: what the device owns: a path, a DataFrame, a Dataset, arrays (x, y), or anything that yields (text,
             label) pairs, now or later; see :mod:`edge_sdk.data.owned`. For several tasks, a dict of 1 to 32, by their
             names. They never leave the device.
-        state_dir: where updates, models and the cache live; the platform's own folder where it is left out.
+        state_dir: where updates, models and the cache live; by default a folder that the platform has for such data.
         on_model: called, on the agent's thread, each time a released model begins to answer. A coroutine function
-            runs on the loop that entered ``async with``. What it raises is logged, and the agent goes on.
+            runs on the loop that entered ``async with``. An exception that it raises is logged; the agent goes on.
         settings: the other fields of :class:`edge_sdk.AgentConfig`, such as ``profile`` or ``root``.
 
-    Raises ``ConfigurationError`` or ``DataFormatError`` where an argument cannot be used, ``StateInUseError`` where
+    Raises ``ConfigurationError`` or ``DataFormatError`` for an argument that cannot be used, and ``StateInUseError`` if
     another agent works in ``state_dir``.
     """
 
@@ -74,16 +74,16 @@ class Agent:
 
     @property
     def status(self) -> AgentStatus:
-        """What the agent is doing now. Raises the error that ended it, where one did."""
+        """What the agent is doing now. Raises the error that ended the agent, if one did."""
         if self._failure is not None:
             raise self._failure
         return self._supervisor.status
 
     def start(self) -> None:
-        """Begin to work in the background; once. :attr:`status` tells how it goes.
+        """Begin to work in the background; possible once. :attr:`status` says how it goes.
 
-        It takes the fifth of a second in which the processor's speed is measured. Raises ``ConfigurationError`` where
-        the agent was started or stopped before, and where ``on_model`` is a coroutine function without a loop.
+        This call takes about 0.2 s, in which it measures the processor's speed. Raises ``ConfigurationError`` if the
+        agent was started or stopped before, or if ``on_model`` is a coroutine function and there is no loop to run it.
         """
         if inspect.iscoroutinefunction(self._on_model) and self._loop is None:
             raise ConfigurationError("on_model is a coroutine function: enter the agent with `async with`")
@@ -94,27 +94,28 @@ class Agent:
         self._thread.start()
 
     def predict(self, given: Given, *, task: str | None = None) -> list[Prediction]:
-        """The newest model's answers, also offline and from any thread. ``task`` is needed where there are several.
+        """The newest model's answers, offline too and from any thread. ``task`` is needed if there are several.
 
-        ``given`` are texts, or one array: windows (n, steps, channels) or images (n, height, width, channels).
-        Raises ``ModelFormatError`` before the task's first release, ``DataFormatError`` for an array of another shape,
-        ``ConfigurationError`` for an unknown task.
+        ``given`` are texts, or one array: windows, floats (n, steps, channels), or images, uint8 (n, height, width,
+        channels). Raises ``ModelFormatError`` before the task's first release, ``DataFormatError`` for an array of
+        another shape, ``ConfigurationError`` for an unknown task.
         """
         return self._supervisor.tasks.chosen(task).serving.predict(given)
 
     def tag(self, sentences: Sequence[Sequence[str]], *, task: str | None = None) -> list[list[Prediction]]:
-        """The tag of each word of each sentence, where that is what the task learns; otherwise as :meth:`predict`.
+        """The tag of each word of each sentence, in a task that tags words; otherwise as :meth:`predict`.
 
-        Raises ``DataFormatError`` for a word of which the model's tokenizer makes nothing.
+        Raises ``DataFormatError`` for a word that the model's tokenizer turns into no token.
         """
         return self._supervisor.tasks.chosen(task).serving.tag(sentences)
 
     def generate(self, texts: Sequence[str], *, most_tokens: int = 64, task: str | None = None) -> list[str]:
-        """What the model writes: the text that follows each of ``texts``, or, in text-to-text tasks, that answers it.
+        """What the model writes: a continuation of each of ``texts`` or, in text-to-text tasks, an answer to it.
 
-        Each token is the likeliest one (greedy), so the same text has the same answer. Prompt and answer are at most
-        as long as the texts that the model was trained with, and each token costs as much as reading all before it.
-        Otherwise as :meth:`predict`; raises ``DataFormatError`` for a text that leaves no room.
+        Decoding is greedy, so the same text gets the same result, of at most ``most_tokens`` tokens. A text with its
+        continuation, or an answer by itself, is at most as long as the texts that the model was trained on. Nothing is
+        cached between tokens: each costs as much as reading everything before it. Otherwise as :meth:`predict`; raises
+        ``DataFormatError`` for a text that leaves no room for a continuation.
         """
         return self._supervisor.tasks.chosen(task).serving.generate(texts, most_tokens)
 
@@ -127,21 +128,22 @@ class Agent:
     ) -> None:
         """Add an example, or correct the label of one that is there: the user knows better than the model.
 
-        ``given`` is a text, words with their tags as ``label``, a window or an image; a text alone where text is
-        generated. It is on the disk when this returns, is trained on from the next round on, and may be called from any
-        thread, before :meth:`start` too. A label has to be one of the task's: else the device declines every offer, and
-        says in its log which example it is.
-        Raises ``DataFormatError`` where it is no example of the kind that is there, ``StorageError`` from the disk,
-        ``ConfigurationError`` for an unknown task.
+        ``given`` is a text, a window or an image; words, with their tags as ``label``; or a text alone for a task that
+        generates text. The example is on the disk when this returns, and is trained on from the next round on. May be
+        called from any thread, also before :meth:`start`. A label has to be one of the task's: with any other the
+        device declines every offer, and its log says which example is at fault.
+        Raises ``DataFormatError`` for an example of another kind than those that are there, ``StorageError`` from the
+        disk, ``ConfigurationError`` for an unknown task.
         """
         example = given if label is None else (given, label)
         self._supervisor.tasks.chosen(task).examples.learn(example)
 
     def stop(self) -> None:
-        """End within seconds, or let go of what an agent that was never started holds.
+        """End within seconds. An agent that was never started releases its files.
 
-        What was not acknowledged is sent by the next agent in this ``state_dir``. From ``on_model`` it returns at once,
-        and the agent ends after that.
+        Updates that are not acknowledged yet are sent by the next agent in this ``state_dir``. Called from
+        ``on_model``, this returns at once, and the agent ends afterwards. Raises ``DeadlineError`` if the agent has not
+        ended after 10 s.
         """
         self._is_used = True
         self._supervisor.stop()
@@ -182,7 +184,7 @@ class Agent:
             _log.exception("on_model failed; the agent goes on")
 
     def _run_on_loop(self, made: Coroutine[Any, Any, object]) -> None:
-        """``ConfigurationError`` where there is no loop, or no more."""
+        """Schedule ``made`` on the application's loop. ``ConfigurationError`` if there is none, or it is closed."""
         if self._loop is None or self._loop.is_closed():
             made.close()
             raise ConfigurationError("on_model made a coroutine, and there is no loop to run it: use `async with`")
@@ -194,7 +196,7 @@ class Agent:
             self._supervisor.run()
 
     def _note_end(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> bool:
-        """What ended it is for the status to raise; what nobody foresaw is for the thread's own hook too."""
+        """Keep the error for :attr:`status` to raise; an unforeseen one goes to the thread's excepthook as well."""
         self._failure = error
         return isinstance(error, RaffmError)
 

@@ -1,11 +1,11 @@
-"""Sessions of onnxruntime: on a GPU where it offers one that works, else on the processor.
+"""Sessions of onnxruntime: on a GPU if onnxruntime offers one that works, else on the processor.
 
-Apart from those who run them, since importing this loads onnxruntime. What a session is fed lies in the processor's
-memory and so does what it returns; onnxruntime copies to a GPU and back.
+A module of its own, since importing it loads onnxruntime. Inputs and outputs of a session lie in the processor's
+memory; onnxruntime copies them to a GPU and back.
 
-A graph comes from a coordinator and may read no file of the device: ONNX lets weights lie in other files, by paths that
-older versions of onnxruntime follow anywhere, and what a graph reads it can give back as a gradient. So a graph that
-names a file, for weights or for an engine that was compiled elsewhere, is refused before it is loaded.
+A graph comes from a coordinator and must not read the device's files. ONNX allows weights to lie in other files, by
+paths that older versions of onnxruntime follow anywhere, and a graph could return what it reads as a gradient. So a
+graph that names a file, for weights or for an engine compiled elsewhere, is refused before it is loaded.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ FAILURES = (
     errors.NotImplemented,
     errors.RuntimeException,
 )
-"""What making and running a session raise, which have no base of their own."""
+"""What creating and running a session raise; onnxruntime gives these no common base class."""
 
-
+# The byte strings below are how protobuf writes the tag of field 1 or 4 (a string) and its length, also in encodings
+# that are longer than they need to be.
 _STRING_1, _STRING_4 = rb"(\x0a|\x8a\x80*\x00)", rb"(\x22|\xa2\x80*\x00)"
-_MOST_BEFORE = 20  # bytes that two numbers may take
+_MAX_BEFORE = 20  # bytes of a tag and a length, each a varint of at most ten
 _OUTSIDE = {
     b"location": re.compile(_STRING_1 + rb"(\x08|\x88\x80*\x00)\Z"),  # StringStringEntryProto.key of external data
     b"EPContext": re.compile(_STRING_4 + rb"(\x09|\x89\x80*\x00)\Z"),  # NodeProto.op_type
@@ -47,12 +48,12 @@ _OUTSIDE = {
 
 
 def runtime_version() -> str:
-    """Onnxruntime's."""
+    """The version of the installed onnxruntime."""
     return str(ort.__version__)
 
 
 def session_options(threads: int) -> ort.SessionOptions:
-    """Options for a device whose other programs go first, and whose memory is short."""
+    """Session options for a device whose other programs come first and whose memory is scarce."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -64,10 +65,11 @@ def session_options(threads: int) -> ort.SessionOptions:
 def open_session(
     model: str, options: ort.SessionOptions, wanted: Sequence[str] | None, offered: Sequence[str] | None = None
 ) -> ort.InferenceSession:
-    """A session on the ``wanted`` execution providers, by default CUDA, as far as they are there and load.
+    """A session for the file ``model`` on the ``wanted`` execution providers (``None``: CUDA) that exist and load.
 
-    ``offered`` is what onnxruntime was built with. What is wanted in vain is logged, and the processor stands in.
-    Raises one of ``FAILURES`` where it cannot run ``model`` either, ``ModelFormatError`` where that names a file.
+    ``offered`` are the providers that onnxruntime was built with. A wanted one that is missing or fails is logged, and
+    the processor takes its place. Raises one of ``FAILURES`` if the processor cannot run ``model`` either, and
+    ``ModelFormatError`` if the model names another file.
     """
     _refuse_files(Path(model))
     offered = ort.get_available_providers() if offered is None else offered
@@ -85,7 +87,7 @@ def open_session(
 
 
 def providers_of(wanted: Sequence[str] | None, offered: Sequence[str]) -> list[str]:
-    """What to try, the first first: what is ``wanted`` and ``offered``; the processor takes what they leave.
+    """The providers to try, in this order: those ``wanted`` that are ``offered``, and the processor last.
 
     >>> providers_of(None, ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
     ['CUDAExecutionProvider', 'CPUExecutionProvider']
@@ -97,10 +99,10 @@ def providers_of(wanted: Sequence[str] | None, offered: Sequence[str]) -> list[s
 
 
 def _refuse_files(model: Path) -> None:
-    """``ModelFormatError`` where any tensor of the model lies in another file, or a node is a compiled engine.
+    """Raise ``ModelFormatError`` if a tensor of the model lies in another file, or a node is a compiled engine.
 
-    Protobuf can say both only by a string that is just one word, after its field's number and its length, written with
-    idle bytes or without. So no file is missed; what is refused in vain is a model with a value of such a name.
+    Protobuf can express either only by a string that consists of one certain word, preceded by its field's tag and its
+    length. Searching for those bytes misses no such file; a model that is refused in error has a value of that name.
     """
     try:
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
@@ -114,7 +116,7 @@ def _refuse_files(model: Path) -> None:
 def _has(pages: mmap.mmap, word: bytes, before: re.Pattern[bytes]) -> bool:
     place = pages.find(word)
     while place >= 0:
-        if before.search(pages[max(0, place - _MOST_BEFORE) : place]):
+        if before.search(pages[max(0, place - _MAX_BEFORE) : place]):
             return True
         place = pages.find(word, place + 1)
     return False

@@ -1,6 +1,6 @@
-"""What each setting of an agent means: said once, for the options of the command and for a file of settings.
+"""The meaning of each setting of an agent, for the command's options and for a settings file.
 
-Apart from :mod:`edge_sdk.settings`, so that ``--help`` loads nothing for it.
+A module of its own, so that ``--help`` does not load :mod:`edge_sdk.settings`.
 """
 
 ABOUT = {
@@ -19,27 +19,27 @@ ABOUT = {
     "allow_plaintext": "Allow mqtt:// to another machine.",
     "mqtt_version": "5, 3.1.1, or any: 5 where the broker speaks it, else 3.1.1.",
     "runtime": "What trains, onnx or torch; torch has to be installed.",
-    "threads": "Most threads that training uses; default: the profile's, and no more than there are cores.",
-    "providers": "Execution providers of onnxruntime to use, the first first; default: CUDA where it is; []: none.",
+    "threads": "Threads that training uses, at most; default: the profile's, and no more than there are cores.",
+    "providers": "Execution providers that onnxruntime tries, in this order; default: CUDA; []: only the processor.",
     "mixed_precision": "On torch, multiply in bfloat16, or in float16 where a GPU has no bfloat16.",
     "gradient_checkpointing": "On torch, keep fewer activations and compute them again.",
-    "seed": "Of the held-out split and of the batches.",
+    "seed": "Seed of the held-out split and of the order of batches.",
     "held_out_share": "Share of the examples that is never trained on and measures each released model.",
     "ready_interval_s": "How often the device asks for work, in seconds.",
     "resend_first_s": "First pause before an update that nobody acknowledged is sent again, in seconds.",
     "resend_most_s": "Longest such pause, in seconds.",
     "image_size": "Pixels a side that pictures are kept with, at least the model's.",
-    "log_format": "text, or json: one object a line, for what collects logs.",
-    "cache_bytes": "Most disk for models to train and updates on their way; the running model is beside it.",
-    "policy.charging_only": "Work on a charger only.",
+    "log_format": "text, or json: one object a line, for log collectors.",
+    "cache_bytes": "Disk space, at most, for models to train and updates on their way; the running model is apart.",
+    "policy.charging_only": "Work only on a charger.",
     "policy.battery_floor_share": "Below this share of the battery the device does not work.",
-    "policy.idle_only": "Work while others use at most a quarter of the processor only.",
+    "policy.idle_only": "Work only while others use at most a quarter of the processor.",
     "policy.idle_cpu_share": "Above this share of all cores, used by others, the device is not idle.",
     "policy.quiet_hours": "Windows of local time in which nothing is done.",
-    "policy.unmetered_only": "Work on links that are known to be unmetered only.",
+    "policy.unmetered_only": "Work only on links that are known to be unmetered.",
     "policy.max_temperature_c": "Above this temperature the device does not work, in degrees Celsius.",
     "policy.min_disk_free_bytes": "With less free on the disk the device does not work.",
-    "policy.daily_energy_wh": "Energy a day for training.",
+    "policy.daily_energy_wh": "Energy for training a day, in watt hours.",
     "policy.training_watts": "What the device draws while it trains; default: its profile's, else what is measured.",
-    "policy.daily_mib": "Traffic a day, both ways together.",
+    "policy.daily_mib": "Traffic a day, both ways together, in MiB.",
 }

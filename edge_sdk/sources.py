@@ -1,6 +1,6 @@
-"""Where the blobs of a device's work come from: the web where they have an address there, else the coordinator.
+"""Where a device fetches blobs: from the web if they have an address there, else from the coordinator over MQTT.
 
-What the web does not give, for whatever reason, comes from the coordinator over the exchange; what came of it is kept.
+A blob that the web does not deliver, for whatever reason, comes from the coordinator; bytes that have arrived are kept.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BlobEvent = BlobMessage | BulkRoom | WebArrived | WebEnded
 
 
 class BlobSources:
-    """Blobs in and out of ``folder``; ``machine`` hears how many bytes of them come, and how fast.
+    """Moves blobs into and out of ``folder``, and tells ``machine`` how many bytes arrive, and how fast.
 
-    While :attr:`held` none moves; :meth:`resume` after it. What ``transport`` delivers of blobs is for :meth:`handle`.
-    Only behind a broker of this machine, by ``settings``, may plaintext web servers of this machine be named: another
-    coordinator could have the device ask whatever listens here.
+    While :attr:`held`, no blob moves; call :meth:`resume` after that. Pass what ``transport`` delivers about blobs to
+    :meth:`handle`. Plain HTTP is allowed only to this machine, and only if the broker in ``settings`` is on it, too:
+    a coordinator elsewhere could otherwise make the device send requests to whatever listens here.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class BlobSources:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Digests of the blobs that are on their way."""
+        """Digests of the blobs that are being fetched, or wait for their turn."""
         return (*self._exchange.unfinished, *self._running, *self._waiting)
 
     @property
     def received_bytes(self) -> int:
-        """How much of blobs has come so far, what came twice included."""
+        """Bytes of blobs that have arrived so far, repeated ones included."""
         return self._exchange.received_bytes[_COORDINATOR] + self._web_bytes
 
     def fetch(self, entries: Iterable[BlobEntry]) -> list[Outcome]:
-        """Begin to fetch these, or go on."""
+        """Begin or continue to fetch ``entries``; what has already ended is returned."""
         if not self.unfinished:
             self._machine.link_speed.begin(time.monotonic())
         outcomes: list[Outcome] = []
@@ -83,7 +83,7 @@ class BlobSources:
         return outcomes + self._begin_waiting()
 
     def handle(self, event: BlobEvent) -> list[Outcome]:
-        """Take what concerns blobs. ``StorageError`` where one cannot be read."""
+        """Handle a message or event about blobs. Raises ``StorageError`` if a blob to send cannot be read."""
         match event:
             case BulkRoom():
                 self._exchange.send_more()
@@ -100,7 +100,7 @@ class BlobSources:
         return self._exchange.handle(_COORDINATOR, event, time.monotonic())
 
     def tick(self) -> list[Outcome]:
-        """Ask again for what is overdue; about every second."""
+        """Ask again for what is overdue. Call about every second."""
         return self._exchange.tick(time.monotonic())
 
     def resume(self) -> list[Outcome]:
@@ -111,14 +111,14 @@ class BlobSources:
         return self._begin_waiting()
 
     def cancel(self, digest: str) -> None:
-        """Stop fetching a blob, without an outcome; what came of it stays."""
+        """Stop fetching a blob, without an outcome; the bytes that have arrived stay."""
         self._exchange.cancel(digest)
         self._waiting.pop(digest, None)
         if digest in self._running:
             self._running.pop(digest)[1].stop()
 
     def close(self) -> None:
-        """Close all files; what was fetched stays for the next process."""
+        """Close all files; the bytes that have arrived stay for the next process."""
         for digest in self.unfinished:
             self.cancel(digest)
 
@@ -129,7 +129,7 @@ class BlobSources:
         return self._exchange.fetch(_COORDINATOR, entry.digest, entry.size_bytes, time.monotonic())
 
     def _begin_waiting(self) -> list[Outcome]:
-        """As many at a time as the exchange has."""
+        """Start web fetches that wait, up to as many at a time as the exchange runs."""
         outcomes: list[Outcome] = []
         while self._waiting and len(self._running) < MAX_TRANSFERS and not self.held:
             entry = self._waiting.pop(next(iter(self._waiting)))

@@ -1,8 +1,8 @@
 """Performs what :mod:`edge_sdk.agent` decides: one loop around a link, a cache, an outbox and a training process.
 
 Order matters in three places. An update is a verified blob in the cache *before* its message enters the outbox, and in
-the outbox *before* it is published: so it is sent again after any crash. A release is verified *before* anything of it
-is fetched. A slot is switched *after* its model has shown on this device what its trial asks for.
+the outbox *before* it is published, so that it is sent again after any crash. A release is verified *before* any part
+of it is fetched. A slot becomes current *after* its model has passed its trial on this device.
 """
 
 from __future__ import annotations
@@ -61,13 +61,17 @@ from edge_sdk.work import Stock, Updates, job_of
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
-_KEEP_COUNT_S = 10.0
-_KEEP_TIME_S = 600.0  # seldom, since every commit wears a card out
+_KEEP_COUNT_S = 10.0  # between commits of what is counted, while a budget or a simulated battery depends on it
+_KEEP_TIME_S = 600.0  # otherwise seldom, since every commit wears out a memory card
 
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """What an agent is doing, for people and applications. ``waiting_for``: why it asks for no work or gets none."""
+    """What an agent is doing, for people and applications.
+
+    ``step`` of ``steps``, with the ``loss`` of that step, is how far training has come. ``release`` is the newest that
+    runs, 0 before the first. ``waiting_for`` says why the agent asks for no work or gets none.
+    """
 
     phase: Phase = Phase.IDLE
     connected: bool = False
@@ -82,7 +86,7 @@ class AgentStatus:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSaid:
-    """A training process has spoken; ``offer`` tells a process that was given up from the one that runs."""
+    """An event of a training process; ``offer`` distinguishes the current process from one that was given up."""
 
     offer: Offer
     event: TrainingEvent
@@ -91,12 +95,12 @@ class TrainingSaid:
 class Supervisor:
     """One agent at work.
 
-    ``examples`` are what :mod:`edge_sdk.data.owned` names; while there are none the agent asks for no work.
-    On the loop's thread, ``on_model`` is called with each release's report once it runs, and ``on_tick`` with the
-    status, every half second, for as long as the loop turns.
-    ``make_transport(config, session)`` makes the link; ``session`` goes into its last will.
+    ``examples`` are of the kinds in :mod:`edge_sdk.data.owned`; while there are none, the agent asks for no work.
+    Two callbacks run on the loop's thread: ``on_model`` takes the report of each release that has been confirmed, and
+    ``on_tick`` the status, every half second.
+    ``make_transport(config, session)`` makes the link, whose last will contains ``session``.
 
-    Raises the named errors of a profile, key, state folder or disk that cannot be used.
+    Raises the error of a profile, key, state folder or disk that cannot be used.
     """
 
     def __init__(
@@ -155,18 +159,18 @@ class Supervisor:
 
     @property
     def tasks(self) -> OwnTasks:
-        """What the device has for each of its tasks; examples and models may be used from any thread."""
+        """The device's tasks, each with its examples and its model; both may be used from any thread."""
         return self._tasks
 
     def measure(self) -> None:
-        """Measure what does not change of this machine, which :meth:`run` does otherwise, on its own thread.
+        """Measure the machine's constants now, on the caller's thread; :meth:`run` would do so later, on its own.
 
-        It multiplies matrices. A process that forks while another of its threads does waits for ever, in OpenBLAS.
+        This multiplies matrices, and a process that forks while another of its threads does so hangs in OpenBLAS.
         """
         self._machine.measure()
 
     def run(self) -> None:
-        """Connect and work until :meth:`stop`. ``BrokerUnreachableError`` where nobody answers at first."""
+        """Connect and work until :meth:`stop`. Raises ``BrokerUnreachableError`` if no broker answers at first."""
         try:
             self._transport.connect()
             self._tasks.start()
@@ -183,7 +187,7 @@ class Supervisor:
         self._stopping.set()
 
     def close(self) -> None:
-        """Let go of files and of the link, as :meth:`run` does at its end; for one that was never run. Idempotent."""
+        """Release files and the link. :meth:`run` does so at its end; call it if it was never run. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -225,7 +229,7 @@ class Supervisor:
                 self._release_tried(delivery.report)
 
     def _receive(self, incoming: Incoming) -> None:
-        """Whatever is malformed is dropped; it never ends the loop."""
+        """Handle one message; a malformed one is logged and dropped, and never ends the loop."""
         self._machine.transferred(len(incoming.payload))
         try:
             message = decode_from_coordinator(incoming.payload)
@@ -247,7 +251,7 @@ class Supervisor:
         self._advance(agent.Received(message, present))
 
     def _heard_of_work(self, obstacle: str) -> None:
-        """There is some, or it says why not; each reason is logged once in a row."""
+        """Note why the coordinator has no work for this device, empty if it has; a repeated reason is logged once."""
         if obstacle and obstacle != self._obstacle:
             _log.info("no work yet: %s", obstacle)
         self._obstacle = obstacle
@@ -271,7 +275,7 @@ class Supervisor:
             self._on_tick(self._status)
 
     def _keep_to_policy(self) -> None:
-        """Do what the owner's policy orders, where it is time to look."""
+        """Check the owner's policy, if a check is due, and do what it orders."""
         fetching, training = (self._state.phase is phase for phase in (Phase.FETCHING, Phase.TRAINING))
         orders = self._machine.orders(time.monotonic(), fetching=fetching, training=training)
         if orders is not None:
@@ -280,7 +284,7 @@ class Supervisor:
                 self._end_work(orders.end_work)
 
     def _end_work(self, denial: Denied) -> None:
-        """What was fetched stays, and so does a checkpoint, unless it is what leaves too little of the disk."""
+        """Stop fetching and training. Fetched bytes stay, and so does a checkpoint unless the disk is too full."""
         _log.info("stopping: %s", denial.reason)
         self._stop_training()
         self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
@@ -289,7 +293,7 @@ class Supervisor:
             self._updates.forget_checkpoint()
 
     def _hold_blobs(self, denial: Denied | None) -> None:
-        """Let no blob move, or let them move again. Messages go on."""
+        """Hold all blobs, or let them move again; messages are never held."""
         if denial is not None and not self._blobs.held:
             _log.info("no blobs move: %s", denial.reason)
             self._blobs.held = True
@@ -346,7 +350,7 @@ class Supervisor:
             self._could_not(effect, error)
 
     def _could_not(self, effect: agent.Effect | Finished, error: RaffmError) -> None:
-        """A disk that is full or a bad blob costs this offer or release, never the agent."""
+        """Give up the offer behind ``effect``: a full disk or a bad blob must never end the agent."""
         _log.error("%s failed: %s", type(effect).__name__, error)
         if isinstance(error, DiskFullError):
             self._stock.clear(self._pinned(), error)
@@ -399,7 +403,7 @@ class Supervisor:
             self._uplink.publish(ready)
 
     def _snapshot(self) -> Snapshot:
-        """What can be spared now, of each task's model."""
+        """What the device can spare now; memory for inference is each task's share of it."""
         snapshot = self._machine.snapshot()
         share = self._tasks.share_bytes(snapshot.inference_memory_bytes)
         return msgspec.structs.replace(snapshot, inference_memory_bytes=share)
@@ -475,7 +479,7 @@ class Supervisor:
     # -- what is kept
 
     def _keep_numbers(self) -> None:
-        """What a crash may cost is what was counted since; a full disk costs no more."""
+        """Store the battery's charge and the day's budgets; a crash, or a full disk, loses what was counted since."""
         self._kept_s = time.monotonic()
         try:
             self._outbox.set_numbers(self._machine.numbers())

@@ -1,7 +1,7 @@
 """The tasks that a device takes part in: for each one its examples, and the model that it runs.
 
-<state>/examples.jsonl, slots/ …              of the one task, whatever its name, of a device that has one
-<state>/tasks/<task>/examples.jsonl, slots/   of each of several
+<state>/examples.jsonl, slots/ …              for a device with a single task, whatever its name
+<state>/tasks/<task>/examples.jsonl, slots/   for each task of a device with several
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ class OwnTask:
 
 
 def folder_of(state_dir: Path, task: str | None) -> Path:
-    """Where a task's examples and models lie; ``None`` is that of a device that has one."""
+    """Where a task's examples and models lie; ``None`` stands for the only task of a device."""
     return state_dir if task is None else state_dir / "tasks" / check_name(task, "task")
 
 
 def folder_with(state_dir: Path, task: str | None) -> Path:
-    """Where a task's models lie by what is on the disk, by the rule of :meth:`OwnTasks.of`; nothing is made."""
+    """Where a task's models lie, judged by which folders exist; creates nothing. The rule is :meth:`OwnTasks.of`'s."""
     own = folder_of(state_dir, task)
     return own if own.is_dir() else state_dir
 
 
 class OwnTasks:
-    """``owned`` is what a task learns from, whatever the task's name, or a plain dict of such by the names of tasks.
+    """The tasks of one device.
 
-    Raises ``ConfigurationError`` for a bad name and for no or too many tasks, ``DataFormatError`` where examples cannot
-    be used: another mapping, as a dataset of several splits is, names no tasks.
+    ``owned`` are the examples of its only task, whatever that is called, or a plain ``dict`` of examples by task name.
+    Other mappings, such as a dataset with several splits, do not name tasks.
+
+    Raises ``ConfigurationError`` for a bad name and for no or too many tasks, ``DataFormatError`` for examples that
+    cannot be used.
     """
 
     def __init__(self, owned: Owned, config: AgentConfig) -> None:
@@ -55,15 +58,15 @@ class OwnTasks:
         }
 
     def of(self, name: str) -> OwnTask | None:
-        """What there is for the coordinator's task ``name``; ``None`` where this device takes no part in it."""
+        """This device's part in the coordinator's task ``name``; ``None`` if it takes no part in it."""
         return self._tasks.get(name) or self._tasks.get(None)
 
     def own_name(self, name: str) -> str | None:
-        """Under what name the coordinator's task ``name`` is known here; ``None`` where any name will do."""
+        """The name that the coordinator's task ``name`` has here; ``None`` where the only task answers to any name."""
         return name if name in self._tasks else None
 
     def chosen(self, name: str | None) -> OwnTask:
-        """The task that an application names; it need not where there is one. Raises ``ConfigurationError``."""
+        """The task that an application names; ``None`` stands for the only one. Raises ``ConfigurationError``."""
         if name is None and len(self._tasks) == 1:
             return next(iter(self._tasks.values()))
         found = self.of(name) if name is not None else None
@@ -73,16 +76,16 @@ class OwnTasks:
         return found
 
     def ready(self, snapshot: Snapshot) -> Ready | None:
-        """A request for work in the tasks that there are examples for; ``None`` where there are none."""
+        """A request for work in the tasks that have examples; ``None`` if none has."""
         found = {name: task.examples.holding() for name, task in self._tasks.items()}
         held = {name: holding for name, holding in found.items() if holding is not None}
         names = tuple(name for name in held if name is not None)
         return Ready(snapshot=snapshot, tasks=names, holdings=tuple(held.values())) if held else None
 
     def share_bytes(self, inference_bytes: int) -> int:
-        """What each task's model may take, where those of all stay loaded and together take ``inference_bytes``.
+        """The memory that each task's model may take, since the models of all tasks stay loaded in ``inference_bytes``.
 
-        What a process takes to predict at all is counted with every model and is there once.
+        The cost model counts interpreter and libraries with every model; the process has them once.
         """
         base_bytes = min(inference_bytes, COSTS[Runtime.ONNX].inference_bytes)
         return base_bytes + (inference_bytes - base_bytes) // len(self._tasks)
@@ -93,16 +96,16 @@ class OwnTasks:
         return max(task.serving.release for task in self._tasks.values())
 
     def serving(self) -> tuple[Serving, ...]:
-        """Of every task."""
+        """The models of all tasks."""
         return tuple(task.serving for task in self._tasks.values())
 
     def start(self) -> None:
-        """Begin to take what iterators yield."""
+        """Begin to read from the iterators among the examples."""
         for task in self._tasks.values():
             task.examples.start()
 
     def stop(self) -> None:
-        """Take no more of it, and leave no model on trial."""
+        """Stop reading from iterators, and leave no model on trial."""
         for task in self._tasks.values():
             task.examples.stop()
             task.serving.interrupt_trial()

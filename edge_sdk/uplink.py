@@ -1,4 +1,4 @@
-"""The agent's link to its broker, as its owner configured it, and what goes up it on which topic."""
+"""The agent's link to its broker, as its owner configured it, and the topic of each message that it publishes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
 
 
 class Uplink:
-    """What a device says, over ``transport``; ``on_sent`` hears the bytes of each message.
+    """Publishes a device's messages over ``transport``; ``on_sent`` takes the size of each in bytes.
 
-    The certificate that it has from enrolling is renewed in time; one that lies elsewhere is its owner's business.
+    The certificate from enrolling is renewed in time; one that lies elsewhere is its owner's responsibility.
     """
 
     def __init__(self, config: AgentConfig, transport: Transport, on_sent: Callable[[int], None]) -> None:
@@ -34,22 +34,22 @@ class Uplink:
         self._renewal = Renewal(identity, config.device, self.publish) if is_own else None
 
     def tick(self) -> None:
-        """Do what is due, while the link is up."""
+        """Ask for a new certificate, if that is due. Call while the link is up."""
         if self._renewal is not None:
             self._renewal.tick(time.time(), time.monotonic())
 
     def takes(self, message: CoordinatorMessage) -> bool:
-        """Whether ``message`` is for the link itself, and so dealt with."""
+        """Handle ``message`` if it concerns the link itself; whether it did."""
         return self._renewal is not None and self._renewal.takes(message)
 
     def publish(self, message: DeviceMessage) -> None:
-        """Say ``message``; who a device is, and that it is gone, is retained."""
+        """Publish ``message``; hello and offline are retained."""
         is_state, is_bulk = isinstance(message, Hello | Offline), isinstance(message, Chunk)
         channel = Channel.STATE if is_state else Channel.CHUNK_UP if is_bulk else Channel.UP
         self._send(channel, encode(message), retain=is_state, bulk=is_bulk)
 
     def resend(self, payload: bytes) -> None:
-        """Say a message of the outbox (again)."""
+        """Publish an encoded message of the outbox (again)."""
         self._send(Channel.UP, payload)
 
     def _send(self, channel: Channel, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:

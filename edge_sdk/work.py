@@ -1,4 +1,4 @@
-"""What an offer becomes on a device: blobs, a job for the training process, then an update that no crash can lose."""
+"""What a device makes of an offer: fetched blobs, a job for the training process, an update that no crash can lose."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConfig, examples: Path) -> TrainingJob:
-    """The job of ``offer``, whose blobs are in ``cache``, within what ``snapshot`` says can be spared."""
+    """The job of ``offer``, whose blobs are in ``cache``, with the threads and memory that ``snapshot`` allows."""
     paths = {entry.part: str(cache.path_of(entry.digest)) for entry in offer.manifest}
     residual = _residuals(config).before(offer.task, offer.round) if offer.encoding.leaves_residual else None
     return TrainingJob(
@@ -75,10 +75,10 @@ class Updates:
     def store(
         self, offer: Offer, result: TrainingResult, *, downloaded_bytes: int, battery_share: float | None
     ) -> UpdateReady:
-        """Take the update from where its process left it, as a blob, then put its message into the outbox.
+        """Store the training process's update as a blob, then put the message about it into the outbox.
 
-        What it leaves out is kept before that: a crash between the two costs an update, as a refusal does, while the
-        other way round what the update made up for would be sent twice.
+        The residual is stored before the message. A crash between the two loses the update, as a refusal would; in the
+        other order, what the update made up for would be sent a second time.
         """
         path = _update_file(self._config)
         with disk_errors(path):
@@ -111,10 +111,10 @@ class Updates:
         return message
 
     def room_for_checkpoints(self, offer: Offer) -> int:
-        """The bytes that training for ``offer`` takes on the disk besides its update, before or when that is written.
+        """The bytes of disk that training for ``offer`` needs at most besides its update.
 
-        A checkpoint is the weights with the optimizer's moments, and is written beside the one before. Beside the last
-        one lies what the update loses.
+        A checkpoint holds the weights and the optimizer's moments, and is written while the one before it still exists.
+        At the end the residual lies beside the last checkpoint.
         """
         weights = _weights_bytes(offer)
         checkpoint = weights * (1 + offer.recipe.optimizer.moments)
@@ -124,22 +124,22 @@ class Updates:
         return max(0, 2 * checkpoint - weights - there, checkpoint + residual - there)
 
     def forget_checkpoint(self) -> None:
-        """Training would begin anew. One that cannot be removed takes room and does no harm: no other job takes it."""
+        """Remove the checkpoint. If that fails it only takes room: no other job ever resumes from it."""
         with suppress(OSError):
             _checkpoint_file(self._config).unlink(missing_ok=True)
 
     def pending(self) -> list[UpdateReady]:
-        """The oldest first."""
+        """The updates without a receipt, oldest first."""
         messages = (decode_from_device(payload) for _, payload in self._outbox.pending())
         return [message for message in messages if isinstance(message, UpdateReady)]
 
     def last_answered(self) -> tuple[str, int] | None:
-        """Task and round of the newest one."""
+        """Task and round of the newest update without a receipt."""
         pending = self.pending()
         return (pending[-1].task, pending[-1].round) if pending else None
 
     def settle(self, receipt: Receipt) -> None:
-        """The update has its receipt: nothing of it is kept."""
+        """Delete the update that ``receipt`` is for."""
         for update in self.pending():
             if update.update_id == receipt.update_id:
                 about, verdict = {"task": update.task, "round": update.round}, receipt.verdict.value
@@ -149,26 +149,27 @@ class Updates:
 
 
 class Stock:
-    """The blobs on a device: what is there, what is coming, and what has to stay.
+    """The blobs on a device: which are there, which are being fetched, and which have to stay.
 
-    To stay are those that the work under way ``needs`` and those of ``updates``. The running model lies in its slot.
+    Those that have to stay ("pinned") are the ones that the current work needs and those of ``updates``. The model that
+    serves is not among them: it lies in its slot.
     """
 
     def __init__(self, cache: BlobCache, blobs: BlobSources, updates: Updates) -> None:
         self._cache, self._blobs, self._updates = cache, blobs, updates
 
     def present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
-        """The digests of those that are here, whole."""
+        """The digests of those of ``entries`` that are complete on this device."""
         return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
 
     def pinned(self, needs: Iterable[BlobEntry]) -> set[str]:
-        """The digests of what has to stay."""
+        """The digests of the blobs that have to stay, given those that the current work ``needs``."""
         return {entry.digest for entry in (*needs, *(update.update for update in self._updates.pending()))}
 
     def make_room(self, offer: Offer | None, needs: Sequence[BlobEntry], coming: Sequence[BlobEntry] = ()) -> None:
-        """Also for what ``offer`` will end in: an update, what it loses to its encoding, and checkpoints.
+        """Make room for the blobs that are ``coming``, and for what ``offer`` will produce.
 
-        Raises ``CacheFullError`` or ``DiskFullError``.
+        That is an update, its residual, and checkpoints. Raises ``CacheFullError`` or ``DiskFullError``.
         """
         pinned = self.pinned(needs)
         self.end_transfers_but(pinned)
@@ -177,24 +178,24 @@ class Stock:
         self._cache.make_room(coming, pinned, reserve_bytes=update_bytes, beside_bytes=beside_bytes)
 
     def clear(self, pinned: AbstractSet[str], reason: object) -> None:
-        """The disk is full: give back all that may go."""
+        """Delete every blob that is not pinned, because the disk is full."""
         self.end_transfers_but(pinned)
         freed_bytes = self._cache.shrink(pinned, limit_bytes=0)
         _log.warning("gave %.1f MiB of the cache back: %s", freed_bytes / 2**20, reason)
 
     def end_transfers_but(self, digests: AbstractSet[str]) -> None:
-        """What nobody waits for any more does not come."""
+        """Stop fetching every blob except ``digests``."""
         for digest in {*self._blobs.unfinished} - digests:
             self._blobs.cancel(digest)
 
 
 def _weights_bytes(offer: Offer) -> int:
-    """Of what it trains: four a parameter."""
+    """The size of the parameters that ``offer`` trains: four bytes each."""
     return sum(entry.size_bytes for entry in offer.manifest if entry.part is Part.WEIGHTS)
 
 
 def _update_bytes(offer: Offer) -> int:
-    """At most: in no encoding more than the weights, but in top-k of more than two thirds of the entries."""
+    """The size of an update, at most: that of the weights, or in top-k six bytes an entry instead of four."""
     share = offer.encoding.share if offer.encoding.kind is EncodingKind.TOPK else 0
     return int(_weights_bytes(offer) * max(1, 1.5 * share))
 
@@ -208,7 +209,7 @@ def _checkpoint_file(config: AgentConfig) -> Path:
 
 
 def _residual_file(config: AgentConfig) -> Path:
-    """Of the update that is being made."""
+    """Where the training process writes what its update loses to the encoding."""
     return config.state_dir / "residual.safetensors"
 
 
@@ -217,5 +218,5 @@ def _residuals(config: AgentConfig) -> Residuals:
 
 
 def _rounding_seed(device: str, offer: Offer) -> int:
-    """Another one for every device, so that what all round up and down evens out; 52 bits."""
+    """A seed of 52 bits, different for every device, so that rounding errors even out over the fleet."""
     return int(hashlib.sha256(f"{device} {offer.task} {offer.round}".encode()).hexdigest()[:13], 16)
