@@ -1,4 +1,4 @@
-"""What a device owns, trains on, and keeps some of to judge a model by.
+"""A device's examples: what it trains on, and a part that it holds out to judge models by.
 
     type             task                    columns
     TextExamples     text classification     text, label
@@ -7,11 +7,11 @@
     PairedTexts      text-to-text            source, target
     ArrayExamples    time series, images     x, y, or image, label
 
-Columns are those of a CSV, JSONL, Parquet or .npz file, or of what :mod:`.owned` takes besides; they say by themselves
-which type it is. ``examples`` has the types, ``files`` reads and writes them, ``holdout`` splits them, ``store`` keeps
-those of a device while they grow.
+The columns are those of a CSV, JSONL, Parquet or .npz file, or of the other sources that :mod:`.owned` takes; they
+determine the type. ``examples`` has the types, ``files`` reads and writes them, ``holdout`` splits them, ``store``
+keeps those of a device while they grow.
 
-What is wrong with examples is said by file, row and kind, never in their own words: errors end up in logs.
+Errors name the file, the row and the kind of value, but never quote an example, since errors end up in logs.
 """
 
 from edge_sdk.data.examples import (

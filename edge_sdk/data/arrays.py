@@ -20,7 +20,7 @@ from edge_sdk.data.mapped import let_go, mapped
 from edge_sdk.errors import DataFormatError
 
 _DAMAGE = (ValueError, OverflowError, EOFError, SyntaxError, MemoryError, RuntimeError, tokenize.TokenError, zlib.error)
-_MOST_UNPACKED_BYTES, _MOST_RATIO = 64 << 20, 200  # of what is not nearly the same number everywhere
+_MAX_UNPACKED_BYTES, _MAX_RATIO = 64 << 20, 200  # real data does not compress by more; a zip bomb does
 _X = "x.npy"
 _LOCAL_HEAD = struct.Struct("<4s5H3I2H")  # of a member in a ZIP archive, before its name
 _HEADS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -28,9 +28,9 @@ _BLOCK_BYTES = 1 << 20
 
 
 def read_npz(path: Path, scratch: Path | None = None) -> ArrayExamples:
-    """Arrays of windows or of images, on the disk of ``scratch`` where it is given, row by row, and else in memory.
+    """The windows or images in an .npz file; with ``scratch``, a folder, they are spooled to its disk row by row.
 
-    Raises ``DataFormatError`` where the file holds neither, or unpacks without measure.
+    Raises ``DataFormatError`` if the file holds neither, or if it is a zip bomb.
     """
     with array_errors(path, "save it with numpy.savez"), _archive(path) as archive:
         values = None if scratch is None else _spooled(archive, scratch)
@@ -38,9 +38,9 @@ def read_npz(path: Path, scratch: Path | None = None) -> ArrayExamples:
 
 
 def map_npz(path: Path) -> ArrayExamples:
-    """What :func:`write_npz` wrote, without reading it: the system can take back what it takes of memory.
+    """Map what :func:`write_npz` wrote into memory instead of reading it, so that the system can reclaim its pages.
 
-    The file must stay as it is for as long as that is used. Raises as :func:`read_npz`.
+    The file must not change while the result is in use. Raises as :func:`read_npz`.
     """
     with array_errors(path, "it was changed: write it again"), _archive(path) as archive:
         return array_examples(str(path), _mapped(path, archive), _array(path, "y"))
@@ -48,13 +48,13 @@ def map_npz(path: Path) -> ArrayExamples:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz file with x and y: np.load would also take a file of another format."""
+    """Open an .npz file that has x and y; unlike ``np.load``, accept no other format."""
     with zipfile.ZipFile(path) as archive:
         lacking = [name for name in ("x", "y") if f"{name}.npy" not in archive.namelist()]
         if lacking:
             raise DataFormatError(f"{path} lacks the array {', '.join(lacking)}; it needs x, y")
         unpacked_bytes = sum(member.file_size for member in archive.infolist())
-        if unpacked_bytes > max(_MOST_UNPACKED_BYTES, _MOST_RATIO * path.stat().st_size):
+        if unpacked_bytes > max(_MAX_UNPACKED_BYTES, _MAX_RATIO * path.stat().st_size):
             raise DataFormatError(
                 f"{path} unpacks to {unpacked_bytes} bytes, which are no examples: save fewer, as they are"
             )
@@ -62,7 +62,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _spooled(archive: zipfile.ZipFile, scratch: Path) -> NDArray[Any] | None:
-    """The array x, one row at a time in memory; ``None`` where it has no rows that lie one after the other."""
+    """The array x, with one row at a time in memory; ``None`` if it is empty, of objects, or not in C order."""
     with archive.open(_X) as member:
         (rows, *shape), in_columns, kind = _head(member)
         if in_columns or kind.hasobject or min(rows, *shape, kind.itemsize) < 1:
@@ -73,7 +73,7 @@ def _spooled(archive: zipfile.ZipFile, scratch: Path) -> NDArray[Any] | None:
 
 
 def _mapped(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
-    """The array x where it lies in the file; ``ValueError`` where it is not there as it is."""
+    """The array x, mapped where it lies in the file; ``ValueError`` if it is compressed or not contiguous."""
     found = archive.getinfo(_X)
     with archive.open(found) as member:
         shape, in_columns, kind = _head(member)
@@ -88,7 +88,7 @@ def _mapped(path: Path, archive: zipfile.ZipFile) -> NDArray[Any]:
 
 
 def _head(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Of an array in NumPy's format: its shape, whether it lies column by column, and its type."""
+    """The header of an array in NumPy's format: its shape, whether it is in Fortran order, and its type."""
     version = np.lib.format.read_magic(member)
     if version not in _HEADS:
         raise ValueError(f"x is in version {version} of NumPy's format")
@@ -104,7 +104,7 @@ def _exactly(member: IO[bytes], size_bytes: int) -> bytes:
 
 @contextmanager
 def array_errors(path: Path, advice: str) -> Iterator[None]:
-    """What NumPy raises for a file that is damaged or not its own, as ``DataFormatError`` with ``advice``."""
+    """Turn what NumPy raises for a damaged or foreign file into ``DataFormatError`` with ``advice``."""
     try:
         yield
     except (zipfile.BadZipFile, *_DAMAGE) as error:
@@ -117,7 +117,7 @@ def write_npz(path: Path, examples: ArrayExamples) -> None:
 
 
 def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> ArrayExamples:
-    """Windows or images, and their labels; ``DataFormatError`` names ``place`` where they are neither.
+    """Examples of windows or images with their labels; ``DataFormatError`` names ``place`` if they are neither.
 
     >>> array_examples("sensor", np.zeros((2, 50, 3)), np.array(["rest", "walk"])).labels
     ('rest', 'walk')
@@ -141,13 +141,13 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
 
 
 def _as_single(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Floats in single precision: what is too large for it becomes infinite, what is masked is no number."""
+    """Floats in single precision; values too large for it become infinite, masked ones NaN."""
     with np.errstate(over="ignore"):
         return np.ma.filled(values, np.nan).astype(np.float32, copy=False)
 
 
 def _is_finite(values: NDArray[Any]) -> bool:
-    """Some rows at a time: neither all of a mapped array nor the answer for all of it is ever in memory."""
+    """Whether all values are finite; checked in blocks of rows, so that a mapped array is never wholly in memory."""
     rows = max(1, _BLOCK_BYTES // values[0].nbytes)
     for start in range(0, len(values), rows):
         if not np.isfinite(values[start : start + rows]).all():
@@ -159,6 +159,6 @@ def _is_finite(values: NDArray[Any]) -> bool:
 def _array(path: Path, name: str) -> NDArray[Any]:
     with np.load(path) as arrays:
         values = arrays[name]
-    if not isinstance(values, np.ndarray):  # a member that is none comes as its bytes
+    if not isinstance(values, np.ndarray):  # np.load returns the bytes of a member that is no array
         raise ValueError(f"{name} is no array")  # noqa: TRY004 - as what NumPy raises
     return values

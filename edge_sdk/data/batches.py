@@ -37,19 +37,19 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a training graph is fed a step: ``inputs`` by name, and ``targets``; see :mod:`edge_sdk.protocol.graphs`."""
+    """What a step feeds to a training graph: ``inputs`` by name, and ``targets``; see :mod:`edge_sdk.protocol.graphs`."""
 
     inputs: Mapping[str, NDArray[Any]]
     targets: NDArray[Any]
 
     def count(self, task: ModelTask) -> int:
-        """How many targets the loss is the mean over: examples, tagged words, or following tokens."""
+        """The number of targets that the loss averages over: examples, tagged words, or following tokens."""
         if task.generates:
             return int((self.targets >= 0).sum())
         return round(float(self.targets.sum()))
 
     def split(self, size: int) -> Iterator[Batch]:
-        """The same examples, at most ``size`` at a time."""
+        """The same examples in batches of at most ``size``."""
         for start in range(0, len(self.targets), size):
             part = slice(start, start + size)
             yield Batch({name: values[part] for name, values in self.inputs.items()}, self.targets[part])
@@ -57,10 +57,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class EncodedExamples:
-    """Examples, of which ``batch_of`` makes a batch of those at some indices.
+    """Encoded examples; ``batch_of`` makes a batch of those at given indices.
 
-    ``label_counts`` (labels,) says how often each label occurs; it is empty where text is generated. ``lengths``
-    (examples,) are in tokens, and equal for arrays.
+    ``label_counts`` (labels,) is how often each label occurs; empty for tasks that generate text. ``lengths``
+    (examples,) are in tokens; for arrays they are all 1.
     """
 
     lengths: Indices
@@ -71,7 +71,7 @@ class EncodedExamples:
         return len(self.lengths)
 
     def by_length(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once, those of like length together, so that padding costs little; the shortest come first."""
+        """Every example once, sorted by length, shortest first, so that padding costs little."""
         order = np.argsort(self.lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             yield self.batch_of(order[start : start + batch_size])
@@ -93,11 +93,12 @@ def encode_examples(
     pixel_std: Sequence[float] = (0.5,),
     input_shape: tuple[int, ...] = (),
 ) -> EncodedExamples:
-    """Texts are tokenised now, at most ``max_tokens`` of each; arrays are converted batch by batch.
+    """Encode ``examples`` for a model. Texts are tokenised now, arrays are converted batch by batch.
 
-    ``input_shape`` is that of :class:`edge_sdk.elastic.submodel.Architecture`; larger images are made to fit it.
+    A text is cut to ``max_tokens`` tokens. ``input_shape`` is that of
+    :class:`edge_sdk.elastic.submodel.Architecture`; larger images are resized to it.
     Raises ``DataFormatError`` for a label that is not in ``labels`` and for arrays that do not fit,
-    ``ModelFormatError`` for a bad tokenizer, ``ConfigurationError`` where images have to be resized without Pillow.
+    ``ModelFormatError`` for a bad tokenizer, ``ConfigurationError`` if images have to be resized without Pillow.
     """
     match examples:
         case TextExamples():
@@ -125,7 +126,7 @@ def _labelled_texts(examples: TextExamples, labels: Sequence[str], encoder: Text
 
 
 def _tagged(examples: TaggedExamples, labels: Sequence[str], encoder: TextEncoder) -> EncodedExamples:
-    """Only the first token of a word counts."""
+    """Tagged sentences; only the first token of each word is a target."""
     rows, words = zip(*encoder.encode_words(examples.sentences), strict=True)
     by_word = tag_indices(examples, labels)
     tags = [np.where(word < 0, -1, own[word]) for word, own in zip(words, by_word, strict=True)]
@@ -138,7 +139,7 @@ def _tagged(examples: TaggedExamples, labels: Sequence[str], encoder: TextEncode
 
 
 def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
-    """Texts of one token, after which nothing comes, are left out."""
+    """Texts to continue; those of a single token, after which nothing follows, are left out."""
     rows = [row for row in encoder.encode(examples.texts) if len(row) > 1]
     if not rows:
         raise DataFormatError(f"none of the {len(examples)} texts has two tokens; nothing can be learnt from them")
@@ -152,7 +153,7 @@ def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
 
 
 def _paired_texts(examples: PairedTexts, encoder: TextEncoder) -> EncodedExamples:
-    """A decoder reads the target one token late, after the padding, from which T5's starts (arXiv 1910.10683)."""
+    """Texts with answers; the decoder reads the answer shifted right by a padding token, as T5's (arXiv 1910.10683)."""
     sources, targets = encoder.encode(examples.sources), encoder.encode(examples.targets)
     late = [np.concatenate(([encoder.pad_id], row[:-1])) for row in targets]
 
@@ -180,7 +181,7 @@ def _arrays(
 
 
 def _fit(values: NDArray[Any], wanted: tuple[int, ...]) -> Callable[[Any], Any]:
-    """What makes of such values those of shape ``wanted``; ``DataFormatError`` where nothing does."""
+    """How to convert such ``values`` to the shape ``wanted``; ``DataFormatError`` if that is impossible."""
     shape = _shape_of(values)
     if shape == wanted:
         return lambda given: given
@@ -198,7 +199,7 @@ def _fit(values: NDArray[Any], wanted: tuple[int, ...]) -> Callable[[Any], Any]:
 
 
 def _shape_of(values: NDArray[Any]) -> tuple[int, ...]:
-    """Of one window (steps, channels) or of one image (channels, height, width)."""
+    """The shape of one window (steps, channels) or of one image (channels, height, width)."""
     shape = values.shape[1:]
     return (shape[2], shape[0], shape[1]) if values.ndim == IMAGE_AXES else shape
 
@@ -212,7 +213,7 @@ def _token_inputs(rows: Sequence[Ids], pad_id: int) -> Inputs:
 
 
 def _one_hot(indices: Indices, labels: Sequence[str]) -> Array:
-    """float32 (..., labels); a row of zeros for -1."""
+    """One-hot rows, float32 (..., labels); all zeros for the index -1."""
     return np.asarray(indices[..., None] == np.arange(len(labels)), dtype=np.float32)
 
 

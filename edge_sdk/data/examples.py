@@ -21,7 +21,7 @@ _Column = tuple[object, ...] | NDArray[np.generic]
 
 
 class Columns:
-    """What all types of examples can do: their fields are columns, one entry an example."""
+    """What all types of examples have in common: each field is a column with one entry per example."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Columns:
         return [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
 
     def take(self, indices: Iterable[int]) -> Self:
-        """The examples at ``indices``, in that order; what was on disk is so again."""
+        """The examples at ``indices``, in that order; columns that were mapped from disk are so again."""
         chosen = list(indices)
         return type(self)(*(_entries(column, chosen) for column in self.columns()))
 
@@ -56,14 +56,14 @@ class TaggedExamples(Columns):
 
 @dataclass(frozen=True, slots=True)
 class PlainTexts(Columns):
-    """Texts, from which a model learns to go on."""
+    """Texts that a model learns to continue."""
 
     texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTexts(Columns):
-    """Texts, and for each the text that a model learns to write for it."""
+    """Texts, and for each the answer that a model learns to write."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
@@ -108,7 +108,7 @@ def task_of(examples: Examples) -> ModelTask:
 
 
 def label_indices(examples: TextExamples | ArrayExamples, labels: Sequence[str]) -> NDArray[np.int64]:
-    """The index in ``labels`` of each example's label; ``DataFormatError`` says which has none of them."""
+    """The index in ``labels`` of each example's label; ``DataFormatError`` names the first example with another one."""
     index: dict[str | int, int] = {place: place for place in range(len(labels))}
     index |= {label: place for place, label in enumerate(labels)}
     for row, label in enumerate(examples.labels, start=1):
@@ -118,7 +118,7 @@ def label_indices(examples: TextExamples | ArrayExamples, labels: Sequence[str])
 
 
 def tag_indices(examples: TaggedExamples, labels: Sequence[str]) -> list[NDArray[np.int64]]:
-    """The index in ``labels`` of each word's tag; ``DataFormatError`` says which has none of them."""
+    """The index in ``labels`` of each word's tag; ``DataFormatError`` names the first example with another one."""
     index = {label: place for place, label in enumerate(labels)}
     for row, tags in enumerate(examples.tags, start=1):
         for tag in tags:
@@ -132,7 +132,7 @@ def pixel_values(
 ) -> NDArray[np.float32]:
     """Images (batch, height, width, channels) as a model wants them: float32 (batch, channels, height, width).
 
-    Pixels are scaled to 0..1, less ``mean``, over ``std``: one number for all channels, or one each.
+    A pixel p becomes (p / 255 - ``mean``) / ``std``, with one mean and std for all channels or one for each.
     """
     scale, shift = 1 / (255 * np.asarray(std)), np.asarray(mean) / np.asarray(std)
     values = images * scale.astype(np.float32) - shift.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Examples from and to files."""
+"""Read examples from files, and write them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _KINDS = ".csv, .jsonl, .parquet or .npz file, or a folder of pictures"
 def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
     """Read a CSV, JSONL, Parquet or .npz file, or a folder of pictures, as the table in :mod:`edge_sdk.data` says.
 
-    CSV and JSONL are UTF-8. In an .npz file ``x`` is what ``ArrayExamples.values`` is, of any float type, and ``y``
-    strings or integers. Pictures become squares of ``image_size`` pixels a side. They and arrays are kept on the disk
-    of ``scratch``, where it is given, and not in memory.
-    Raises ``DataFormatError`` where the file is missing, is of another kind, lacks a column, has a row that is not an
-    example (named by its number, the first being 1, a CSV's header not counted), or has no row at all, and
-    ``ConfigurationError`` where a library that it needs is not installed.
+    CSV and JSONL are UTF-8. In an .npz file, ``x`` has the shape of ``ArrayExamples.values`` (windows of any float
+    type, or images), and ``y`` strings or integers. Pictures become squares of ``image_size`` pixels a side. With
+    ``scratch``, a folder, pictures and arrays are kept on its disk, not in memory.
+    Raises ``DataFormatError`` if the file is missing, is of another kind, lacks a column, has no row, or has a row that
+    is not an example (named by its number, counted from 1 without a CSV's header); and ``ConfigurationError`` if a
+    library that the file needs is not installed.
     """
     try:
         if path.is_dir():
@@ -50,7 +50,7 @@ def read_examples(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None
 
 
 def map_examples(path: Path) -> Examples:
-    """What :func:`write_examples` wrote to ``path``, arrays without reading them; nobody may change the file meanwhile.
+    """Read what :func:`write_examples` wrote; arrays are mapped, so the file must not change while they are in use.
 
     Raises as :func:`read_examples`.
     """
@@ -58,7 +58,7 @@ def map_examples(path: Path) -> Examples:
 
 
 def read_texts(path: Path) -> TextExamples:
-    """As :func:`read_examples`; ``DataFormatError`` too where the file holds anything but labelled texts."""
+    """As :func:`read_examples`; also raises ``DataFormatError`` if the file holds anything but labelled texts."""
     examples = read_examples(path)
     if not isinstance(examples, TextExamples):
         raise DataFormatError(f"{path} holds {type(examples).__name__}, not labelled texts; it needs text, label")
@@ -66,9 +66,9 @@ def read_texts(path: Path) -> TextExamples:
 
 
 def write_examples(path: Path, examples: Examples) -> Path:
-    """Write ``examples`` for :func:`read_examples`; the path written, ``path`` with the suffix of what they are.
+    """Write ``examples`` for :func:`read_examples` to ``path`` with the suffix of their format; the path written.
 
-    How the agent hands its training part to the training process. Raises ``DiskFullError`` or ``StorageError``.
+    The agent passes its training part to the training process this way. Raises ``DiskFullError`` or ``StorageError``.
     """
     path = path.with_suffix(".npz" if isinstance(examples, ArrayExamples) else ".jsonl")
     partial = path.with_name(f"partial-{path.name}")  # a full disk leaves what was there before

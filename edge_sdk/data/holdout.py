@@ -1,10 +1,10 @@
-"""Which examples a model is judged by and never trained on, decided once for each, however many come later.
+"""Which examples are held out to judge models by; decided once for each example, however many come later.
 
-An example's key is a hash of its input (its text, words, window or image, not its label) with the device's seed, spread
-evenly over 0..1; it is held out where the key lies below the share. So growth, another order or a corrected label moves
-nothing from one part to the other, and two examples with the same input are never in different parts. A device with few
-examples needs exceptions, so that neither part is empty: they are decided once and then kept, see :class:`Past`. What
-was ever trained on is kept too, since a model that has seen it cannot be judged by it.
+An example's key is a hash of its input (its text, words, window or image, not its label) and the device's seed, uniform
+in [0, 1); the example is held out if its key is below the share. So examples that are added, reordered or relabelled
+move no other example from one part to the other, and two examples with the same input are always in the same part. A
+device with few examples needs exceptions, so that neither part is empty: they are decided once and then remembered, see
+:class:`Past`. So is whatever was ever trained on, since a model cannot be judged by examples that it has seen.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _E = TypeVar("_E", bound=Columns)
 
 
 class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was decided: keys held out although the share alone says otherwise, and all that were ever trained on."""
+    """Earlier decisions: keys that are held out although they are above the share, and all keys ever trained on."""
 
     held_out: tuple[float, ...] = ()
     training: tuple[float, ...] = ()
 
 
 def split_held_out(examples: _E, share: float, seed: int) -> tuple[_E, _E]:
-    """(training, held-out) of a device that has seen no others before; order is kept.
+    """(training, held-out) of a device without earlier examples, in their order.
 
-    Each part has at least one example where two have different inputs and ``share`` is not 0.
+    Neither part is empty if at least two inputs differ and ``share`` is not 0.
 
     >>> from edge_sdk import TextExamples
     >>> few = TextExamples(("cheap pills", "see you at noon", "you won"), ("spam", "ham", "spam"))
@@ -54,18 +54,18 @@ def divide(examples: _E, is_held_out: NDArray[np.bool_]) -> tuple[_E, _E]:
 
 
 def example_keys(examples: Columns, seed: int) -> Keys:
-    """The key (examples,) of each input, from 0 up to, not including, 1."""
+    """The key of each input in [0, 1), float64 (examples,)."""
     salt = str(seed).encode()
     digests = (hashlib.blake2b(_bytes_of(given), digest_size=8, key=salt).digest() for given in examples.columns()[0])
     return np.array([_as_share(digest) for digest in digests], dtype=np.float64)
 
 
 def decide(keys: Keys, share: float, known: Past | None) -> tuple[NDArray[np.bool_], Past]:
-    """Which examples (examples,) are held out, and what has to be remembered of it.
+    """Which examples are held out, bool (examples,), and what to remember of it.
 
-    ``known`` is what an earlier call returned, ``None`` at first. Where all examples would be held out, one is trained
-    on, but only at first: later it might have judged a model before. Where none would be, one is that was never
-    trained on; where there is no such one, none is.
+    ``known`` is what the previous call returned, ``None`` at first. If all examples would be held out, one is trained
+    on instead, but only in the first call: later, a model may have been judged by it. If none would be, one that was
+    never trained on is; if there is no such example, none is.
     """
     past = known or Past()
     is_held_out = ((keys < share) | np.isin(keys, past.held_out)) & ~np.isin(keys, past.training)

@@ -1,6 +1,6 @@
-"""Pictures to small arrays, one by one: a device never holds more than one picture at its full size.
+"""Pictures as small arrays. They are converted one by one, so only one is ever in memory at its full size.
 
-Needs Pillow, the extra ``images``. A picture is cut to the wanted shape around its centre, then made smaller or larger.
+Needs Pillow, the extra ``images``. A picture is cropped around its centre to the wanted aspect ratio, then resized.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ IMAGE_SIZE = 224
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _MODES = {1: "L", 3: "RGB"}
 IMAGE_CHANNELS = frozenset(_MODES)
-"""Of images that can be resized."""
+"""The numbers of channels that an image may have to be resized."""
 Pixels = NDArray[np.uint8]
 
 
 def read_image_folder(folder: Path, size: int = IMAGE_SIZE, scratch: Path | None = None) -> ArrayExamples:
-    """The pictures ``folder/<label>/*.jpg`` and ``.png`` as uint8 (pictures, size, size, 3), in the order of names.
+    """The pictures in ``folder/<label>/``, sorted by name, as uint8 (pictures, size, size, 3).
 
-    One that cannot be read, as after a power cut, is left out and named in the log. With ``scratch``, a folder, they
-    are kept on its disk and not in memory.
-    Raises ``DataFormatError`` where there are none or none can be read, ``ConfigurationError`` without Pillow.
+    A picture that cannot be read, as after a power cut, is left out, and the log names it. With ``scratch``, a folder,
+    they are kept on its disk, not in memory. Raises ``DataFormatError`` if there are none, or if none can be read, and
+    ``ConfigurationError`` without Pillow.
     """
     files = image_files(folder)
     if not files:
@@ -50,7 +50,7 @@ def read_image_folder(folder: Path, size: int = IMAGE_SIZE, scratch: Path | None
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The pictures of every label, sorted; none that is hidden, as the thumbnails beside a camera's pictures are."""
+    """The pictures of every label, sorted; hidden files, such as a camera's thumbnails, are left out."""
     found = (file for file in folder.glob("*/*") if file.suffix.lower() in _SUFFIXES)
     return sorted(file for file in found if not file.name.startswith(".") and not file.parent.name.startswith("."))
 
@@ -79,9 +79,10 @@ def _picture_or_error(file: Path, size: int) -> Pixels | DataFormatError:
 
 
 def small_image(picture: object, size: int, place: str) -> Pixels:
-    """One picture as uint8 (size, size, 3): a file, a Pillow image, an array, or a mapping with ``bytes`` or ``path``.
+    """One picture as uint8 (size, size, 3).
 
-    Raises ``DataFormatError``, which names ``place``, where it is none of them or broken.
+    ``picture`` is a file's path or bytes, a Pillow image, a uint8 array, or a mapping with ``bytes`` or ``path``.
+    Raises ``DataFormatError``, which names ``place``, for anything else and for a broken picture.
     """
     pillow = _pillow()
     with _errors_of(pillow, place), _opened(pillow, picture, place) as image:
@@ -90,7 +91,10 @@ def small_image(picture: object, size: int, place: str) -> Pixels:
 
 
 def fit_images(images: Pixels, shape: Sequence[int]) -> Pixels:
-    """``images`` (batch, height, width, channels) as a model wants them: its shape is (channels, height, width)."""
+    """``images`` (batch, height, width, channels) resized to the ``shape`` (channels, height, width) of a model.
+
+    The result is (batch, height, width, channels). Raises ``ConfigurationError`` without Pillow.
+    """
     pillow = _pillow()
     arrays = (image[..., 0] if image.shape[-1] == 1 else image for image in images)
     return np.stack([_fitted(pillow, pillow.Image.fromarray(array), shape) for array in arrays])
@@ -103,14 +107,14 @@ def _fitted(pillow: ModuleType, image: Image, shape: Sequence[int]) -> Pixels:
 
 
 def _in_bytes(pillow: ModuleType, image: Image) -> Image:
-    """A picture of 16 bits a pixel in 8, by its scale: Pillow would make white of all but its darkest 256 greys."""
+    """A picture of 16 bits a pixel scaled to 8 bits: Pillow would clip all but its darkest 256 greys to white."""
     if not image.mode.startswith("I"):
         return image
     return pillow.Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))  # type: ignore[no-any-return]
 
 
 def _opened(pillow: ModuleType, picture: object, place: str) -> Image:
-    if isinstance(picture, Mapping):  # how Hugging Face's files keep a picture
+    if isinstance(picture, Mapping):  # how Hugging Face's Parquet files store a picture
         picture = picture.get("bytes") or picture.get("path")
     opened: Any = None
     if isinstance(picture, pillow.Image.Image):
@@ -131,13 +135,13 @@ def _errors_of(pillow: ModuleType, place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, SyntaxError, MemoryError, pillow.Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__  # its words may be what was taken for a path
+        why = getattr(error, "strerror", None) or type(error).__name__  # its text may quote an example taken for a path
         raise DataFormatError(f"{place} has a picture that cannot be read ({why}); replace or remove it") from error
 
 
 def _pillow() -> ModuleType:
     try:
-        import PIL.Image  # noqa: PLC0415 - only who has pictures needs it
+        import PIL.Image  # noqa: PLC0415 - needed for pictures only
         import PIL.ImageOps  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ConfigurationError(

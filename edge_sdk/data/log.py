@@ -1,4 +1,4 @@
-"""Examples that came one by one, on disk before anybody relies on them: JSON lines that are only ever appended to."""
+"""Examples that arrive one by one, durable before anybody relies on them: a file of JSON lines that is appended to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_sdk.disk import disk_errors, sync, write_durably
 
 
 class ExampleLog:
-    """The file at ``path``, whose methods may be called from any thread; what a crash left half written is dropped.
+    """The log at ``path``. Its methods may be called from any thread. A line that a crash left incomplete is dropped.
 
     Raises ``DiskFullError`` or ``StorageError`` where the disk refuses.
     """
@@ -30,12 +30,12 @@ class ExampleLog:
 
     @property
     def size_bytes(self) -> int:
-        """Grows with every example."""
+        """The size of the file, which grows with every example."""
         with disk_errors(self._path):
             return self._path.stat().st_size
 
     def append(self, examples: Examples) -> None:
-        """Add ``examples``; durable when this returns, and not there at all where it raises."""
+        """Add ``examples``; they are durable when this returns, and absent if it raises."""
         lines = _lines_of(examples)
         with self._lock, disk_errors(self._path), self._path.open("ab") as file:
             before = file.tell()
@@ -48,12 +48,12 @@ class ExampleLog:
                 raise
 
     def replace(self, examples: Examples) -> None:
-        """Keep ``examples`` instead of all that was added."""
+        """Replace the whole content by ``examples``."""
         with self._lock, disk_errors(self._path):
             write_durably(self._path, _lines_of(examples))
 
     def read(self) -> Examples | None:
-        """All that was ever added, images on the disk beside the file; ``None`` where nothing was."""
+        """Everything in the log, ``None`` if it is empty; images are kept on the disk beside the file."""
         with self._lock:
             return read_jsonl(self._path, scratch=self._path.parent) if self.size_bytes else None
 
@@ -63,6 +63,6 @@ def _lines_of(examples: Examples) -> bytes:
 
 
 def _whole_bytes(path: str) -> int:
-    """How much of the file is whole lines."""
+    """The length of the file up to its last complete line."""
     data = Path(path).read_bytes()
     return data.rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""Arrays that lie in a file without a name: what they take of memory, the system can take back at any time."""
+"""Arrays in unlinked temporary files: mapped into memory, so that the system can reclaim their pages at any time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 def mapped(rows: Iterable[NDArray[_T]], folder: Path) -> NDArray[_T]:
-    """``rows``, at least one and all of one shape, as (rows, ...), read-only; on the disk of ``folder`` while in use.
+    """``rows``, at least one and all of one shape, as a read-only array (rows, ...) on the disk of ``folder``.
 
-    One row at a time is in memory. Raises ``DiskFullError`` or ``StorageError``.
+    One row at a time is in memory. The file goes with the array. Raises ``DiskFullError`` or ``StorageError``.
     """
     coming = iter(rows)
     first = next(coming)
@@ -34,10 +34,9 @@ def mapped(rows: Iterable[NDArray[_T]], folder: Path) -> NDArray[_T]:
 
 
 def let_go(array: NDArray[np.generic]) -> None:
-    """Have the system take back what a mapped ``array`` takes of memory: it is read anew when it is asked for.
+    """Give back the memory that a mapped ``array`` occupies; what is used again is read from disk again.
 
-    What is mapped counts as this process's while it is there, as that of a limit on resident memory too. An array in
-    memory stays as it is.
+    Pages of a mapped file count as resident memory, which the training process limits. Other arrays are left alone.
     """
     owner: object = array
     while isinstance(owner, np.ndarray):

@@ -1,12 +1,12 @@
-"""What an application hands in as its examples, and how to read it now and again later.
+"""What an application may hand in as its examples, and how each kind is read, now and again later.
 
 a path                    CSV, JSONL, Parquet, .npz or a folder of pictures; read again once it has changed
 a table                   a pandas DataFrame, a Hugging Face Dataset, a pyarrow Table
 (x, y)                    numpy arrays of windows or of images, and their labels
-a type of examples        as :mod:`edge_sdk.data` has them
-an iterable               (text, label), (tokens, tags), (array, label), (picture, label), a text, or a row as a
-                          mapping; read from its beginning each time, so that it may grow
-an iterator, a generator  the same; what comes is kept, see :mod:`edge_sdk.data.store`
+a type of examples        those of :mod:`edge_sdk.data`
+an iterable               of (text, label), (tokens, tags), (array, label), (picture, label), texts, or rows as
+                          mappings; read from its beginning each time, so it may grow
+an iterator, a generator  the same, read once; what it yields is stored, see :mod:`edge_sdk.data.store`
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from edge_sdk.data.tables import as_table, examples_of_table
 from edge_sdk.errors import DataFormatError
 
 Owned: TypeAlias = Any
-"""Whatever the table above names; a wider type than any that could be written without its libraries."""
+"""Anything in the table above; a precise type would have to name types of libraries that may not be installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """How to read what an application owns.
 
-    ``read`` returns all there is now, ``None`` where there is nothing yet. ``version`` returns something that is equal
-    as long as ``read`` would return the same, or ``None`` where that cannot be told. ``coming`` yields what can be
-    had only once, each for :func:`one_example`.
+    ``read`` returns all examples that there are now, ``None`` if there is none yet. ``version`` returns a value that
+    compares equal as long as ``read`` would return the same, or ``None`` if that cannot be known. ``coming`` yields
+    items that can be read only once; :func:`one_example` converts each.
     """
 
     read: Callable[[], Examples | None]
@@ -46,9 +46,9 @@ class Source:
 
 
 def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Source:
-    """A source for ``owned``; ``DataFormatError`` where it is nothing that the table above names.
+    """A source for ``owned``; ``DataFormatError`` if it is not in the table above.
 
-    Pictures are read to the disk of ``scratch``, where it is given, and not into memory.
+    With ``scratch``, a folder, pictures are kept on its disk, not in memory.
 
     >>> mail = [("cheap pills", "spam")]
     >>> source = source_of(mail)
@@ -74,7 +74,7 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
 
 
 def one_example(given: object, image_size: int = IMAGE_SIZE) -> Examples:
-    """An item of an iterable as examples, of which there is one; ``DataFormatError`` where it is none.
+    """An item of an iterable as examples, of which there is one; ``DataFormatError`` if it is no example.
 
     >>> one_example(("see you at noon", "ham"))
     TextExamples(texts=('see you at noon',), labels=('ham',))
@@ -113,7 +113,7 @@ def _as_row(given: object) -> Row:  # noqa: PLR0911  one return a kind
 
 
 def _changed(path: Path) -> object:
-    """Equal as long as a file, or all pictures in a folder, are the same; any of them may go meanwhile."""
+    """A value that compares equal while a file, or every picture in a folder, is unchanged; files may vanish."""
     looked = ((file, _status(file)) for file in (image_files(path) if path.is_dir() else [path]))
     return tuple((file, status.st_mtime_ns, status.st_size) for file, status in looked if status is not None)
 

@@ -1,4 +1,4 @@
-"""Examples that are rows: CSV and JSONL, and whatever else has named columns."""
+"""Examples as rows with named columns, of CSV, of JSONL, or in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ _NEEDED = "text, label, or tokens, tags, or source, target, or text alone, or im
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """The columns of a type of examples, and a row's values as an example, or ``None`` where they are none."""
+    """How rows become examples of type ``kind``.
+
+    ``example`` converts the values of ``columns`` to an example's fields, or returns ``None`` if they are not one;
+    ``needs`` says in words what they should be.
+    """
 
     kind: type[Examples]
     columns: tuple[str, ...]
@@ -76,9 +80,9 @@ _FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _PAIRED, _A
 
 
 def format_of(columns: Iterable[str], place: str) -> Format:
-    """What has these columns. A text beside others is labelled: one whose label is misnamed is not taken for plain.
+    """The format that has these columns. Plain texts need ``text`` to be the only column, in case a label is misnamed.
 
-    Raises ``DataFormatError``, which names ``place``, where nothing has, or has one of its columns twice.
+    Raises ``DataFormatError``, which names ``place``, if no format has these columns or one of them occurs twice.
     """
     names = list(columns)
     for form in (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES):
@@ -99,10 +103,10 @@ def examples_of_rows(
     image_size: int = IMAGE_SIZE,
     scratch: Path | None = None,
 ) -> Examples | None:
-    """Examples of the type that ``form``, else the first row's columns tell; ``None`` where there is no row.
+    """Examples of the format ``form``, by default that of the first row's columns; ``None`` if there is no row.
 
-    Pictures become squares of ``image_size`` pixels, one after the other; with ``scratch``, a folder, they and images
-    are kept on its disk and not in memory. Raises ``DataFormatError`` for the first row that is no example.
+    Pictures become squares of ``image_size`` pixels a side. With ``scratch``, a folder, they and image arrays are kept
+    on its disk, not in memory. Raises ``DataFormatError`` for the first row that is no example.
 
     >>> examples_of_rows("mail", [{"text": "cheap pills", "label": "spam"}])
     TextExamples(texts=('cheap pills',), labels=('spam',))
@@ -127,7 +131,7 @@ def examples_of_rows(
 
 
 def rows_of(examples: Examples) -> Iterator[dict[str, Any]]:
-    """Each example for :func:`examples_of_rows`, as values that JSON has."""
+    """Each example as a row for :func:`examples_of_rows`, of values that JSON can represent."""
     names = _FORMATS[type(examples)].columns
     for values in zip(*examples.columns(), strict=True):
         plain = (value.tolist() if isinstance(value, np.ndarray) else value for value in values)
@@ -135,7 +139,7 @@ def rows_of(examples: Examples) -> Iterator[dict[str, Any]]:
 
 
 def read_csv(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
-    """Examples of the type that the header tells; ``DataFormatError`` where there are none."""
+    """The examples in a CSV file, of the type that its header says; ``DataFormatError`` if there are none."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         form = format_of(_header(path, reader), str(path))
@@ -144,7 +148,7 @@ def read_csv(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = No
 
 
 def read_jsonl(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
-    """Examples of the type that the first row's keys tell; ``DataFormatError`` where there are none."""
+    """The examples in a JSONL file, of the type that its first row's keys say; ``DataFormatError`` if it has none."""
     with path.open("rb") as file:
         rows = _decoded(path, file)
         return _some(path, examples_of_rows(str(path), rows, image_size=image_size, scratch=scratch))
@@ -156,7 +160,7 @@ def write_jsonl(path: Path, examples: Examples) -> None:
 
 
 def _header(path: Path, reader: csv.DictReader[str]) -> Sequence[str]:
-    """The names of the columns; ``DataFormatError`` where another sign than a comma stands between them."""
+    """The names of the columns; ``DataFormatError`` if they are separated by anything but commas."""
     names = reader.fieldnames or ()
     others = [sign for sign in (";", "\t") if len(names) == 1 and sign in names[0]]
     if others and not _KNOWN.isdisjoint(names[0].split(others[0])):
@@ -165,9 +169,9 @@ def _header(path: Path, reader: csv.DictReader[str]) -> Sequence[str]:
 
 
 def _of_columns(path: Path, rows: Iterable[dict[str | Any, Any]]) -> Iterator[Row]:
-    """``rows``, none of which has values beyond its columns: a text cut at its comma would be taken for the whole.
+    """``rows``; ``DataFormatError`` if one has more values than columns: its text has been cut at an unquoted comma.
 
-    A ``DictReader`` has them under ``None``.
+    A ``DictReader`` puts surplus values under the key ``None``.
     """
     for number, row in enumerate(rows, start=1):
         beyond, columns = row.get(None, ()), len(row) - 1
@@ -180,7 +184,7 @@ def _of_columns(path: Path, rows: Iterable[dict[str | Any, Any]]) -> Iterator[Ro
 
 
 def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
-    """As in CSV, what marks the file as UTF-8 and lines without anything on them are passed over."""
+    """Decoded JSON lines; as in CSV, a byte-order mark and empty lines are skipped."""
     decoder, number = msgspec.json.Decoder(dict[str, object]), 0
     try:
         for number, line in enumerate(lines, start=1):
@@ -209,7 +213,7 @@ def _in_words(columns: Sequence[object]) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """What ``value`` is, without saying it."""
+    """The kind of ``value``, in words that do not quote it."""
     if value is None or (isinstance(value, str) and not value):
         return "nothing"
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else type(value).__name__
@@ -231,7 +235,7 @@ def _from_arrays(place: str, examples: Iterable[tuple[Any, ...]], scratch: Path 
 
 
 def _alike(place: str, examples: Iterable[tuple[Any, ...]], labels: list[object]) -> Iterator[NDArray[Any]]:
-    """The array of each example, of one shape; their labels go into ``labels``."""
+    """The array of each example; their labels are appended to ``labels``. ``DataFormatError`` if shapes differ."""
     first = ""
     for number, (array, label) in enumerate(examples, start=1):
         shape = f"{'pixels' if array.dtype == np.uint8 else 'values'} of the shape {array.shape}"
@@ -243,18 +247,18 @@ def _alike(place: str, examples: Iterable[tuple[Any, ...]], labels: list[object]
 
 
 def _array_of_lists(values: object) -> NDArray[Any] | None:
-    """Numbers in lists of equal length: whole ones in three axes are pixels."""
+    """Nested lists of numbers as an array: uint8 for three axes of integers 0..255 (an image), else float32."""
     try:
         array = np.array(values if isinstance(values, list) else None, dtype=np.float64)
     except (ValueError, TypeError):
         return None
     is_image = array.ndim == 3 and array.size and np.isin(array, np.arange(256)).all()
-    with np.errstate(over="ignore"):  # what becomes infinite is refused with what was
+    with np.errstate(over="ignore"):  # values that overflow become infinite, and those are refused later
         return array.astype(np.uint8 if is_image else np.float32) if array.ndim > 1 else None
 
 
 def _label(value: object) -> object:
-    """A class's number is its name where there is no other; a CSV knows no difference."""
+    """A label as a name; a class number becomes its decimal digits, as in a CSV."""
     if isinstance(value, str):
         return plain_text(value)
     return str(value) if _is_class(value) else value
@@ -265,7 +269,7 @@ def _is_class(value: object) -> bool:
 
 
 def _strings(values: object) -> tuple[str, ...]:
-    """The strings in a sequence; none where it is no sequence or something in it is empty or no string."""
+    """The strings in a sequence; none if it is not a sequence, or if any item is empty or not a string."""
     listed = values.tolist() if isinstance(values, np.ndarray) else values
     texts = [plain_text(value) for value in listed] if isinstance(listed, list | tuple) else []
     return tuple(text for text in texts if text) if all(texts) else ()

@@ -1,10 +1,10 @@
-"""A device's examples as they grow: read anew, split for good, and what came one by one kept on disk.
+"""A device's examples as they grow: reread, split once and for all, and stored if they arrive one by one.
 
-    learnt.jsonl         what :meth:`ExampleStore.learn` was told, and an iterator yielded; of an input the last counts
+    learnt.jsonl         examples from :meth:`ExampleStore.learn` or an iterator; of equal inputs the last one counts
     split.json           what the split has to remember, see :mod:`.holdout`
     examples.jsonl, npz  the training part, as the training process reads it
 
-Nothing here is ever sent.
+Nothing in these files is ever sent.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ from edge_sdk.protocol.messages import Holding
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Version = tuple[object, int]
-_COUNT_S = 60.0  # seldom: examples that grow are read whole
-_RETRY_S = 30.0  # until the disk is asked again
+_COUNT_S = 60.0  # between two counts; seldom, since each reads all examples
+_RETRY_S = 30.0  # until the disk is tried again
 
 
 class ExampleStore:
-    """What ``owned`` and :meth:`learn` give, in ``folder``; ``share`` of it, told by ``seed``, is held out.
+    """The examples of one task: those of ``owned`` and of :meth:`learn`, with files in ``folder``.
+
+    The ``share`` that is held out depends on ``seed``.
 
     Attributes:
-        training_file: what to train on, ``None`` while there is nothing.
-        held_out: what to judge models by, ``None`` while there is nothing.
+        training_file: the file to train on, ``None`` while there is no example.
+        held_out: the examples to judge models by, ``None`` while there is none.
 
-    Raises ``DataFormatError`` where ``owned`` cannot be used, ``StorageError`` where the disk refuses.
+    Raises ``DataFormatError`` if ``owned`` cannot be used, ``StorageError`` where the disk refuses.
     """
 
     def __init__(self, owned: Owned, folder: Path, *, share: float, seed: int, image_size: int = IMAGE_SIZE) -> None:
@@ -55,7 +57,7 @@ class ExampleStore:
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
         self._past = _read_past(folder / "split.json")
-        self._written: _Version | None = None  # of the source's last reading, where it can say whether it has changed
+        self._written: _Version | None = None  # of what training_file holds; None if the source cannot say its version
         self._counted: _Version | None = None
         self._first: Examples | None = None
         self._stopping = threading.Event()
@@ -63,19 +65,19 @@ class ExampleStore:
         self.refresh()
 
     def start(self) -> None:
-        """Begin to take what an iterator yields, on a thread of its own."""
+        """Begin to read from an iterator, if the examples come from one, on a thread of its own."""
         if self._source.coming is not None:
             arguments = (self._source.coming,)
             threading.Thread(target=self._drain, args=arguments, name="examples", daemon=True).start()
 
     def stop(self) -> None:
-        """Take no more from an iterator than what it is about to yield; that is still kept."""
+        """Stop reading from an iterator; the item that it is about to yield is still stored."""
         self._stopping.set()
 
     def learn(self, given: object) -> None:
-        """Add an example, or replace the one of the same input; from any thread, and durable when this returns.
+        """Add an example, or replace the one with the same input. From any thread; durable when this returns.
 
-        Raises ``DataFormatError`` where ``given`` is none, or of another kind than those that are there.
+        Raises ``DataFormatError`` if ``given`` is no example, or of another kind than those that are there.
         """
         example = one_example(given, self._image_size)
         if self._first is not None:
@@ -84,7 +86,7 @@ class ExampleStore:
         self._first = self._first or example
 
     def refresh(self) -> None:
-        """Read what is new. Raises what the constructor raises, and then leaves everything as it was."""
+        """Read the examples again if they have changed. Raises as the constructor, and then changes nothing."""
         version = self._version()
         if version == self._written or (training := self._read()) is None:
             return
@@ -92,15 +94,15 @@ class ExampleStore:
         self._written = self._counted = version if version[0] is not None else None
 
     def holding(self) -> Holding | None:
-        """What there is to train on, or was a minute ago, as the coordinator is told; ``None`` where nothing is."""
+        """What there is to train on, as the coordinator is told, at most a minute old; ``None`` if there is nothing."""
         if self._holding is None or time.monotonic() - self._counted_s >= _COUNT_S:
             self._keep_or(self._count)
         return self._holding
 
     def newest(self) -> Path | None:
-        """What to train on now, ``None`` where there is nothing.
+        """The file to train on now, ``None`` if there is no example.
 
-        A file that somebody is writing, rows gone bad, or a full disk cost what is new, never what was there before.
+        If the source is being written, has become invalid, or the disk is full, the examples stay as they were.
         """
         self._keep_or(self.refresh)
         return self.training_file
@@ -113,7 +115,7 @@ class ExampleStore:
             _log.warning("the examples stay as they were: %s", error)
 
     def _count(self) -> None:
-        """Read what is new, and leave it to the next training to have it written: a device that waits wears no disk."""
+        """Count the examples without writing them: a device that waits for work must not wear out its disk."""
         version = self._version()
         if version != self._counted and self._read() is not None:
             self._counted = version if version[0] is not None else None
@@ -122,7 +124,7 @@ class ExampleStore:
         return _own(self._source.version), self._learnt.size_bytes
 
     def _read(self) -> Examples | None:
-        """The training part, with the other held out; ``None`` where there is nothing."""
+        """Read and split all examples; the training part, ``None`` if there is no example."""
         examples = self._all()
         return None if examples is None else self._split(examples)
 
@@ -154,7 +156,7 @@ class ExampleStore:
         return training
 
     def _forget_replaced(self) -> None:
-        """An iterator that begins anew after every start must not make the file grow for ever."""
+        """Drop examples that later ones replace, so that an iterator that restarts does not make the file grow."""
         learnt = self._learnt.read()
         if learnt is not None and len(latest := _latest(learnt, self._seed)) < len(learnt):
             self._learnt.replace(latest)
@@ -166,11 +168,11 @@ class ExampleStore:
                 return
 
     def _keep(self, number: int, given: object) -> None:
-        """Learn ``given``; where the disk refuses, again after a pause, until it takes it or :meth:`stop` is called."""
+        """Learn ``given``; if the disk refuses, try again after a pause until it succeeds or :meth:`stop` is called."""
         while True:
             try:
                 self.learn(given)
-            except DataFormatError:  # its words would put the example into the log
+            except DataFormatError:  # its text could quote the example, which must not get into the log
                 _log.warning("item %d of the examples is no example, or of another kind, and is left out", number)
             except StorageError as error:
                 _log.warning("item %d of the examples waits for the disk: %s", number, error)
@@ -182,7 +184,7 @@ class ExampleStore:
 
 
 def _until_it_fails(coming: Iterator[object]) -> Iterator[object]:
-    """What ``coming`` yields; the log names the type of what it raises."""
+    """What ``coming`` yields; if it raises, the iteration ends, and the log names the type of the exception."""
     end = object()
     try:
         while (given := _own(lambda: next(coming, end))) is not end:
@@ -193,9 +195,9 @@ def _until_it_fails(coming: Iterator[object]) -> Iterator[object]:
 
 
 def _own(ask: Callable[[], _T]) -> _T:
-    """What ``ask`` returns. An application's own may raise anything: beside the tree's, it is a ``DataFormatError``.
+    """What ``ask``, code of the application, returns. Whatever it raises becomes a ``DataFormatError``.
 
-    That names the type alone, since the words may be an example's.
+    The error names only the exception's type, since its text could quote an example. Errors of this project pass.
     """
     try:
         return ask()

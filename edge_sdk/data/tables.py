@@ -1,6 +1,6 @@
-"""Tables of other libraries, told by their shape so that none has to be installed: pandas, Hugging Face, pyarrow.
+"""Tables of pandas, Hugging Face and pyarrow, recognised by their methods, so that no library has to be installed.
 
-Integers that stand for class names become the names where the table knows them.
+Integers that stand for classes become class names if the table knows these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OTHER_NAMES = {"tags": "ner_tags"}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is called what, ``rows`` with the given columns alone, and the classes of columns of integers."""
+    """The names of its columns; ``rows``, which iterates over given columns; and class names of integer columns."""
 
     columns: tuple[str, ...]
     rows: Callable[[Sequence[str]], Iterable[Row]]
@@ -33,7 +33,7 @@ class Table:
 
 
 def as_table(owned: Any) -> Table | None:  # noqa: ANN401 - whatever an application has
-    """``owned`` as a table, ``None`` where it is none that is known."""
+    """``owned`` as a table, ``None`` if it is not one of a known library."""
     if hasattr(owned, "itertuples") and hasattr(owned, "columns"):  # pandas
         return Table(tuple(map(str, owned.columns)), lambda columns: _pandas_rows(owned, columns))
     if hasattr(owned, "select_columns") and isinstance(getattr(owned, "features", None), Mapping):  # Hugging Face
@@ -51,7 +51,7 @@ def as_table(owned: Any) -> Table | None:  # noqa: ANN401 - whatever an applicat
 def examples_of_table(
     place: str, table: Table, *, image_size: int = IMAGE_SIZE, scratch: Path | None = None
 ) -> Examples | None:
-    """The examples in ``table``, ``None`` where it has no row; ``DataFormatError`` where its columns are others."""
+    """The examples in ``table``, ``None`` if it has no row; ``DataFormatError`` if no format has its columns."""
     others = [name for name, column in _OTHER_NAMES.items() if name not in table.columns and column in table.columns]
     form = format_of((*table.columns, *others), place)
     chosen = {name: _column(name, table.columns) for name in form.columns}
@@ -63,12 +63,12 @@ def examples_of_table(
 
 
 def read_parquet(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
-    """The examples in a Parquet file, a part of it at a time.
+    """The examples in a Parquet file, read batch by batch.
 
-    Raises ``DataFormatError`` where there are none, ``ConfigurationError`` without pyarrow.
+    Raises ``DataFormatError`` if there are none, ``ConfigurationError`` without pyarrow.
     """
     try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - only who has such files needs it
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415 - needed for such files only
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{path} needs pyarrow, which is not installed: pip install 'raffm-edge[parquet]'"
@@ -101,7 +101,7 @@ def _arrow_rows(batches: Iterable[Any]) -> Iterator[Row]:
 
 
 def _class_names(feature: Any) -> Sequence[str]:  # noqa: ANN401
-    """Of a ClassLabel, or of a list of them; none of anything else."""
+    """The names of a ClassLabel, or of a list of them; none for any other feature."""
     return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ()
 
 
@@ -120,14 +120,14 @@ class _Stored(msgspec.Struct, frozen=True):
 
 def _stored_classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:
     """The class names that Hugging Face keeps in the metadata of its Arrow and Parquet files."""
-    with suppress(*UNDECODABLE):  # another library's idea of that key
+    with suppress(*UNDECODABLE):  # another library may use the key for something else
         stored = msgspec.json.decode((metadata or {}).get(b"huggingface", b"{}"), type=_Stored)
         return {name: _class_names(feature) for name, feature in stored.info.features.items()}
     return {}
 
 
 def _named(value: object, classes: Sequence[str] | None) -> object:
-    """A class's name for its number, ``None`` for a number that is no class's: unlabelled rows are often -1."""
+    """The class name for a class number, ``None`` for a number of no class: unlabelled rows often have -1."""
     if not classes:
         return value
     if isinstance(value, list | tuple | np.ndarray):
