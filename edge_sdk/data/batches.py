@@ -37,7 +37,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a step feeds to a training graph: ``inputs`` by name, and ``targets``; see :mod:`edge_sdk.protocol.graphs`."""
+    """What a step feeds a training graph, see :mod:`edge_sdk.protocol.graphs`: ``inputs`` by name, and ``targets``."""
 
     inputs: Mapping[str, NDArray[Any]]
     targets: NDArray[Any]

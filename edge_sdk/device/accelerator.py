@@ -1,4 +1,4 @@
-"""What could compute besides the processor: a GPU's name, and what the installed onnxruntime was built to use."""
+"""Accelerators: a GPU's name, and the execution providers that the installed onnxruntime was built with."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def accelerator_name(system: System) -> str | None:
 
 @cache
 def onnxruntime_providers() -> tuple[str, ...] | None:
-    """Execution providers in the order that onnxruntime prefers, ``None`` where it cannot be imported.
+    """Execution providers in the order that onnxruntime prefers, ``None`` if it cannot be imported.
 
-    A process of its own asks: importing it would cost an idle agent memory, and on a processor that lacks an
-    instruction it ends the process.
+    Another process imports it: here the import would cost an idle agent memory, and on a processor that lacks an
+    instruction it would kill the agent.
     """
     answer = System().output(sys.executable, "-c", _PROVIDERS, timeout_s=_IMPORT_S)
     return None if answer is None else tuple(answer.split())
@@ -43,7 +43,7 @@ def _nvidia_tool(system: System) -> str | None:
 
 
 def _jetson(system: System) -> str | None:
-    """The module as jetson-stats names it where its service answers, else the board as the device tree does."""
+    """The Jetson module's name by jetson-stats if its service answers, else the board's by the device tree."""
     compatible = system.text("proc/device-tree/compatible") or ""
     if "nvidia,tegra" not in compatible:
         return None

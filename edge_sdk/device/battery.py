@@ -1,4 +1,4 @@
-"""The battery: the machine's own, or that of a profile, which drains by what the agent does."""
+"""The battery: the machine's own, or a profile's simulated one, which drains as the agent works."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from edge_sdk.device.system import or_none
 
 
 class Battery(Protocol):
-    """Two real ones: :class:`SystemBattery` and :class:`DrainingBattery`."""
+    """A battery; implemented by :class:`SystemBattery` and :class:`DrainingBattery`."""
 
     def spend(self, seconds: float, *, training: bool) -> None:
-        """Note that time has passed."""
+        """Account for ``seconds`` that have passed, idle or training."""
 
     def share(self) -> float | None:
-        """What is left, 0..1; ``None`` where there is no battery or it cannot be read."""
+        """The charge left, 0..1; ``None`` if there is no battery or it cannot be read."""
 
     def charging(self) -> bool | None:
-        """Whether it is on a charger; ``None`` where there is no battery or it cannot be read."""
+        """Whether it is on a charger; ``None`` if there is no battery or it cannot be read."""
 
 
 class SystemBattery:

@@ -1,4 +1,4 @@
-"""What ``edge-agent doctor`` looks at; each check reads one part of the machine and imports what it needs itself."""
+"""The checks of ``edge-agent doctor``; each examines one part of the machine and imports what it needs by itself."""
 # ruff: noqa: PLC0415 - a package that is missing must not keep the other checks from running
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from edge_sdk.elastic.runtimes import MIB, ONNX
 
 GIB = 1024 * MIB
 _PACKAGES = ("numpy", "psutil", "msgspec", "paho.mqtt.client", "tokenizers", "cryptography", "platformdirs")
-_LEAST_TRAINING_BYTES = ONNX.base_bytes
+_LEAST_TRAINING_BYTES = ONNX.base_bytes  # a training process before its first parameter
 _GOOD_TRAINING_BYTES = 2 * ONNX.base_bytes
 _SMALL_GROUP_BYTES = 512 * MIB
 _SLOW_GFLOPS = 1.0
-_IMPORT_S = 60.0
+_IMPORT_S = 60.0  # from a slow card, on a small board
 _CUDA = "CUDAExecutionProvider"  # what `edge_sdk.sessions` prefers, which loads onnxruntime
 
 
@@ -39,7 +39,7 @@ def word_size(_: Patient) -> Iterator[Finding]:
 
 
 def packages(_: Patient) -> Iterator[Finding]:
-    """What the agent imports; in a process of its own, since a wheel for another processor ends it."""
+    """The packages that the agent imports; tried in another process, since a wheel for another processor kills it."""
     broken = () if _imports(", ".join(_PACKAGES)) else [name for name in _PACKAGES if not _imports(name)]
     advice = f"pip install --force-reinstall {' '.join(name.partition('.')[0] for name in broken)}" if broken else ""
     found = f"cannot be imported: {', '.join(broken)}" if broken else f"{len(_PACKAGES)} packages can be imported"
@@ -47,7 +47,7 @@ def packages(_: Patient) -> Iterator[Finding]:
 
 
 def onnxruntime(_: Patient) -> Iterator[Finding]:
-    """What trains and predicts."""
+    """Onnxruntime, which trains and predicts, and its execution providers."""
     from edge_sdk.device.accelerator import onnxruntime_providers
 
     providers = onnxruntime_providers()
@@ -61,7 +61,7 @@ def onnxruntime(_: Patient) -> Iterator[Finding]:
 
 
 def torch(_: Patient) -> Iterator[Finding]:
-    """Wanted by one runtime only."""
+    """Torch, which only ``--runtime torch`` needs."""
     missing = importlib.util.find_spec("torch") is None
     found = "not installed, and not needed" if missing else f"{version_of('torch')}: --runtime torch is possible"
     yield Finding("torch", Mark.OK, found)
@@ -101,7 +101,7 @@ def accelerator(patient: Patient) -> Iterator[Finding]:
 
 
 def memory(patient: Patient) -> Iterator[Finding]:
-    """What may train, against what any training process takes before its first parameter."""
+    """Memory for training, against what any training process takes before its first parameter."""
     from edge_sdk.device.battery import SystemBattery
     from edge_sdk.device.probe import take_snapshot
     from edge_sdk.device.profile import load_profile
@@ -118,7 +118,7 @@ def memory(patient: Patient) -> Iterator[Finding]:
 
 
 def control_group(patient: Patient) -> Iterator[Finding]:
-    """A limit that a container or a unit sets."""
+    """The memory limit that a container or a systemd unit sets."""
     from edge_sdk.device.control_group import group_memory
 
     group = group_memory(patient.system)
@@ -132,7 +132,7 @@ def control_group(patient: Patient) -> Iterator[Finding]:
 
 
 def disk(patient: Patient) -> Iterator[Finding]:
-    """Room for the state, and whether it can be written; leaves nothing behind."""
+    """Room on the disk, and whether the state folder can be written; leaves nothing behind."""
     from edge_sdk.device.policy import Policy
     from edge_sdk.device.probe import disk_free_bytes, existing_part
 
@@ -154,7 +154,7 @@ def disk(patient: Patient) -> Iterator[Finding]:
 
 
 def sensors(patient: Patient) -> Iterator[Finding]:
-    """What the policy looks at."""
+    """What the policy depends on: temperature, battery, and whether the link is metered."""
     from edge_sdk.device.battery import SystemBattery
     from edge_sdk.device.link import is_metered
     from edge_sdk.device.sensors import temperature_c
@@ -176,7 +176,7 @@ def sensors(patient: Patient) -> Iterator[Finding]:
 
 
 def broker(patient: Patient) -> Iterator[Finding]:
-    """Every step on the way to the broker, until one fails."""
+    """Each step of connecting to the broker, up to the first that fails."""
     if patient.broker is not None:
         from edge_sdk.diagnosis.reaching import reach
 

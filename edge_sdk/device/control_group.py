@@ -1,8 +1,8 @@
-"""What control groups leave to this process: memory and processor time, in version 1 and version 2.
+"""The memory and processor time that control groups (version 1 or 2) leave to this process.
 
-A limit may be set on any group above the process, and the kernel applies each, so the whole way up from the process's
-own group (``/proc/self/cgroup``) counts. Inside a container that path may be the host's, of which only the end of the
-way, the mounted root, exists: what does not exist sets no limit.
+Any group above the process may set a limit, and the kernel applies all of them, so every group on the path from the
+process's own (``/proc/self/cgroup``) up to the root counts. Inside a container that path may be the host's, of which
+only the mounted root exists; groups that do not exist set no limit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _V1_UNLIMITED_BYTES = 1 << 62  # version 1 writes "none" as the largest number o
 
 @dataclass(frozen=True, slots=True)
 class GroupMemory:
-    """The tightest memory limit, what is available under all of them, and the group that sets the limit."""
+    """The tightest memory limit, the group that sets it, and the memory available under all limits."""
 
     limit_bytes: int
     available_bytes: int
@@ -28,7 +28,7 @@ class GroupMemory:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What one version calls its memory files, and the lines of ``memory.stat`` that it can take back."""
+    """The names of one version's memory files, and the lines of ``memory.stat`` that count reclaimable memory."""
 
     limit: str
     used: str
@@ -40,7 +40,7 @@ _V2 = _Names("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def group_memory(system: System) -> GroupMemory | None:
-    """The memory that groups leave, or ``None`` where none limits it."""
+    """The memory that control groups leave; ``None`` if none limits it."""
     found = [
         GroupMemory(limit, max(0, limit - used), group)
         for names, controller in ((_V2, ""), (_V1, "memory"))
@@ -56,7 +56,7 @@ def group_memory(system: System) -> GroupMemory | None:
 
 
 def group_cores(system: System) -> int | None:
-    """Whole cores' worth of time that groups leave, at least one, or ``None`` where none limits it."""
+    """The processor time that control groups leave, in cores, rounded up; ``None`` if none limits it."""
     quotas = [_v2_quota(system, group) for group in _groups(system, "")]
     quotas += [_v1_quota(system, group) for group in _groups(system, "cpu")]
     known = [quota for quota in quotas if quota is not None]
@@ -64,7 +64,7 @@ def group_cores(system: System) -> int | None:
 
 
 def _used_bytes(system: System, group: str, names: _Names) -> int | None:
-    """In use, less the file cache, which the kernel takes back: MemAvailable of the machine counts both lists too."""
+    """Memory in use less the file cache, which the kernel can reclaim, as the machine's MemAvailable assumes too."""
     used = system.number(f"{group}/{names.used}")
     lines = (line.split() for line in (system.text(f"{group}/memory.stat") or "").splitlines())
     cache = sum(whole(words[1]) or 0 for words in lines if len(words) == 2 and words[0] in names.reclaimable)
@@ -72,7 +72,7 @@ def _used_bytes(system: System, group: str, names: _Names) -> int | None:
 
 
 def _groups(system: System, controller: str) -> Iterator[str]:
-    """Folders of the process's group and of all above it, innermost first; ``""`` is version 2."""
+    """Folders of the process's group and all above it, innermost first; ``controller`` is ``""`` for version 2."""
     mounts = [f"sys/fs/cgroup/{controller}"] if controller else ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
     path = PurePosixPath(_own_path(system, controller) or "/")
     for mount in mounts:
@@ -81,7 +81,7 @@ def _groups(system: System, controller: str) -> Iterator[str]:
 
 
 def _own_path(system: System, controller: str) -> str | None:
-    """Of the lines ``number:controllers:path``, the path of the one with this controller."""
+    """The path of this controller in ``/proc/self/cgroup``, whose lines are ``number:controllers:path``."""
     lines = (line.split(":", 2) for line in (system.text("proc/self/cgroup") or "").splitlines())
     return next((parts[2] for parts in lines if len(parts) == 3 and controller in parts[1].split(",")), None)
 

@@ -1,4 +1,4 @@
-"""What was measured, as rows for people and programs: a name with its unit, a value, and where it is from."""
+"""A device's measurements as rows for people and programs: a name with its unit, a value, and its source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_sdk.protocol.messages import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured or given value; ``None`` is what could not be read."""
+    """One measured or configured value; ``None`` if it could not be read."""
 
     name: str
     value: str | float | None
@@ -25,7 +25,7 @@ class Row:
 
 
 def describe(machine: Machine, snapshot: Snapshot) -> tuple[Row, ...]:
-    """Everything that the coordinator would be told, and what identifies the machine."""
+    """Everything that the coordinator would be told about ``machine``, and what identifies it."""
     limits = "this machine" if machine.profile is None else f"profile {machine.profile.name}"
     denial = machine.denial(snapshot)
     note = None if machine.profile is None else machine.profile.note
@@ -63,7 +63,7 @@ def table_of(rows: tuple[Row, ...]) -> Table:
 
 
 def table_of_profiles(profiles: tuple[DeviceProfile, ...]) -> Table:
-    """One line a profile, memory in MiB; the title gives way where the terminal is narrow."""
+    """One line per profile, memory in MiB; in a narrow terminal the title is cut."""
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
     for heading in ("memory", "train", "infer", "threads"):

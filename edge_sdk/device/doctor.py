@@ -1,4 +1,4 @@
-"""``edge-agent doctor``: whom it examines, and when an agent can run."""
+"""``edge-agent doctor``: what it examines, and when an agent can run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_sdk.transport.address import MqttVersion
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What is examined: the machine, and how its owner means to run the agent; ``None`` is the agent's own default."""
+    """The machine to examine, and the settings that its owner means to run the agent with; ``None``: the default."""
 
     system: System
     state_dir: Path | None = None
@@ -33,6 +33,6 @@ Check = Callable[[Patient], Iterator[Finding]]
 
 
 def require_fit(findings: Sequence[Finding]) -> None:
-    """Raise ``UnfitDeviceError``, naming the checks that failed, where an agent cannot run."""
+    """Raise ``UnfitDeviceError``, naming the checks that failed, if an agent cannot run."""
     if names := failed(findings):
         raise UnfitDeviceError(f"the agent cannot run here, see above: {', '.join(names)}")

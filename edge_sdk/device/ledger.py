@@ -1,17 +1,17 @@
-"""What a day's budgets have left, through restarts and through clocks that jump.
+"""How much of a day's budgets has been spent, across restarts and clocks that jump.
 
-A budget is renewed at local midnight, by rules that hold whatever happens to the clock on the wall:
+Budgets are renewed at local midnight, by rules that hold whatever happens to the wall clock:
 
-1. While the agent runs, time passes by a clock that nobody sets. When a day begins, the time to its end is worked out
-   once, and a step of the wall clock changes nothing of it.
-2. A day lasts at least 12 hours: it ends at the first local midnight that is at least so far off. So two budgets are
-   never closer than 12 hours of the agent's life, and none lasts longer than 37 (a day on which the hour changes).
-3. Across a restart the wall clock tells what passed. Less than nothing counts as nothing, so a clock that was set back
-   keeps what was spent, and the day still ends by rule 1. A board without a clock of its own starts with an old time
-   and learns the right one soon after: the wall clock is believed until ten minutes after a start, or the first
-   renewal.
+1. While the agent runs, time is measured by a clock that nobody sets. The time left to the end of a day is computed
+   once, when the day begins; later steps of the wall clock do not change it.
+2. A day lasts at least 12 hours: it ends at the first local midnight that is at least that far away. So two renewals
+   are at least 12 hours of running time apart, and at most 37 (on a day when the clocks change).
+3. Across a restart, the wall clock says how much time has passed. A negative time counts as zero, so after a clock was
+   set back the spent budgets remain, and the day still ends by rule 1. A board without a battery-backed clock starts
+   with an old time and learns the right one soon after: so the wall clock is consulted until ten minutes after a start,
+   or until the first renewal.
 
-A clock that is half a day fast at a start can therefore renew the budgets early, once a start, and the log says so.
+So a clock that is half a day fast at a start can renew the budgets early, once per start; the log says so.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from dataclasses import dataclass
 from edge_sdk.device.policy import Spent
 
 _log = logging.getLogger(__name__)
-_SHORTEST_DAY_S = 12 * 3600.0
-_LEARNS_TIME_S = 600.0
+_SHORTEST_DAY_S = 12 * 3600.0  # rule 2
+_LEARNS_TIME_S = 600.0  # rule 3
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Both clocks read at once, in seconds: since the epoch, and since an instant that nothing moves."""
+    """Both clocks, read together, in seconds: the wall clock since 1970, and one that is never set."""
 
     wall_s: float
     steady_s: float
 
     @classmethod
     def now(cls) -> Clocks:
-        """What they read now; the steady one counts while the machine sleeps too, where the kernel has such a one."""
+        """The clocks' readings now; the steady one also counts while the machine sleeps, if the kernel has such one."""
         clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
         return cls(time.time(), time.clock_gettime(clock))
 
     @property
     def minute(self) -> int:
-        """Of the local day, 0..1439."""
+        """The minute of the local day, 0..1439."""
         local = time.localtime(self.wall_s)
         return 60 * local.tm_hour + local.tm_min
 
 
 class Ledger:
-    """Keeps count. ``kept`` looks up what :meth:`numbers` gave before the agent was restarted, by name."""
+    """Counts what is spent. ``kept`` looks up, by name, what :meth:`numbers` returned before a restart."""
 
     def __init__(self, now: Clocks, kept: Callable[[str], float | None] = lambda _: None) -> None:
         left_s = kept("day_left_s")
@@ -63,11 +63,11 @@ class Ledger:
 
     @property
     def spent(self) -> Spent:
-        """Since the budgets were renewed."""
+        """What was spent since the budgets were renewed."""
         return self._spent
 
     def pass_time(self, now: Clocks) -> None:
-        """Let the day end where it is time."""
+        """Advance to ``now``, and renew the budgets if the day has ended."""
         passed_s = max(0.0, now.steady_s - self._now.steady_s)
         if self._kept_wall_s is not None and now.steady_s - self._started_s <= _LEARNS_TIME_S:
             passed_s = max(passed_s, now.wall_s - self._kept_wall_s - self._passed_s)
@@ -84,7 +84,7 @@ class Ledger:
         self._spent = Spent(self._spent.energy_wh + energy_wh, self._spent.transferred_bytes + transferred_bytes)
 
     def numbers(self) -> dict[str, float]:
-        """What has to be kept."""
+        """What has to survive a restart, by name."""
         return {
             "day_energy_wh": self._spent.energy_wh,
             "day_bytes": float(self._spent.transferred_bytes),
@@ -94,7 +94,7 @@ class Ledger:
 
 
 def seconds_to_renewal(wall_s: float) -> float:
-    """From ``wall_s`` to the first local midnight that is at least 12 hours off."""
+    """The seconds from ``wall_s`` to the first local midnight that is at least 12 hours away."""
     earliest = time.localtime(wall_s + _SHORTEST_DAY_S)
     midnight = (earliest.tm_year, earliest.tm_mon, earliest.tm_mday + 1, 0, 0, 0, 0, 0, -1)
     return time.mktime(midnight) - wall_s

@@ -1,4 +1,4 @@
-"""The link: whether its bytes cost money, and how fast it was."""
+"""The network link: whether it is metered, and how fast it has been."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from edge_sdk.device.system import System, whole
 
 _ENOUGH_BYTES = 1 << 20
 _REMEMBERED_S = 60.0
-_UP = frozenset("13579BDFbdf")  # the last digit of flags in hexadecimal
-_WAIT_S = 0.2
-_PATIENCE_S = 0.5
+_UP = frozenset("13579BDFbdf")  # RTF_UP is bit 0, so the last hexadecimal digit of the flags is odd
+_WAIT_S = 0.2  # for an answer, at a look of every 0.6 s
+_PATIENCE_S = 0.5  # after which an answer that is still missing counts as unknown
 _IDLE_EVERY_S = 10.0
 _DBUS_METERED = {"1": True, "2": False, "3": True, "4": False}
 
 
 def is_metered(system: System) -> bool | None:
-    """Whether NetworkManager counts the link of the default route as metered; ``None`` where nobody says so.
+    """Whether NetworkManager considers the link of the default route metered; ``None`` if it does not say.
 
-    Where its owner has not said, NetworkManager infers it from the kind of link and from what the access point says,
-    which counts as an answer. Asked by its own tool, else over D-Bus by systemd's.
+    If the owner has not set this, NetworkManager guesses it from the kind of link and from the access point, and that
+    counts as an answer. It is asked by its own tool ``nmcli``, else over D-Bus by systemd's ``busctl``.
     """
     interface = default_interface(system)
     if interface is not None:
@@ -36,7 +36,7 @@ def is_metered(system: System) -> bool | None:
 
 
 def default_interface(system: System) -> str | None:
-    """The interface of the IPv4 default route with the least metric."""
+    """The interface of the IPv4 default route with the lowest metric; ``None`` if there is no such route."""
     rows = (line.split() for line in (system.text("proc/net/route") or "").splitlines()[1:])
     defaults = (row for row in rows if len(row) > 7 and row[1] == row[7] == "00000000" and row[3][-1:] in _UP)
     metrics = ((whole(row[6]), row[0]) for row in defaults)
@@ -44,7 +44,7 @@ def default_interface(system: System) -> str | None:
 
 
 class LinkCost:
-    """:func:`is_metered` asked on a thread of its own: its tools may take seconds, and a look may not.
+    """Asks :func:`is_metered` on a thread of its own, since its tools may take seconds and a caller cannot wait.
 
     ``now_s`` is a monotonic clock.
     """
@@ -57,10 +57,10 @@ class LinkCost:
         self._answer: bool | None = None
 
     def metered(self, *, working: bool) -> bool | None:
-        """The last answer; asks again at each call while ``working``, else every ten seconds.
+        """The newest answer; asks again at each call while ``working``, else every ten seconds.
 
-        Waits 0.2 s at most, but for the first answer. ``None`` where nobody says so, and where a question has been open
-        for half a second: the answer before it may hold no more.
+        The first call waits for its answer, later ones at most 0.2 s. ``None`` if the system does not say, or if a
+        question has been open for half a second: then the answer before it may be outdated.
         """
         wait_s = None if self._asked_s == float("-inf") else _WAIT_S
         if self._asking is None and (working or self._now_s() - self._asked_s >= _IDLE_EVERY_S):
@@ -74,9 +74,9 @@ class LinkCost:
 
 @dataclass(slots=True)
 class LinkSpeed:
-    """Bytes a second from the coordinator, over the time in which something was being fetched.
+    """The rate in bytes a second at which blobs arrive, over the time in which something was being fetched.
 
-    Of the last minute of such time, roughly: beyond it, half of what is remembered is forgotten.
+    It covers roughly the last minute of such time: beyond a minute, both sums are halved.
     """
 
     received_bytes: float = 0.0
@@ -84,11 +84,11 @@ class LinkSpeed:
     heard_s: float = 0.0
 
     def begin(self, now_s: float) -> None:
-        """Something was asked for; what came before does not count as waiting."""
+        """Something was requested; the time before does not count."""
         self.heard_s = now_s
 
     def arrived(self, size_bytes: int, now_s: float) -> None:
-        """A chunk came."""
+        """``size_bytes`` of a blob arrived."""
         self.received_bytes += size_bytes
         self.waited_s += now_s - self.heard_s
         self.heard_s = now_s
@@ -97,5 +97,5 @@ class LinkSpeed:
 
     @property
     def bytes_per_s(self) -> float | None:
-        """``None`` before a MiB has come: less tells of delay, not of speed."""
+        """The rate; ``None`` before the first MiB, which depends on the link's latency more than on its speed."""
         return self.received_bytes / self.waited_s if self.received_bytes >= _ENOUGH_BYTES and self.waited_s else None

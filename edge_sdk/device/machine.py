@@ -1,4 +1,4 @@
-"""This device as the agent sees it: its profile, its battery, its budgets, and what it may do now."""
+"""This device as the agent sees it: its profile, battery and budgets, and what the policy allows now."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edge_sdk.elastic.runtimes import MIB, Runtime
 from edge_sdk.protocol.messages import Snapshot
 
 THIS_MACHINE = "this-machine"
-_MESSAGE_BYTES = 1 << 14  # what is larger carries a part of a blob
+_MESSAGE_BYTES = 1 << 14  # larger messages carry a part of a blob
 
 
 def _nothing_kept(_: str) -> None:
@@ -30,11 +30,11 @@ def _nothing_kept(_: str) -> None:
 
 
 class Machine:
-    """``profile`` limits what may be used; without one, what is measured is what there is.
+    """The device that the agent runs on, limited to ``profile`` if one is given.
 
-    ``kept`` looks up what :meth:`numbers` gave before a restart: what is left of a profile's battery, full at the first
-    start, and of the day's budgets. ``runtime`` is what its owner wants to train on, with ``threads`` at most.
-    ``link_speed`` is told of transfers by whoever makes them.
+    ``kept`` looks up, by name, what :meth:`numbers` returned before a restart: the charge of a profile's simulated
+    battery, full at the first start, and the day's budgets. ``runtime`` is what the owner wants to train on, with at
+    most ``threads`` threads. Whoever transfers blobs reports to :attr:`link_speed`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Machine:
 
     @property
     def watts(self) -> float | None:
-        """What the device draws while it trains: as its owner says, else its profile, else what it measures now."""
+        """The power that training draws: as the owner states, else the profile, else as measured now."""
         if self.policy.training_watts is not None:
             return self.policy.training_watts
         if self.profile is not None:
@@ -83,24 +83,24 @@ class Machine:
 
     @property
     def is_counting(self) -> bool:
-        """Whether anything limits or simulates what :meth:`numbers` counts."""
+        """Whether anything depends on :meth:`numbers`: a daily budget, or a simulated battery."""
         budgets = (self.policy.daily_energy_wh, self.policy.daily_mib)
         return isinstance(self._battery, DrainingBattery) or any(budget is not None for budget in budgets)
 
     def numbers(self) -> dict[str, float]:
-        """What must outlive the agent, by name."""
+        """What has to survive a restart, by name."""
         battery = {"battery_wh": self._battery.left_wh} if isinstance(self._battery, DrainingBattery) else {}
         return battery | self._ledger.numbers()
 
     def spend(self, seconds: float, *, training: bool) -> None:
-        """Note that time has passed, idle or training."""
+        """Account for ``seconds`` that have passed, idle or training."""
         self._battery.spend(seconds, training=training)
         self._ledger.pass_time(Clocks.now())
         if training and self.policy.daily_energy_wh is not None:
             self._ledger.spend(energy_wh=(self.watts or 0.0) * seconds / 3600)
 
     def transferred(self, size_bytes: int) -> None:
-        """Note that bytes came or went; the next :meth:`orders` are due once those of the day are used up."""
+        """Account for bytes received or sent; if they use up the day's budget, the next :meth:`orders` are due now."""
         before = self._ledger.spent.transferred_bytes
         self._ledger.spend(transferred_bytes=size_bytes)
         self._moved = self._moved or size_bytes > _MESSAGE_BYTES
@@ -108,7 +108,7 @@ class Machine:
             self._watch.hurry()
 
     def measure(self) -> Speed:
-        """How fast it is, and with it what else does not change: measured once, at the first call."""
+        """The processor's speed, measured at the first call together with the other constants of the machine."""
         if self._speed is None:
             self._speed = measure_speed(self._system)
             self._clock_share = self._speed.clock_share
@@ -116,11 +116,11 @@ class Machine:
         return self._speed
 
     def snapshot(self, *, training: bool = False, brief: bool = False, working: bool = False) -> Snapshot:
-        """What can be spared now. What does not change is measured once, at the first call.
+        """What can be spared now; constants are measured once, at the first call.
 
-        The clock tells something of throttling under load only: at that measurement, and while ``training``. A
-        ``brief`` one, for a look every second, leaves out what costs time to read and the policy does not ask for; no
-        program is waited for longer than 0.2 s after the first. ``working`` asks anew what the link costs.
+        Whether the processor is throttled shows only under load: in that first measurement, and while ``training``. A
+        ``brief`` snapshot, for a look every second, leaves out what is slow to read unless the policy depends on it;
+        after the first, it waits at most 0.2 s for another program. ``working`` asks again whether the link is metered.
         """
         if training and self._speed is not None:
             self._clock_share = clock_share(self._system)
@@ -140,16 +140,16 @@ class Machine:
         )
 
     def denial(self, snapshot: Snapshot) -> Denied | None:
-        """Why the owner's policy forbids to ask for work now, or ``None``."""
+        """Why the owner's policy forbids asking for work now; ``None`` if it allows it."""
         return may_begin(self.policy, self._moment(snapshot))
 
     def lacks_disk(self) -> bool:
-        """Whether less is free than the policy asks for."""
+        """Whether less of the disk is free than the policy requires."""
         free_bytes = self.snapshot(brief=True).disk_free_bytes
         return free_bytes is not None and free_bytes < self.policy.min_disk_free_bytes
 
     def orders(self, now_s: float, *, fetching: bool, training: bool) -> Orders | None:
-        """What the policy orders where it is time to look, by a monotonic clock; see :mod:`edge_sdk.device.watch`."""
+        """What the policy orders, ``None`` if no look is due; ``now_s`` is a monotonic clock's. See :mod:`.watch`."""
         if not self._watch.is_due(now_s):
             return None
         working, self._moved = fetching or training or self._moved, False

@@ -1,11 +1,12 @@
-"""Whether this device may work now: decided here, and stronger than any request.
+"""Whether this device may work now; no request from a coordinator overrides it.
 
-Each rule below is a function of a policy and a moment that returns why not, or ``None``. Three questions put them
-together: whether to ask for work (:func:`may_begin`), to go on training (:func:`may_train`), to move blobs
-(:func:`may_transfer`). All pure.
+Each rule below is a function of a policy and a moment that returns why work is forbidden, or ``None``. Three questions
+combine them: whether to ask for work (:func:`may_begin`), to go on training (:func:`may_train`), and to move blobs
+(:func:`may_transfer`). All are pure.
 
-What cannot be read does not forbid, where its harm is small or the hardware looks after itself; where the owner's money
-or promise is at stake the rule asks for proof, and then the unknown forbids. Each rule's docstring says which.
+A value that cannot be read does not forbid work if the possible harm is small, or if the hardware protects itself. If
+the owner's money or convenience is at stake, the rule demands proof, and an unknown value forbids. Each rule's
+docstring says which.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from edge_sdk.protocol.messages import Snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the owner allows; ``None`` is no limit. Raises ``ConfigurationError`` where a value cannot be right.
+    """What the owner allows; ``None`` is no limit. Raises ``ConfigurationError`` for a value that cannot be right.
 
-    ``quiet_hours`` are windows of local time, ``"22:00-07:00"``, in which nothing is done. ``idle_only`` works while
-    others take at most ``idle_cpu_share`` of all cores. ``daily_mib`` counts the bytes of messages and blobs both ways,
-    ``daily_energy_wh`` what the device draws while it trains: ``training_watts`` where its owner says it, else its
-    profile's figure, else what it measures.
+    ``quiet_hours`` are windows of local time, such as ``"22:00-07:00"``, in which nothing is done. With ``idle_only``
+    the device works while others use at most ``idle_cpu_share`` of all cores. ``daily_mib`` limits the bytes of
+    messages and blobs, both ways together, and ``daily_energy_wh`` the energy drawn while training: at
+    ``training_watts`` if the owner gives that, else at the profile's figure, else as measured.
     """
 
     charging_only: bool = False
@@ -53,14 +54,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """A window of the local day, in minutes from midnight: ``start`` belongs to it, ``stop`` does not."""
+    """A window [start, stop) of the local day, in minutes from midnight."""
 
     start: int
     stop: int
 
     @classmethod
     def parse(cls, text: str) -> QuietHours:
-        """Read ``HH:MM-HH:MM``; a stop before the start is on the next day, ``24:00`` is this day's end."""
+        """Read ``HH:MM-HH:MM``; a stop before the start is on the next day. Raises ``SettingError``."""
         try:
             start, stop = (_minute(part) for part in text.split("-"))
         except ValueError as error:
@@ -69,15 +70,15 @@ class QuietHours:
             raise SettingError("quiet_hours", text, "are no time at all: use 00:00-24:00 for the whole day")
         return cls(start, stop)
 
-    def hold(self, minute: int) -> bool:
-        """Whether a minute of the day lies inside."""
+    def covers(self, minute: int) -> bool:
+        """Whether a minute of the day lies in the window."""
         inside = (minute >= self.start, minute < self.stop)
         return all(inside) if self.start < self.stop else any(inside)
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was used since the day's budgets began: energy while training, bytes both ways."""
+    """What was used of the day's budgets: energy while training, bytes both ways."""
 
     energy_wh: float = 0.0
     transferred_bytes: int = 0
@@ -85,7 +86,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All that a decision depends on. ``minute`` is of the local day; ``watts`` is ``None`` where nobody knows them."""
+    """All that a decision depends on; ``minute`` is that of the local day, ``watts`` what training draws if known."""
 
     snapshot: Snapshot
     minute: int
@@ -95,18 +96,18 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Not now, and why; ``None`` in its place means yes."""
+    """Work is forbidden now, and why; functions return ``None`` instead if it is allowed."""
 
     reason: str
 
 
 def may_begin(policy: Policy, moment: Moment) -> Denied | None:
-    """Whether to ask for work, and to fetch what it takes: every rule holds."""
+    """Whether to ask for work, and to fetch blobs for it: only if no rule forbids it."""
     return may_train(policy, moment) or may_transfer(policy, moment)
 
 
 def may_train(policy: Policy, moment: Moment) -> Denied | None:
-    """Whether training may go on. Bytes do not end it: the update waits in the outbox for the next day's."""
+    """Whether training may go on. A spent traffic budget does not end it: the update waits in the outbox."""
     return _first(_TRAINING_RULES, policy, moment)
 
 
@@ -119,14 +120,14 @@ def may_transfer(policy: Policy, moment: Moment) -> Denied | None:
 
 
 def _charger(policy: Policy, moment: Moment) -> str | None:
-    """Proof where there is a battery; a device that has none that can be read is on mains."""
+    """Proof is needed if there is a battery; a device without a readable one counts as mains-powered."""
     if policy.charging_only and _on_battery(moment.snapshot):
         return "the policy allows training on a charger only"
     return None
 
 
 def _battery(policy: Policy, moment: Moment) -> str | None:
-    """Unknown allows: a device without a battery has no share of it."""
+    """Unknown allows: a device without a battery has no charge to read."""
     share = moment.snapshot.battery_share
     if share is None or not _on_battery(moment.snapshot) or share >= policy.battery_floor_share:
         return None
@@ -134,7 +135,7 @@ def _battery(policy: Policy, moment: Moment) -> str | None:
 
 
 def _idle(policy: Policy, moment: Moment) -> str | None:
-    """Proof: whoever uses the device now would feel it. Unknown only in an agent's first tenth of a second."""
+    """Proof is needed: whoever uses the device would notice. Unknown only in an agent's first tenth of a second."""
     share = moment.snapshot.others_cpu_share
     if not policy.idle_only or (share is not None and share <= policy.idle_cpu_share):
         return None
@@ -143,15 +144,15 @@ def _idle(policy: Policy, moment: Moment) -> str | None:
 
 
 def _hours(policy: Policy, moment: Moment) -> str | None:
-    """Never unknown: a wrong clock is the owner's to set, and ``edge-agent doctor`` says so."""
+    """Never unknown: if the clock is wrong, ``edge-agent doctor`` says so, and the owner has to set it."""
     for window in policy.quiet_hours:
-        if _window(window).hold(moment.minute):
+        if _window(window).covers(moment.minute):
             return f"it is {moment.minute // 60:02d}:{moment.minute % 60:02d}, within the quiet hours {window}"
     return None
 
 
 def _metered(policy: Policy, moment: Moment) -> str | None:
-    """Proof: bytes on a link that turns out to be metered are paid for and cannot be taken back."""
+    """Proof is needed: bytes sent over a metered link cost money and cannot be taken back."""
     if not policy.unmetered_only or moment.snapshot.metered is False:
         return None
     if moment.snapshot.metered is None:
@@ -160,7 +161,7 @@ def _metered(policy: Policy, moment: Moment) -> str | None:
 
 
 def _heat(policy: Policy, moment: Moment) -> str | None:
-    """Unknown allows: many boards and containers show no sensor, and hardware protects itself."""
+    """Unknown allows: many boards and containers show no sensor, and the hardware protects itself."""
     celsius = moment.snapshot.temperature_c
     if celsius is None or celsius <= policy.max_temperature_c:
         return None
@@ -168,7 +169,7 @@ def _heat(policy: Policy, moment: Moment) -> str | None:
 
 
 def _disk(policy: Policy, moment: Moment) -> str | None:
-    """Unknown allows: a disk that is full refuses by itself, and that costs an offer at most."""
+    """Unknown allows: a full disk refuses by itself, which costs an offer at most."""
     free = moment.snapshot.disk_free_bytes
     if free is None or free >= policy.min_disk_free_bytes:
         return None
@@ -176,7 +177,7 @@ def _disk(policy: Policy, moment: Moment) -> str | None:
 
 
 def _energy(policy: Policy, moment: Moment) -> str | None:
-    """Proof: a budget of energy that nobody can count would be no budget."""
+    """Proof is needed: an energy budget without a measurement would limit nothing."""
     if policy.daily_energy_wh is None:
         return None
     if moment.watts is None:
@@ -187,7 +188,7 @@ def _energy(policy: Policy, moment: Moment) -> str | None:
 
 
 def _bytes(policy: Policy, moment: Moment) -> str | None:
-    """Never unknown: the agent counts what it sends and receives itself."""
+    """Never unknown: the agent itself counts what it sends and receives."""
     used_mib = moment.spent.transferred_bytes / MIB
     if policy.daily_mib is None or used_mib < policy.daily_mib:
         return None

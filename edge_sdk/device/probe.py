@@ -1,7 +1,7 @@
-"""What this machine can spare now, as psutil and the kernel say it; what cannot be read is ``None``, never a guess.
+"""What this machine can spare now, by psutil and the kernel; a value that cannot be read is ``None``, never a guess.
 
-A profile's limits hold where there is one. Without one the agent may take a quarter of the memory for training and an
-eighth for inference. Either way never more than what is available now, less ``RESERVE_BYTES`` for everybody else.
+With a profile, its limits apply. Without one, the agent may use a quarter of the memory for training and an eighth for
+inference. Either way it gets no more than what is available now, less ``RESERVE_BYTES`` for other programs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESERVE_BYTES = 64 * MIB
 
 
 def take_snapshot(profile: DeviceProfile | None, battery: Battery, folder: Path, system: System) -> Snapshot:
-    """Measure now what costs nothing to measure. ``folder`` is where the agent keeps its state."""
+    """Measure what is quick to measure. ``folder`` is where the agent keeps its state."""
     total, available = memory_bytes(system)
     spare = max(0, available - RESERVE_BYTES)
     if profile is None:
@@ -48,9 +48,9 @@ def take_snapshot(profile: DeviceProfile | None, battery: Battery, folder: Path,
 
 
 def memory_bytes(system: System) -> tuple[int, int]:
-    """Total and available, of the machine or of the control groups that this process lives in, whichever is less.
+    """Total and available memory, of the machine or of this process's control groups, whichever is less.
 
-    Raises ``UnfitDeviceError`` where the machine's cannot be read: nothing could be kept within it.
+    Raises ``UnfitDeviceError`` if the machine's memory cannot be read: no limit could be kept then.
     """
     memory, group = or_none(psutil.virtual_memory), group_memory(system)
     if memory is None:
@@ -61,7 +61,7 @@ def memory_bytes(system: System) -> tuple[int, int]:
 
 
 def disk_free_bytes(folder: Path) -> int | None:
-    """On the disk where ``folder`` lies, or would lie once it is made."""
+    """Free bytes of the disk where ``folder`` lies, or will lie once it exists; ``None`` if unknown."""
     try:
         return int(psutil.disk_usage(str(existing_part(folder))).free)
     except OSError:

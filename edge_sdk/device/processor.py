@@ -1,4 +1,4 @@
-"""The processor: what it is, how fast it is, whether something holds it back, and what others take of it."""
+"""The processor: its model, its speed, whether it is throttled, and how much of it other programs use."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import psutil
 from edge_sdk.device.control_group import group_cores
 from edge_sdk.device.system import System, or_none
 
-_GEMM_SIZE = 512
+_GEMM_SIZE = 512  # rows and columns of the square matrices that are multiplied
 _GEMM_S = 0.2
-_LEAST_PRODUCTS = 3
+_MIN_PRODUCTS = 3
 _THROTTLED_BELOW = 0.7  # of the clock that it can hold, under load
-_PI_HELD_BACK = 0b1111  # undervoltage, frequency capped, throttled, soft temperature limit: now, not since boot
-_LEAST_INTERVAL_S = 0.1
+_PI_HELD_BACK = 0b1111  # undervoltage, frequency capped, throttled, soft temperature limit; higher bits: since boot
+_MIN_INTERVAL_S = 0.1  # between two looks: the kernel counts time in ticks of 10 ms
 
 
 def cpu_model(system: System) -> str | None:
-    """The processor's name, or the board's where the kernel names only that."""
+    """The processor's name, or the board's if the kernel names only that."""
     lines = (system.text("proc/cpuinfo") or "").splitlines()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
     board = system.text("proc/device-tree/model")
@@ -37,21 +37,21 @@ def usable_cores(system: System) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured under load: float32 speed, and the clock's share of its highest (``None``: not told)."""
+    """Measured under load: float32 speed, and the clock as a share of its maximum (``None`` if unknown)."""
 
     gflops: float
     clock_share: float | None
 
 
 def measure_speed(system: System) -> Speed:
-    """Speed of a float32 matrix product on the threads that numpy's BLAS uses: the fastest of a fifth of a second.
+    """The speed of a float32 matrix product on the threads that numpy's BLAS uses: the fastest one within 0.2 s.
 
-    The others may have been interrupted by whatever else runs, as it does while a device boots; so there are at least
-    three, which take longer on a board below 4 GFLOP/s.
+    The others may have been interrupted by other programs, as happens while a device boots. So at least three are
+    made, which takes longer than 0.2 s on a board below 4 GFLOP/s.
     """
     left = np.ones((_GEMM_SIZE, _GEMM_SIZE), dtype=np.float32)
     product, took_s = np.empty_like(left), list[float]()
-    while sum(took_s) < _GEMM_S or len(took_s) < _LEAST_PRODUCTS:
+    while sum(took_s) < _GEMM_S or len(took_s) < _MIN_PRODUCTS:
         began_s = time.perf_counter()
         np.matmul(left, left, out=product)
         took_s.append(time.perf_counter() - began_s)
@@ -59,9 +59,9 @@ def measure_speed(system: System) -> Speed:
 
 
 def clock_share(system: System) -> float | None:
-    """The fastest core's clock over the one that it can hold, by cpufreq: its base frequency where told, else its most.
+    """The clock of the fastest core over the clock that it can sustain; ``None`` if cpufreq does not say.
 
-    An idle core clocks down: this tells only under load.
+    That is its base frequency if known, else its maximum. Meaningful under load only, since idle cores clock down.
     """
     shares = []
     for folder in system.matching("sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
@@ -73,7 +73,7 @@ def clock_share(system: System) -> float | None:
 
 
 def is_throttled(system: System, clock_share_under_load: float | None) -> bool | None:
-    """Whether heat, a weak supply or a power mode holds it back: a Raspberry Pi's firmware says it, else the clock."""
+    """Whether heat, a weak supply or a power mode slows the processor: by a Raspberry Pi's firmware, else its clock."""
     flags = _pi_flags(system)
     if flags is not None:
         return bool(flags & _PI_HELD_BACK)
@@ -81,7 +81,7 @@ def is_throttled(system: System, clock_share_under_load: float | None) -> bool |
 
 
 def _pi_flags(system: System) -> int | None:
-    """The bits of ``get_throttled``, from sysfs or from the firmware's own tool ("throttled=0x50005")."""
+    """The bits of ``get_throttled``, from sysfs or from the firmware's tool, which prints "throttled=0x50005"."""
     file = system.text("sys/devices/platform/soc/soc:firmware/get_throttled")
     text = file if file is not None else (system.output("vcgencmd", "get_throttled") or "").partition("=")[2]
     try:
@@ -91,7 +91,10 @@ def _pi_flags(system: System) -> int | None:
 
 
 class OthersLoad:
-    """How much of all cores others took between two looks: all work less that of this process and its children."""
+    """The share of all cores that other programs used between two calls of :meth:`share`.
+
+    That is the work of the whole machine less that of this process and its children.
+    """
 
     def __init__(self) -> None:
         self._cores = psutil.cpu_count() or 1
@@ -99,10 +102,10 @@ class OthersLoad:
         self._share: float | None = None
 
     def share(self) -> float | None:
-        """Since the last look, 0..1; ``None`` before enough time has passed since the first, or where nobody says."""
+        """The share since the last call, 0..1; ``None`` in the first tenth of a second, or if it cannot be read."""
         now_s = time.monotonic()
         elapsed_s = now_s - self._looked_s
-        if elapsed_s >= _LEAST_INTERVAL_S:
+        if elapsed_s >= _MIN_INTERVAL_S:
             before, self._work = self._work, or_none(_work_s)
             self._share = None
             if before is not None and self._work is not None:
@@ -113,25 +116,25 @@ class OthersLoad:
 
 
 def _work_s() -> tuple[float, float]:
-    """Of all, and of that what is this process's."""
+    """The work of the whole machine, and of this process, in seconds of processor time."""
     return _busy_s(), _own_s()
 
 
 def _busy_s() -> float:
-    """Seconds of all cores at work since boot; what a host takes from a virtual machine is nobody's work here."""
+    """Seconds that all cores were busy since boot, without the time that a host takes from a virtual machine."""
     times = psutil.cpu_times()
     names = ("user", "nice", "system", "irq", "softirq")  # "guest" is contained in "user"
     return float(sum(getattr(times, name, 0.0) for name in names))
 
 
 def _own_s() -> float:
-    """The same of this process, its children, and those that have ended."""
+    """Processor seconds of this process, its children, and children that have ended."""
     process = psutil.Process()
     total_s = 0.0
     for member in (process, *process.children(recursive=True)):
         try:
             times = member.cpu_times()
-        except psutil.NoSuchProcess:  # ended meanwhile; from the next look on it counts among the ended
+        except psutil.NoSuchProcess:  # ended meanwhile; from the next call on its parent counts it
             continue
         total_s += times.user + times.system + getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
     return float(total_s)

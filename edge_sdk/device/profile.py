@@ -1,8 +1,8 @@
 """A known board or phone: what it is, and what its owner lets a background agent use.
 
-Profiles are TOML files in ``device_profiles/``, one a device, each figure with its source. They serve planning before a
-device has been seen, and limit an agent on a larger machine to what the device would have. ``README.md`` there says
-what each field means.
+Profiles are TOML files in ``device_profiles/``, one per device, each figure with its source. They allow planning for a
+device that has not been seen yet, and limit an agent on a larger machine to what the device would have. ``README.md``
+there explains each field.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BatteryFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where figures come from: which fields, from which document, read when; no address where the choice is our own."""
+    """The source of ``fields``: a document, when it was read, and its address, none for choices of this project."""
 
     fields: tuple[str, ...]
     document: str
@@ -69,20 +69,20 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 def profile_names() -> tuple[str, ...]:
-    """Every profile that is installed, sorted, 4 GB before 16 GB."""
+    """The names of all installed profiles, in natural order: 4 GB before 16 GB."""
     entries = (entry.name for entry in files(_PACKAGE).iterdir())
     return tuple(sorted((name.removesuffix(".toml") for name in entries if name.endswith(".toml")), key=_natural))
 
 
 def all_profiles() -> tuple[DeviceProfile, ...]:
-    """Every profile that is installed, in the order of :func:`profile_names`."""
+    """All installed profiles, in the order of :func:`profile_names`."""
     return tuple(load_profile(name) for name in profile_names())
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
-    """The profile of this name, or in the TOML file at this path.
+    """The profile of this name, or the one in the TOML file at this path.
 
-    Raises ``UnknownProfileError`` where there is none, ``ConfigurationError`` where the file is malformed.
+    Raises ``UnknownProfileError`` if there is none, ``ConfigurationError`` if the file is malformed.
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
@@ -97,7 +97,7 @@ def load_profile(name_or_path: str) -> DeviceProfile:
 
 
 def schema() -> str:
-    """The format as a JSON Schema, for editors; ``device_profiles/schema.json`` is a copy."""
+    """The file format as a JSON Schema, for editors; ``device_profiles/schema.json`` is a copy of it."""
     return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(DeviceProfile))).decode() + "\n"
 
 

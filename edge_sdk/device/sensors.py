@@ -1,4 +1,4 @@
-"""Heat and power as the kernel's sensors tell them."""
+"""Temperature and power by the kernel's sensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CONSTANT_ZONES = frozenset({"PMIC-Die"})  # a Jetson's always reads 100 °C
 
 
 def temperature_c(system: System) -> float | None:
-    """The hottest sensor that reads something plausible, in degrees Celsius."""
+    """The highest plausible reading of any sensor, in degrees Celsius; ``None`` if there is none."""
     zones = (
         f"{zone}/temp"
         for zone in system.matching("sys/class/thermal/thermal_zone*")
@@ -21,12 +21,12 @@ def temperature_c(system: System) -> float | None:
 
 
 def draw_watts(system: System) -> float | None:
-    """What the whole machine draws now: a Jetson's input rail, else a battery that is being emptied."""
+    """The power that the whole machine draws now, by a Jetson's input rail, else by a discharging battery."""
     return _input_rail_watts(system) or _battery_watts(system)
 
 
 def _input_rail_watts(system: System) -> float | None:
-    """The INA3221 monitors of a Jetson; its rail VDD_IN (POM_5V_IN on a Nano) feeds everything."""
+    """By a Jetson's INA3221 power monitors, whose rail VDD_IN (POM_5V_IN on a Nano) feeds the whole board."""
     for label in system.matching("sys/class/hwmon/hwmon*/in[1-3]_label"):
         if system.text(label) in {"VDD_IN", "POM_5V_IN"}:
             volts_file = label.replace("_label", "_input")

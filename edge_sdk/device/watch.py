@@ -1,9 +1,9 @@
-"""When to look at the device, and what a look means for the work under way.
+"""When to check the policy, and what the answer means for the current work.
 
-Pure: :mod:`edge_sdk.supervisor` brings the time and the moment, and does what is ordered. The promise is that nothing
-runs longer than ``STOP_WITHIN_S`` against the policy: a look at least every ``LOOK_EVERY_S``, half a second until the
-loop comes by, the same once more where what the link costs is not answered within the 0.2 s that a look waits, and two
-and a half in which a training process ends.
+Pure: :mod:`edge_sdk.supervisor` passes in the time and the moment, and carries the orders out. The promise is that
+nothing runs against the policy for longer than ``STOP_WITHIN_S``. The worst case adds up: ``LOOK_EVERY_S`` until a look
+is due, half a second until the loop comes round, both once more if the question whether the link is metered is not
+answered within the 0.2 s that a look waits for it, and 2.5 s in which a training process ends.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ LOOK_EVERY_S = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the policy says now: why to end the work under way, and why to let no blob move; ``None``: go on."""
+    """Why to end the current work, and why to move no blobs; ``None`` where the policy allows it."""
 
     end_work: Denied | None
     hold_blobs: Denied | None
 
 
 class Watch:
-    """Keeps one device to one policy."""
+    """Checks one device against one policy, from time to time."""
 
     def __init__(self, policy: Policy, *, every_s: float = LOOK_EVERY_S) -> None:
         self._policy = policy
@@ -33,15 +33,15 @@ class Watch:
         self._due_s = 0.0
 
     def is_due(self, now_s: float) -> bool:
-        """Whether it is time to look; ``now_s`` is a monotonic clock's."""
+        """Whether a look is due; ``now_s`` is a monotonic clock's."""
         return now_s >= self._due_s
 
     def hurry(self) -> None:
-        """Something was used up: look at once."""
+        """A budget was used up: a look is due at once."""
         self._due_s = 0.0
 
     def look(self, now_s: float, moment: Moment, *, fetching: bool, training: bool) -> Orders:
-        """What the policy orders at this moment, while blobs are fetched for training, or it runs, or neither."""
+        """What the policy orders at ``moment``, while the device fetches to train, trains, or does neither."""
         self._due_s = now_s + self._every_s
         end_work = None
         if training:

@@ -1,1 +1,1 @@
-"""What both doctors share, `edge-agent doctor` and `coordinator doctor`: the form, the way to a broker, the clock."""
+"""What `edge-agent doctor` and `coordinator doctor` share: findings, and checks of broker, clock and Python."""

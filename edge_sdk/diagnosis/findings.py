@@ -1,7 +1,7 @@
 """What a doctor finds, and what to do about it, in words.
 
-A check returns findings and never ends the doctor: what it needs is imported inside it, and a package that is missing
-or a file that cannot be read is a finding of its own. Who is examined can run where no finding is a failure.
+A check returns findings and never ends the doctor: it imports what it needs by itself, and a missing package or an
+unreadable file is a finding, too. An agent or coordinator can run if no finding is a failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _P = TypeVar("_P")
 
 
 class Mark(str, Enum):
-    """Fine, fine but worth knowing, and what keeps the patient from running."""
+    """How serious a finding is; a failure keeps the agent or coordinator from running."""
 
     OK = "ok"
     WARNING = "warning"
@@ -29,7 +29,7 @@ _SIGNS = {Mark.OK: "[green]✓[/]", Mark.WARNING: "[yellow]![/]", Mark.FAILURE: 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: ``found`` is what is so, ``advice`` what to do about it, empty where nothing has to be done."""
+    """One line: ``found`` is what was observed, ``advice`` what to do about it, empty if nothing."""
 
     check: str
     mark: Mark
@@ -38,7 +38,7 @@ class Finding:
 
 
 def examine(patient: _P, checks: Sequence[tuple[str, Callable[[_P], Iterator[Finding]]]]) -> list[Finding]:
-    """What all checks find, in their order."""
+    """The findings of all checks, in their order."""
     return [finding for name, check in checks for finding in _survive(name, check, patient)]
 
 
@@ -57,7 +57,7 @@ def as_json(findings: Sequence[Finding]) -> dict[str, object]:
 
 
 def failed(findings: Sequence[Finding]) -> list[str]:
-    """The names of the checks that found what keeps the patient from running, each once."""
+    """The names of the checks that found a failure, each once."""
     return list(dict.fromkeys(finding.check for finding in findings if finding.mark is Mark.FAILURE))
 
 

@@ -1,4 +1,4 @@
-"""The way to a broker, step by step, so that what fails has a name: address, network, TLS, MQTT."""
+"""Connects to a broker step by step (address, network, TLS, MQTT), to name the step that fails."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _RENEW_DAYS = 14
 
 
 def reach(settings: BrokerSettings, *, may_log_in: bool = True) -> Iterator[Finding]:
-    """What is found up to the step that fails, or to the last. Nothing is published or subscribed to.
+    """The findings up to the first step that fails. Nothing is published, and no topic subscribed to.
 
-    Where it may not log in, the last is TLS.
+    Without ``may_log_in``, TLS is the last step.
     """
     client = f"doctor-{os.getpid()}"  # a second client of the agent's or coordinator's own name would end its session
     try:
