@@ -1,5 +1,6 @@
-"""What a submodel of a transformer is: pure data and index arithmetic on numpy arrays.
+"""Submodels of a transformer: pure data, and index arithmetic on numpy arrays.
 
-``submodel`` says which part, ``families`` where an architecture keeps its heads and neurons; ``slicing`` turns both
-into index ranges; ``cost`` into parameters, bytes and FLOPs. Nothing here does I/O or knows a framework.
+``submodel`` says which part of a model it is, ``families`` where an architecture keeps its heads and neurons. From
+both, ``slicing`` derives index ranges, and ``cost`` parameters, bytes and FLOPs. Nothing here does I/O or imports a
+framework.
 """

@@ -1,7 +1,7 @@
 """What a submodel costs a device: parameters, bytes on the wire, FLOPs, and the peak resident memory of its process.
 
 Counts are exact, see :mod:`.counts`. The memory model adds up what a process holds at its worst moment, see
-:mod:`.runtimes`; it is fitted to measurements, and the benchmark ``cost_model`` holds it to others.
+:mod:`.runtimes`. It is fitted to measurements, and the benchmark ``cost_model`` compares it with others.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ _ON_TEXT = _BY_TOKEN | {ModelTask.TEXT_CLASSIFICATION}
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """The costs of any submodel of one model, each in microseconds.
+    """The costs of any submodel of one model; computing one takes microseconds.
 
-    ``everything`` and ``trained`` count parameters, ``products`` the weights of the layers and of the head that inputs
-    are multiplied with, ``adapted`` the adapters' factors that keep an output each. ``embeddings`` is how many
-    parameters are only looked up. With ``is_gated``, layers have a gate beside their up-projection.
+    ``everything`` counts all parameters, ``trained`` those of each trainable part, ``products`` the weights of layers
+    and head that inputs are multiplied with, ``adapted`` the adapters' factors whose output is kept for the backward
+    pass. ``embeddings`` is the number of parameters that are only looked up. With ``is_gated``, layers have a gate
+    beside their up-projection.
     """
 
     architecture: Architecture
@@ -41,7 +42,7 @@ class CostModel:
 
     @classmethod
     def of(cls, architecture: Architecture, shapes: Shapes) -> CostModel:
-        """Of the model whose parameters have ``shapes``, the full model's, by name.
+        """The cost model of a model whose parameters have ``shapes``, by name, at full width.
 
         Raises ``UnsupportedArchitectureError`` for a family that is not in the table.
         """
@@ -77,7 +78,7 @@ class CostModel:
         return self.trained[part].total(submodel)
 
     def update_bytes(self, submodel: Submodel, part: TrainablePart) -> int:
-        """The rows that are trained, in float32 as they are sent out; the header left out."""
+        """The size of the trained parameters in float32, as they are sent to a device, without the file's header."""
         return FLOAT_BYTES * self.trainable_count(submodel, part)
 
     def training_flops(
@@ -89,12 +90,12 @@ class CostModel:
         max_tokens: int,
         nested: Sequence[Submodel] = (),
     ) -> int:
-        """Floating-point operations of training ``submodel`` and ``nested`` once on ``samples``; additions count.
+        """Floating-point operations, additions included, of training ``submodel`` and ``nested`` once on ``samples``.
 
-        Two per weight and token forward, two for the gradient of its input and two for its own (Kaplan et al. 2020,
-        arXiv 2001.08361, section 2.1), and the attention scores, which grow with the square of the length. Below a head
-        that is trained alone nothing runs backward, and a frozen weight has no gradient. What turns an input into the
-        first hidden states is left out: it is looked up, or one small product.
+        Each weight takes two operations per token in the forward pass, two for its input's gradient and two for its own
+        (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); attention scores come on top, and grow with the square of
+        the length. A frozen weight has no gradient of its own, and below a head that is trained alone nothing runs
+        backward. The first hidden states are not counted: they are looked up, or one small product.
         """
         tokens = self._tokens(max_tokens)
         return samples * sum(self._flops(trained, part, tokens) for trained in (submodel, *nested))
@@ -111,10 +112,11 @@ class CostModel:
         moments: int = 2,
         is_summed: bool = False,
     ) -> int:
-        """Peak resident memory of the process that trains ``part``: what its limit is compared with.
+        """Peak resident memory of the process that trains ``part``, to be compared with its limit.
 
         ``nested`` are prefixes of ``submodel`` that are trained in the same step. The optimizer keeps ``moments``
-        arrays of the trained part; ``is_summed`` where gradients of batches of ``batch_size`` are summed for a step.
+        arrays of the trained part's size. ``is_summed``: a step sums the gradients of several batches, each of
+        ``batch_size``.
         """
         tokens = self._tokens(max_tokens)
         work, *inner = (self._work(trained, part, batch_size, tokens, runtime) for trained in (submodel, *nested))
@@ -123,7 +125,7 @@ class CostModel:
     def inference_memory_bytes(
         self, submodel: Submodel, *, max_tokens: int, quantised: bool, runtime: RuntimeCost = ONNX
     ) -> int:
-        """Peak resident memory of a process that predicts examples one by one; ``quantised`` weights are int8."""
+        """Peak resident memory of a process that predicts one example at a time; ``quantised`` weights are int8."""
         tokens = self._tokens(max_tokens)
         widest = runtime.forward_share * max(self._activations(submodel, 1, tokens, runtime))
         running = widest + _FLOATS_PER_PREDICTED_LOGIT * self._logits(1, tokens)
@@ -178,13 +180,13 @@ class CostModel:
         return [counts[layer] for layer in submodel.layers]
 
     def _logits(self, batch_size: int, tokens: int) -> int:
-        """The logits of a batch: once an example, or once a token, of the labels or of the vocabulary."""
+        """The number of logits of a batch: labels or vocabulary, per example or per token, as the task demands."""
         architecture = self.architecture
         each = architecture.vocabulary if architecture.task.generates else architecture.labels
         return batch_size * each * (tokens if architecture.task in _BY_TOKEN else 1)
 
     def _flops(self, submodel: Submodel, part: TrainablePart, tokens: int) -> int:
-        """Of one example."""
+        """The operations of training on one example."""
         architecture, passes = self.architecture, 1 if part is TrainablePart.HEAD else 2
         width = architecture.group_size * architecture.head_size
         scores = sum(
@@ -196,5 +198,5 @@ class CostModel:
         return tokens * (2 * layers + (2 * passes - 1) * scores) + 2 * head
 
     def _tokens(self, max_tokens: int) -> int:
-        """Of one example: a text's as long as it may be; patches and class tokens of an image or window."""
+        """The tokens of one example: a text of full length, or the patches and class tokens of an image or window."""
         return max_tokens if self.architecture.task in _ON_TEXT else self.architecture.positions

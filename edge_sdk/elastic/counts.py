@@ -1,6 +1,6 @@
-"""How many parameters a submodel has, exactly and in microseconds: polynomials in its widths, made once a model.
+"""How many parameters a submodel has, exactly: polynomials in its widths, computed once per model.
 
-No parameter of the families table has more than two elastic axes, so a layer's count is a sum of six terms.
+No parameter in the families table has more than two elastic axes, so a layer's count is a sum of six terms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TERMS: dict[frozenset[Unit], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Polynomial:
-    """The entries of some parameters of a layer, or of a stack's position bias, as a function of the widths."""
+    """The number of entries of some parameters, of a layer or a position bias, as a polynomial in the widths."""
 
     constant: int = 0
     heads: int = 0
@@ -35,7 +35,7 @@ class Polynomial:
 
     @classmethod
     def of(cls, axes: tuple[Axis | None, ...], shape: tuple[int, ...], architecture: Architecture) -> Polynomial:
-        """One parameter of ``shape``, whose ``axes`` are the families table's."""
+        """The entries of one parameter of ``shape``, whose ``axes`` the families table gives."""
         factors = [
             size if axis is None else axis.blocks * axis.entries(architecture)
             for axis, size in zip(axes or (None,) * len(shape), shape, strict=True)
@@ -43,7 +43,7 @@ class Polynomial:
         return cls(**{_TERMS[frozenset(axis.unit for axis in axes if axis)]: math.prod(factors)})
 
     def __add__(self, other: Polynomial) -> Polynomial:
-        """The entries of both."""
+        """The sum of both."""
         return Polynomial(
             self.constant + other.constant,
             self.heads + other.heads,
@@ -61,9 +61,9 @@ class Polynomial:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The entries of some of a model's parameters: ``around`` the layers, of each layer, of each stack's position bias.
+    """The number of entries of some of a model's parameters: by layer, by stack's position bias, and ``around`` them.
 
-    ``around`` lie embeddings, last norms and the head, which have the same size in every submodel.
+    ``around`` the layers lie embeddings, final norms and the head, which have the same size in every submodel.
     """
 
     around: int
@@ -73,7 +73,7 @@ class Counts:
 
     @classmethod
     def of(cls, architecture: Architecture, family: Family, shapes: Shapes) -> Counts:
-        """Of the parameters of ``shapes``, the full model's, or some of them."""
+        """Count the parameters in ``shapes``: shapes of the full model, of all its parameters or some."""
         around = 0
         layers, biases = [Polynomial()] * architecture.layers, [Polynomial()] * len(architecture.stacks)
         for name, shape in shapes.items():
@@ -96,7 +96,7 @@ class Counts:
         return self.around + sum(self.by_layer(submodel)) + self._of_biases(submodel)
 
     def _of_biases(self, submodel: Submodel) -> int:
-        """Of a stack's position bias, which has the heads that all of its layers have."""
+        """The entries of position biases, each of which has the heads that all layers of its stack have."""
         heads = dict(zip(submodel.layers, submodel.heads, strict=True))
         return sum(
             bias.at(next(count for layer, count in heads.items() if layer in stack), 0, 0)

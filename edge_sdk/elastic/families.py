@@ -1,7 +1,7 @@
 """Where each architecture keeps its elastic units: one declarative row per family.
 
-A row names module paths inside one layer, relative to the layer, as Hugging Face's state dict writes them. Adding an
-architecture is adding a row, see the README beside this file; whatever is not in the table is refused by name.
+A row names module paths inside a layer, relative to the layer, as in Hugging Face's state dict. To add an architecture,
+add a row, as the README beside this file explains; an architecture without a row is refused by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Unit(str, Enum):
 class Axis(Enum):
     """An elastic axis of a parameter: the unit that it counts, and how its entries are laid out.
 
-    ``FUSED`` holds q, k and v one after the other, each of which is cut by itself.
+    ``FUSED`` holds q, k and v one after the other; each of the three blocks is cut by itself.
     """
 
     QUERIES = "queries"
@@ -41,17 +41,17 @@ class Axis(Enum):
 
     @property
     def blocks(self) -> int:
-        """How often all units follow each other."""
+        """How many blocks there are along the axis, each with entries for all units."""
         return 3 if self is Axis.FUSED else 1
 
     def entries(self, architecture: Architecture) -> int:
-        """The consecutive entries that one unit takes in a block."""
+        """The number of consecutive entries that one unit has in a block."""
         if self is Axis.QUERIES:
             return architecture.group_size * architecture.head_size
         return architecture.head_size if self in {Axis.KEYS, Axis.FUSED} else 1
 
     def size(self, architecture: Architecture) -> int:
-        """All entries of the full model's."""
+        """The length of the axis in the full model."""
         units = {Unit.FFN: architecture.ffn, Unit.RANK: architecture.adapter_rank}.get(self.unit, architecture.heads)
         return self.blocks * units * self.entries(architecture)
 
@@ -61,7 +61,7 @@ Axes = tuple[Axis | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The modules of one attention block inside a layer; ``q``, ``k`` and ``v`` are equal where one module is all."""
+    """The modules of one attention block in a layer; ``q``, ``k`` and ``v`` are equal if one fused module is all."""
 
     q: str
     k: str
@@ -71,11 +71,11 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A row of equal layers: ``layer`` is the prefix of layer ``{}``, ``up`` include a gate where there is one.
+    """A sequence of equal layers. ``layer`` is the prefix of layer ``{}``; ``up`` includes a gate if there is one.
 
-    ``position_bias`` is a module of layer 0 with one column a head, which every layer of the stack reads.
-    ``widths`` are attributes of modules that Hugging Face sets once from its configuration and that must follow the
-    width: each counts the entries of one block of the axis.
+    ``position_bias`` is a module of layer 0 with one column per head, which every layer of the stack reads.
+    ``widths`` are attributes of modules that Hugging Face sets once from the configuration and that must follow the
+    width; each counts the entries of one block of its axis.
     """
 
     layer: str
@@ -86,14 +86,14 @@ class Stack:
     widths: tuple[tuple[str, Axis], ...] = ()
 
     def modules(self, role: Role) -> tuple[str, ...]:
-        """The modules of a layer that play ``role``; not every model of the family has all of them."""
+        """The modules of a layer with this ``role``; a model of the family need not have all of them."""
         if role is Role.UP:
             return self.up
         return (self.down,) if role is Role.DOWN else tuple(getattr(block, role.value) for block in self.attentions)
 
     @property
     def outputs(self) -> dict[str, Axis]:
-        """The elastic modules by what their outputs count."""
+        """The elastic axis of each module's outputs, by module."""
         axes = dict.fromkeys(self.up, Axis.FFN)
         for attention in self.attentions:
             if attention.q == attention.k:
@@ -104,7 +104,7 @@ class Stack:
 
     @property
     def inputs(self) -> dict[str, Axis]:
-        """The elastic modules by what their inputs count."""
+        """The elastic axis of each module's inputs, by module."""
         return {self.down: Axis.FFN, **{attention.o: Axis.QUERIES for attention in self.attentions}}
 
 
@@ -112,9 +112,9 @@ class Stack:
 class Family:
     """One architecture's parameter names.
 
-    ``stacks`` are one, or encoder and decoder. ``embeddings`` are prefixes of what the trainable part "no-embeddings"
-    leaves frozen, ``head`` those of the task head, ``frozen`` those of what no device ever trains. A weight is
-    (out, in), or (in, out) where ``is_transposed``.
+    ``stacks`` is one stack, or encoder and decoder. ``embeddings`` are the prefixes of the parameters that the
+    trainable part "no-embeddings" leaves frozen, ``head`` those of the task head, and ``frozen`` those of parameters
+    that no device ever trains. A weight has the shape (out, in), or (in, out) if ``is_transposed``.
     """
 
     name: str
@@ -126,18 +126,18 @@ class Family:
     _elastic: tuple[tuple[dict[str, Axis], dict[str, Axis]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Look each stack's modules up once: names are taken apart for every parameter of every submodel."""
+        """Compute the tables of elastic modules once, since :meth:`axes` runs for every parameter of every submodel."""
         object.__setattr__(self, "_elastic", tuple((stack.outputs, stack.inputs) for stack in self.stacks))
 
     def layer_prefix(self, layer: int, architecture: Architecture) -> str:
-        """What the parameters of ``layer``, counted over all stacks, begin with."""
+        """The prefix of the parameters of ``layer``, counted over all stacks. Raises ``IndexError``."""
         for stack, layers in zip(self.stacks, architecture.stacks, strict=True):
             if layer in layers:
                 return stack.layer.format(layer - layers.start)
         raise IndexError(layer)
 
     def layer_index(self, parameter: str, architecture: Architecture) -> int | None:
-        """The layer that ``parameter`` belongs to, counted over all stacks; ``None`` for what lies around them."""
+        """The layer that ``parameter`` belongs to, counted over all stacks; ``None`` if it is outside of all layers."""
         if (place := self._place(parameter)) is None:
             return None
         number, index, _ = place
@@ -151,7 +151,7 @@ class Family:
         return None
 
     def axes(self, parameter: str) -> Axes:
-        """For each axis of ``parameter`` the elastic axis that it is, or ``None``; empty where none is elastic."""
+        """For each axis of ``parameter``, its elastic axis or ``None``; an empty tuple if none is elastic."""
         if (place := self._place(parameter)) is None:
             return (None, Axis.HEADS) if self._is_position_bias(parameter) else ()
         number, _, name = place
@@ -173,7 +173,7 @@ class Family:
         return part is TrainablePart.ALL or not is_embedding
 
     def _place(self, parameter: str) -> tuple[int, int, str] | None:
-        """The stack, the layer in it, and the name inside that layer."""
+        """The stack's number, the layer in that stack, and the parameter's name in that layer."""
         number = self.stack_index(parameter)
         if number is None or self._is_position_bias(parameter):
             return None
@@ -193,7 +193,7 @@ def is_adapter(parameter: str) -> bool:
 
 
 def _axes_of(kind: str, output: Axis | None, inputs: Axis | None, *, is_transposed: bool) -> Axes:
-    """The axes of one parameter of a linear module; those of LoRA as PEFT lays them out, whatever the module does."""
+    """The axes of one parameter of a linear module; PEFT lays out LoRA's the same way for every module."""
     if kind == "weight":
         return (inputs, output) if is_transposed else (output, inputs)
     if kind == "A.weight":  # (rank, in)
@@ -206,7 +206,7 @@ def _axes_of(kind: str, output: Axis | None, inputs: Axis | None, *, is_transpos
 
 
 def _bert_like(name: str, head: tuple[str, ...] = ("classifier.",)) -> Family:
-    """BERT and the families that kept its module names below their own prefix."""
+    """BERT and families with its module names below a prefix of their own."""
     stack = Stack(
         layer=f"{name}.encoder.layer.{{}}.",
         attentions=(
@@ -219,7 +219,7 @@ def _bert_like(name: str, head: tuple[str, ...] = ("classifier.",)) -> Family:
 
 
 def _vit_like(name: str) -> Family:
-    """ViT and what only adds tokens to it."""
+    """ViT and families that only add tokens to it."""
     stack = Stack(
         layer=f"{name}.layers.{{}}.",
         attentions=(Attention("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),),
@@ -230,7 +230,7 @@ def _vit_like(name: str) -> Family:
 
 
 def _llama_like(name: str) -> Family:
-    """Llama and the families that kept its module names."""
+    """Llama and families with its module names."""
     stack = Stack(
         layer="model.layers.{}.",
         attentions=(Attention("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),),
@@ -312,7 +312,7 @@ _TABLE = {
 
 
 def register_family(family: Family) -> None:
-    """Add a row for ``family.name``, a Hugging Face ``model_type``; a row of that name is replaced."""
+    """Add a row for ``family.name``, a Hugging Face ``model_type``; replaces an existing row of that name."""
     _TABLE[family.name] = family
 
 
@@ -322,7 +322,7 @@ def family_names() -> tuple[str, ...]:
 
 
 def family_of(model_type: str) -> Family:
-    """The row of a Hugging Face ``model_type``; ``UnsupportedArchitectureError`` where there is none."""
+    """The row of a Hugging Face ``model_type``; ``UnsupportedArchitectureError`` if there is none."""
     if model_type not in _TABLE:
         msg = (
             f"architecture {model_type!r} is not supported: its parameter names are unknown; "

@@ -1,7 +1,7 @@
-"""Where the bytes of a process are at its worst moments, by runtime: what the constants of the cost model mean.
+"""The memory model of each runtime: what a process holds at its worst moments, and the constants for that.
 
-Constants are of x86-64 Linux, and fitted to the measurements that ``tests/unit/elastic/test_cost.py`` lists. Memory is
-resident (VmHWM); a value is a float32.
+The constants are for x86-64 Linux, fitted to the measurements in ``tests/unit/elastic/measured_training.csv`` and
+``measured_prediction.csv``. Memory is resident memory (its peak is VmHWM); a value is a float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ADAMW_MOMENTS = 2
 
 
 class Runtime(str, Enum):
-    """What trains: onnxruntime on a training graph, or torch on a module made from a configuration."""
+    """What trains: onnxruntime with a training graph, or torch with a module built from a configuration."""
 
     ONNX = "onnx"
     TORCH = "torch"
@@ -25,10 +25,10 @@ class Runtime(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a layer keeps of one token for its backward pass, in arrays.
+    """How many arrays a layer keeps per token for its backward pass, by their size.
 
-    ``hidden`` of the hidden size, ``heads`` of all query heads together, ``ffn`` of the FFN's width, ``scores`` of one
-    entry a query head and token.
+    ``hidden`` arrays have the hidden size, ``heads`` the size of all query heads together, ``ffn`` the FFN's width, and
+    ``scores`` one entry per query head and token.
     """
 
     hidden: float
@@ -39,11 +39,11 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a submodel has in memory while a batch is trained, in values.
+    """The values that a submodel holds in memory while a batch is trained.
 
-    ``trained`` and ``frozen`` are parameters, ``frozen`` without those that are only ``looked_up``; ``embedded`` are
-    those of the trained ones that are looked up, ``in_layers`` those of either kind that lie in layers. ``activations``
-    are each layer's, ``logits`` those of the batch.
+    Parameters are ``trained``, ``frozen``, or frozen embeddings that are only ``looked_up``. Of the trained ones,
+    ``embedded`` are embeddings; of all, ``in_layers`` lie in layers. ``activations`` are given per layer, ``logits``
+    for the batch.
     """
 
     trained: int
@@ -57,20 +57,20 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeCost:
-    """Constants of one runtime; copies are arrays of the size of what they are of.
+    """Constants of one runtime. A "copy" of some parameters is an array of their size.
 
-    ``base_bytes``, ``load_bytes``, ``inference_bytes``: interpreter, libraries, tokenizer and graph of a process that
-    trains, that has yet to take its first step, and that predicts. The latter loads ``inference_copies`` of all
-    parameters and ``inference_embedding_copies`` more of embeddings, the largest array.
+    Interpreter, libraries, tokenizer and graph take ``base_bytes`` in a process that trains, ``load_bytes`` in one
+    before its first step, and ``inference_bytes`` in one that predicts. The latter holds ``inference_copies`` of all
+    parameters, and ``inference_embedding_copies`` more of the embeddings.
 
-    ``state_copies`` of trained parameters while activations are at their peak: weight, two moments, and the part of the
-    gradients that is there by then; ``finish_copies`` while the update is written. ``load_copies`` of frozen ones while
-    they are read; ``looked_up_copies`` of frozen embeddings later on, ``embedding_copies`` of trained ones beside their
-    state, whose gradient is dense. ``nested_copies`` of the layers of the largest nested submodel.
+    Of trained parameters there are ``state_copies`` when activations peak (weights, two moments, and the gradients that
+    exist by then), and ``finish_copies`` while the update is written. Of frozen parameters there are ``load_copies``
+    while they are read. Frozen embeddings take ``looked_up_copies`` afterwards; trained ones, whose gradient is dense,
+    take ``embedding_copies`` beside the state. The layers of the largest nested submodel take ``nested_copies``.
 
-    ``kept``: what a layer keeps, by family, else under ``"gated"`` or ``""``. Where all its weights are frozen that is
-    ``frozen_share`` of it, and ``forward_share`` is there at once while it only runs forward. ``logit_copies``: of
-    logits while a backward pass begins.
+    ``kept`` is what a layer keeps, by family, else under ``"gated"`` or ``""``. A layer whose weights are all frozen
+    keeps ``frozen_share`` of that, and a layer that only runs forward holds ``forward_share`` of it. Logits take
+    ``logit_copies`` when the backward pass begins.
     """
 
     base_bytes: int
@@ -92,15 +92,15 @@ class RuntimeCost:
     def training_bytes(
         self, work: Work, nested: Sequence[Work] = (), *, moments: int = _ADAMW_MOMENTS, is_summed: bool = False
     ) -> int:
-        """The peak of a training process: the largest of its moments.
-
-        The optimizer keeps ``moments`` arrays beside the weights, and where gradients are summed there is one more.
+        """The peak of a training process in bytes: the largest of these moments.
 
         1. Frozen parameters are read.
-        2. A backward pass begins, with all activations and few gradients, or
-        3. ends, with all gradients.
-        4. A nested submodel runs besides the whole one's gradients, on copies of what it narrows.
+        2. A backward pass begins, with all activations and few gradients.
+        3. A backward pass ends, with all gradients.
+        4. A nested submodel runs beside the whole one's gradients, on copies of the parameters that it narrows.
         5. The update is written.
+
+        The optimizer keeps ``moments`` arrays beside the weights; ``is_summed`` adds one for the sums of gradients.
         """
         buffer = self.nested_copies * max((prefix.in_layers for prefix in nested), default=0)
         buffer += (moments - _ADAMW_MOMENTS + is_summed) * work.trained
@@ -118,9 +118,10 @@ class RuntimeCost:
         )
 
     def predicting_bytes(self, parameters: int, embeddings: int, running: float, *, quantised: bool) -> int:
-        """The peak of a process that predicts one by one, with ``running`` values while it does.
+        """The peak, in bytes, of a process that predicts one example at a time with ``running`` values in memory.
 
-        Weights that are ``quantised`` take a byte each, and are packed anew where inputs are multiplied with them.
+        ``quantised`` weights take a byte each, and those that inputs are multiplied with are stored a second time,
+        packed for the processor.
         """
         copies = self.inference_copies * parameters + self.inference_embedding_copies * embeddings
         weights = copies + parameters - embeddings if quantised else FLOAT_BYTES * copies

@@ -1,7 +1,8 @@
 """A submodel as index ranges: for every parameter, which part of it the submodel holds.
 
-Parameters keep their full-model names, so an update says by itself where it belongs. All functions are pure and work on
-plain mappings ``name -> array``; shapes are the full model's unless said otherwise.
+Parameters keep their full-model names, so an update needs no other description of where it belongs. Functions work on
+plain mappings ``name -> array``, and only :func:`scatter` and the argument ``into`` change one. Shapes are those of the
+full model unless said otherwise.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ Index = tuple[slice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The part of one parameter that a submodel holds: for every axis, disjoint ranges of the full one, rising.
+    """The part of one parameter that a submodel holds: for each axis, disjoint ranges in ascending order.
 
-    Nearly always one range an axis. A fused q-k-v weight has three, a rolling window that goes around the end two.
+    Nearly always there is one range per axis. A fused q-k-v weight has three, a rolling window that wraps around two.
     """
 
     axes: tuple[tuple[range, ...], ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the part."""
+        """The shape of the part."""
         return tuple(sum(map(len, ranges)) for ranges in self.axes)
 
     @property
     def size(self) -> int:
-        """Entries of the part."""
+        """The number of entries of the part."""
         return math.prod(self.shape)
 
     def rectangles(self) -> Iterator[tuple[Index, Index]]:
-        """The part piece by piece: where each lies in the full parameter, and where in the part."""
+        """The rectangles that make up the part: where each lies in the full parameter, and where in the part."""
         for pieces in itertools.product(*map(_pieces, self.axes)):
             yield tuple(whole for whole, _ in pieces), tuple(part for _, part in pieces)
 
@@ -61,14 +62,14 @@ Slices = dict[str, Region]
 
 
 def overlaps(one: Region, other: Region) -> Iterator[tuple[Index, Index]]:
-    """What two regions share, piece by piece: where it lies in the part of ``one``, and where in that of ``other``."""
+    """The rectangles that two regions share: where each lies in the part of ``one``, and where in that of ``other``."""
     axes = (list(_shared(*ranges)) for ranges in zip(one.axes, other.axes, strict=True))
     for pieces in itertools.product(*axes):
         yield tuple(first for first, _ in pieces), tuple(second for _, second in pieces)
 
 
 def full_shapes(shapes: Shapes, architecture: Architecture, family: Family) -> dict[str, tuple[int, ...]]:
-    """Of the full model's parameters, by those of a submodel's."""
+    """The full model's shapes of the parameters whose shapes in a submodel are ``shapes``."""
     full = {}
     for name, shape in shapes.items():
         axes = family.axes(name) or (None,) * len(shape)
@@ -81,7 +82,7 @@ def full_shapes(shapes: Shapes, architecture: Architecture, family: Family) -> d
 def slices_of(submodel: Submodel, architecture: Architecture, family: Family, shapes: Shapes) -> Slices:
     """The region of each parameter that ``submodel`` keeps; parameters of dropped layers are absent.
 
-    Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
+    ``shapes`` are the full model's. Raises ``ConfigurationError`` if the submodel exceeds ``architecture``.
     """
     submodel.check(architecture)
     windows = _Windows(submodel, architecture)
@@ -102,7 +103,7 @@ def slices_of(submodel: Submodel, architecture: Architecture, family: Family, sh
 
 
 class _Windows:
-    """The ranges that a submodel takes of an elastic axis, by layer."""
+    """The ranges of an elastic axis that a submodel keeps, by layer."""
 
     def __init__(self, submodel: Submodel, architecture: Architecture) -> None:
         self._architecture = architecture
@@ -132,7 +133,7 @@ class _Windows:
         )
 
     def _units(self, unit: Unit, count: int) -> tuple[range, ...]:
-        """``count`` units from the first on, around the end: rising ranges."""
+        """``count`` units from the window's first on, wrapping around at the end: ranges in ascending order."""
         first, most = self._first[unit], self._most[unit]
         past_end = first + count - most
         if count == most:
@@ -148,7 +149,7 @@ def _pieces(ranges: tuple[range, ...]) -> Iterator[tuple[slice, slice]]:
 
 
 def _shared(one: tuple[range, ...], other: tuple[range, ...]) -> Iterator[tuple[slice, slice]]:
-    """Where two sets of ranges meet: in each, packed."""
+    """Where two sets of ranges overlap, as positions in each set packed end to end."""
     for (first, in_first), (second, in_second) in itertools.product(_pieces(one), _pieces(other)):
         low, high = max(first.start, second.start), min(first.stop, second.stop)
         if low < high:
@@ -164,10 +165,10 @@ def shapes_of(slices: Slices) -> dict[str, tuple[int, ...]]:
 def extract(
     parameters: Mapping[str, Array], slices: Slices, into: Mapping[str, Array] | None = None
 ) -> dict[str, Array]:
-    """Cut the submodel out: contiguous copies, one pass over its own bytes.
+    """The submodel's parameters as contiguous copies, made in one pass over its own bytes.
 
-    ``into`` holds arrays of the submodel's shapes to reuse, as an earlier cut returned them: memory that has been
-    touched before is written at twice the speed of fresh memory.
+    ``into`` holds arrays of the submodel's shapes to reuse, as an earlier call returned them: writing to memory that
+    has been touched before is twice as fast.
     """
     if into is None:
         into = {name: np.empty(region.shape, parameters[name].dtype) for name, region in slices.items()}

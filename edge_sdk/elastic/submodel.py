@@ -1,9 +1,9 @@
 """A submodel as pure data: which layers, and how many heads and FFN neurons of each.
 
-After the foundation model was permuted by salience once, the most salient units of a layer come first, so a submodel is
-a *prefix* of every layer that it keeps: counts are enough, no index lists (RaFFM, arXiv 2310.00247, section 3). A
-rolling window (FedRolex, arXiv 2212.01548) is the same with an offset: the counts are then taken from there on, around
-the end.
+The foundation model is permuted by salience once, so that the most salient units of a layer come first. A submodel is
+then a *prefix* of every layer that it keeps: counts describe it, without index lists (RaFFM, arXiv 2310.00247,
+section 3). A rolling window (FedRolex, arXiv 2212.01548) is the same with an offset, from which units are counted,
+wrapping around at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_sdk.errors import ConfigurationError
 
 
 class ModelTask(str, Enum):
-    """What a model's head is for; Hugging Face's names of tasks."""
+    """What a model's head is for, by Hugging Face's names of tasks."""
 
     TEXT_CLASSIFICATION = "text-classification"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a token is a word here
@@ -29,7 +29,7 @@ class ModelTask(str, Enum):
 
     @property
     def generates(self) -> bool:
-        """Whether the model writes text: there are no labels, and a logit for each token of the vocabulary."""
+        """Whether the model writes text: there are no labels, but a logit for each token of the vocabulary."""
         return self in {ModelTask.TEXT_GENERATION, ModelTask.TEXT2TEXT_GENERATION}
 
 
@@ -43,7 +43,7 @@ class TrainablePart(str, Enum):
 
 
 class AdapterMethod(str, Enum):
-    """PEFT's names."""
+    """How adapters work, by PEFT's names."""
 
     LORA = "lora"
     DORA = "dora"
@@ -51,7 +51,7 @@ class AdapterMethod(str, Enum):
 
     @property
     def has_graph(self) -> bool:
-        """Whether graphs are compiled with it. What has none trains on torch alone, and runs merged into the model."""
+        """Whether graphs can be compiled with it. Other methods train on torch only, and serve merged into weights."""
         return self is AdapterMethod.LORA
 
 
@@ -71,7 +71,7 @@ _TARGETS = {AdapterMethod.IA3: (Role.K, Role.V, Role.DOWN)}
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What is added to the frozen modules of ``targets`` and trained, with LoRA's names for the sizes.
+    """What is added to the frozen modules ``targets`` and trained, with LoRA's names for the sizes.
 
         LoRA   y = (W + scale · B·A) x                              arXiv 2106.09685, section 4.1
         DoRA   y = m ⊙ (W + scale · B·A) x / ‖W + scale · B·A‖      arXiv 2402.09353, equation 5; norms of rows
@@ -88,19 +88,19 @@ class Adapters:
 
     @classmethod
     def of(cls, method: AdapterMethod, rank: int) -> Adapters:
-        """Of ``method``, where it is usually added: to q and v, IA3 to k, v and the FFN's second module."""
+        """Adapters of ``method`` on its usual targets: q and v, for IA3 k, v and the FFN's second module."""
         return cls(rank=rank, targets=_TARGETS.get(method, (Role.Q, Role.V)), method=method)
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The sizes of a transformer, as read from its configuration once; counts, no units.
+    """The sizes of a transformer, as read from its configuration once.
 
-    ``heads`` are key-value heads, each with ``group_size`` query heads (1 in multi-head attention). ``head_size`` never
-    changes with the width: it fixes the softmax scale 1/sqrt(head_size). ``positions`` is the longest input in tokens.
-    ``layers`` counts those of all stacks; the first ``encoder_layers`` are the encoder of an encoder-decoder, 0
-    elsewhere. ``input_shape`` is that of one image (channels, height, width) or window (steps, channels), empty for
-    texts, which may have any length.
+    ``heads`` counts key-value heads, each with ``group_size`` query heads (1 in multi-head attention). ``head_size``
+    never changes with the width, since it fixes the softmax scale 1/sqrt(head_size). ``positions`` is the longest input
+    in tokens. ``layers`` counts those of all stacks; the first ``encoder_layers`` are the encoder of an
+    encoder-decoder, 0 elsewhere. ``input_shape`` is that of one image (channels, height, width) or window (steps,
+    channels), empty for texts, which may have any length.
     """
 
     family: Annotated[str, msgspec.Meta(max_length=500)]
@@ -120,12 +120,12 @@ class Architecture:
 
     @property
     def adapter_rank(self) -> int:
-        """The rank of the global adapters, 0 where there are none or they have no rank."""
+        """The rank of the global adapters, 0 if there are none or they have no rank."""
         return 0 if self.adapters is None or self.adapters.method is AdapterMethod.IA3 else self.adapters.rank
 
     @property
     def has_graph(self) -> bool:
-        """Whether graphs are compiled with all of its parameters, see :attr:`AdapterMethod.has_graph`."""
+        """Whether graphs can be compiled with all of its parameters, see :attr:`AdapterMethod.has_graph`."""
         return self.adapters is None or self.adapters.method.has_graph
 
     @property
@@ -140,9 +140,9 @@ class Architecture:
 class Submodel:
     """The part of a model that one device trains or runs.
 
-    ``layers`` are the kept layers' indices in the full model, rising; ``heads[i]`` and ``ffn[i]`` are the widths of
-    layer ``layers[i]``. They are prefixes, or start at ``first_head`` and ``first_neuron`` and go around the end.
-    ``adapter_rank`` is the rank of its LoRA or DoRA adapters.
+    ``layers`` are the kept layers' indices in the full model, ascending; ``heads[i]`` and ``ffn[i]`` are how many heads
+    and FFN neurons layer ``layers[i]`` keeps. Both start at ``first_head`` and ``first_neuron``, by default 0, and wrap
+    around at the end. ``adapter_rank`` is the rank of its LoRA or DoRA adapters.
     """
 
     layers: tuple[int, ...]
@@ -153,7 +153,7 @@ class Submodel:
     first_neuron: int = 0
 
     def check(self, architecture: Architecture) -> None:
-        """Raise ``ConfigurationError`` where this asks for more than ``architecture`` has, or for nothing."""
+        """Raise ``ConfigurationError`` if this exceeds ``architecture``, or is empty."""
         if not len(self.layers) == len(self.heads) == len(self.ffn) > 0:
             msg = f"submodel needs one head count and one FFN width per kept layer, got {self}"
             raise ConfigurationError(msg)
@@ -186,7 +186,7 @@ class Submodel:
             raise ConfigurationError(msg)
 
     def _check_stacks(self, architecture: Architecture) -> None:
-        """An encoder-decoder needs both, and equally many heads in a stack, whose layers share one position bias."""
+        """An encoder-decoder needs layers in both stacks, and one head count in each: position biases are shared."""
         if not architecture.encoder_layers:
             return
         for stack in architecture.stacks:
@@ -200,7 +200,7 @@ class Submodel:
 
     @property
     def width(self) -> str:
-        """For people: heads and FFN neurons of a uniform submodel, or their ranges."""
+        """Its size in words: heads and FFN neurons of its layers, or their ranges; layers; rank."""
         rank = f", rank {self.adapter_rank}" if self.adapter_rank else ""
         return f"{_span(self.heads)} heads, {_span(self.ffn)} FFN, {len(self.layers)} layers{rank}"
 
@@ -211,9 +211,9 @@ def full(architecture: Architecture) -> Submodel:
 
 
 def uniform(architecture: Architecture, heads: int) -> Submodel:
-    """Every layer, ``heads`` heads in each, and the same share of the FFN neurons, rounded down (at least one).
+    """Every layer with ``heads`` heads and the same share of the FFN neurons, rounded down, at least one.
 
-    Adapters keep their full rank.
+    Adapters keep their full rank. Raises ``ConfigurationError`` if there are not so many heads.
     """
     ffn = max(1, architecture.ffn * heads // architecture.heads)
     count = architecture.layers
