@@ -1,1 +1,1 @@
-"""Inference on a device: an engine for one model, and two slots for files, of which one is current."""
+"""Inference on a device: an engine that runs one model, and two slots for the files of models, one of them current."""

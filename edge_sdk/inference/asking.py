@@ -1,4 +1,4 @@
-"""What a command is asked about, read as the running model takes it: texts, pictures, or files of windows."""
+"""`edge-agent predict`: reads texts, pictures or files of windows as the running model takes them, and asks it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WINDOW_AXES = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked about, a ``text``, a ``word`` of one, an ``image`` or a ``window``, and what the model says."""
+    """What was asked about, of the ``kind`` text, word, image or window, and what the model says."""
 
     kind: str
     asked: str
@@ -32,13 +32,12 @@ class Answer:
 
 
 def ask(serving: Serving, words: Sequence[str], most_tokens: int) -> list[Answer]:
-    """The model's answer to each text, picture or window that ``words`` are, or are files of.
+    """The model's answers; ``words`` are texts, or paths of pictures or of files with windows, as the model takes.
 
-    A model that tags does so to each word of a text between spaces; one that writes, writes at most ``most_tokens``.
-
-    Windows are in .npy files, (steps, channels) or (n, steps, channels), or in CSV files with a column a channel and a
-    row a step, of one window after the other. Raises ``DataFormatError`` for what the model does not take,
-    ``ModelFormatError`` before the first release.
+    A model that tags words does so for each word of a text, separated by spaces; one that writes text writes at most
+    ``most_tokens`` tokens. Windows lie in .npy files, (steps, channels) or (n, steps, channels), or in CSV files with a
+    column per channel and a row per step, one window after the other.
+    Raises ``DataFormatError`` for input that the model does not take, ``ModelFormatError`` before the first release.
     """
     shape = serving.input_shape
     match serving.task:
@@ -62,7 +61,7 @@ def _answers(kind: str, names: Iterable[str], said: Iterable[Prediction | str]) 
 
 
 def _picture(path: Path, shape: Sequence[int | None]) -> NDArray[np.uint8]:
-    """Read at the size that training's pictures have, or the model's where that is larger."""
+    """Read a picture at the size that pictures have in training, or at the model's if that is larger."""
     _check_file(path, "pictures")
     return small_image(path, max(IMAGE_SIZE, *(size or 0 for size in shape)), str(path))
 
@@ -86,12 +85,12 @@ def _array(path: Path) -> NDArray[Any]:
 
 
 def _rows(path: Path, steps: int | None) -> NDArray[Any]:
-    """A header is passed over."""
+    """The rows of a CSV as windows (n, steps, channels); a header is skipped."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
         first = 1 if rows and _is_header(rows[0]) else 0
-        with np.errstate(over="ignore"):  # what becomes infinite is refused with what was
+        with np.errstate(over="ignore"):  # values that overflow become infinite, and those are refused later
             values = np.array(rows[first:], dtype=np.float32)
     except (OSError, ValueError, csv.Error) as error:
         raise DataFormatError(f"{path} cannot be read as rows of numbers, a column a channel") from error
@@ -102,7 +101,7 @@ def _rows(path: Path, steps: int | None) -> NDArray[Any]:
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Whether a cell is no number."""
+    """Whether any cell is not a number."""
     try:
         _ = [float(cell) for cell in row]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Predictions of one ONNX model, and how well it does."""
+"""Runs one ONNX model: predictions, and measurements of its accuracy and latency."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Given: TypeAlias = Sequence[str] | NDArray[np.float32] | NDArray[np.uint8]
-"""What is asked about: texts; or windows (n, steps, channels) or images (n, height, width, channels), one array."""
+"""What to predict for: texts, or one array of windows (n, steps, channels) or images (n, height, width, channels)."""
 
 _ASKED = {
     ModelTask.TEXT_CLASSIFICATION: "predict with texts",
@@ -38,7 +38,7 @@ _ASKED = {
     ModelTask.IMAGE_CLASSIFICATION: "predict with an array",
     ModelTask.TIME_SERIES_CLASSIFICATION: "predict with an array",
 }
-"""What answers for a model of each task."""
+"""How to ask a model of each task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How a model does on examples, each run alone: the share of targets it got right, and the median time of one.
+    """How a model does on examples, each run by itself: the share of targets that it got right, and the median latency.
 
     A target is an example's label, a word's tag, or the token that follows.
     """
@@ -62,11 +62,11 @@ class Measurement:
 
 
 class Engine:
-    """The model in ``model_path``; ``labels`` in the order of its logits; ``tokenizer_json`` is empty without texts.
+    """The model in ``model_path``, with ``labels`` in the order of its logits.
 
-    ``providers`` are those of :func:`edge_sdk.sessions.open_session`. ``pixel_mean`` and ``pixel_std`` have to be those
-    that the model was trained with.
-    Raises ``ModelFormatError`` where the model or the tokenizer cannot be loaded.
+    ``tokenizer_json`` is empty for a model of images or windows. ``providers`` are those of
+    :func:`edge_sdk.sessions.open_session`. ``pixel_mean`` and ``pixel_std`` have to be those that the model was trained
+    with. Raises ``ModelFormatError`` if the model or the tokenizer cannot be loaded.
     """
 
     def __init__(
@@ -89,14 +89,17 @@ class Engine:
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """Of an image (channels, height, width) or window (steps, channels), ``None`` for any size; empty for texts."""
+        """The shape of an image (channels, height, width) or window (steps, channels), empty for texts.
+
+        ``None`` in it stands for any size.
+        """
         if self._encoder is not None:
             return ()
         return tuple(size if isinstance(size, int) else None for size in self._session.get_inputs()[0].shape[1:])
 
     @cached_property
     def task(self) -> ModelTask:
-        """What the model is for, by what its graph takes and gives."""
+        """The model's task, inferred from its graph's inputs and outputs."""
         if self._encoder is None:
             is_image = len(self.input_shape) == IMAGE_AXES - 1
             return ModelTask.IMAGE_CLASSIFICATION if is_image else ModelTask.TIME_SERIES_CLASSIFICATION
@@ -107,9 +110,9 @@ class Engine:
         return ModelTask.TEXT_CLASSIFICATION if self._tried().ndim == 2 else ModelTask.TOKEN_CLASSIFICATION
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The likeliest label of each text, run one by one: memory does not grow with their number.
+        """The likeliest label of each text; they run one by one, so memory does not grow with their number.
 
-        Raises ``ModelFormatError`` where the model has another number of labels, ``ConfigurationError`` where it is for
+        Raises ``ModelFormatError`` if the model has another number of labels, ``ConfigurationError`` if it is for
         another task.
         """
         encoder = self._encoder_for("label texts", ModelTask.TEXT_CLASSIFICATION)
@@ -117,7 +120,7 @@ class Engine:
         return [self._prediction(self._token_inputs(row)) for row in rows]
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[Prediction]]:
-        """The likeliest tag of each word of each sentence. A long sentence is read in pieces that the model takes.
+        """The likeliest tag of each word of each sentence. A sentence that is too long for the model is split.
 
         Raises as :meth:`predict`, and ``DataFormatError`` for a word without a token.
         """
@@ -125,18 +128,18 @@ class Engine:
         return [self._tags(encoder, words) for words in [_texts(sentence) for sentence in sentences]]
 
     def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
-        """What the model writes after each text, or for it, greedily: at most so many tokens.
+        """A continuation of each text, or an answer to it, by greedy decoding: at most ``most_tokens`` tokens.
 
-        Raises as :meth:`predict`, and ``DataFormatError`` for a text that leaves no room.
+        Raises as :meth:`predict`, and ``DataFormatError`` for a text that leaves no room for a continuation.
         """
         encoder = self._encoder_for("write", ModelTask.TEXT_GENERATION, ModelTask.TEXT2TEXT_GENERATION)
         write = continuation if self.task is ModelTask.TEXT_GENERATION else answer
         return [write(self._logits, encoder, text, most_tokens) for text in _texts(texts)]
 
     def predict_arrays(self, values: NDArray[np.float32] | NDArray[np.uint8]) -> list[Prediction]:
-        """The likeliest label of each window or image, which are what a device may learn from.
+        """The likeliest label of each window or image, of the shapes and types that examples have.
 
-        Raises ``ModelFormatError`` as :meth:`predict`, ``DataFormatError`` for values of another shape or type.
+        Raises as :meth:`predict`, and ``DataFormatError`` for values of another shape or type.
         """
         if self._encoder is not None:
             raise self._wrong_task("label arrays")
@@ -146,7 +149,7 @@ class Engine:
         return [self._prediction(encoded.batch_of(np.array([index])).inputs) for index in range(len(values))]
 
     def measure(self, examples: Examples) -> Measurement:
-        """Run each of ``examples``, of which there must be one, alone; tokenising is not timed."""
+        """Run each of ``examples``, at least one, by itself. Tokenising is not timed."""
         encoded = self._encoded(examples)
         right, counted, times_ms = 0, 0, []
         for index in range(len(encoded)):
@@ -159,11 +162,11 @@ class Engine:
         return Measurement(len(encoded), right / counted, statistics.median(times_ms))
 
     def try_out(self) -> None:
-        """Run once, on two tokens of each text or on zeros; ``ModelFormatError`` where that fails."""
+        """Run the model once on made-up input; ``ModelFormatError`` if that fails."""
         self._tried()
 
     def _tried(self) -> NDArray[np.float32]:
-        """The logits of that."""
+        """The logits for two tokens of text, or for an image or window of zeros."""
         if self._encoder is not None:
             return self._logits({given.name: np.ones((1, 2), dtype=np.int64) for given in self._session.get_inputs()})
         (given,) = self._session.get_inputs()
@@ -198,7 +201,7 @@ class Engine:
         return found
 
     def _encoded(self, examples: Examples) -> EncodedExamples:
-        """As training encodes them."""
+        """``examples`` encoded as in training."""
         fixed = [size for size in self.input_shape if size is not None]
         return encode_examples(
             examples,
@@ -211,7 +214,7 @@ class Engine:
         )
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """The logits of one example, to compute with."""
+        """The logits of one example in double precision."""
         return self._logits(inputs).astype(np.float64)
 
     def _logits(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -237,7 +240,7 @@ class Engine:
 
 
 def _texts(given: Iterable[str]) -> list[str]:
-    """``DataFormatError`` where they are no texts: one text, letter by letter, was hardly meant."""
+    """``given`` as plain strings; ``DataFormatError`` if it is a single string, or anything but strings."""
     if isinstance(given, str | bytes | Iterator) or not isinstance(given, Iterable):
         raise DataFormatError(f"one {type(given).__name__} is given; give a list of texts, or of words to tag")
     texts = [plain_text(text) for text in given]
@@ -247,7 +250,7 @@ def _texts(given: Iterable[str]) -> list[str]:
 
 
 def _hits(logits: NDArray[np.float64], targets: NDArray[Any]) -> tuple[int, int]:
-    """How many targets count, and of how many the likeliest is right; see :mod:`edge_sdk.protocol.graphs`."""
+    """How many targets count, and for how many the likeliest is right; see :mod:`edge_sdk.protocol.graphs`."""
     is_text = targets.dtype.kind == "i"
     wanted = targets if is_text else targets.argmax(axis=-1)
     counts = targets != IGNORED if is_text else targets.any(axis=-1)
@@ -257,7 +260,7 @@ def _hits(logits: NDArray[np.float64], targets: NDArray[Any]) -> tuple[int, int]
 def _load(
     model_path: Path, threads: int, providers: Sequence[str] | None
 ) -> tuple[ort.InferenceSession, tuple[type[Exception], ...]]:
-    """The model, and what it raises; an agent that has no model yet never loads onnxruntime."""
+    """The session of the model, and what it raises. Imports onnxruntime here: an agent without a model never does."""
     from edge_sdk.sessions import FAILURES, open_session, session_options  # noqa: PLC0415
 
     try:

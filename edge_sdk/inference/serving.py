@@ -1,11 +1,11 @@
-"""The model that this device runs: loaded from its slot, replaced by a release once that one has shown itself here.
+"""The model that this device serves: loaded from its slot, and replaced by a release that has passed its trial here.
 
-    install ──▶ on trial ──confirm──▶ stays          its slot becomes the current one only now
+    install ──▶ on trial ──confirm──▶ stays          only now its slot becomes the current one
        │            │
        └─ fails ────┴──▶ the model before runs on; the slot is emptied
 
-Until a model is confirmed, the slot of the one before is the current one: whatever ends the process on the way, it
-comes back with that. What was tried then is in the report that is kept, which says so.
+Until a model is confirmed, the slot of the one before is current: a process that ends meanwhile comes back with that
+one. The stored report shows that a trial was interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class _OnTrial:
-    """A model that serves until it is confirmed, and what runs again where it is not."""
+    """The trial of a model that serves already, and the model that runs again if the trial fails."""
 
     report: ReleaseReport
     ends_s: float
@@ -46,10 +46,11 @@ class _OnTrial:
 
 
 class Serving:
-    """Predictions from the current slot, or the model on trial; :meth:`predict` may be called from any thread.
+    """Serves the model in the current slot, or the one on trial.
 
-    All else is called from one thread at a time. ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
-    What ``is_only_asked`` leaves alone what another process, the agent, has on trial.
+    :meth:`predict`, :meth:`tag` and :meth:`generate` may be called from any thread, all else from one thread at a time.
+    ``providers`` are those of :func:`edge_sdk.sessions.open_session`. With ``is_only_asked``, a trial of another
+    process, the agent, is left alone.
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class Serving:
 
     @property
     def report(self) -> ReleaseReport | None:
-        """How the last release did that was assigned, through any number of restarts."""
+        """The report on the release that was assigned last; survives restarts."""
         return self._slots.report()
 
     def predict(self, given: Given) -> list[Prediction]:
-        """The likeliest label of each. ``ModelFormatError`` before the first release has arrived.
+        """The likeliest label of each. Raises ``ModelFormatError`` before the first release, else as the engine.
 
-        A model on trial that cannot answer has failed; the one before does it in its place.
+        If the model on trial cannot answer, its trial has failed, and the one before answers.
         """
         return self._answered(lambda engine: _predictions(engine, given))
 
@@ -92,26 +93,26 @@ class Serving:
         return self._answered(lambda engine: engine.tag(sentences))
 
     def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
-        """What the model writes after or for each text; otherwise as :meth:`predict`."""
+        """A continuation of each text, or an answer to it; otherwise as :meth:`predict`."""
         return self._answered(lambda engine: engine.generate(texts, most_tokens))
 
     @property
     def task(self) -> ModelTask:
-        """As the engine's. ``ModelFormatError`` before the first release has arrived."""
+        """The running model's task. Raises ``ModelFormatError`` before the first release."""
         return self._running().task
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """As the engine's. ``ModelFormatError`` before the first release has arrived."""
+        """The running model's :attr:`Engine.input_shape`. Raises ``ModelFormatError`` before the first release."""
         return self._running().input_shape
 
     def install(
         self, order: Order, model: ReleasedModel, files: Mapping[Part, Path], held_out: Examples | None
     ) -> ReleaseReport:
-        """Stage, load, measure on ``held_out``, and put on trial if all went well. Never raises: it reports.
+        """Stage, load, measure on ``held_out``, and put on trial if all went well. Reports failures, never raises.
 
-        What is wrong with the examples is logged, and not reported. A release that runs already stays as it is.
-        A device without held-out examples tries the model on next to nothing instead, and reports no accuracy.
+        A release that runs already stays as it is. Without held-out examples, the model is only run once on made-up
+        input, and the report has no accuracy. Details of examples that do not fit are logged, but not reported.
         """
         if self._runs(model):
             return self._stays(order, held_out)
@@ -136,18 +137,21 @@ class Serving:
         return report
 
     def trial_is_over(self, now_s: float) -> bool:
-        """Whether there is a model on trial whose time has come, on the monotonic clock, or that has failed."""
+        """Whether a model on trial has failed or served for its time; ``now_s`` is a monotonic clock's."""
         trial = self._trial
         return trial is not None and (bool(trial.failure) or now_s >= trial.ends_s)
 
     @property
     def trial_release(self) -> int:
-        """The release on trial that has not failed; 0 where there is none."""
+        """The number of the release on trial, unless it has failed; else 0."""
         trial = self._trial
         return 0 if trial is None or trial.failure else trial.report.release
 
     def end_trial(self) -> ReleaseReport:
-        """The model on trial stays, or the one before comes back; called while there is one. Never raises."""
+        """Confirm the model on trial, or go back to the one before it. Reports failures.
+
+        Raises ``ModelFormatError`` if no model is on trial.
+        """
         trial = self._trial
         if trial is None:
             raise ModelFormatError("no model is on trial")
@@ -160,14 +164,14 @@ class Serving:
         return self._refused(trial.report, trial.failure)
 
     def interrupt_trial(self) -> None:
-        """The process ends, which is no fault of the model's: it is tried again when it is assigned again."""
+        """Forget a trial because the process ends, which is not the model's fault: it may be assigned again."""
         if self._trial is not None:
             self._slots.discard()
             with suppress(RaffmError):
                 self._slots.keep_report(None)
 
     def leave(self, order: Order) -> ReleaseReport:
-        """Run what ran before a release, on trial or confirmed; nothing where it was the first. Never raises."""
+        """Run what ran before the release, or nothing if it was the first. Reports failures, never raises."""
         release, report = order.assignment.release, order.report(Standing.ROLLED_BACK)
         try:
             if self._trial is not None and self._trial.report.release == release:
@@ -192,20 +196,20 @@ class Serving:
 
     def _stays(self, order: Order, held_out: Examples | None) -> ReleaseReport:
         report = order.report(Standing.HEALTHY)
-        with suppress(RaffmError):  # it was measured before it came to stay
+        with suppress(RaffmError):  # it was measured in its trial, so this may fail
             report = _measured(report, self._running().measure(held_out) if held_out else None)
             self._slots.keep_report(report)
         return report
 
     def _staged(self, model: ReleasedModel, files: Mapping[Part, Path]) -> Engine:
-        """The engine of ``model``, which has answered."""
+        """Stage ``model`` in the free slot and load it; an engine that has run once."""
         _check_runtime(model.onnxruntime)
         engine = self._engine_of(self._slots.stage(model, files))
         engine.try_out()
         return engine
 
     def _flaw(self, measured: Measurement | None, trial: Trial, held_out: Examples | None) -> str:
-        """What ``trial`` asks for and the model has not; empty where it has all, or nothing could be measured."""
+        """Which condition of ``trial`` the model fails, in words; empty if none, or if nothing was measured."""
         if measured is None:
             return ""
         if trial.least_accuracy is not None and measured.accuracy < trial.least_accuracy:
@@ -221,7 +225,7 @@ class Serving:
         return ""
 
     def _refused(self, report: ReleaseReport, detail: str) -> ReleaseReport:
-        """The model before runs on; a report that the disk refuses is lost with this process alone."""
+        """Empty the slot and report the failure; if the disk refuses the report, it is lost with this process."""
         self._slots.discard()
         report = msgspec.structs.replace(report, standing=Standing.ROLLED_BACK, healthy=False, detail=detail[:500])
         try:
@@ -239,7 +243,7 @@ class Serving:
         return report
 
     def _give_up_trial(self, engine: Engine, reason: str) -> Engine | None:
-        """The engine before, where ``engine`` is the one on trial."""
+        """If ``engine`` is on trial, mark the trial as failed; the engine before it, if there is one."""
         with self._lock:
             trial = self._trial
             if trial is None or engine is not self._engine:
@@ -253,7 +257,7 @@ class Serving:
             self._engine, self._release, self._trial = trial.before, trial.release_before, None
 
     def _go_back(self) -> None:
-        """To the slot before, else to none. The slot that is left is emptied."""
+        """Go back to the slot before, or to no model if there is none; the slot that is left is emptied."""
         try:
             slot = self._slots.rollback()
         except BlobCorruptError:
@@ -288,7 +292,7 @@ class Serving:
         return engine
 
     def _load_current(self) -> None:
-        """After a restart; a damaged current slot falls back to the one before, and with neither to none."""
+        """Load the current slot; if it is damaged, fall back to the one before, and without that to no model."""
         with suppress(BlobCorruptError, ModelFormatError):
             try:
                 self._load(self._slots.current())
@@ -296,7 +300,7 @@ class Serving:
                 self._load(self._slots.rollback())
 
     def _settle_trial(self) -> None:
-        """The process before may have ended during one: then its model does not stay, unless it was confirmed."""
+        """Decide a trial that the end of the process before interrupted: its model stays only if it was confirmed."""
         report = self._slots.report()
         if report is None or report.standing is not Standing.TRYING:
             return
@@ -340,7 +344,7 @@ def _measured(report: ReleaseReport, measured: Measurement | None) -> ReleaseRep
 
 
 def _check_runtime(needed: str) -> None:
-    """``ModelFormatError`` where this onnxruntime is older than the model needs."""
+    """Raise ``ModelFormatError`` if this onnxruntime is older than the model needs."""
     from edge_sdk.sessions import runtime_version  # noqa: PLC0415 - with the first model
 
     there = runtime_version()

@@ -1,14 +1,14 @@
-"""Two slots for released models: one is current, the other takes the next release and then keeps the one before.
+"""Two slots for released models: one is current, the other takes the next release and later keeps the previous one.
 
-    a/, b/     one file a part, named as the part, and slot.json: what the model is, then the digest of that line
+    a/, b/     one file per part, named after it, and slot.json: a line that describes the model, then its digest
     current    one letter
-    report     how the last release did that was assigned, sealed in the same way
+    report     the report on the release that was assigned last, with its digest like slot.json
 
-1. A release is staged into the slot that is not current: the files first, slot.json last, each made durable.
-2. Only :meth:`Slots.switch` moves ``current``, by one rename: after a crash it is the old letter or the new one.
-3. A slot is read only after every file matched the digest in slot.json; one that does not hold is never handed out.
+1. A release is staged into the slot that is not current: its files first, slot.json last, each made durable.
+2. Only :meth:`Slots.switch` changes ``current``, by one rename: after a crash it is the old letter or the new one.
+3. A slot is returned only if every file matches its digest in slot.json.
 4. The current slot is never written to or removed.
-5. The other one is removed once its release is not to stay, so that no damage brings it back.
+5. The other slot is removed once its release has failed, so that no damage can bring it back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A release whose files were found whole."""
+    """A release whose files match their digests."""
 
     folder: Path
     manifest: ReleasedModel
@@ -51,7 +51,7 @@ class Slot:
 
 
 class Slots:
-    """The slots in ``folder``, made with the first release; one process at a time may stage and switch.
+    """The slots in ``folder``, which the first release creates. One process at a time may stage and switch.
 
     Raises ``StorageError`` where the disk refuses.
     """
@@ -60,7 +60,7 @@ class Slots:
         self._folder = folder
 
     def current(self) -> Slot | None:
-        """What to run, ``None`` before the first release; ``BlobCorruptError`` where its files do not hold."""
+        """What to run, ``None`` before the first release; ``BlobCorruptError`` if the slot is damaged."""
         letter = self._letter()
         if letter is None:
             return None
@@ -69,16 +69,16 @@ class Slots:
         return _load(self._folder / letter)
 
     def current_release(self) -> int | None:
-        """The number of the current slot's release, whether or not its files hold; ``None`` where it cannot be read."""
+        """The number of the current slot's release, even if its files are damaged; ``None`` if it cannot be read."""
         try:
             return _unsealed((self._folder / (self._letter() or "") / _MANIFEST).read_bytes(), ReleasedModel).release
         except (OSError, *UNDECODABLE):
             return None
 
     def stage(self, manifest: ReleasedModel, files: Mapping[Part, Path]) -> Slot:
-        """Put a release beside the current one; ``files`` hold the parts that ``manifest`` names, and are kept.
+        """Put a release beside the current one. ``files`` are those of the parts in ``manifest``; they stay.
 
-        Raises ``BlobCorruptError`` where a file does not match its digest, and ``StorageError`` where it is missing.
+        Raises ``BlobCorruptError`` if a file does not match its digest, ``StorageError`` if it is missing.
         """
         folder = self._folder / self._other()
         try:
@@ -92,9 +92,9 @@ class Slots:
         return _load(folder)
 
     def switch(self) -> Slot:
-        """Make the other slot current: a release just staged, or, called again, the one before.
+        """Make the other slot current: the release that was just staged or, called again, the previous one.
 
-        Raises ``BlobCorruptError`` where the other slot is empty or does not hold; then nothing changes.
+        Raises ``BlobCorruptError`` if the other slot is empty or damaged; then nothing changes.
         """
         letter = self._other()
         slot = _load(self._folder / letter)
@@ -105,7 +105,7 @@ class Slots:
         return slot
 
     def rollback(self) -> Slot:
-        """Go back to the release before; called only after :meth:`switch`, and raises as it does."""
+        """Go back to the previous release, after a :meth:`switch`; raises as that does."""
         return self.switch()
 
     def discard(self) -> None:
@@ -113,19 +113,19 @@ class Slots:
         shutil.rmtree(self._folder / self._other(), ignore_errors=True)
 
     def clear(self) -> None:
-        """No slot is current: the first release is not to stay."""
+        """Make no slot current, as before the first release."""
         with disk_errors(self._folder):
             (self._folder / "current").unlink(missing_ok=True)
 
     def report(self) -> ReleaseReport | None:
-        """What :meth:`keep_report` has kept last; ``None`` where nothing is, or damage has made it something else."""
+        """What :meth:`keep_report` stored last; ``None`` if there is nothing, or if it is damaged."""
         try:
             return _unsealed((self._folder / _REPORT).read_bytes(), ReleaseReport)
         except (OSError, *UNDECODABLE):
             return None
 
     def keep_report(self, report: ReleaseReport | None) -> None:
-        """Keep it durably before anybody is told; or forget it."""
+        """Store ``report`` durably; ``None`` removes the stored one."""
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             if report is None:
@@ -134,7 +134,7 @@ class Slots:
                 write_durably(self._folder / _REPORT, _sealed(report))
 
     def _letter(self) -> str | None:
-        """What ``current`` holds, which damage may have made anything; ``None`` where there is none."""
+        """The content of ``current``, which damage may have changed to anything; ``None`` if it does not exist."""
         with suppress(FileNotFoundError):
             return (self._folder / "current").read_text(encoding="ascii", errors="replace")
         return None
@@ -144,7 +144,7 @@ class Slots:
 
 
 def _load(folder: Path) -> Slot:
-    """The slot in ``folder``, every digest compared."""
+    """The slot in ``folder``, after checking every digest. Raises ``BlobCorruptError``."""
     try:
         manifest = _unsealed((folder / _MANIFEST).read_bytes(), ReleasedModel)
         broken = [entry.part.value for entry in manifest.manifest if not _holds(folder / entry.part.value, entry)]
@@ -156,13 +156,13 @@ def _load(folder: Path) -> Slot:
 
 
 def _sealed(value: ReleasedModel | ReleaseReport) -> bytes:
-    """A line of JSON, and its digest, so that a label or a number that was damaged is found out as a file is."""
+    """A line of JSON and its digest, which reveals damage to a label or number as other digests do for files."""
     line = msgspec.json.encode(value)
     return b"%b\n%b" % (line, digest_of(line).encode())
 
 
 def _unsealed(data: bytes, kind: type[_V]) -> _V:
-    """What :func:`_sealed` has made. Raises one of ``UNDECODABLE`` where it was damaged."""
+    """The value that :func:`_sealed` encoded. Raises one of ``UNDECODABLE`` if it is damaged."""
     line, _, digest = data.partition(b"\n")
     if digest.decode("ascii", "replace") != digest_of(line):
         raise msgspec.DecodeError("its digest is another one")
@@ -178,7 +178,7 @@ def _holds(path: Path, entry: BlobEntry) -> bool:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Link where the file system can, so that a model lies on the disk once; copy where it cannot."""
+    """Put ``source`` at ``target``, as a hard link if the file system can, so that it takes room once, else a copy."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,6 +1,6 @@
-"""Text from a model that writes: after each token the likeliest, until one that ends it (greedy decoding).
+"""Greedy decoding: a model that writes adds the likeliest token again and again, until one that ends the text.
 
-The graph keeps nothing between tokens, so each is as much work as reading all that stands before it.
+The graph has no key-value cache, so each token costs as much as reading all tokens before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 
 
 def continuation(run: Run, encoder: TextEncoder, text: str, most_tokens: int) -> str:
-    """What a decoder writes after ``text``. ``DataFormatError`` where the text leaves no room for it."""
+    """What a decoder writes after ``text``, at most ``most_tokens`` tokens.
+
+    Raises ``DataFormatError`` if the text is empty or leaves no room for a continuation.
+    """
     opening, closing = encoder.encode_open(text)
     room = encoder.max_tokens - len(opening)
     if not opening or room < 1:
@@ -36,7 +39,7 @@ def continuation(run: Run, encoder: TextEncoder, text: str, most_tokens: int) ->
 
 
 def answer(run: Run, encoder: TextEncoder, text: str, most_tokens: int) -> str:
-    """What an encoder and a decoder write for ``text``, which is cut where the model ends."""
+    """What an encoder-decoder writes for ``text``, at most ``most_tokens`` tokens; a text too long for it is cut."""
     words, closing = encoder.encode_open(text)
     source, ends = _inputs(words + closing), encoder.end_ids.union(closing[:1])
 

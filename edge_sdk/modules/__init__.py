@@ -1,4 +1,4 @@
-"""Hugging Face torch modules of submodels, shared by the coordinator and by devices that train on torch.
+"""Submodels as torch modules of Hugging Face, for the coordinator and for devices that train on torch.
 
-The only part of the SDK, beside the torch runtime, that imports torch: a device that trains on ONNX never loads it.
+Apart from the torch runtime, only this package imports torch: a device that trains on ONNX never loads it.
 """

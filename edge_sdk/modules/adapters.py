@@ -1,4 +1,4 @@
-"""PEFT's adapters inside a module."""
+"""Adds PEFT's adapters to a module."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from edge_sdk.elastic.families import Family, family_of
 from edge_sdk.elastic.submodel import AdapterMethod, Adapters, Architecture, Role
 
 ADAPTER_NAME = "default"
-"""What PEFT calls a model's only adapters in the names of its parameters."""
+"""PEFT's name for a model's only set of adapters, which is part of their parameters' names."""
 
 
 def inject_adapters(module: nn.Module, architecture: Architecture, rank: int) -> None:
-    """Add the architecture's adapters, of ``rank``, to ``module`` in place; nothing where it has none."""
+    """Add the architecture's adapters, if it has any, to ``module`` in place, with ``rank``."""
     if architecture.adapters is not None:
         inject_adapter_in_model(adapter_config(module, architecture, architecture.adapters, rank), module, ADAPTER_NAME)
 
 
 def adapter_config(module: nn.Module, architecture: Architecture, adapters: Adapters, rank: int) -> PeftConfig:
-    """PEFT's configuration of ``adapters`` of ``rank`` in ``module``, which may have them already; IA3 has no rank."""
+    """PEFT's configuration of ``adapters`` in ``module``, which may have them already; IA3 ignores ``rank``."""
     family = family_of(architecture.family)
     targets = _targets(module, architecture, adapters.targets)
     if adapters.method is not AdapterMethod.IA3:
@@ -35,7 +35,7 @@ def adapter_config(module: nn.Module, architecture: Architecture, adapters: Adap
 
 
 def _lora(adapters: Adapters, targets: list[str], family: Family, rank: int) -> LoraConfig:
-    """Dropout stays off, so that a step computes the same on every runtime."""
+    """LoRA's or DoRA's configuration. Dropout stays off, so that a step computes the same on every runtime."""
     return LoraConfig(
         r=rank,
         lora_alpha=adapters.scale * rank,
@@ -46,7 +46,7 @@ def _lora(adapters: Adapters, targets: list[str], family: Family, rank: int) -> 
 
 
 def _targets(module: nn.Module, architecture: Architecture, roles: Iterable[Role]) -> list[str]:
-    """The modules that play ``roles``, each once, in the layers' order."""
+    """The names of the modules that have one of ``roles``, each once, in the order of layers."""
     family, present = family_of(architecture.family), {name for name, _ in module.named_modules()}
     names = (
         stack.layer.format(index) + path

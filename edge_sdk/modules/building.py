@@ -1,7 +1,7 @@
 """A submodel as a Hugging Face module: the same architecture with fewer layers and narrower weights.
 
-In transformers 5 an attention module views its projections as (batch, tokens, -1, head size), so the module of the full
-model whose weights are narrower simply runs: a submodel needs no class of its own.
+In transformers 5, attention views its projections as (batch, tokens, -1, head size), so the module of the full model
+runs with narrower weights, too: submodels need no classes of their own.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from edge_sdk.modules.widths import follow_widths
 AutoConfig.register(SensorTransformerConfig.model_type, SensorTransformerConfig)
 AutoModelForSequenceClassification.register(SensorTransformerConfig, SensorTransformer)
 _TASK_NAMES = {ModelTask.TIME_SERIES_CLASSIFICATION: ModelTask.TEXT_CLASSIFICATION.value}  # where it is registered
-_one_at_a_time = threading.RLock()  # what leaves weights uninitialised is switched for the whole process
+_one_at_a_time = threading.RLock()  # transformers' switches for uninitialised weights affect the whole process
 
 
 def auto_class(task: ModelTask, config: PreTrainedConfig) -> type[AutoModel]:
-    """Transformers' class that finds the model for ``task``.
+    """Transformers' auto class for models of ``task``.
 
-    Raises ``UnsupportedArchitectureError`` where an encoder-decoder is to do anything but write a text for a text, or
-    another model that.
+    Raises ``UnsupportedArchitectureError`` for an encoder-decoder with any task but text-to-text, and for any other
+    model with that task.
     """
     if config.is_encoder_decoder and task is not ModelTask.TEXT2TEXT_GENERATION:
         raise UnsupportedArchitectureError(
@@ -53,10 +53,11 @@ def auto_class(task: ModelTask, config: PreTrainedConfig) -> type[AutoModel]:
 
 
 def bare_module(config_json: bytes, architecture: Architecture, layers: tuple[int, ...]) -> nn.Module:
-    """The model of ``config_json`` with only ``layers``, random full-width weights, and adapters where it has any.
+    """The model of ``config_json`` with only ``layers``, random weights of full width, and its adapters, if any.
 
-    In eval mode, with eager attention and without a cache. Parameters narrower than its own may be put in, by hand or
-    by ``functional_call``: the module follows their sizes. Those that no device ever trains require no gradient.
+    It is in eval mode, with eager attention and without a cache. Narrower parameters may be assigned, or passed by
+    ``functional_call``; the module follows their sizes. Parameters that no device ever trains require no gradient.
+    Raises ``UnsupportedArchitectureError``.
     """
     return _built(config_json, architecture, layers, architecture.adapter_rank)
 
@@ -64,13 +65,13 @@ def bare_module(config_json: bytes, architecture: Architecture, layers: tuple[in
 def submodel_module(
     config_json: bytes, architecture: Architecture, submodel: Submodel, parameters: Mapping[str, Array]
 ) -> nn.Module:
-    """The module of ``submodel`` with its own ``parameters``, already cut, under their full-model names.
+    """The module of ``submodel`` with its ``parameters``, which are cut already and have full-model names.
 
-    It shares their memory and never holds weights of the full width. Otherwise as :func:`bare_module`.
+    It shares their memory, and never allocates weights of full width. Otherwise as :func:`bare_module`.
     """
     with _one_at_a_time, init_empty_weights(include_buffers=False), no_init_weights():
         module = _built(config_json, architecture, submodel.layers, submodel.adapter_rank)
-    module.tie_weights()  # empty weights are never shared
+    module.tie_weights()  # weights on the meta device are not tied
     put_parameters(module, architecture, submodel, parameters)
     return module
 
@@ -78,7 +79,7 @@ def submodel_module(
 def put_parameters(
     module: nn.Module, architecture: Architecture, submodel: Submodel, parameters: Mapping[str, Array]
 ) -> None:
-    """Let ``module``, which has the submodel's layers, compute with its ``parameters``, under full-model names."""
+    """Assign the submodel's ``parameters``, by their full-model names, to ``module``, which has its layers."""
     for own, before in list(module.named_parameters()):
         owner, _, leaf = own.rpartition(".")
         values = torch.from_numpy(parameters[full_name(own, architecture, submodel)])
@@ -87,7 +88,7 @@ def put_parameters(
 
 
 def full_name(own: str, architecture: Architecture, submodel: Submodel) -> str:
-    """The full-model name of the parameter that a module of only the submodel's layers calls ``own``."""
+    """The full-model name of the parameter ``own`` of a module that has only the submodel's layers."""
     family, kept = family_of(architecture.family), with_layers(architecture, submodel.layers)
     name = parameter_name(own)
     index = family.layer_index(name, kept)
@@ -98,7 +99,7 @@ def full_name(own: str, architecture: Architecture, submodel: Submodel) -> str:
 
 
 def parameter_name(own: str) -> str:
-    """What the parameter that a module calls ``own`` is called outside of it, without PEFT's own words."""
+    """The name of a module's parameter ``own`` without the parts that PEFT inserts."""
     own = own.replace(".base_layer.", ".")
     for kind in (".lora_A", ".lora_B", ".lora_magnitude_vector", ".ia3_l"):
         own = own.replace(f"{kind}.{ADAPTER_NAME}", kind)

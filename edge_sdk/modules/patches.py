@@ -1,6 +1,6 @@
-"""An image's patches by a matrix product: the same function as a convolution whose stride is its kernel's size.
+"""Embeds an image's patches by a matrix product, which equals a convolution whose stride is its kernel's size.
 
-Torch's gradient of a convolution has no ONNX translation; that of a product has.
+The gradient of torch's convolution cannot be exported to ONNX; that of a matrix product can.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class PatchProjection(nn.Module):
-    """Takes the place of ``convolution``, with the same parameters under the same names."""
+    """Replaces ``convolution``, with the same parameters under the same names."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class PatchProjection(nn.Module):
 
 
 def replace_patch_convolutions(module: nn.Module) -> None:
-    """Put a :class:`PatchProjection` in the place of every convolution that cuts its input into patches."""
+    """Replace every convolution that cuts its input into patches by a :class:`PatchProjection`."""
     for name, part in list(module.named_modules()):
         if isinstance(part, nn.Conv2d) and _cuts_patches(part):
             module.set_submodule(name, PatchProjection(part))

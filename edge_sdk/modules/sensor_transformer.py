@@ -1,7 +1,8 @@
 """A small pre-norm transformer for windows of a sensor's channels, as a Hugging Face model.
 
-A window is cut into patches of a few steps, as an image is (arXiv 2010.11929, 2211.14730). Each becomes a token, and
-the class token's last state is classified. Windows are standardised inside, by the training data's mean and scale.
+A window is cut into patches of a few steps each, like an image (arXiv 2010.11929, 2211.14730). Each patch becomes a
+token, and the final state of a class token is classified. The model itself standardises windows, by the mean and scale
+of the training data.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edge_sdk.errors import ConfigurationError
 
 
 class SensorTransformerConfig(PreTrainedConfig):
-    """Sizes; a window has ``steps`` steps of ``channels`` channels, a patch ``patch_steps`` of these steps."""
+    """Sizes: a window has ``steps`` steps of ``channels`` channels, and a patch ``patch_steps`` of these steps."""
 
     model_type = "sensor-transformer"
 
@@ -40,7 +41,7 @@ class SensorTransformerConfig(PreTrainedConfig):
 
     @property
     def patches(self) -> int:
-        """In a window; ``ConfigurationError`` where it is not a whole number."""
+        """The number of patches in a window; ``ConfigurationError`` if it is not whole."""
         if self.steps % self.patch_steps:
             raise ConfigurationError(
                 f"{self.steps} steps cannot be cut into patches of {self.patch_steps}; choose a divisor"
@@ -69,7 +70,7 @@ class SensorEmbeddings(nn.Module):
 
 
 class SensorAttention(nn.Module):
-    """Multi-head self-attention (arXiv 1706.03762, section 3.2); the number of heads is what the weights have."""
+    """Multi-head self-attention (arXiv 1706.03762, section 3.2); the number of heads follows from the weights."""
 
     def __init__(self, config: SensorTransformerConfig) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class SensorFeedForward(nn.Module):
 
 
 class SensorLayer(nn.Module):
-    """Attention and feed-forward, each normalised before and added."""
+    """Attention and feed-forward, each with a norm before it and a residual connection around both."""
 
     def __init__(self, config: SensorTransformerConfig) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ class SensorTransformer(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.classifier(self.norm(hidden)[:, 0]))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Small and normal, as BERT's, where a checkpoint holds nothing."""
+        """Initialise parameters that a checkpoint lacks: normal with a small deviation, as BERT's."""
         super()._init_weights(module)
         if isinstance(module, SensorEmbeddings):
             initialization.normal_(module.positions, std=self.config.initializer_range)

@@ -1,6 +1,6 @@
-"""Let modules follow the width of their weights where Hugging Face sets it once, from its configuration.
+"""Makes modules follow the width of their weights, where Hugging Face sets a width once from the configuration.
 
-Each time such a module runs, its attribute is set anew from the weight that it has then, whose size may be symbolic.
+Each time such a module runs, its attribute is set again from its current weight, whose size may be symbolic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge_sdk.elastic.submodel import Architecture
 
 
 def follow_widths(module: nn.Module, architecture: Architecture) -> None:
-    """Arm ``module``, of ``architecture``, in place, before adapters are added to it."""
+    """Add the hooks to ``module``, of ``architecture``, in place. Call it before adapters are added."""
     family = family_of(architecture.family)
     for stack, layers in zip(family.stacks, architecture.stacks, strict=True):
         for index in range(len(layers)):
@@ -36,7 +36,7 @@ def _follow_in(layer: nn.Module, stack: Stack, architecture: Architecture, *, ou
 
 
 def _measured(stack: Stack, owner: str, axis: Axis) -> tuple[str, Axis]:
-    """The first module inside ``owner`` whose outputs count the unit of ``axis``, by its name there, and their axis."""
+    """The first module in ``owner`` whose outputs count the unit of ``axis``: its name there, and its outputs' axis."""
     return next(
         (path.removeprefix(f"{owner}."), found)
         for path, found in stack.outputs.items()
@@ -54,6 +54,6 @@ class _Follow:
     share: Fraction
 
     def __call__(self, module: nn.Module, _: object) -> None:
-        """Set it."""
+        """Set the attribute, before ``module`` runs."""
         size = module.get_submodule(self.source).weight.shape[self.out]
         setattr(module, self.attribute, size * self.share.numerator // self.share.denominator)
