@@ -1,6 +1,6 @@
-"""How one parameter's values become parts of a tensor file, and how any stretch of them is read again.
+"""How each encoding stores one parameter's values as parts of a tensor file, and reads any range of them.
 
-Every part's type and shape follow from the parameter's shape alone.
+The type and shape of every part follow from the parameter's shape alone.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from edge_sdk.protocol.halves import from_half, to_half
 from edge_sdk.protocol.tensors import Spec
 
 VALUES, SCALE, INDEX = "", ":scale", ":index"
-"""What is added to a parameter's name for each part."""
+"""The suffix of a parameter's name for each part."""
 BLOCK = 32 * 1024
-"""Entries that are worked on at a time: with all that is made of them they stay in a processor's cache."""
+"""Entries that are processed at a time: together with everything computed from them, they fit a processor's cache."""
 Shape = tuple[int, ...]
 Parts = dict[str, NDArray[Any]]
 Read = Callable[[str, int, NDArray[Any]], object]
-"""Fills the flat array with the entries of one part, from a place on."""
+"""``read(part, first, into)`` fills the flat array ``into`` with a part's entries, from entry ``first`` on."""
 
 _F32, _F16, _I8, _U32 = (np.dtype(name) for name in ("<f4", "<f2", "i1", "<u4"))
-_MOST = 127
-_FIXED_BITS = 16
-_LEAST_SCALE = np.float32(2**-100)  # the inverse of a smaller one overflows
+_MAX_INT8 = 127
+_FIXED_BITS = 16  # below the binary point, for stochastic rounding
+_MIN_SCALE = np.float32(2**-100)  # the inverse of a smaller one overflows
 
 
 class Flaw(str, Enum):
@@ -46,25 +46,28 @@ class Codec(Protocol):
     """One encoding."""
 
     def table(self, shape: Shape) -> dict[str, Spec]:
-        """What is stored of a parameter."""
+        """The parts that store a parameter: type and shape by suffix."""
 
     def encode(self, values: Array, seeds: Sequence[int]) -> Parts:
-        """The parts of ``values``: finite, float32, contiguous. ``seeds`` decide what is rounded up."""
+        """The parts that store ``values``, which are finite, float32 and contiguous. ``seeds`` decide the rounding."""
 
     def flaw(self, shape: Shape, read: Read) -> tuple[Flaw, str] | None:
-        """What cannot be decoded, and in words. Values that are not finite are left to whoever looks at them next."""
+        """Why the parts cannot be decoded, also in words; ``None`` if they can. Non-finite values are not checked."""
 
     def decode(self, shape: Shape, first: int, into: Array, read: Read) -> None:
-        """Fill ``into``, flat, with the values from the entry ``first`` on in C order: whole rows, but of a vector."""
+        """Fill the flat ``into`` with values from entry ``first`` on, in C order: whole rows, or part of a vector."""
 
 
 def rows_of(shape: Shape) -> tuple[int, int]:
-    """How many rows a parameter has, and entries a row: all but the first axis. A vector is one row."""
+    """(rows, entries per row) of a parameter: the first axis, and all others. A vector is one row."""
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
 
 
 def row_blocks(shape: Shape, most: int) -> Iterator[range]:
-    """All entries in C order, as many whole rows at a time as have ``most`` of them; a single row in pieces."""
+    """Ranges of entries in C order that cover a parameter: whole rows of at most ``most`` entries together.
+
+    A row with more entries is a range of its own; a parameter of a single row is cut into pieces of ``most``.
+    """
     rows, width = rows_of(shape)
     step = most if rows == 1 else max(1, most // max(1, width)) * max(1, width)
     return (range(first, min(first + step, rows * width)) for first in range(0, rows * width, step))
@@ -72,7 +75,7 @@ def row_blocks(shape: Shape, most: int) -> Iterator[range]:
 
 @dataclass(frozen=True, slots=True)
 class Fp32:
-    """As they are."""
+    """Float32 values, unchanged."""
 
     def table(self, shape: Shape) -> dict[str, Spec]:
         """See :class:`Codec`."""
@@ -92,7 +95,7 @@ class Fp32:
 
 @dataclass(frozen=True, slots=True)
 class Fp16:
-    """Half the bytes."""
+    """Float16 values: half the bytes."""
 
     def table(self, shape: Shape) -> dict[str, Spec]:
         """See :class:`Codec`."""
@@ -114,14 +117,14 @@ class Fp16:
 
 @dataclass(frozen=True, slots=True)
 class Int8:
-    """A quarter of the bytes, and a scale a row: its largest size over 127, a trifle more."""
+    """Int8 values, a quarter of the bytes, and a scale per row: its largest magnitude over 127, slightly enlarged."""
 
     def table(self, shape: Shape) -> dict[str, Spec]:
         """See :class:`Codec`."""
         return {SCALE: (_F32, (rows_of(shape)[0],)), VALUES: (_I8, shape)}
 
     def encode(self, values: Array, seeds: Sequence[int]) -> Parts:
-        """See :class:`Codec`. In fixed point: random bits are added to those below the unit, which then go."""
+        """See :class:`Codec`. Rounds in fixed point: adds random bits below the binary point, then drops those bits."""
         scales, rounded, random = _scales(values), np.empty(values.size, _I8), np.random.SFC64(list(seeds))
         factors = np.divide(1 << _FIXED_BITS, scales, out=np.zeros_like(scales), where=scales > 0)
         fixed, flat = np.empty(max(BLOCK, rows_of(values.shape)[1]), np.int32), values.reshape(-1)
@@ -152,7 +155,7 @@ class Int8:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """Six bytes for each of a ``share`` of the entries, at least one."""
+    """The ``share`` of entries with the largest magnitudes, at least one; six bytes each."""
 
     share: float
 
@@ -162,7 +165,7 @@ class TopK:
         return {INDEX: (_U32, (count,)), VALUES: (_F16, (count,))}
 
     def encode(self, values: Array, _: Sequence[int]) -> Parts:
-        """See :class:`Codec`. Of entries of equal size the first are taken."""
+        """See :class:`Codec`. Of entries with equal magnitudes, the first are taken."""
         flat, count = values.reshape(-1), self._count(values.shape)
         sizes = np.abs(flat)
         least = np.partition(sizes, -count)[-count]
@@ -199,7 +202,7 @@ class TopK:
         return max(1, math.ceil(self.share * math.prod(shape)))
 
     def _sent_before(self, entry: int, shape: Shape, read: Read) -> int:
-        """How many places lie before ``entry``: found by halving, so that few of them are read."""
+        """How many of the stored places lie before ``entry``, by binary search, so that few of them are read."""
         count, place = self._count(shape), np.empty(1, _U32)
 
         def at(index: int) -> int:
@@ -212,17 +215,17 @@ class TopK:
 
 
 def _scales(values: Array) -> Array:
-    """One a row, so large that no entry over it reaches 127. A row of almost nothing has none, and becomes zero."""
+    """A scale per row, just large enough that no entry over it reaches 127; 0 for a row of (almost) zeros."""
     rows, width = rows_of(values.shape)
     matrix = values.reshape(rows, width)
     largest: Array = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
-    largest *= np.float32((1 + 2**-20) / _MOST)
-    largest[largest < _LEAST_SCALE] = 0
+    largest *= np.float32((1 + 2**-20) / _MAX_INT8)
+    largest[largest < _MIN_SCALE] = 0
     return largest
 
 
 def _rows_in(shape: Shape, entries: range) -> range:
-    """The rows that ``entries`` are; a single row is there in any of its pieces."""
+    """The rows that contain ``entries``; any piece of a single row is in row 0."""
     rows, width = rows_of(shape)
     return range(1) if rows == 1 else range(entries.start // width, entries.stop // width)
 

@@ -1,15 +1,15 @@
-"""How the deltas of an update become the tensors of its file, and what those say again.
+"""How the deltas of an update become the tensors of its file, and are decoded again.
 
-    fp32   F32 as they are
-    fp16   F16, rounded to the nearest; what is beyond its range becomes the largest, never infinite
-    int8   I8 times a float32 scale: one a row (the first axis of two or more), or one for a whole vector. Rounded up or
-           down at random, so that the mean is right (QSGD, arXiv 1610.02132, section 3.1)
-    topk   the entries of the largest size, a fixed share of each parameter: F16, and their U32 places in C order, which
-           rise; all others are zero (Deep Gradient Compression, arXiv 1712.01887, without its momentum)
+    fp32   F32, unchanged
+    fp16   F16, rounded to nearest; values beyond its range become the largest, never infinite
+    int8   I8 times a float32 scale: one per row (the first axis of two or more), or one for a whole vector. Rounded up
+           or down at random, so that the mean is right (QSGD, arXiv 1610.02132, section 3.1)
+    topk   the entries with the largest magnitudes, a fixed share of each parameter: F16, and their U32 places in C
+           order, ascending; all others are zero (Deep Gradient Compression, arXiv 1712.01887, without its momentum)
 
 A parameter becomes a tensor of its own name, and for int8 and topk a second one, ``name:scale`` or ``name:index``. The
 whole table follows from the shapes, so a reader knows it before it parses a byte. Wider types come first in the file,
-which keeps every tensor aligned. What an encoding loses is a device's to keep: see :mod:`edge_sdk.training.feedback`.
+which keeps every tensor aligned. A device may keep what an encoding loses: see :mod:`edge_sdk.training.feedback`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from edge_sdk.protocol.messages import Encoding, EncodingKind
 from edge_sdk.protocol.tensors import Spec, Tensors
 
 ReadTensor = Callable[[str, str, int, NDArray[Any]], object]
-"""Fills the array with entries of a parameter's part from a place on: name, part, place, array."""
+"""``read(name, part, first, into)`` fills the flat array ``into`` with a part's entries, from entry ``first`` on."""
 
 
 def codec_of(encoding: Encoding) -> Codec:
-    """What encodes and decodes one parameter."""
+    """The codec that encodes and decodes one parameter."""
     codecs: dict[EncodingKind, Codec] = {
         EncodingKind.FP32: Fp32(),
         EncodingKind.FP16: Fp16(),
@@ -44,7 +44,7 @@ def codec_of(encoding: Encoding) -> Codec:
 
 
 def table_of(shapes: Shapes, encoding: Encoding) -> dict[str, Spec]:
-    """The exact table of an update of ``shapes``, in the order of the file."""
+    """The exact table of an update of parameters with ``shapes``, in the order of the file."""
     codec = codec_of(encoding)
     parts = {name + part: spec for name, shape in shapes.items() for part, spec in codec.table(shape).items()}
     return dict(sorted(parts.items(), key=lambda item: -item[1][0].itemsize))
@@ -58,9 +58,9 @@ def bytes_per_entry(encoding: Encoding) -> float:
 
 
 def encode(deltas: Mapping[str, Array], encoding: Encoding, seed: int) -> Tensors:
-    """The tensors of an update in the order of the file; in fp32 ``deltas`` themselves.
+    """The tensors of an update, in the order of the file; in fp32 these are ``deltas`` themselves.
 
-    The same deltas and ``seed``, which decides what is rounded up, give the same bytes.
+    The same deltas and the same ``seed``, which decides the rounding, give the same bytes.
     """
     codec, parts = codec_of(encoding), Parts()
     for name, values in deltas.items():
@@ -70,7 +70,7 @@ def encode(deltas: Mapping[str, Array], encoding: Encoding, seed: int) -> Tensor
 
 
 def decode(tensors: Tensors, shapes: Shapes, encoding: Encoding) -> dict[str, Array]:
-    """The deltas that an update says, in fresh arrays."""
+    """The deltas that an update's ``tensors`` encode, in new arrays."""
     deltas = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
     for name, block, values in blocks(shapes, encoding, reader_of(tensors)):
         deltas[name].reshape(-1)[block.start : block.stop] = values
@@ -78,7 +78,7 @@ def decode(tensors: Tensors, shapes: Shapes, encoding: Encoding) -> dict[str, Ar
 
 
 def take_away(deltas: Mapping[str, Array], tensors: Tensors, encoding: Encoding) -> None:
-    """Leave of ``deltas``, in place, what ``tensors`` do not say."""
+    """Subtract from ``deltas``, in place, what ``tensors`` encode: what is left is the encoding's loss."""
     for name, block, said in blocks(_shapes(deltas), encoding, reader_of(tensors)):
         part = deltas[name].reshape(-1)[block.start : block.stop]
         np.subtract(part, said, out=part)
@@ -87,9 +87,9 @@ def take_away(deltas: Mapping[str, Array], tensors: Tensors, encoding: Encoding)
 def blocks(
     shapes: Shapes, encoding: Encoding, read: ReadTensor, most: int = BLOCK
 ) -> Iterator[tuple[str, range, Array]]:
-    """All deltas in pieces of whole rows of about ``most`` entries: name, place in C order, and values.
+    """All deltas in blocks of whole rows of about ``most`` entries: name, range of entries in C order, and values.
 
-    These are good until the next ones.
+    The values are valid until the next block.
     """
     codec, widest = codec_of(encoding), max((rows_of(shape)[1] for shape in shapes.values()), default=0)
     buffer = np.empty(max(most, widest), np.float32)
@@ -100,7 +100,7 @@ def blocks(
 
 
 def reader_of(tensors: Tensors) -> ReadTensor:
-    """Reads from memory."""
+    """A reader of ``tensors`` in memory."""
 
     def read(name: str, part: str, first: int, into: NDArray[np.generic]) -> None:
         np.copyto(into, tensors[name + part].reshape(-1)[first : first + into.size])

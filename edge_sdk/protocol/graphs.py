@@ -1,7 +1,7 @@
-"""The interface of a training graph: what the coordinator names in it when it compiles, and a device feeds and reads.
+"""The interface of a training graph: the names that the coordinator gives its inputs and outputs when it compiles it.
 
-    inputs    those of the model's task, ``targets``, ``logit_offset``, and every parameter of the submodel; where
-              that is a table which ids are only looked up in, ``rows.<ids>.<parameter>`` as well
+    inputs    those of the model's task, ``targets``, ``logit_offset``, and every parameter of the submodel; for a
+              parameter that ids are only looked up in, ``rows.<ids>.<parameter>`` as well
     outputs   ``loss`` (), ``logits``, and ``grad.<parameter>`` for every parameter that is trained
 
 The loss is the mean over all examples of the cross-entropy of ``logits + logit_offset`` against ``targets``:
@@ -12,11 +12,11 @@ The loss is the mean over all examples of the cross-entropy of ``logits + logit_
     text generation         targets int64 (batch, tokens): the token that follows, or ``IGNORED``; no ``logit_offset``
     text-to-text            the same, (batch, target tokens)
 
-``rows.<ids>.<parameter>``, int64 and of the shape of ``<ids>``, says which of the rows that are fed for ``<parameter>``
-is each id's. All of them may be fed, in their order, and then the places are the ids.
+``rows.<ids>.<parameter>``, int64 of the shape of ``<ids>``, is for each id the index of its row among the rows that are
+fed for ``<parameter>``. If all rows are fed, in their order, these are the ids themselves.
 
-``logits`` has the targets' shape, with the vocabulary in the place of the labels where text is generated, and is
-without the offset.
+``logits`` (batch, labels), (batch, tokens, labels), or (batch, tokens, vocabulary) if text is generated, are without
+the offset.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TARGETS = "targets"
 LOGIT_OFFSET = "logit_offset"
 ROWS = "rows."
 IGNORED = -100
-"""The target of a token after which nothing is to be learnt."""
+"""The target of a token that is not to be learnt from."""
 
 _TEXT = ("input_ids", "attention_mask")
 DECODER_INPUT = "decoder_input_ids"
@@ -45,26 +45,26 @@ INPUTS: dict[ModelTask, tuple[str, ...]] = {
     ModelTask.IMAGE_CLASSIFICATION: ("pixel_values",),
     ModelTask.TIME_SERIES_CLASSIFICATION: ("series",),
 }
-"""What a model is given: token ids and mask, int64 (batch, tokens), and what a decoder has written so far, int64
-(batch, target tokens), the targets after a start token; images, float32 (batch, channels, height, width); windows of a
-sensor's channels, float32 (batch, steps, channels)."""
+"""The inputs of a model by task: token ids and mask, int64 (batch, tokens); for a decoder also its targets, shifted
+right by a start token, int64 (batch, target tokens); images, float32 (batch, channels, height, width); windows, float32
+(batch, steps, channels)."""
 TEXT_TASKS = frozenset(task for task, names in INPUTS.items() if names[0] == _TEXT[0])
 
 
 class RowInput(NamedTuple):
-    """What an input says the rows of: the input ``ids``, looked up in the parameter ``table``."""
+    """An input that gives, for each of the input ``ids``, the index of its row among the rows fed for ``table``."""
 
     ids: str
     table: str
 
     @property
     def name(self) -> str:
-        """The input's own."""
+        """The input's name."""
         return f"{ROWS}{self.ids}.{self.table}"
 
 
 def row_inputs(names: Iterable[str]) -> dict[str, RowInput]:
-    """Those of a graph's inputs that say rows, by name.
+    """Those of a graph's inputs that are row indices, by name.
 
     >>> row_inputs(["input_ids", "rows.input_ids.model.embed_tokens.weight"])
     {'rows.input_ids.model.embed_tokens.weight': RowInput(ids='input_ids', table='model.embed_tokens.weight')}

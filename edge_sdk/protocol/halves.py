@@ -1,4 +1,4 @@
-"""Float16 and back, several times as fast as NumPy converts."""
+"""Conversion between float32 and float16, several times as fast as NumPy's."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
-_BLOCK = 32 * 1024  # entries; with all that is made of them they stay in a processor's cache
-_MOST = np.float32(65504)
+_BLOCK = 32 * 1024  # entries; together with everything computed from them, they fit a processor's cache
+_MAX_HALF = np.float32(65504)
 
 
 def to_half(values: Floats) -> Halves:
-    """The float16 nearest to each of ``values``, ties away from zero; what is beyond their range is the largest.
+    """The float16 nearest to each of ``values``, ties away from zero; values beyond the range become ±65504.
 
-    Above 2⁻¹⁴ a float16 is the float32's upper bits with another bias. Below, it counts multiples of 2⁻²⁴, as the last
-    bits of a float32 do once 0.5 is added. Of the two the larger is right.
+    From 2⁻¹⁴ on, a float16 is the float32's upper bits with another exponent bias. Below, it counts multiples of 2⁻²⁴,
+    as the lowest bits of a float32 do after 0.5 is added. Both are computed, and the larger one is right.
     """
     halves, signed = np.empty(values.size, np.dtype("<f2")), values.reshape(-1)
     for first in range(0, values.size, _BLOCK):
         part = signed[first : first + _BLOCK]
-        sizes = np.minimum(np.abs(part), _MOST)
+        sizes = np.minimum(np.abs(part), _MAX_HALF)
         counts = (np.minimum(sizes, np.float32(2**-14)) + np.float32(0.5)).view(np.int32)
         counts -= 0x3F000000
         bits = sizes.view(np.int32)
@@ -35,12 +35,12 @@ def to_half(values: Floats) -> Halves:
 
 
 def from_half(halves: Halves, into: Floats) -> None:
-    """The same values in float32, looked up; both are flat."""
+    """Write the flat ``halves`` to the flat ``into`` as float32, by a table of all values."""
     np.take(_every_half(), halves.view(np.uint16), out=into, mode="clip")
 
 
 @cache
 def _every_half() -> Floats:
-    """By its bits."""
-    with np.errstate(invalid="ignore"):  # half of those that are no number signal it, on Arm
+    """The float32 value of each float16, by its bits: (65536,)."""
+    with np.errstate(invalid="ignore"):  # Arm processors flag the signalling NaNs among them
         return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)

@@ -1,9 +1,9 @@
 """The closed set of messages, as typed structs in MessagePack.
 
 A message is decoded into one of these types or refused; nothing on the wire names a class or carries code. Every
-string, list and number has a limit, and the size of the whole is checked before a byte is parsed. Types that a device
-sends and types that a coordinator sends are two separate sets, so that neither side can play the other. A field that is
-not known is ignored, so that a newer peer may say more; ``README.md`` beside this file has the whole format.
+string, list and number has a limit, and the total size is checked before a byte is parsed. The types that a device
+sends and those that a coordinator sends are two separate sets, so that neither side can impersonate the other. Unknown
+fields are ignored, so that a newer peer may send more. ``README.md`` beside this file has the whole format.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from edge_sdk.protocol.topics import VERSION
 
 MAX_MESSAGE_BYTES = 64 * 1024
 GRAIN_BYTES = 16 * 1024
-"""A blob is asked for, sent and kept in whole grains; its last one may be short."""
+"""A blob is requested, sent and stored in whole grains; the last one may be short."""
 MAX_CHUNK_BYTES = 8 * GRAIN_BYTES
 CHUNK_OVERHEAD_BYTES = 1024
-"""More than a chunk takes on the wire beside its data."""
+"""An upper bound of what a chunk takes on the wire besides its data."""
 MAX_PAYLOAD_BYTES = MAX_CHUNK_BYTES + CHUNK_OVERHEAD_BYTES
 LEAST_PAYLOAD_BYTES = GRAIN_BYTES + CHUNK_OVERHEAD_BYTES
-"""What every broker has to let through."""
+"""The payload that every broker has to let through."""
 MAX_BLOB_BYTES = 16 * 1024**3
 MAX_TASKS = 32
-"""That one device takes part in."""
+"""The tasks that one device may take part in."""
 MAX_ROOTS = 16
-"""Of trust, that come with a release."""
+"""The roots of trust that may come with a release."""
 
 _M = TypeVar("_M")
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")]  # alone, $ lets a last line feed pass
@@ -63,7 +63,7 @@ class Part(str, Enum):
 
 
 class Verdict(str, Enum):
-    """What became of an update."""
+    """The coordinator's decision on an update."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -89,12 +89,12 @@ class Refusal(str, Enum):
     REVOKED = "revoked"
 
     def because(self, text: str) -> str:
-        """The reason of a receipt: this, and in words."""
+        """The reason of a receipt: this word, and an explanation."""
         return f"{self.value}: {text}"
 
 
 class Failure(str, Enum):
-    """Why a device has no update for an offer that it accepted. ``EXAMPLES``: its own do not fit the task."""
+    """Why a device has no update for an offer. ``EXAMPLES``: its examples do not fit the task."""
 
     OUT_OF_MEMORY = "out-of-memory"
     EXAMPLES = "examples"
@@ -106,7 +106,7 @@ class Failure(str, Enum):
 
 
 class Standing(str, Enum):
-    """How a device stands to a release that it was told to run: on trial, to stay, or on what it ran before."""
+    """Where a device stands with a release that it was told to run: on trial, confirmed, or back on the one before."""
 
     TRYING = "trying"
     HEALTHY = "healthy"
@@ -114,11 +114,11 @@ class Standing(str, Enum):
 
 
 class _Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
-    """Base of all; ``type`` on the wire is the class name in kebab case."""
+    """Base of all messages; ``type`` on the wire is the class name in kebab case."""
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what messages are made of."""
+    """Base of the structs inside messages."""
 
 
 # -- what messages are made of
@@ -127,7 +127,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
 class BlobEntry(_Value, frozen=True):
     """One blob of a manifest: what it is for, its SHA-256 and its size.
 
-    ``address`` is where on the web the same bytes may be had, for those who can reach it.
+    ``address`` is a web address with the same bytes, for devices that can reach it.
     """
 
     part: Part
@@ -137,13 +137,13 @@ class BlobEntry(_Value, frozen=True):
 
 
 class Snapshot(_Value, frozen=True):
-    """What a device can spare now. ``None`` means that it could not be read; nothing here is a guess.
+    """What a device can spare now. ``None`` means that a value could not be read; nothing here is a guess.
 
     ``training_memory_bytes`` and ``inference_memory_bytes`` are limits that the device itself enforces. ``runtime`` is
-    what it wants to train on; ``providers`` are onnxruntime's, the preferred first, where there is an ``accelerator``.
-    ``gflops`` are of a float32 matrix product on the processor; ``throttled`` says that heat, supply or mode holds it
-    back, ``others_cpu_share`` what others take of all its cores. ``link_bytes_per_s`` is how fast blobs came from the
-    coordinator so far.
+    what it wants to train on. ``providers`` are onnxruntime's execution providers, the preferred one first, if there is
+    an ``accelerator``. ``gflops`` is the speed of a float32 matrix product on the processor, and ``throttled`` whether
+    heat, a weak supply or a power mode slows it down. ``others_cpu_share`` is the share of all cores that other
+    programs use, ``link_bytes_per_s`` the rate at which blobs have arrived.
     """
 
     memory_total_bytes: Count
@@ -174,12 +174,12 @@ class Optimizer(str, Enum):
 
     @property
     def moments(self) -> int:
-        """How many values it keeps of each weight beside it."""
+        """How many values it keeps for each weight."""
         return {Optimizer.ADAMW: 2, Optimizer.SGD: 0, Optimizer.MOMENTUM: 1}[self]
 
 
 class EncodingKind(str, Enum):
-    """What an update's deltas are written as, see :mod:`.encodings`."""
+    """How an update's deltas are stored, see :mod:`.encodings`."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -188,7 +188,7 @@ class EncodingKind(str, Enum):
 
 
 class Encoding(_Value, frozen=True):
-    """How a device writes an update: top-k sends ``share`` of it; ``feedback`` adds what is lost to its next one."""
+    """How a device encodes an update: top-k sends a ``share`` of it; ``feedback`` adds its loss to the next update."""
 
     kind: EncodingKind = EncodingKind.FP32
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
@@ -196,29 +196,29 @@ class Encoding(_Value, frozen=True):
 
     @property
     def leaves_residual(self) -> bool:
-        """Whether the device keeps what is lost."""
+        """Whether the device keeps what the encoding loses."""
         return self.feedback and self.kind is not EncodingKind.FP32
 
 
 FP32 = Encoding()
-"""As offers ask for it that say nothing else."""
+"""The encoding of offers that name no other."""
 
 
 class Holding(_Value, frozen=True):
-    """Examples of one device: what a model can learn from them, and how many it would train from. No word of them."""
+    """A device's examples: what a model can learn from them, and how many it trains on. Nothing of their content."""
 
     suits: ModelTask
     examples: Count
 
 
 class Recipe(_Value, frozen=True):
-    """How to train: the same for every device of a task, but for ``micro_batch_size`` and ``max_steps``.
+    """How to train: the same for every device of a task, except for ``micro_batch_size`` and ``max_steps``.
 
-    A round is ``epochs`` passes over the device's examples, or ``max_steps`` steps where that is less. A step sums the
-    gradients of its batch's parts of ``micro_batch_size`` examples, where the whole batch does not fit into memory.
-    ``distillation`` is how much nested submodels learn from the whole one instead of from the labels. ``proximal`` is
-    FedProx's mu, which holds weights near the first ones (arXiv 1812.06127). Pixels in 0..1 are taken less
-    ``pixel_mean``, over ``pixel_std``: one number for all channels, or one each.
+    A round has ``epochs`` passes over the device's examples, but at most ``max_steps`` steps. If a batch does not fit
+    into memory, a step sums the gradients of parts of ``micro_batch_size`` examples. ``distillation`` is the share of
+    the whole submodel's prediction, as opposed to the labels, in the targets of nested submodels. ``proximal`` is
+    FedProx's mu, which pulls weights towards their first values (arXiv 1812.06127). A pixel p in 0..1 becomes
+    (p - ``pixel_mean``) / ``pixel_std``, with one value for all channels or one for each.
     """
 
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=10)]
@@ -237,15 +237,15 @@ class Recipe(_Value, frozen=True):
     pixel_std: PixelStd = (0.5,)
 
     def steps(self, examples: int) -> int:
-        """How many steps a round has for a device with so many examples."""
+        """The number of steps in a round, for a device with so many examples."""
         steps = self.epochs * math.ceil(examples / self.batch_size)
         return min(steps, self.max_steps or steps)
 
 
 class TrainingReport(_Value, frozen=True):
-    """What a device measured while it trained. ``samples`` is how many examples it trains from: its weight.
+    """What a device measured while it trained. ``samples``, the number of its examples, is the update's weight.
 
-    The update is written in ``encoding`` and has ``uploaded_bytes``.
+    Losses are those of the first and the last step. The update is written in ``encoding`` and takes ``uploaded_bytes``.
     """
 
     samples: Positive
@@ -264,9 +264,9 @@ class TrainingReport(_Value, frozen=True):
 
 
 class Hello(_Message, frozen=True, tag="hello"):
-    """Birth: who this is. Retained. ``session`` rises with every start, since a will can overtake a rebirth.
+    """Birth message: who this is. Retained. ``session`` rises with every start, since a will can overtake a rebirth.
 
-    ``snapshot`` is what it could spare then: enough to send it a model, also where it will never ask for work.
+    ``snapshot`` is what the device could spare then: enough to send it a model, even if it never asks for work.
     """
 
     device: Name
@@ -278,7 +278,7 @@ class Hello(_Message, frozen=True, tag="hello"):
 
 
 class Offline(_Message, frozen=True, tag="offline"):
-    """Last will, or a polite goodbye. Retained. Ignored where a later session has said hello."""
+    """Last will, or a polite goodbye. Retained. Ignored if a later session has said hello."""
 
     device: Name
     session: Count
@@ -287,8 +287,8 @@ class Offline(_Message, frozen=True, tag="offline"):
 class Ready(_Message, frozen=True, tag="ready"):
     """A request for a matching submodel: the device's own policy allows it to work now.
 
-    ``tasks`` are those that it has examples for; none are named where it takes any. ``holdings`` say of each of them,
-    or of that one, what these examples are; none do from a device that does not tell.
+    ``tasks`` are those that it has examples for; empty if it takes part in any one task. ``holdings`` describe the
+    examples for each of ``tasks``, or for that one task; empty if the device does not say.
     """
 
     snapshot: Snapshot
@@ -296,7 +296,7 @@ class Ready(_Message, frozen=True, tag="ready"):
     holdings: Annotated[tuple[Holding, ...], msgspec.Meta(max_length=MAX_TASKS)] = ()
 
     def holding_for(self, task: str) -> Holding | None:
-        """What the device has for ``task``; ``None`` where it has not told."""
+        """The examples that the device has for ``task``; ``None`` if it has not said."""
         place = self.tasks.index(task) if task in self.tasks else 0
         return self.holdings[place] if place < len(self.holdings) else None
 
@@ -312,7 +312,7 @@ class Declined(_Message, frozen=True, tag="declined"):
 
 
 class UpdateReady(_Message, frozen=True, tag="update-ready"):
-    """An update lies in the outbox, to be pulled. Sent again until a receipt for ``update_id`` comes."""
+    """An update is ready to be pulled. Sent again until a receipt for ``update_id`` arrives."""
 
     update_id: Digest
     task: Name
@@ -323,9 +323,9 @@ class UpdateReady(_Message, frozen=True, tag="update-ready"):
 
 
 class ReleaseReport(_Message, frozen=True, tag="release-report"):
-    """How a released model does on the device: on its own held-out examples.
+    """How a released model does on the device's own held-out examples; the answer to ``assignment``.
 
-    It answers ``assignment``. Where no ``standing`` is said, it is what ``healthy`` says.
+    Without ``standing``, ``healthy`` says whether it was confirmed or rolled back.
     """
 
     release: Positive
@@ -341,7 +341,7 @@ class ReleaseReport(_Message, frozen=True, tag="release-report"):
 
 
 class Renew(_Message, frozen=True, tag="renew"):
-    """``certificate`` is about to end, ``request`` is for the next: see :mod:`edge_sdk.protocol.identity`."""
+    """``certificate`` expires soon; ``request`` asks for the next one, see :mod:`edge_sdk.protocol.identity`."""
 
     certificate: Der
     request: Der
@@ -352,9 +352,9 @@ class Renew(_Message, frozen=True, tag="renew"):
 
 
 class Announce(_Message, frozen=True, tag="announce"):
-    """Retained: the coordinator is (again) there; outboxes are worth sending now.
+    """The coordinator is there (again), so outboxes should be sent now. Retained.
 
-    ``session`` is another one whenever it connects, and says nothing else.
+    ``session`` is drawn anew at each connection, and has no other meaning.
     """
 
     session: Count
@@ -362,11 +362,11 @@ class Announce(_Message, frozen=True, tag="announce"):
 
 
 class Offer(_Message, frozen=True, tag="offer"):
-    """Train this submodel in this round: everything needed is named by digest in ``manifest``.
+    """Train this submodel in this round; ``manifest`` names everything needed by digest.
 
-    Every step also trains the narrower prefixes ``nested``, widest first, so that they stay good by themselves. With a
-    training graph in the manifest a device trains on ONNX, with a configuration on torch. ``labels`` are what the
-    logits count, and none where text is generated. The update comes back in ``encoding``, or in fp32.
+    Every step also trains the narrower prefixes ``nested``, widest first, so that they stay accurate by themselves. If
+    the manifest has a training graph, the device trains on ONNX; if it has a configuration, on torch. ``labels`` are
+    those of the logits, in order; empty if text is generated. The update comes back in ``encoding`` or in fp32.
     """
 
     task: Name
@@ -385,16 +385,16 @@ class Offer(_Message, frozen=True, tag="offer"):
 
 
 class Wait(_Message, frozen=True, tag="wait"):
-    """Nothing to do for this device now; ask again later."""
+    """There is nothing to do for this device now; it should ask again later."""
 
     retry_after_s: Seconds
     reason: Text = ""
 
 
 class Receipt(_Message, frozen=True, tag="receipt"):
-    """The verdict on an update; sent only after it is durable. The same id gets the same receipt again.
+    """The verdict on an update, sent only after it is durable. The same id gets the same receipt again.
 
-    The ``reason`` of any but an accepted one begins with a :class:`Refusal`.
+    Unless the update is accepted, ``reason`` begins with a :class:`Refusal`.
     """
 
     update_id: Digest
@@ -403,15 +403,16 @@ class Receipt(_Message, frozen=True, tag="receipt"):
 
     @property
     def refusal(self) -> Refusal | None:
-        """What ``reason`` begins with; ``None`` where that is none that is known."""
+        """The refusal that ``reason`` begins with; ``None`` if it is not a known one."""
         word = self.reason.partition(":")[0]
         return Refusal(word) if word in {known.value for known in Refusal} else None
 
 
 class Release(_Message, frozen=True, tag="release"):
-    """A device is to run a model, or to leave it: encoded envelopes of what :mod:`edge_sdk.protocol.releases` has.
+    """Tells a device to run a model or to leave it, by envelopes of :mod:`edge_sdk.protocol.releases`' documents.
 
-    ``envelope`` is an assignment, ``manifest`` the release that it is of, ``roots`` those after the first, in order.
+    ``envelope`` holds the assignment, ``manifest`` the release that it names, and ``roots`` all roots of trust after
+    the first, in order.
     """
 
     envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_MESSAGE_BYTES // 2)]
@@ -472,17 +473,17 @@ def encode(message: Message) -> bytes:
 
 
 def type_of(message: Message) -> str:
-    """What ``type`` is on the wire."""
+    """The message's ``type`` on the wire."""
     return str(message.__struct_config__.tag)
 
 
 def decode_from_device(payload: bytes) -> DeviceMessage:
-    """What a device sent; ``MalformedMessageError`` where it is too large or not of the set."""
+    """Decode what a device sent; ``MalformedMessageError`` if it is too large or not one of a device's messages."""
     return _decode(_from_device, payload)
 
 
 def decode_from_coordinator(payload: bytes) -> CoordinatorMessage:
-    """What the coordinator sent; ``MalformedMessageError`` where it is too large or not of the set."""
+    """Decode what a coordinator sent; ``MalformedMessageError`` if it is too large or not one of its messages."""
     return _decode(_from_coordinator, payload)
 
 

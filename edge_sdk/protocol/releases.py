@@ -1,7 +1,7 @@
-"""What is signed about models for inference: whose keys count, what a release consists of, and what a device is to run.
+"""The signed documents about models for inference: whose keys count, what a release has, and what a device is to run.
 
-A device runs an export of a release that the release keys have signed, and the one that an assignment of the round keys
-names. Whoever steals the round keys can choose among releases, and ship none.
+A device runs only exports of a release that the release keys have signed, and of these the one that an assignment,
+signed by the round key, names. So a thief of the round key can choose among releases, but cannot ship a model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Entries = Annotated[tuple[BlobEntry, ...], msgspec.Meta(max_length=16)]
 
 
 class Precision(str, Enum):
-    """What an export's weights are; in int8, with a scale a channel."""
+    """The type of an export's weights; int8 ones have a scale per channel."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -47,7 +47,7 @@ class Precision(str, Enum):
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose keys count for what, until when. The next has the next version, and is signed by the root keys of both."""
+    """Whose keys count for what, and until when. The next root has the next version; root keys of both sign it."""
 
     version: Positive
     issued_s: Time
@@ -58,7 +58,7 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """One model file of a release: a submodel in a precision, what it takes, and how it did before it was signed."""
+    """One model file of a release: a submodel in a precision, what it needs, and its accuracy before it was signed."""
 
     name: Name
     submodel: Submodel
@@ -73,16 +73,16 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """Of the model alone: a tokenizer is the same in all."""
+        """The size of the model alone, since all exports have the same tokenizer."""
         return self.manifest[0].size_bytes
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A release: every export of one version of a task's model.
 
-    ``release`` rises: a device refuses one that is older than what it has run of the task. ``groups`` are those whose
-    devices may run it, or all where none is named. ``pixel_mean`` and ``pixel_std`` are those of the recipe that the
-    model was trained with.
+    ``release`` rises: a device refuses one that is older than what it has run of the task. The devices of ``groups``
+    may run it, or all devices if none is named. ``pixel_mean`` and ``pixel_std`` are those that the model was trained
+    with.
     """
 
     release: Positive
@@ -100,10 +100,11 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model has to show on a device before it stays: ``None`` is not looked at.
+    """The trial that a model has to pass on a device before it stays; ``None`` is no condition.
 
-    It serves for ``seconds`` on trial. On the device's held-out examples it has at least ``least_accuracy``, loses at
-    most ``most_accuracy_lost`` against the model before, and takes at most ``most_latency_ms`` an example, the median.
+    The model serves for ``seconds`` on trial. On the device's held-out examples it has to reach ``least_accuracy``, may
+    lose at most ``most_accuracy_lost`` against the model before, and may take at most ``most_latency_ms`` per example,
+    in the median.
     """
 
     seconds: Seconds = 0.0
@@ -113,10 +114,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """Which export one device is to run now; without an ``export`` it leaves the release for what it ran before.
+    """Which export one device is to run now. Without an ``export``, it goes back to what it ran before the release.
 
     ``number`` rises: a device refuses one that is older than the newest that it has followed for the task. ``manifest``
-    is the digest of the release's payload. Its blobs may also be had at ``address``, a slash, and their digest.
+    is the digest of the release's payload. Its blobs may also be fetched from ``address/<digest>``.
     """
 
     number: Positive
@@ -133,7 +134,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleasedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """An export as a device keeps it, with what it takes to ask it."""
+    """An export as a device stores it, with what is needed to run it."""
 
     release: Positive
     task: Name
@@ -148,13 +149,13 @@ class ReleasedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A verified assignment, and the model that it names; none where the release is to be left."""
+    """A verified assignment and the model that it names; no model if the release is to be left."""
 
     assignment: Assignment
     model: ReleasedModel | None = None
 
     def report(self, standing: Standing, detail: str = "") -> ReleaseReport:
-        """What there is to say of it without a measurement."""
+        """A report on this order without measurements."""
         return ReleaseReport(
             release=self.assignment.release,
             task=self.assignment.task,
@@ -175,17 +176,17 @@ _ROLES = {Root: Role.ROOT, ReleaseManifest: Role.RELEASE, Assignment: Role.ROUND
 
 
 def role_of(kind: type[Root | ReleaseManifest | Assignment]) -> Role:
-    """Who signs it."""
+    """The role whose keys sign this kind of document."""
     return _ROLES[kind]
 
 
 def encoded(document: Root | ReleaseManifest | Assignment) -> bytes:
-    """What is signed."""
+    """The payload to sign."""
     return msgspec.msgpack.encode(document)
 
 
 def read(kind: type[_Signed], payload: bytes) -> _Signed:
-    """What was signed; ``UntrustedError`` where it is no ``kind``."""
+    """The document in a payload; ``UntrustedError`` if it is no ``kind``."""
     try:
         document: _Signed = _decoders[kind].decode(payload)
     except (*UNDECODABLE, ValueError) as error:
@@ -194,5 +195,8 @@ def read(kind: type[_Signed], payload: bytes) -> _Signed:
 
 
 def verified(kind: type[_Signed], envelope: bytes, trusted: Keys) -> _Signed:
-    """The document in ``envelope``, where enough of ``trusted`` have signed it in its role; else ``UntrustedError``."""
+    """The document in ``envelope``, if enough of the keys ``trusted`` have signed it in its role.
+
+    Raises ``UntrustedError`` otherwise.
+    """
     return read(kind, verify(envelope, _ROLES[kind], trusted))

@@ -1,12 +1,12 @@
 """Ed25519 envelopes: who signed what, in which role.
 
-Three roles, after TUF and Uptane: ``root`` says whose keys count, ``release`` (kept offline where it matters) what may
-serve inference, ``round`` (online) which device runs what of it now. A role is signed for by a threshold of its keys.
-What is signed names its role, so that an envelope cannot be moved from one role to another.
+There are three roles, after TUF and Uptane: ``root`` says whose keys count, ``release`` (kept offline if it matters)
+what may serve inference, ``round`` (online) which device runs what of it now. A role needs signatures by a threshold of
+its keys. The signed bytes contain the role, so that a signature cannot be moved from one role to another.
 
-1. Every signature in an envelope must hold, and no key may sign twice: there is nothing in it that could be changed.
-2. Signatures of keys that are not the role's do not count. A new root has those of its own keys and of the old ones.
-3. Only then is the payload parsed.
+1. Every signature in an envelope has to be valid, and no key may sign twice, so that nothing in it can be changed.
+2. Signatures by keys of other roles do not count. A new root has signatures by its own root keys and by the old ones.
+3. Only after that is the payload parsed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Role(str, Enum):
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
-    """The raw public keys of a role, and how many of them have to sign; a ``ValueError`` where there are too few."""
+    """The raw public keys of a role, and how many of them have to sign; ``ValueError`` if there are not so many."""
 
     keys: Annotated[tuple[PublicKey, ...], msgspec.Meta(min_length=1, max_length=MAX_KEYS)]
     threshold: Annotated[int, msgspec.Meta(ge=1, le=MAX_KEYS)] = 1
@@ -46,14 +46,14 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Over role and payload, by the raw public ``key``."""
+    """A signature over role and payload; ``key`` is the raw public key."""
 
     key: PublicKey
     signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Signed bytes."""
+    """A payload and its signatures in one role."""
 
     role: Role
     payload: bytes
@@ -65,7 +65,7 @@ _envelopes = msgspec.msgpack.Decoder(Envelope)
 
 
 def sign(key: Ed25519PrivateKey, role: Role, payload: bytes) -> Signature:
-    """One signature."""
+    """Sign ``payload`` in ``role``."""
     return Signature(key.public_key().public_bytes_raw(), key.sign(_signed_bytes(role, payload)))
 
 
@@ -75,7 +75,7 @@ def seal(role: Role, payload: bytes, *signatures: Signature) -> bytes:
 
 
 def opened(envelope: bytes) -> Envelope:
-    """What is in an encoded envelope, whoever signed it. ``UntrustedError`` where it is none."""
+    """Decode an envelope without verifying it. Raises ``UntrustedError`` if it is none."""
     try:
         return _envelopes.decode(envelope)
     except (*UNDECODABLE, ValueError) as error:
@@ -83,7 +83,7 @@ def opened(envelope: bytes) -> Envelope:
 
 
 def verify(envelope: bytes, role: Role, trusted: Keys) -> bytes:
-    """The payload, where a threshold of ``trusted`` has signed it in ``role``; else ``UntrustedError``."""
+    """The payload, if a threshold of the keys ``trusted`` has signed it in ``role``; else ``UntrustedError``."""
     signed = opened(envelope)
     if signed.role is not role:
         raise UntrustedError(f"signed as {signed.role.value}, wanted is {role.value}")
@@ -99,7 +99,7 @@ def verify(envelope: bytes, role: Role, trusted: Keys) -> bytes:
 
 
 def signers_of(role: Role, payload: bytes, signatures: tuple[Signature, ...]) -> set[bytes]:
-    """Whose the signatures are; ``UntrustedError`` where one does not hold, or a key has signed twice."""
+    """The keys that have signed; ``UntrustedError`` if a signature is invalid, or a key has signed twice."""
     # imported with the first release: 8 MiB that a device does without until then
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415

@@ -1,8 +1,8 @@
-"""Arrays to bytes and back, in the safetensors format: an 8-byte length, a JSON header, raw little-endian rows.
+"""Arrays to bytes and back, in the safetensors format: an 8-byte length, a JSON header, raw little-endian data.
 
 Reading is zero-copy: arrays are read-only views of the buffer (a memory map stays a memory map). A reader that knows
-what to expect passes the table of names, types and shapes, and anything else is refused before an array is made.
-Source of the format: the safetensors README, huggingface/safetensors.
+what to expect passes a table of names, types and shapes, and anything else is refused before an array is made. Source
+of the format: the README of huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def float_table(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
 
 
 def size_of(table: Table) -> int:
-    """The bytes that the rows take, the header left out."""
+    """The bytes of data in a file with this table, without the header."""
     return sum(dtype.itemsize * math.prod(shape) for dtype, shape in table.values())
 
 
 def header_of(table: Table) -> bytes:
-    """The bytes that precede the rows: length and JSON, padded with spaces so that rows start 8-byte aligned."""
+    """The bytes before the data: length and JSON, padded with spaces so that the data start 8-byte aligned."""
     entries, offset = {}, 0
     for name, (dtype, shape) in table.items():
         size = dtype.itemsize * math.prod(shape)
@@ -69,16 +69,16 @@ def header_of(table: Table) -> bytes:
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write ``tensors`` to ``file`` one after the other; needs no memory beyond the arrays."""
+    """Write ``tensors`` to ``file`` one after the other, without copying contiguous arrays."""
     file.write(header_of({name: (array.dtype, array.shape) for name, array in tensors.items()}))
     file.writelines(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in tensors.values())
 
 
 def read_tensors(buffer: bytes | memoryview, expected: Table | None = None) -> Tensors:
-    """Views into ``buffer``, by name: float32, float16, int8, uint32 or int64.
+    """Views into ``buffer`` by name, of the types float32, float16, int8, uint32 or int64.
 
-    Where there is an ``expected`` table the file must hold exactly that. Raises ``TensorTableError`` where the header
-    is malformed, its ranges do not tile the buffer, or the table differs.
+    Raises ``TensorTableError`` if the header is malformed, if its ranges do not tile the buffer, or if there is an
+    ``expected`` table and the file differs from it.
     """
     view = memoryview(buffer).cast("B")
     entries, start = _checked_header(view, expected)
@@ -86,7 +86,7 @@ def read_tensors(buffer: bytes | memoryview, expected: Table | None = None) -> T
 
 
 def row_starts(buffer: bytes | memoryview, expected: Table) -> dict[str, int]:
-    """Where the rows of each tensor start in ``buffer``, in bytes; checked as :func:`read_tensors` does."""
+    """The offset of each tensor's data in ``buffer``, in bytes. Checks the header as :func:`read_tensors`."""
     entries, start = _checked_header(memoryview(buffer).cast("B"), expected)
     return {name: start + entries[name].data_offsets[0] for name in expected}
 
@@ -116,7 +116,7 @@ def _read_header(view: memoryview) -> tuple[dict[str, _Entry], int]:
 
 
 def _check_tiling(entries: Mapping[str, _Entry], size_bytes: int) -> None:
-    """Every range has its array's size, and together they cover the rows without gap or overlap."""
+    """Check that every range has its array's size, and that together they cover the data without gap or overlap."""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         if entry.dtype not in _DTYPES or not _is_shape(entry.shape):
@@ -133,7 +133,7 @@ def _check_tiling(entries: Mapping[str, _Entry], size_bytes: int) -> None:
 
 
 def _is_shape(shape: tuple[int, ...]) -> bool:
-    """Whether NumPy can make an array of this shape; beside an axis of 0 even an absurd one takes no bytes."""
+    """Whether NumPy can make an array of this shape; beside an axis of 0, absurd lengths would take no bytes."""
     return len(shape) <= MAX_AXES and min(shape, default=0) >= 0 and math.prod(max(a, 1) for a in shape) < _MAX_ENTRIES
 
 

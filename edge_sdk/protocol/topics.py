@@ -1,4 +1,4 @@
-"""The only place where a topic is built or parsed: one branch per device, so that an ACL is one line.
+"""The only place where topics are built or parsed: each device has a branch of its own, so that an ACL is one line.
 
 raffm/1/<fleet>/announce              coordinator, retained
 raffm/1/<fleet>/<device>/state        device, retained: birth and last will
@@ -51,7 +51,7 @@ class Topic:
 
 
 def check_name(name: str, what: str) -> str:
-    """``name`` itself, or ``ConfigurationError`` where it could not stand in a topic."""
+    """``name`` itself; ``ConfigurationError`` if it cannot be part of a topic. Errors call it ``what``."""
     if not _NAME.fullmatch(name):
         msg = f"{what} {name!r} is not usable in a topic: use 1 to 64 of a-z, 0-9 and '-'"
         raise ConfigurationError(msg)
@@ -59,7 +59,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def parse(topic: str) -> Topic:
-    """Read a topic back; ``MalformedMessageError`` where it is none of ours."""
+    """Parse a topic; ``MalformedMessageError`` if it is not one of this protocol's."""
     parts = topic.split("/", 4)
     well_formed = len(parts) >= 4 and "/".join(parts[:2]) == _ROOT and all(_NAME.fullmatch(p) for p in parts[2:4])
     if well_formed and len(parts) == 4 and parts[3] == "announce":
@@ -71,7 +71,7 @@ def parse(topic: str) -> Topic:
 
 
 def coordinator_name(fleet: str) -> str:
-    """Its client id, and the common name of its certificate: one that no device can have."""
+    """The coordinator's client id and its certificate's common name, which no device can have."""
     return f"coordinator@{fleet}"
 
 
