@@ -1,1 +1,1 @@
-"""What this device trusts, and for what."""
+"""What this device trusts and for what, its own identity, and its secrets."""

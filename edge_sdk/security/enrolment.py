@@ -1,10 +1,10 @@
-"""A device becomes one of a fleet: with a one-time token, and with the fleet's authority known beforehand.
+"""A device joins a fleet, with a one-time token and a fleet authority that it knows beforehand.
 
-1. The authority's certificate comes from a file, or from the coordinator: then a person has given its digest.
-2. The key is made here. The token goes to a server that the authority has signed, and to no other.
-3. What comes back is checked against the authority and the key before anything is kept.
+1. The authority's certificate comes from a file, or from the coordinator; then a person has given its digest.
+2. The key is made here. The token is sent only to a server whose certificate the authority has signed.
+3. The answer is checked against the authority and the key before anything of it is stored.
 
-Done again after an answer that was lost, it gets the same certificate.
+If an answer was lost, enrolling again with the same token gets the same certificate.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ _HEAD = "# What the fleet has told this device when it enrolled. Whatever is sai
 def enroll(
     coordinator: str, token: str, device: str, state_dir: Path, *, ca_file: Path | None, fingerprint: str | None
 ) -> Enrolled:
-    """Enrol ``device`` with the coordinator at this address; what it was told is kept in ``state_dir``.
+    """Enrol ``device`` with the coordinator at this web address; the answer is stored in ``state_dir``.
 
-    Raises ``ConfigurationError`` for what cannot be right, ``CoordinatorUnreachableError`` where nobody answers, and
-    ``UntrustedError`` where the coordinator refuses, or is not who it should be.
+    The fleet's authority is in ``ca_file``, or is fetched and compared with ``fingerprint``, "sha256:" and 64
+    hexadecimal digits. Raises ``ConfigurationError`` for arguments that cannot be right,
+    ``CoordinatorUnreachableError`` if nobody answers, ``MalformedMessageError`` for an answer that is none, and
+    ``UntrustedError`` if the coordinator refuses, or its certificate is not the authority's.
     """
     check_name(device, "device")
     if not _TOKEN.fullmatch(token):
@@ -75,11 +77,11 @@ def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> byte
     found = hashlib.sha256(certificate).hexdigest()
     if not hmac.compare_digest(found, wanted[1]):
         raise UntrustedError(f"{base} shows another authority, sha256:{found}: check the address and the fingerprint")
-    return ssl.DER_cert_to_PEM_cert(certificate).encode()  # in what came, another could follow it
+    return ssl.DER_cert_to_PEM_cert(certificate).encode()  # only it: the answer could hold a second certificate
 
 
 def _trusting_nobody() -> ssl.SSLContext:
-    """For what is public, and compared with its digest afterwards."""
+    """A context that verifies nothing, to fetch a public file whose digest is compared afterwards."""
     context = tls_context(None)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -98,7 +100,7 @@ def _enrolled(base: str, tls: ssl.SSLContext, token: str, asked: Enrolment) -> E
 
 
 def _write_settings(identity: Identity, device: str, enrolled: Enrolled) -> None:
-    """The settings last: without them the device has not enrolled."""
+    """Store the root of trust and the settings, these last: without them the device has not enrolled."""
     settings = {
         "device": device,
         "broker": enrolled.broker,

@@ -1,12 +1,13 @@
-"""This device's key and certificate, and what else it was told when it enrolled: the folder ``identity`` of its state.
+"""This device's key and certificate, and what else it got when it enrolled: the folder ``identity`` of its state.
 
-    identity.pem    secret: from when to when, key and certificate, in one file, so that they change together
-    new.key         secret: a key on its way to its certificate
-    authority.pem   the fleet's authority, the only one that is trusted with its broker
+    identity.pem    secret: validity, key and certificate, in one file, so that they change together
+    new.key         secret: a key that waits for its certificate
+    authority.pem   the fleet's authority, the only one that is trusted for its broker
     root.json       the root of trust, which says whose releases are installed
-    agent.toml      the settings that follow, weaker than any others
+    agent.toml      settings from the fleet, which any other setting overrides
 
-No key ever leaves the folder.
+No key ever leaves the folder. ``cryptography`` is imported where it is used, since only enrolling and renewing need its
+memory.
 """
 
 from __future__ import annotations
@@ -26,39 +27,38 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-# an agent pays the memory of cryptography when it enrols and renews, not before
 _SPAN = re.compile(rb"good from (\d+) to (\d+), in seconds since 1970\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity that lies in ``folder``, or will."""
+    """The identity in ``folder``, or the one that will be there."""
 
     folder: Path
 
     @classmethod
     def of(cls, state_dir: Path) -> Identity:
-        """That of the agent whose state is there."""
+        """The identity of the agent whose state is in ``state_dir``."""
         return cls(state_dir / "identity")
 
     @property
     def file(self) -> Path:
-        """What a connection shows."""
+        """The certificate that this device shows, with its key."""
         return self.folder / "identity.pem"
 
     @property
     def authority_file(self) -> Path:
-        """Whom a connection trusts."""
+        """The authority that this device trusts."""
         return self.folder / "authority.pem"
 
     @property
     def settings_file(self) -> Path:
-        """What the fleet has told; there once the device has enrolled."""
+        """The settings from the fleet; exists once the device has enrolled."""
         return self.folder / "agent.toml"
 
     @property
     def root_file(self) -> Path:
-        """Whose releases are installed."""
+        """The root of trust: whose releases are installed."""
         return self.folder / "root.json"
 
     @property
@@ -66,7 +66,10 @@ class Identity:
         return self.folder / "new.key"
 
     def span(self) -> tuple[float, float]:
-        """From when to when the certificate is good. ``ConfigurationError`` where another program wrote the file."""
+        """The certificate's validity (from, to), in seconds since 1970.
+
+        Raises ``ConfigurationError`` if another program wrote the file, ``StorageError`` from the disk.
+        """
         with disk_errors(self.file), self.file.open("rb") as file:
             found = _SPAN.fullmatch(file.readline())
         if found is None:
@@ -74,7 +77,7 @@ class Identity:
         return float(found[1]), float(found[2])
 
     def request(self, device: str) -> bytes:
-        """A certificate request (DER) for ``device`` with a new key, or with the one that is on its way already."""
+        """A certificate request (DER) for ``device``, with a new key or with one that was requested before."""
         from cryptography import x509  # noqa: PLC0415
         from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
@@ -84,7 +87,7 @@ class Identity:
         return signed.public_bytes(Encoding.DER)
 
     def renewal(self, device: str) -> Renew:
-        """What to ask the coordinator for, in time."""
+        """The message that asks the coordinator for the next certificate."""
         from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # noqa: PLC0415
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
@@ -95,9 +98,9 @@ class Identity:
         return Renew(certificate=certificate.public_bytes(Encoding.DER), request=request, signature=signature)
 
     def keep(self, encoded: bytes, device: str) -> None:
-        """Take the certificate (DER) that answers :meth:`request` in place of the one before.
+        """Replace the certificate by the one (DER) that answers :meth:`request`.
 
-        Raises ``UntrustedError`` where it is not the authority's, not for ``device`` or not for the key.
+        Raises ``UntrustedError`` if it is not the authority's, not for ``device`` or not for the requested key.
         """
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""A device asks for its next certificate when a third of its own certificate's time is left, until it has it.
+"""A device asks for its next certificate once a third of its certificate's lifetime is left, until it gets it.
 
-The old one is good to its end, so nothing hurries: a link that is up stays up, and shows the new one when it comes
-again.
+The old certificate stays valid to its end, so there is no hurry: the current connection stays, and the next one shows
+the new certificate.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from edge_sdk.security.identity import Identity
 
 _log = logging.getLogger(__name__)
 _SHARE_LEFT = 1 / 3
-_ASK_AGAIN_SHARE = 0.02
-_ASK_AGAIN_S = (1.0, 3600.0)  # at least and at most
+_ASK_AGAIN_SHARE = 0.02  # of the lifetime, within these bounds:
+_ASK_AGAIN_S = (1.0, 3600.0)
 
 
 class Renewal:
-    """Of the ``identity`` of ``device``; ``publish`` says what is to be said."""
+    """Renews the ``identity`` of ``device``; ``publish`` sends the request."""
 
     def __init__(self, identity: Identity, device: str, publish: Callable[[Renew], None]) -> None:
         self._identity, self._device, self._publish = identity, device, publish
@@ -28,7 +28,7 @@ class Renewal:
         self._look()
 
     def tick(self, wall_s: float, steady_s: float) -> None:
-        """Ask, where it is time by the wall's clock, and by the steady one not too soon after the last time."""
+        """Ask if renewal is due by the wall clock, and by the steady clock the last request is not too recent."""
         if wall_s < self._due_s or steady_s < self._ask_due_s:
             return
         self._ask_due_s = steady_s + self._pause_s
@@ -38,7 +38,7 @@ class Renewal:
             _log.error("the certificate cannot be renewed: %s", error)
 
     def takes(self, message: CoordinatorMessage) -> bool:
-        """Whether ``message`` is the answer, which is kept where it holds."""
+        """Handle ``message`` if it is the answer, and store its certificate if that is valid; whether it was."""
         if not isinstance(message, Renewed):
             return False
         try:

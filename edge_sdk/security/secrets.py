@@ -1,4 +1,4 @@
-"""Secrets come from files alone: not from options, which others see, nor from settings, which are copied about."""
+"""Secrets come only from files: options are visible to other users, and settings files get copied around."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def read_secret(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigurationError(f"password file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:  # whose words would hold some of it
+    except UnicodeDecodeError:  # its text would quote some of the secret
         raise ConfigurationError(f"password file {path} is not text: write it again, in UTF-8") from None

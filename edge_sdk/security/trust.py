@@ -1,20 +1,21 @@
-"""What a signed thing may do on this device, from a root of trust that its owner was given out of band.
+"""What signed documents may do on this device, starting from a root of trust that its owner got out of band.
 
-The order of :meth:`Trust.check`, after TUF's client workflow (specification 1.0, section 5):
+:meth:`Trust.check` verifies in this order, after TUF's client workflow (specification 1.0, section 5):
 
-1. New roots, each the next version, signed by a threshold of the last root's keys and of its own. Kept at once.
-2. The root has not expired.
-3. The assignment is signed by the root's round keys, for this device, has not expired, and is not older than the newest
-   that was followed for the task.
-4. The release is the one that the assignment names, byte for byte; signed by the root's release keys, for this fleet,
-   the task and the device's group; not expired, and not older than the newest that ran.
-5. The export that is assigned is in it.
+1. New roots: each is the next version, signed by a threshold of the last root's keys and of its own. Stored at once.
+2. The newest root has not expired.
+3. The assignment is signed by the root's round keys and is for this device. It has not expired, and is not older than
+   the newest that was followed for the task.
+4. The release is the one that the assignment names, byte for byte. It is signed by the root's release keys, is for this
+   fleet, the task and the device's group, has not expired, and is not older than the newest that ran.
+5. The release contains the assigned export.
 
-Where a root changes the release keys, what was the newest release is forgotten, and so for the round keys and
-assignments: else whoever had the old keys could have used up the numbers. Nothing that the old keys signed passes then.
+A root with other release keys makes the device forget which release was the newest, and one with other round keys, the
+newest assignment: a thief of the old keys could have used up the numbers. Documents signed by the old keys no longer
+pass by then.
 
-Expiry is judged by this device's clock, or by when the newest root or release was made, where that is later: a clock
-that was set back, or never set, makes nothing fresh again.
+Expiry is judged by this device's clock, or by the time when the newest root or release was issued if that is later: a
+clock that was set back, or never set, makes no document fresh again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ _DAY_S = 86400.0
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What outlives the process. ``given`` is the digest of the root's file, ``made_s`` when the newest was made.
+    """What outlives the process.
 
-    ``releases`` are the newest that ran, by slot, ``assignments`` the newest that were followed, by task; to leave a
-    release is newer than to run it.
+    ``given`` is the digest of the owner's root, ``made_s`` when the newest trusted document was issued. ``releases``
+    are the newest that ran, by slot. ``assignments`` are the newest that were followed, by task: their number, and
+    whether they left a release, which counts as newer than running it.
     """
 
     root: bytes
@@ -58,11 +60,11 @@ _kept = msgspec.msgpack.Decoder(_Kept)
 
 
 class Trust:
-    """The trust of one device, kept in ``path``; ``given`` is its owner's file with a root, else nothing is trusted.
+    """What one device trusts, stored in ``path``. ``given`` is the owner's file with a root; ``None`` trusts nothing.
 
-    A root in ``path`` goes before the file's, which it has come from; another file starts anew. Tasks with the same
-    ``slot_of`` share a slot, where the newest release of any of them counts.
-    Raises ``ConfigurationError`` for a file that holds no root, ``StorageError`` where ``path`` is damaged.
+    A stored root that followed from the owner's is used instead of it; if the owner gives another root, everything
+    starts anew. Tasks with the same ``slot_of`` share a slot, in which the newest release of any of them counts.
+    Raises ``ConfigurationError`` for a file that holds no root, ``StorageError`` if ``path`` is damaged.
     """
 
     def __init__(
@@ -79,22 +81,23 @@ class Trust:
 
     @property
     def root(self) -> Root | None:
-        """Whose keys count now."""
+        """The newest root; ``None`` if nothing is trusted."""
         return None if self._state is None else _root_in(self._state.root)
 
     def newest(self, task: str) -> int:
-        """The newest release that ever ran in the task's slot; 0 for none."""
+        """The number of the newest release that ever ran in the task's slot; 0 if none did."""
         return 0 if self._state is None else self._state.releases.get(self._slot_of(task), 0)
 
     def ran(self, task: str, release: int) -> None:
-        """From now on nothing older is taken. Raises ``StorageError``."""
+        """Record that ``release`` runs: older ones are refused from now on. Raises ``StorageError``."""
         if self._state is not None and release > self.newest(task):
             self._keep(releases=self._state.releases | {self._slot_of(task): release})
 
     def check(self, message: Release) -> Order:
-        """What the device is to do. ``ReleaseRefusedError`` where an assignment holds and the rest does not.
+        """The order in ``message``, verified.
 
-        Raises ``UntrustedError`` with the reason for all else, and ``StorageError``.
+        Raises ``ReleaseRefusedError`` if the assignment can be trusted but the release cannot, ``UntrustedError`` with
+        the reason for everything else, and ``StorageError``.
         """
         if self._state is None:
             raise UntrustedError("release refused: this agent was given no root of trust (--root FILE)")
@@ -126,7 +129,7 @@ class Trust:
             _log.info("root %d of trust takes the place of root %d", new.version, known.version)
 
     def _adopt(self, known: Root, new: Root, envelope: bytes) -> None:
-        """At once, with what its keys make void."""
+        """Store the new root, without what its change of keys makes void."""
         if new.release != known.release:
             self._keep(root=envelope, releases={}, made_s=new.issued_s, **_voided(known, new))
         elif self._state is not None:
@@ -196,7 +199,7 @@ def load_root(file: Path) -> bytes:
 
 
 def parse_root(data: bytes, place: str) -> bytes:
-    """The envelope of the root in JSON, which errors call ``place``. Raises ``ConfigurationError``."""
+    """The envelope of the root in JSON; ``place`` names it in errors. Raises ``ConfigurationError``."""
     try:
         envelope = msgspec.msgpack.encode(_files.decode(data))
         _root_in(envelope)
@@ -208,7 +211,7 @@ def parse_root(data: bytes, place: str) -> bytes:
 
 
 def _begun(path: Path, given: Path) -> _Kept:
-    """What was kept, unless the owner gives another root than it began with."""
+    """The stored state, or a new one if the owner gives another root than the one that it began with."""
     envelope = load_root(given)
     fresh = _Kept(envelope, digest_of(envelope), _root_in(envelope).issued_s)
     kept = _read(path)

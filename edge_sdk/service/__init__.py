@@ -1,10 +1,10 @@
-"""The agent as something that one installs on a board and forgets: a systemd service.
+"""The agent as a systemd service: install it on a board and forget it.
 
 unit       the text of the unit, from a dataclass; pure
-following  what its settings ask for, in a drop-in beside it
+following  directives that follow from the settings, in a drop-in beside the unit
 limits     memory and processor time for the unit, from a device profile; pure
-systemd    systemctl and journalctl, and whether there is a systemd at all
-install    puts a unit where systemd looks for it, and takes it away
+systemd    systemctl and journalctl, and whether the machine runs systemd
+install    installs the unit, and removes it
 notify     how a running agent tells systemd that it is ready and alive
-debian/    the same as a .deb: `make deb`
+debian/    the service as a .deb: `make deb`
 """

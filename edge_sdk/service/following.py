@@ -1,6 +1,6 @@
-"""What follows from the settings of a service: the text of a drop-in beside its unit, written anew at every start.
+"""Directives that follow from a service's settings: the text of a drop-in beside its unit, rewritten at every start.
 
-It is no part of the unit, since the settings are filled in after the unit is installed, and a package's knows none.
+They are not part of the unit: settings are filled in after the unit is installed, and a package's unit knows none.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 
 
 def drop_in_text(unit: str) -> str:
-    """What the settings that the text of a ``unit`` names ask for beyond it; limits that it has stay.
+    """The drop-in for the settings file that the text of a ``unit`` names; limits in the unit itself stay.
 
-    They need be neither complete nor there. Raises ``ConfigurationError`` where something in them is wrong.
+    The file may be incomplete or missing. Raises ``ConfigurationError`` for a wrong setting.
     """
     config = config_of(unit)
     settings = read_file(config) if config.exists() else {}
@@ -31,7 +31,7 @@ def drop_in_text(unit: str) -> str:
 
 
 def lies_in_home(*paths: Path) -> bool:
-    """Whether a path, or what a link on its way means, lies where ``ProtectHome=yes`` hides it."""
+    """Whether any path, or the target of a link on its way, lies where ``ProtectHome=yes`` would hide it."""
     folders = {folder for path in paths for folder in (*path.absolute().parents, *path.resolve().parents)}
     return not folders.isdisjoint(_HOMES)
 
@@ -40,14 +40,14 @@ def _directives(settings: Mapping[str, Any], unit: str) -> Iterable[tuple[str, s
     if (name := settings.get("profile")) is not None:
         profile = load_profile(name)
         yield from (("MemoryMax", f"{memory_max_mib(profile)}M"), ("CPUQuota", f"{cpu_percent(profile)}%"))
-    if settings.get("runtime") is Runtime.TORCH:  # oneDNN compiles the kernels that it runs
+    if settings.get("runtime") is Runtime.TORCH:  # oneDNN compiles its kernels at run time
         yield "MemoryDenyWriteExecute", "no"
     if "\nProtectHome=yes\n" in unit and lies_in_home(*_read(settings)):
         yield "ProtectHome", "read-only"
 
 
 def _read(settings: Mapping[str, Any]) -> list[Path]:
-    """The files that the agent reads; the state folder is the service's own, whatever its settings say."""
+    """The files that the settings name; not the state folder, since the service has one of its own."""
     profile = settings.get("profile") or ""
     named = [value for name, value in settings.items() if isinstance(value, Path) and name != "state_dir"]
     return [*named, Path(profile)] if profile.endswith(".toml") else named

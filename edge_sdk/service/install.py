@@ -1,4 +1,4 @@
-"""Puts the unit where systemd looks for it, with its user and its file of settings, and takes it away again."""
+"""Installs the unit, its user and a settings file where systemd looks for them, and removes the unit again."""
 
 from __future__ import annotations
 
@@ -19,35 +19,41 @@ from edge_sdk.settings import example_file
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the files of a service lie; ``root`` is the machine's, or a folder in its place."""
+    """The paths of a service's files.
+
+    ``own`` is for a service of the ordinary user, not the machine; ``root`` is "/", or another folder in tests.
+    """
 
     own: bool
     root: Path = Path("/")
 
     @property
     def unit(self) -> Path:
-        """The unit."""
+        """The unit that :func:`install` writes."""
         return (user_config_path("systemd") / "user" if self.own else self.root / "etc/systemd/system") / UNIT
 
     @property
     def drop_in(self) -> Path:
-        """What follows from the settings, beside the unit; also of a unit that a package brings."""
+        """The drop-in that follows from the settings; also for a unit that a package installed."""
         return self.unit.with_name(f"{UNIT}.d") / "settings.conf"
 
     @property
     def installed(self) -> Path | None:
-        """The unit that there is: that of :func:`install` before a package's."""
+        """The unit that exists: the one of :func:`install`, else a package's; ``None`` if there is neither."""
         units = (self.unit, *(() if self.own else (self.root / "lib/systemd/system" / UNIT,)))
         return next((unit for unit in units if unit.exists()), None)
 
     @property
     def config(self) -> Path:
-        """The settings that the service runs with, unless others are named."""
+        """The settings file that the service uses by default."""
         return (user_config_path(NAME) if self.own else self.root / "etc" / NAME) / "agent.toml"
 
 
 def unit_for(config: Path, *, own: bool, memory_mib: int | None = None, cpu: int | None = None) -> Unit:
-    """The unit that runs this interpreter's agent, with the limits that are given."""
+    """A unit that runs this interpreter's agent with the settings file ``config``, and with limits if given.
+
+    ``memory_mib`` is in MiB; ``cpu`` is in percent, 100 for each core.
+    """
     return Unit(
         command=(sys.executable, "-m", "edge_sdk.cli"),
         config=config.absolute(),
@@ -59,9 +65,9 @@ def unit_for(config: Path, *, own: bool, memory_mib: int | None = None, cpu: int
 
 
 def follow_settings(places: Places, systemd: Systemd) -> None:
-    """Write what follows from the settings beside the unit that is installed, where one is; before each start.
+    """Write the drop-in of the installed unit, if there is one. Called before each start.
 
-    Raises ``ConfigurationError``; ``StorageError``; ``ServiceManagerError``.
+    Raises ``ConfigurationError``, ``StorageError`` or ``ServiceManagerError``.
     """
     if places.installed is not None:
         with disk_errors(places.installed):
@@ -71,10 +77,10 @@ def follow_settings(places: Places, systemd: Systemd) -> None:
 
 
 def install(unit: Unit, places: Places, systemd: Systemd) -> bool:
-    """Write and enable ``unit``; whether its settings were there, otherwise an example was written in their place.
+    """Write and enable ``unit``; whether its settings file existed. If not, an example is written in its place.
 
-    Raises ``ConfigurationError`` for the machine's unit without being root, where its user cannot reach the
-    interpreter, or where settings are wrong; ``StorageError``; ``ServiceManagerError``.
+    Raises ``ConfigurationError`` if a setting is wrong, or if the machine's service user cannot reach the interpreter;
+    ``StorageError``, such as for the machine's unit without root's rights; and ``ServiceManagerError``.
     """
     if not unit.own:
         _check_reach(Path(unit.command[0]))
@@ -93,7 +99,7 @@ def install(unit: Unit, places: Places, systemd: Systemd) -> bool:
 
 
 def uninstall(places: Places, systemd: Systemd) -> None:
-    """Stop and take away the unit; settings and state stay. ``ConfigurationError`` where there is none."""
+    """Stop the service and remove its unit; settings and state stay. ``ConfigurationError`` if there is none."""
     if not places.unit.exists():
         raise ConfigurationError(
             f"no service is installed at {places.unit}; one of the package goes by apt remove {NAME}"
@@ -106,7 +112,7 @@ def uninstall(places: Places, systemd: Systemd) -> None:
 
 
 def _check_reach(interpreter: Path) -> None:
-    """The service's own user has to be able to run what the administrator has installed."""
+    """Raise ``ConfigurationError`` if the service's own user cannot reach ``interpreter``."""
     for folder in _folders(interpreter):
         if not folder.stat().st_mode & 0o001:
             raise ConfigurationError(
@@ -116,12 +122,12 @@ def _check_reach(interpreter: Path) -> None:
 
 
 def _folders(interpreter: Path) -> list[Path]:
-    """Every folder on the way to ``interpreter``, and to what a virtual environment's link means by it."""
+    """Every folder on the path to ``interpreter``, and to the target of a virtual environment's link."""
     return [*interpreter.parents, *interpreter.resolve().parents]
 
 
 def _make_account(root: Path) -> None:
-    """The user, and the owners of the settings; as files that stay, so that the machine can be rebuilt from them."""
+    """Create the service's user and set the owners of its folders, by configuration files that stay on the machine."""
     for tool, folder, text in (
         ("systemd-sysusers", "sysusers.d", sysusers_text()),
         ("systemd-tmpfiles", "tmpfiles.d", tmpfiles_text()),
@@ -139,5 +145,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def is_root() -> bool:
-    """Whether the machine's own service is meant where nothing else is said."""
+    """Whether this process runs as root; then the machine's service is meant by default."""
     return os.geteuid() == 0

@@ -1,21 +1,21 @@
-"""What the unit lets the agent use, from the profile of the board; pure."""
+"""The unit's limits, from the board's profile; pure."""
 
 from __future__ import annotations
 
 from edge_sdk.device.profile import DeviceProfile
 
-AGENT_MIB = 128  # the agent itself, without a model: 67 MiB resident on x86-64, and what the kernel keeps for it
+AGENT_MIB = 128  # the agent without a model, 67 MiB resident on x86-64, and the kernel memory charged to it
 
 
 def memory_max_mib(profile: DeviceProfile) -> int:
-    """Memory of the control group, in MiB, for all that may be there at once.
+    """The control group's memory limit in MiB, for everything that may run at once.
 
-    That is the agent, one training process, the models that answer, and the next of them while it is tried beside the
-    one that it replaces. Those of several tasks share the profile's limit, so it does not matter how many there are.
+    That is the agent, one training process, the models that serve, and a new model beside the one that it replaces. The
+    models of several tasks share the profile's inference limit, so their number does not matter.
     """
     return AGENT_MIB + profile.limits.training_memory_mib + 2 * profile.limits.inference_memory_mib
 
 
 def cpu_percent(profile: DeviceProfile) -> int:
-    """Processor time of the control group, 100 for each thread that the agent may use."""
+    """The control group's processor time in percent: 100 for each thread that the agent may use."""
     return 100 * profile.limits.threads

@@ -1,7 +1,7 @@
-"""Tells systemd how the agent is: ready once connected, alive while its loop turns, and what it is doing.
+"""Tells systemd that the agent is ready (once connected), alive (while its loop runs), and what it is doing.
 
 The protocol is one datagram of ``NAME=value`` lines to the socket in ``$NOTIFY_SOCKET``, see sd_notify(3). Without that
-variable nobody asked, and nothing is sent. It is written out here since ``sdnotify`` has not been kept since 2017 and
+variable, nothing is sent. It is implemented here because ``sdnotify`` has not been maintained since 2017 and
 ``systemd-python`` has to be compiled.
 """
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _log = logging.getLogger(__name__)
-_PINGS = 4  # within the time after which systemd gives an agent up; it asks for two
+_PINGS = 4  # per watchdog interval; systemd recommends two
 
 
 class Notifier:
-    """``address`` is the service manager's socket; after ``watchdog_s`` of silence it gives an agent up."""
+    """Notifies the service manager at the socket ``address``, which restarts an agent silent for ``watchdog_s``."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class Notifier:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """The one that the service manager asks for in the ``environment`` of a process."""
+        """The notifier that a process's ``environment`` asks for."""
         watchdog = environment.get("WATCHDOG_USEC", "")
         return cls(environment.get("NOTIFY_SOCKET") or None, int(watchdog) / 1e6 if watchdog.isdigit() else None)
 
     def tick(self, status: AgentStatus) -> None:
-        """Send what is due now: ready, at the first connection; a ping; and the status, where it has changed."""
+        """Send what is due: readiness at the first connection, a watchdog ping, and the status if it has changed."""
         lines = []
         if status.connected and not self._ready:
             self._ready = True
@@ -64,7 +64,7 @@ class Notifier:
         self._send(["STOPPING=1", "STATUS=stopping"])
 
     def _send(self, lines: list[str]) -> None:
-        """A service manager that does not listen is none of the agent's business, but worth a line."""
+        """Send ``lines``; if the service manager does not listen, log it and go on."""
         if self._address is None or not lines:
             return
         name = "\0" + self._address[1:] if self._address.startswith("@") else self._address

@@ -23,9 +23,9 @@ _SHOWN = (
 
 
 class Systemd:
-    """The manager of the machine, or with ``own`` that of the user who asks.
+    """The machine's service manager or, with ``own``, the user's.
 
-    Raises ``ServiceManagerError`` where this machine was not booted with systemd; ``booted`` is the folder that tells.
+    Raises ``ServiceManagerError`` if systemd does not run here, that is, if the folder ``booted`` does not exist.
     """
 
     def __init__(self, *, own: bool, booted: Path = BOOTED) -> None:
@@ -36,11 +36,11 @@ class Systemd:
         self._scope = ("--user",) if own else ()
 
     def control(self, *words: str) -> str:
-        """What `systemctl` prints. ``ServiceManagerError``, with its reason, where it refuses."""
+        """What `systemctl` prints. Raises ``ServiceManagerError``, with its reason, if it fails."""
         return answer_of("systemctl", *self._scope, *words)
 
     def state(self) -> dict[str, str]:
-        """How the service is, by systemd's names, see systemctl(1) show."""
+        """The service's properties, by systemd's names; see `show` in systemctl(1)."""
         return dict(
             line.split("=", 1)
             for line in self.control("show", UNIT, f"--property={','.join(_SHOWN)}").split("\n")
@@ -48,13 +48,13 @@ class Systemd:
         )
 
     def logs(self, *, lines: int, follow: bool) -> int:
-        """Let `journalctl` print the service's last ``lines``, and with ``follow`` what comes; its exit status."""
+        """Print the last ``lines`` of the service's log with `journalctl`, and follow it; its exit status."""
         follows = ["--follow"] if follow else []
         return _ran("journalctl", *self._scope, "--unit", UNIT, "--lines", str(lines), *follows).returncode
 
 
 def answer_of(tool: str, *words: str) -> str:
-    """What a ``tool`` of systemd prints. ``ServiceManagerError``, with its reason, where it refuses, or is not here."""
+    """What a ``tool`` of systemd prints. Raises ``ServiceManagerError`` if it fails or is not installed."""
     done = _ran(tool, *words, is_read=True)
     if done.returncode:
         reason = done.stderr.strip().replace("\n", " ") or f"exit status {done.returncode}"

@@ -1,8 +1,9 @@
-"""The text of the agent's systemd unit; pure. What each directive does: systemd.service(5), systemd.exec(5).
+"""The text of the agent's systemd unit; pure. For what each directive does, see systemd.service(5), systemd.exec(5).
 
-The agent's work is not the device's own: it gets what is left (``Nice=``), never more than its limits, and may write
-only to its state folder. A training process that the kernel ends for its memory is an outcome, not a failure of the
-service (``OOMPolicy=continue``); a wrong setting does not get right by trying again (``RestartPreventExitStatus=2``).
+The agent's work comes after the device's own: it gets the processor time that is left (``Nice=``), never exceeds its
+limits, and may write only to its state folder. A training process that the kernel kills for its memory is an outcome,
+not a failure of the service (``OOMPolicy=continue``). A wrong setting does not become right by trying again
+(``RestartPreventExitStatus=2``).
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _Directives = Iterable[tuple[str, object]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One unit. ``command`` is what starts `edge-agent`, ``config`` the file of settings that it runs with.
+    """One unit. ``command`` starts `edge-agent`, with the settings file ``config``.
 
     ``own`` makes it a unit of the ordinary user who installs it. ``reads_home`` lets the machine's unit read /home and
-    /root, where the command or the settings lie there. ``cpu_percent`` counts 100 for each core.
+    /root, if the command or the settings lie there. ``cpu_percent`` is 100 for each core.
     """
 
     command: tuple[str, ...]
@@ -45,7 +46,7 @@ def unit_text(unit: Unit) -> str:
 
 
 def config_of(unit: str) -> Path:
-    """The file of settings that a unit's text names. Raises ``ConfigurationError`` where it names none."""
+    """The settings file that a unit's text names. Raises ``ConfigurationError`` if it names none."""
     started = next((line for line in unit.splitlines() if line.startswith("ExecStart=")), "")
     _, option, rest = started.partition(" --config ")
     if not option:
@@ -54,12 +55,12 @@ def config_of(unit: str) -> Path:
 
 
 def sysusers_text() -> str:
-    """The service's own user as sysusers.d(5) wants it."""
+    """The service's own user, in the format of sysusers.d(5)."""
     return f'u {USER} - "raffm-edge agent" /var/lib/{NAME} /usr/sbin/nologin\n'
 
 
 def tmpfiles_text() -> str:
-    """The folders and the file of settings with their owners, as tmpfiles.d(5) wants it: secrets are not for all."""
+    """Owners and modes of the folders and the settings file, in the format of tmpfiles.d(5)."""
     lines = (
         f"d /etc/{NAME} 0750 root {USER}",
         f"z /etc/{NAME}/agent.toml 0640 root {USER}",
@@ -137,6 +138,6 @@ def _lines(directives: _Directives) -> str:
 
 
 def _word(text: str) -> str:
-    """One word of a command line, so that systemd expands nothing in it."""
+    """One word of a command line, quoted so that systemd expands nothing in it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(text) & set(" \t'\"\\;") else escaped

@@ -1,1 +1,1 @@
-"""What a device keeps on disk besides blobs: the outbox, and a few numbers that must outlive a restart."""
+"""What a device keeps on disk: cached blobs, the outbox with a few numbers, and residuals of encodings."""

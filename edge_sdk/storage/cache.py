@@ -1,10 +1,10 @@
-"""Blobs that may be wanted again: bounded by size, least recently used out first, what is pinned never.
+"""A cache of blobs, bounded in size: the least recently used are evicted first, pinned ones never.
 
-When a blob was last used is its file's mtime, which is free to say so because a blob's bytes never change. So there is
-no index that could disagree with the folder, and recency survives a restart or a kill. The access time that a file
-system keeps by itself would not do: most are mounted with ``relatime``, which moves it about once a day.
+A file's mtime records when its blob was last used; it is free for that because a blob's bytes never change. So there is
+no index that could disagree with the folder, and recency survives a restart or a kill. A file system's own access time
+would not do: most are mounted with ``relatime``, which updates it about once a day.
 
-An unfinished blob counts in full from its first byte, since that is what it is about to take.
+An unfinished blob counts in full from its first byte, since that is the room that it is going to take.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from edge_sdk.transport.blob_folder import BlobFolder
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One blob of the folder, whole or unfinished.
+    """One blob of the folder, complete or not.
 
-    ``size_bytes`` count against the limit; ``disk_bytes`` come free where it goes: none of a file that a slot links.
+    ``size_bytes`` count against the limit. ``disk_bytes`` are what deleting it frees: none if a slot has a hard link to
+    it. ``used_ns`` is when it was last used, in nanoseconds since 1970.
     """
 
     digest: str
@@ -41,7 +42,7 @@ class Held:
 def choose(
     held: Iterable[Held], pinned: AbstractSet[str], *, size_bytes: int = 0, disk_bytes: int = 0
 ) -> tuple[list[Held], int, int]:
-    """What to evict so that ``size_bytes`` and ``disk_bytes`` come free, and what of each is then still lacking."""
+    """Which blobs to evict to free ``size_bytes`` and ``disk_bytes``, and how much of each is still lacking then."""
     chosen: list[Held] = []
     for blob in sorted(held, key=lambda blob: (blob.used_ns, blob.digest)):
         if size_bytes <= 0 and disk_bytes <= 0:
@@ -53,10 +54,10 @@ def choose(
 
 
 class BlobCache(BlobFolder):
-    """A :class:`BlobFolder` that stays within ``limit_bytes``, if who adds blobs makes room for them first.
+    """A :class:`BlobFolder` that stays within ``limit_bytes``, if callers make room before they add blobs.
 
-    It also keeps ``keep_free_bytes`` of its disk free: what may be fetched again must not be in the way of work.
-    ``pinned`` are the digests of blobs that must stay, whatever the limit says.
+    It also leaves ``keep_free_bytes`` of its disk free, since blobs that can be fetched again must not obstruct work.
+    ``pinned``, in its methods, are the digests of blobs that stay, whatever the limit.
     """
 
     def __init__(self, path: Path, limit_bytes: int, keep_free_bytes: int = 0) -> None:
@@ -65,7 +66,7 @@ class BlobCache(BlobFolder):
         self._used_ns = 0
 
     def use(self, digests: Iterable[str]) -> None:
-        """These are wanted now: whatever was wanted before them goes first."""
+        """Mark these blobs as used now, so that others are evicted before them."""
         for digest in digests:
             self._used_ns = max(self._used_ns + 1, time.time_ns())  # rises even where the clock is set back
             path = self.path_of(digest)
@@ -82,8 +83,8 @@ class BlobCache(BlobFolder):
     ) -> None:
         """Evict until the blobs that are ``coming``, and ``reserve_bytes`` more, fit within the limit and on the disk.
 
-        The disk has to hold ``beside_bytes`` of checkpoints as well, which are kept outside.
-        Raises ``CacheFullError`` or ``DiskFullError`` where what is pinned leaves no room; then nothing is evicted.
+        The disk also has to hold ``beside_bytes`` of checkpoints, which lie outside of the cache. Raises
+        ``CacheFullError`` or ``DiskFullError`` if pinned blobs leave too little room; then nothing is evicted.
         """
         coming = [entry for entry in coming if not self.has(entry.digest)]
         digests = {entry.digest for entry in coming}
@@ -102,7 +103,7 @@ class BlobCache(BlobFolder):
         self._delete_all(chosen)
 
     def shrink(self, pinned: AbstractSet[str], limit_bytes: int | None = None) -> int:
-        """Evict down to ``limit_bytes``, the cache's own where it is left out; how many bytes went."""
+        """Evict down to ``limit_bytes``, by default the cache's own limit; the bytes evicted."""
         held = self.held()
         limit_bytes = self._limit_bytes if limit_bytes is None else limit_bytes
         over_bytes = sum(blob.size_bytes for blob in held) - limit_bytes
@@ -111,7 +112,7 @@ class BlobCache(BlobFolder):
         return sum(blob.size_bytes for blob in chosen)
 
     def held(self) -> list[Held]:
-        """Every blob here."""
+        """Every blob in the folder, complete or not."""
         files: defaultdict[str, list[os.stat_result]] = defaultdict(list)
         with disk_errors(self.path):
             for entry in os.scandir(self.path):
@@ -119,7 +120,7 @@ class BlobCache(BlobFolder):
         return [_held(digest, stats) for digest, stats in files.items() if not digest.startswith("put-")]
 
     def _lacks_free_bytes(self) -> int:
-        """What has to come free on the disk; below 0 where more is free than has to be."""
+        """The bytes to free on the disk; negative if more than enough is free."""
         with disk_errors(self.path):
             return self._keep_free_bytes - shutil.disk_usage(self.path).free
 

@@ -1,8 +1,8 @@
-"""What must reach the coordinator, until it says so: SQLite with full synchronisation, one row a message.
+"""Messages that must reach the coordinator, until it acknowledges them: SQLite with synchronous=FULL, one row each.
 
 A message stays until :meth:`Outbox.resolve`, through any number of crashes and restarts, and is due again and again
-with growing pauses. Beside it lie the few numbers of a device that must outlive it: its session count, the newest
-release that it accepted, its battery, its day's budgets.
+after growing pauses. The same file holds the few numbers of a device that have to survive a restart: the count of its
+sessions, its simulated battery, and its day's budgets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_sdk.errors import DiskFullError, StorageError
 
-_MOST_DOUBLINGS = 64  # beyond it a pause that doubles would not fit into a float after some hours offline
+_MAX_DOUBLINGS = 64  # of a pause: after days offline, its power of two would overflow a float
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
     key TEXT PRIMARY KEY, payload BLOB NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due_s REAL NOT NULL DEFAULT 0
@@ -25,7 +25,10 @@ CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value REAL NOT NULL);
 
 
 class Outbox:
-    """The file at ``path``; one process at a time. Raises ``DiskFullError`` or ``StorageError`` where it must."""
+    """The outbox in the file ``path``, for one process at a time; pauses between attempts double.
+
+    Raises ``DiskFullError`` or ``StorageError`` where the disk refuses.
+    """
 
     def __init__(self, path: Path, *, first_pause_s: float, longest_pause_s: float) -> None:
         self._path = path
@@ -33,7 +36,7 @@ class Outbox:
         self._longest_pause_s = longest_pause_s
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # made where the agent is made, used by its loop alone, which an application runs on another thread
+            # created on the application's thread, used only by the agent's loop, on another one
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             with ExitStack() as undo:
                 undo.callback(self._connection.close)
@@ -43,40 +46,40 @@ class Outbox:
                 undo.pop_all()
 
     def put(self, key: str, payload: bytes) -> None:
-        """Keep a message; durable when this returns. The same key again changes nothing."""
+        """Store a message; durable when this returns. A key that is there already changes nothing."""
         self._run("INSERT OR IGNORE INTO messages (key, payload) VALUES (?, ?)", key, payload)
 
     def due(self, now_s: float) -> list[tuple[str, bytes]]:
-        """Keys and messages whose pause is over, oldest first; each is then pausing, twice as long as before."""
+        """Keys and messages whose pause is over, oldest first; their next pause, twice as long, begins."""
         rows = self._run("SELECT key, payload, attempts FROM messages WHERE due_s <= ? ORDER BY rowid", now_s)
         for key, _, attempts in rows:
-            pause_s = min(self._longest_pause_s, self._first_pause_s * 2 ** min(attempts, _MOST_DOUBLINGS))
+            pause_s = min(self._longest_pause_s, self._first_pause_s * 2 ** min(attempts, _MAX_DOUBLINGS))
             self._run("UPDATE messages SET attempts = attempts + 1, due_s = ? WHERE key = ?", now_s + pause_s, key)
         return [(key, payload) for key, payload, _ in rows]
 
     def hurry(self) -> None:
-        """Everything is due at once: the clock was another one before a restart, or the link is back."""
+        """Make every message due now: after a restart, which changes the clock, or when the link is back."""
         self._run("UPDATE messages SET attempts = 0, due_s = 0")
 
     def pending(self) -> list[tuple[str, bytes]]:
-        """Every message that has no answer yet, oldest first."""
+        """Every message that is not acknowledged yet, oldest first."""
         return [(key, payload) for key, payload in self._run("SELECT key, payload FROM messages ORDER BY rowid")]
 
     def resolve(self, key: str) -> bool:
-        """The coordinator has it: forget it. Whether it was there."""
+        """Delete a message that the coordinator has; whether it was there."""
         return bool(self._run("DELETE FROM messages WHERE key = ? RETURNING key", key))
 
     def number(self, name: str) -> float | None:
-        """A kept number, ``None`` before it was ever set."""
+        """A stored number, ``None`` if it was never set."""
         rows = self._run("SELECT value FROM numbers WHERE name = ?", name)
         return float(rows[0][0]) if rows else None
 
     def set_number(self, name: str, value: float) -> None:
-        """Keep a number; durable when this returns."""
+        """Store a number; durable when this returns."""
         self._run("INSERT OR REPLACE INTO numbers (name, value) VALUES (?, ?)", name, value)
 
     def set_numbers(self, numbers: Mapping[str, float]) -> None:
-        """Keep several at once, all or none."""
+        """Store several numbers in one transaction."""
         places = ", ".join(["(?, ?)"] * len(numbers))
         values = (value for pair in numbers.items() for value in pair)
         self._run(f"INSERT OR REPLACE INTO numbers (name, value) VALUES {places}", *values)  # noqa: S608 places alone
@@ -100,7 +103,7 @@ class Outbox:
 
 
 def _is_full(error: sqlite3.Error | OSError) -> bool:
-    # SQLite's code of an error is known from Python 3.11 on only; its text names no path that could contain the word
+    # sqlite3 exposes error codes only from Python 3.11 on; the text contains no path that could match by accident
     if isinstance(error, OSError):
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
     return "is full" in str(error)

@@ -1,7 +1,7 @@
-"""What a device's updates of each task have lost to their encoding: one file a round, until a later round has used it.
+"""Residuals: what a device's updates have lost to their encoding, one file per round, until a later round has used it.
 
-The round's number is in the name. Training of a round that is begun again after a crash starts from the residual of the
-round before, as it did the first time, and so ends in the same bytes.
+The file's name contains the round. So a round that is trained again after a crash starts from the residual of the round
+before, as it did the first time, and ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 from edge_sdk.disk import disk_errors, sync
 
 KEEP_S = 7 * 86_400.0
-"""What a task that is trained no more has left is removed after so long."""
+"""The residual of a task that is no longer trained is removed after this time."""
 
 
 class Residuals:
-    """The folder at ``path``."""
+    """The residuals in the folder ``path``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def before(self, task: str, round_number: int) -> Path | None:
-        """The newest one of ``task`` that is older than ``round_number``."""
+        """The newest residual of ``task`` from a round before ``round_number``; ``None`` if there is none."""
         older = [number for number in self._rounds(task) if number < round_number]
         return self._file(task, max(older)) if older else None
 
     def keep(self, task: str, round_number: int, file: Path) -> None:
-        """Take ``file``, which is durable, as that of a round. Only it and the one before it are left of the task.
+        """Move ``file``, which is durable, here as the residual of a round. Of the task, it and the one before stay.
 
         Raises ``StorageError``.
         """

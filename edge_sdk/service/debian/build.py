@@ -35,7 +35,7 @@ class Package:
 
 
 def control_text(package: Package) -> str:
-    """DEBIAN/control. Compiled parts fit one Python version only, so the system's has to be that one."""
+    """The text of DEBIAN/control. Compiled extensions fit one Python version, so the package depends on it."""
     major, minor = package.python
     return f"""Package: {NAME}
 Version: {__version__}
@@ -52,7 +52,7 @@ Description: agent that trains and runs the part of a model that fits this devic
 
 
 def stage(tree: Path, python: Path, source: Path, constraints: Path) -> None:
-    """Lay out under ``tree`` everything that goes to the board."""
+    """Lay out under ``tree`` all files for the board. Raises ``StorageError`` if a command fails."""
     _make_environment(tree, python, source, constraints)
     command = (str(HOME / "bin/edge-agent"),)
     texts = {
@@ -69,7 +69,7 @@ def stage(tree: Path, python: Path, source: Path, constraints: Path) -> None:
 
 
 def build(tree: Path, package: Package, folder: Path) -> Path:
-    """The .deb in ``folder``, of what is staged under ``tree``."""
+    """Build the .deb in ``folder`` from what is staged under ``tree``; its path. Raises ``StorageError``."""
     _write(tree / "DEBIAN/control", control_text(package))
     _write(tree / "DEBIAN/conffiles", f"{CONFIG}\n")
     for name in _SCRIPTS:
@@ -80,7 +80,7 @@ def build(tree: Path, package: Package, folder: Path) -> Path:
 
 
 def _make_environment(tree: Path, python: Path, source: Path, constraints: Path) -> None:
-    """A virtual environment that believes to lie in ``HOME``, with the base installation and one command."""
+    """A virtual environment with the base installation and one command; its scripts assume that it lies in ``HOME``."""
     folder = _under(tree, HOME)
     _run(python, "-m", "venv", "--without-pip", folder)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", folder / "bin/python")
@@ -89,7 +89,7 @@ def _make_environment(tree: Path, python: Path, source: Path, constraints: Path)
         if not script.name.startswith("python") and script.name != "edge-agent":
             script.unlink()
     _write(folder / "bin/edge-agent", _LAUNCHER, mode=0o755)
-    for record in folder.rglob("direct_url.json"):  # where it was built, which is nobody's business
+    for record in folder.rglob("direct_url.json"):  # the path on the machine that built it
         record.unlink()
     settings = folder / "pyvenv.cfg"
     settings.write_text(settings.read_text(encoding="utf-8").replace(str(tree.resolve()), "").replace(str(tree), ""))
