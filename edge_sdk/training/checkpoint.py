@@ -1,7 +1,7 @@
-"""What a training run needs to go on after its process has ended: written from time to time, whole or not at all.
+"""Checkpoints, from which a training run resumes after its process has ended; written atomically from time to time.
 
-A checkpoint is a tensor file: what the runtime remembers, how far the run has come, and the digest of the job, so that
-it is never taken for another one's, which removes it. A disk that refuses costs the checkpoint, not the training.
+A checkpoint is a tensor file with the runtime's state, the run's progress, and a digest of the job. A job that finds
+another job's checkpoint removes it. If the disk refuses, the checkpoint is lost, but training goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOBODY = np.zeros(0, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """How far a run has come; losses are of the first and the last step."""
+    """A run's progress; losses are those of the first and the last step."""
 
     steps: int = 0
     loss_first: float = 0.0
@@ -38,12 +38,12 @@ class Trained:
     seconds: float = 0.0
 
     def after(self, loss: float, seconds: float) -> Trained:
-        """One step more, which took ``seconds``."""
+        """The progress after one more step, which took ``seconds``."""
         return Trained(self.steps + 1, self.loss_first if self.steps else loss, loss, self.seconds + seconds)
 
 
 class Checkpoint:
-    """The checkpoint of ``job``; never due, and never there, where the job names no file."""
+    """The checkpoint of ``job``. If the job names no file, it is never due, and never exists."""
 
     def __init__(self, job: TrainingJob) -> None:
         self._path = Path(job.checkpoint) if job.checkpoint else None
@@ -51,16 +51,16 @@ class Checkpoint:
         self._interval_s, self._saved_s = job.checkpoint_interval_s, time.monotonic()
 
     def hurry(self) -> None:
-        """Be due at the end of this step; safe in a signal handler."""
+        """Make a checkpoint due at the end of the current step; safe in a signal handler."""
         self._interval_s = 0.0
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to save."""
+        """Whether the interval since the last checkpoint is over."""
         return self._path is not None and time.monotonic() - self._saved_s >= self._interval_s
 
     def save(self, state: Mapping[str, NDArray[Any]], trained: Trained) -> None:
-        """Replace what was saved before; where the disk refuses, there is none."""
+        """Replace the last checkpoint; if the disk refuses, none is left."""
         if self._path is None:
             return
         counts = np.array([trained.steps, round(1000 * trained.seconds)], dtype=np.int64)
@@ -72,9 +72,9 @@ class Checkpoint:
         self._saved_s = time.monotonic()
 
     def load(self) -> tuple[Trained, Iterator[tuple[str, NDArray[Any]]]] | None:
-        """How far this job has come, and its runtime's state; ``None`` where it has to begin.
+        """This job's progress and its runtime's state; ``None`` if it has to start from the beginning.
 
-        Each array of the state is resident only until the next one is asked for.
+        Each array of the state stays in memory only until the next one is requested.
         """
         if self._path is None or not self._path.exists():
             return None
@@ -106,7 +106,10 @@ def _one_by_one(tensors: Mapping[str, NDArray[Any]], pages: mmap.mmap) -> Iterat
 
 
 def _identity_of(job: TrainingJob) -> NDArray[np.int64]:
-    """A digest of all that a run follows from: blobs are named by their own, examples are read."""
+    """A digest of everything that determines a run: the job, except limits and paths that may change, and its examples.
+
+    Paths of blobs contain their digests, so their content need not be read.
+    """
     where = dict.fromkeys(("update", "checkpoint", "examples", "residual", "new_residual"), "")
     how = {"threads": 1, "memory_limit_bytes": 1, "providers": None}
     digest = hashlib.sha256(msgspec.msgpack.encode(msgspec.structs.replace(job, **where, **how)))

@@ -1,15 +1,15 @@
 """Error feedback: what an update's encoding loses is kept, and added to the device's next update of the task.
 
-So a lossy stream of updates says in the long run what lossless ones would (EF-SGD, arXiv 1901.09847, algorithm 1):
+In the long run, lossy updates then add up to what lossless ones would (EF-SGD, arXiv 1901.09847, algorithm 1):
 
-    p = Δ + e        Δ what this round's training changed, e the residual of the round before
-    send  C(p)       as the offer's encoding says
+    p = Δ + e        Δ is what this round's training changed, e the residual of the round before
+    send  C(p)       C is the offer's encoding
     keep  e = p - C(p)
 
-C(p) is computed as the coordinator decodes it, so e lacks nothing that did not arrive. Where the submodel is another
-than before, e is added where both hold the same entries of the full model. What lies outside goes: others train that
-now, by the time the device holds it again the model has moved on, and to keep it all would take the disk of the full
-model.
+C(p) is computed as the coordinator decodes it, so e is exactly what did not arrive. If the submodel differs from the
+last round's, e is added only where both hold the same entries of the full model. The rest is dropped: other devices
+train it now, the model will have moved on by the time this device holds it again, and keeping it all would take the
+disk space of the full model.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _OWNER = ":owner"
 
 
 class _Owner(msgspec.Struct, frozen=True):
-    """Whose entries a residual is of."""
+    """The submodel whose entries a residual has."""
 
     architecture: Architecture
     submodel: Submodel
 
 
 def write_update(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
-    """Write ``deltas`` to the job's update in its encoding, and what that loses to its new residual.
+    """Write ``deltas``, plus the job's residual, as its update, and what the encoding loses as its new residual.
 
-    The arrays change. Raises ``DiskFullError`` or another ``StorageError``.
+    The arrays are changed in place. Raises ``DiskFullError`` or another ``StorageError``.
     """
     if job.residual:
         _add_residual(job, deltas)
@@ -56,7 +56,7 @@ def write_update(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
 
 
 def _add_residual(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
-    """Nothing, where the file is not whole or of another model."""
+    """Add the job's residual to ``deltas`` in place, unless the file is damaged or of another model."""
     found = read_whole(Path(job.residual))
     if found is None:
         return
@@ -69,7 +69,7 @@ def _add_residual(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
             _slices(submodel, job.architecture, tensors)
             for submodel, tensors in ((owner.submodel, residual), (job.submodel, deltas))
         )
-    except ConfigurationError:  # a damaged owner's submodel is none
+    except ConfigurationError:  # the owner is damaged: its submodel does not fit the architecture
         return
     if shapes_of(theirs) != {name: values.shape for name, values in residual.items()}:
         return

@@ -1,4 +1,4 @@
-"""Tensor files that are whole or absent, whatever happens while they are written; and how they are read again."""
+"""Tensor files on disk: written atomically, and read as memory maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_sdk.protocol.tensors import Tensors, read_tensors, write_tensors
 
 
 def write_whole(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Write ``tensors`` to ``path`` in the safetensors format, durable.
+    """Write ``tensors`` to ``path`` in the safetensors format: durably, and completely or not at all.
 
     Raises ``DiskFullError`` or another ``StorageError``.
     """
@@ -24,9 +24,9 @@ def write_whole(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_whole(path: Path) -> tuple[Tensors, mmap.mmap] | None:
-    """What :func:`write_whole` wrote, as views of a memory map; ``None`` where it was cut short by a loss of power.
+    """What :func:`write_whole` wrote, as views of a memory map; ``None`` if the file is damaged.
 
-    Raises ``StorageError`` where it cannot be read.
+    Raises ``StorageError`` if it cannot be read.
     """
     try:
         with disk_errors(path), path.open("rb") as file:

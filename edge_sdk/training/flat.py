@@ -1,4 +1,4 @@
-"""One flat array that holds many: what an optimizer passes over at once, and what buffers are made of."""
+"""Flat arrays with many parameters end to end, for optimizers, which process them at once, and for buffers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Flat = NDArray[np.float32]
 
 
 def zeros(shapes: Shapes) -> Flat:
-    """A private array with room for ``shapes`` end to end, resident from now on, not from its first use on."""
+    """A new array of zeros with room for ``shapes`` end to end. All its pages are resident at once, not when used."""
     return np.full(sum(math.prod(shape) for shape in shapes.values()), 0, dtype=np.float32)
 
 
 def views_of(flat: Flat, shapes: Shapes) -> dict[str, Flat]:
-    """An array of each shape in the memory of ``flat``, which may be longer, end to end."""
+    """Views of ``flat`` with these shapes, end to end; ``flat`` may be longer."""
     views, start = {}, 0
     for name, shape in shapes.items():
         stop = start + math.prod(shape)
@@ -29,7 +29,7 @@ def views_of(flat: Flat, shapes: Shapes) -> dict[str, Flat]:
 
 
 def flat_copy(arrays: Mapping[str, Flat]) -> tuple[Flat, dict[str, Flat]]:
-    """A flat array with the values of ``arrays``, and a view of it for each."""
+    """A flat copy of ``arrays``, and a view of it for each of them."""
     shapes = {name: values.shape for name, values in arrays.items()}
     flat = zeros(shapes)
     views = views_of(flat, shapes)

@@ -1,8 +1,8 @@
-"""What the agent and its training process say to each other: a job file in, JSON lines out.
+"""The interface between the agent and its training process: a job file in, JSON lines out.
 
-The worker's exit status: 0 after :class:`Finished`, else the ``exit_code`` of the error behind :class:`Failed` (7 where
+The worker's exit status is 0 after :class:`Finished`, else the ``exit_code`` of the error behind :class:`Failed` (7 if
 memory ran out, see :mod:`edge_sdk.errors`). Native code that is refused memory may end the worker by a signal before it
-can say anything: :mod:`edge_sdk.training.process` then finds the words.
+can say anything; :mod:`edge_sdk.training.process` then makes up the failure.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from edge_sdk.protocol.messages import FP32, Count, Encoding, Failure, Positive,
 
 
 class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training run. The first seven are paths; the update to ``weights`` is written to ``update``.
+    """One training run. The first seven fields are paths; the update to ``weights`` is written to ``update``.
 
-    ``graph`` is for ONNX, ``config`` for torch, ``tokenizer`` for tasks on text; else they are empty. ``examples`` is a
-    file for :func:`edge_sdk.data.read_examples`, all of which is trained on. Every step trains the prefixes ``nested``
-    of ``submodel`` too, widest first, see :mod:`.nested`. ``memory_limit_bytes`` bounds the process's resident memory,
-    see :mod:`edge_sdk.training.memory`. A run goes on from the file ``checkpoint``, if that is its own, and writes it
-    every ``checkpoint_interval_s``. ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
+    ``graph`` is for ONNX, ``config`` for torch, ``tokenizer`` for tasks on text; otherwise they are empty. ``examples``
+    is a file for :func:`edge_sdk.data.map_examples`; all of it is trained on. Every step also trains the prefixes
+    ``nested`` of ``submodel``, widest first, see :mod:`.nested`. ``memory_limit_bytes`` bounds the process's resident
+    memory, see :mod:`edge_sdk.training.memory`. A run resumes from the file ``checkpoint`` if that is its own, and
+    writes it every ``checkpoint_interval_s``. ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
     ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
 
-    The update is written in ``encoding``, in which ``rounding_seed`` decides what is rounded up. It makes up for what
-    earlier ones lost, the file ``residual`` where there is one, and what it loses itself is written to
-    ``new_residual``: see :mod:`.feedback`.
+    The update is written in ``encoding``, where ``rounding_seed`` decides the rounding. The file ``residual``, if there
+    is one, holds what earlier updates lost and this one makes up for; what this one loses goes to ``new_residual``: see
+    :mod:`.feedback`.
     """
 
     weights: str
@@ -58,7 +58,7 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class TrainingResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What was measured. ``samples`` counts each example once; losses are of the first and the last step."""
+    """The measurements of a run. ``samples`` counts each example once; losses are of the first and the last step."""
 
     samples: Positive
     steps: Positive
@@ -77,20 +77,20 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Noted(msgspec.Struct, frozen=True, tag="noted"):
-    """Something for the agent's log, by the logging level's number; training goes on."""
+    """A line for the agent's log, with the logging level's number; training goes on."""
 
     level: int
     text: str
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The update lies where the job wanted it."""
+    """The update has been written."""
 
     result: TrainingResult
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """There is no update. ``peak_memory_bytes`` is ``None`` where the process died before it could say."""
+    """There is no update. ``peak_memory_bytes`` is ``None`` if the process died without reporting it."""
 
     failure: Failure
     detail: str
@@ -101,7 +101,7 @@ TrainingEvent = Progress | Noted | Finished | Failed
 
 
 def failure_of(error: RaffmError) -> Failure:
-    """What the coordinator is told of an error that ended a training run, or did not let it begin."""
+    """The failure to report to the coordinator for an error that ended a training run or prevented it."""
     kinds = {
         TrainingMemoryError: Failure.OUT_OF_MEMORY,
         StorageError: Failure.STORAGE,

@@ -1,8 +1,8 @@
-"""Tables of frozen embeddings, of which a batch gets the rows that it looks up; the others stay in the file.
+"""Tables of frozen embeddings: each batch reads the rows that it looks up; the others stay in the file.
 
-A batch of 512 tokens looks up 300 rows of the 30,522 that MiniLM has. Mapped into memory, each cost a page fault and a
-page, 2.1 ms a step, and the first time a wait for the disk of its own: 25 ms in each of the first three steps. Read by
-calls they take 0.45 ms.
+A batch of 512 tokens looks up about 300 of the 30,522 rows that MiniLM has. Reading them by system calls takes 0.45 ms
+a step. In a mapped table every row costs a page fault and a page: 2.1 ms a step, and 25 ms in each of the first three
+steps, which wait for the disk.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Ids = NDArray[np.int64]
 
 
 class Lookup:
-    """Those of the tensors in ``file``, mapped in ``pages``, that a graph with these ``inputs`` looks up."""
+    """The tensors in ``file`` (mapped in ``pages``) in which a graph with these ``inputs`` only looks up rows."""
 
     def __init__(self, file: Path, pages: memoryview, inputs: Iterable[str]) -> None:
         specs = {name: (values.dtype, values.shape) for name, values in read_tensors(pages).items()}
         starts = row_starts(pages, specs)
         self._rows = [row for row in row_inputs(inputs).values() if _is_table(specs.get(row.table))]
         self._tables = {row.table: (starts[row.table], *specs[row.table][1]) for row in self._rows}
-        self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC)  # held: its name may go
+        self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC)  # kept open: the file may be unlinked meanwhile
         weakref.finalize(self, os.close, self._file)
 
     @property
@@ -42,13 +42,13 @@ class Lookup:
 
     @property
     def places(self) -> AbstractSet[str]:
-        """The inputs that say where the row of each id is."""
+        """The inputs that hold, for each id, the index of its row among the rows that are fed."""
         return {row.name for row in self._rows}
 
     def feeds(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-        """What the graph takes beside the batch's ``inputs``: the rows of each table that these name, and their places.
+        """What to feed besides the batch's ``inputs``: of each table the rows that they look up, and their indices.
 
-        Raises ``TrainingError`` where an id is not of its table, ``OSError`` where the file cannot be read.
+        Raises ``TrainingError`` if a table has no row for an id, ``OSError`` if the file cannot be read.
         """
         fed: dict[str, NDArray[np.generic]] = {}
         for table in self._tables:

@@ -1,11 +1,11 @@
-"""The memory of this process on Linux: what is resident, and a limit on it that is real.
+"""The resident memory of this process on Linux, and an enforced limit on it.
 
-One quantity throughout: **resident memory**, anonymous and file-backed pages together. The cost model predicts its
-peak (VmHWM), the limit bounds it, the result reports it. The kernel has no such limit, so two walls stand in:
+One quantity is used throughout: **resident memory**, anonymous and file-backed pages together. The cost model predicts
+its peak (VmHWM), the limit bounds it, and the result reports it. The kernel has no such limit, so two others are used:
 
-1. ``RLIMIT_DATA`` bounds private writable mappings (VmData) and makes an allocation fail. VmData leaves out file-backed
-   pages, so these are taken off the limit; it counts writable pages never touched, so these are added to it.
-2. After each step the peak is compared with the limit, which catches file-backed pages that came in later.
+1. ``RLIMIT_DATA`` bounds private writable mappings (VmData) and makes allocations fail. VmData excludes file-backed
+   pages, so these are subtracted from the limit; it includes writable pages never touched, so these are added to it.
+2. After each step the peak is compared with the limit, which catches file-backed pages that became resident later.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def memory_status() -> MemoryStatus:
 
 
 def limit_resident(limit_bytes: int) -> None:
-    """Let allocations fail from here on where they would bring resident memory above ``limit_bytes``.
+    """Make allocations fail from now on that would raise resident memory above ``limit_bytes``.
 
-    Call again when libraries are loaded and buffers filled: what counts as data and what is resident differ by then.
+    Call it again once libraries are loaded and buffers are filled, since the two corrections have changed by then.
     """
     now = memory_status()
     untouched = now.data_bytes - now.anonymous_bytes
@@ -51,13 +51,13 @@ def limit_resident(limit_bytes: int) -> None:
 
 
 def lift_limit() -> None:
-    """Let allocations succeed again: a process that reports why it failed needs a little."""
+    """Remove the limit again, so that a process that ran out of memory can report why it failed."""
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def check_resident(limit_bytes: int) -> None:
-    """``TrainingMemoryError`` where the peak so far is above ``limit_bytes``."""
+    """Raise ``TrainingMemoryError`` if the peak so far exceeds ``limit_bytes``."""
     peak = memory_status().peak_bytes
     if peak > limit_bytes:
         raise out_of_memory(limit_bytes, f"peak {peak} bytes")

@@ -1,8 +1,8 @@
-"""The narrower prefixes of a submodel that every step trains too, so that they stay good by themselves.
+"""Nested widths: every step also trains narrower prefixes of the submodel, so that they stay accurate by themselves.
 
-Widths share weights: the gradients of all losses are summed where they overlap. The whole submodel learns from the
-labels and teaches the narrower ones in the same step (FjORD, arXiv 2102.13451, section 3.2, with all widths in each
-step). Where text is generated all widths learn from the text: a teacher's targets would be a vocabulary wide a token.
+Widths share weights: the gradients of all losses are summed where the widths overlap. The whole submodel learns from
+the labels and teaches the narrower ones in the same step (FjORD, arXiv 2102.13451, section 3.2, with all widths in each
+step). If text is generated, all widths learn from the text: a teacher's targets would take a vocabulary per token.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from edge_sdk.training.flat import Flat, views_of, zeros
 
 
 def nested_slices(nested: Submodel, architecture: Architecture, shapes: Shapes) -> Slices:
-    """The parts of a trained submodel's own arrays, of ``shapes``, that ``nested`` holds; those that it narrows alone.
+    """The parts that ``nested`` holds of a trained submodel's arrays, of ``shapes``; only of those that it narrows.
 
-    ``nested`` counts from the first of the submodel's units, also where that submodel is a rolling window. Raises
-    ``ConfigurationError`` where it has other layers than the submodel, or is wider.
+    ``nested`` counts from the submodel's first units, even if the submodel is a rolling window. Raises
+    ``ConfigurationError`` if it has other layers than the submodel, or is wider.
     """
     prefix = replace(nested, first_head=0, first_neuron=0)
     slices = slices_of(prefix, architecture, family_of(architecture.family), shapes)
@@ -34,14 +34,14 @@ def nested_slices(nested: Submodel, architecture: Architecture, shapes: Shapes) 
 
 
 class NestedPrefix:
-    """One nested submodel: ``values`` are copies of the parameters that it narrows, ``slices``, in ``buffer``."""
+    """One nested submodel: ``values``, in ``buffer``, are copies of the parts ``slices`` that it narrows."""
 
     def __init__(self, slices: Slices, buffer: Flat) -> None:
         self._slices = slices
         self.values = views_of(buffer, shapes_of(slices))
 
     def refresh(self, parameters: Mapping[str, Array]) -> None:
-        """Cut the values out of the submodel's ``parameters``."""
+        """Copy the values from the submodel's ``parameters``."""
         extract(parameters, self._slices, into=self.values)
 
     def add(self, gradients: Mapping[str, Array], inner: Mapping[str, Array]) -> None:
@@ -57,7 +57,7 @@ class NestedPrefix:
 def nested_prefixes(
     nested: Sequence[Submodel], architecture: Architecture, parameters: Mapping[str, Array]
 ) -> list[NestedPrefix]:
-    """All nested submodels of ``parameters``. They take turns in one buffer, so each is refreshed before its use."""
+    """The nested submodels of ``parameters``. They share one buffer, so each has to be refreshed before its use."""
     shapes = {name: values.shape for name, values in parameters.items()}
     slices = [nested_slices(submodel, architecture, shapes) for submodel in nested]
     largest = max(slices, key=lambda part: sum(region.size for region in part.values()), default={})
@@ -71,9 +71,10 @@ def has_teacher(recipe: Recipe, task: ModelTask) -> bool:
 
 
 def taught_targets(targets: Array, logits: Array, offset: Array, share: float) -> Array:
-    """``share`` of what the teacher thinks, the rest ``targets``, both (..., labels); what does not count stays zero.
+    """``share`` · softmax(``logits`` + ``offset``) + (1 - ``share``) · ``targets``, all float32 (..., labels).
 
-    The teacher's ``logits`` get the ``offset`` that the loss adds to the nested ones' too.
+    ``logits`` are the teacher's; ``offset`` (labels,) is the one that the loss also adds to the nested submodels'.
+    Rows of zeros in ``targets``, which do not count, stay zeros.
     """
     taught = logits + offset
     taught -= taught.max(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Optimizers on one flat array, in place, block by block so that a block of all their arrays stays in the cache."""
+"""Optimizers that update one flat array in place, in blocks that are small enough for the processor's cache."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NORM_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_
 
 
 class FlatOptimizer(ABC):
-    """Changes weights of ``size`` float32 by their gradients, clipped to a norm first where the recipe says so.
+    """Updates ``size`` float32 weights by their gradients, which are clipped by norm first if the recipe says so.
 
-    ``state`` is what it remembers from step to step, arrays of that size by name, and ``steps`` how many it has taken:
-    with both put back it goes on as if it had never stopped. A step allocates nothing.
+    ``state`` holds the arrays of that size that it keeps from step to step, by name, and ``steps`` the number of steps
+    taken; restoring both resumes it exactly. A step allocates nothing.
     """
 
     def __init__(self, size: int, recipe: Recipe, *remembered: str) -> None:
@@ -44,7 +44,7 @@ class FlatOptimizer(ABC):
             start += part.size
 
     def _parts(self, gradients: Sequence[Flat]) -> Iterator[Flat]:
-        """The same values in the same order: a block at a time, what is less joined to its neighbours where it fits."""
+        """The same values in the same order, in parts of at most a block; small gradients are joined."""
         waiting, size = list[Flat](), 0
         for gradient in gradients:
             for offset in range(0, gradient.size, _BLOCK):
@@ -62,7 +62,7 @@ class FlatOptimizer(ABC):
 
     @abstractmethod
     def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:
-        """One block of each array: ``gradient`` is to be multiplied by ``scale``; the state's lies at ``block``."""
+        """Update one block of weights by ``gradient`` times ``scale``; ``block`` is where its state lies."""
 
 
 class AdamW(FlatOptimizer):
@@ -90,7 +90,7 @@ class AdamW(FlatOptimizer):
 
 
 class Sgd(FlatOptimizer):
-    """w - learning rate * (gradient + weight decay * w), as ``torch.optim.SGD``; it remembers nothing."""
+    """w ← w - learning rate · (gradient + weight decay · w), as ``torch.optim.SGD``; it keeps no state."""
 
     def _update(self, weights: Flat, gradient: Flat, scale: float, block: slice) -> None:  # noqa: ARG002
         change = np.multiply(gradient, scale * self._recipe.learning_rate, out=self._scratch[0, : weights.size])
@@ -99,7 +99,7 @@ class Sgd(FlatOptimizer):
 
 
 class Momentum(FlatOptimizer):
-    """Polyak's heavy ball with a factor of 0.9, as ``torch.optim.SGD(momentum=0.9)``: one array is remembered."""
+    """Polyak's heavy ball with a factor of 0.9, as ``torch.optim.SGD(momentum=0.9)``; it keeps one array."""
 
     def __init__(self, size: int, recipe: Recipe) -> None:
         super().__init__(size, recipe, "velocity")
@@ -120,7 +120,7 @@ _KINDS: Mapping[Optimizer, Callable[[int, Recipe], FlatOptimizer]] = {
 
 
 def optimizer_of(recipe: Recipe, size: int) -> FlatOptimizer:
-    """What ``recipe`` names, for ``size`` weights."""
+    """The optimizer that ``recipe`` names, for ``size`` weights."""
     return _KINDS[recipe.optimizer](size, recipe)
 
 

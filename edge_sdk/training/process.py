@@ -1,4 +1,4 @@
-"""The agent's side of a training process: start it, hear from it, end it."""
+"""The agent's side of a training process: starts it, receives its events, stops it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from edge_sdk.protocol.messages import Failure
 from edge_sdk.training.job import Failed, Finished, Noted, TrainingEvent, TrainingJob
 
 _log = logging.getLogger(__name__)
-_GRACE_S = 2.0  # for a step and a checkpoint
-STOP_S = _GRACE_S + 0.5  # nobody outlives SIGKILL by more
+_GRACE_S = 2.0  # after SIGTERM, for the end of a step and a checkpoint
+STOP_S = _GRACE_S + 0.5  # with the time that SIGKILL takes
 _DETAIL_BYTES = 400
 _NO_MEMORY = (b"bad_alloc", b"emory allocation", b"MemoryError")  # C++, Rust and OpenBLAS, Python
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]*): ")
@@ -36,17 +36,17 @@ _ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "131072",  # fixed, so that freed arrays go back to the system
+    "MALLOC_MMAP_THRESHOLD_": "131072",  # a fixed threshold, so that freed arrays are returned to the system
 }
 _events: msgspec.json.Decoder[TrainingEvent] = msgspec.json.Decoder(TrainingEvent)
 
 
 class TrainingProcess:
-    """One training run in a process of its own, in its own session.
+    """One training run, in a process and a session of its own.
 
-    ``on_event`` is called on a thread of this object: any number of ``Progress``, then one ``Finished`` or ``Failed``,
-    however the process ends. After :meth:`stop` nothing more is said.
-    Raises ``StorageError`` where the job cannot be written, ``TrainingError`` where the system starts no process.
+    ``on_event`` is called on a thread of this object: with any number of ``Progress``, then one ``Finished`` or
+    ``Failed``, however the process ends. After :meth:`stop` it is not called any more.
+    Raises ``StorageError`` if the job cannot be written, ``TrainingError`` if no process can be started.
     """
 
     def __init__(self, job: TrainingJob, on_event: Callable[[TrainingEvent], None]) -> None:
@@ -71,12 +71,12 @@ class TrainingProcess:
         return self._process.pid
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether the process has ended and its last event was delivered, within ``timeout_s``."""
+        """Wait until the process has ended and its last event was delivered; whether it did within ``timeout_s``."""
         self._reader.join(timeout_s)
         return not self._reader.is_alive()
 
     def stop(self) -> None:
-        """End the process within ``STOP_S``: with a checkpoint, where its step ends in time. Idempotent."""
+        """End the process within ``STOP_S`` seconds; with a checkpoint, if its step ends in time. Idempotent."""
         self._stopped = True
         if self._process.poll() is not None:
             return
@@ -123,7 +123,7 @@ def _started(job_file: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _parse(line: bytes) -> TrainingEvent | None:
-    """``None`` for a line cut short by death, or written by a library."""
+    """The event in a line; ``None`` if the process died within the line, or a library wrote it."""
     try:
         return _events.decode(line)
     except UNDECODABLE:
@@ -131,16 +131,16 @@ def _parse(line: bytes) -> TrainingEvent | None:
 
 
 def _death(status: int, errors: bytes) -> Failed:
-    """What a process died of that said no last word.
+    """The failure of a process that ended without reporting one.
 
-    The kernel ends with SIGKILL what takes too much memory, and native code that is refused memory at its limit dies
-    of SIGSEGV, so both count as out of memory: a smaller submodel is the right answer.
+    The kernel kills processes that take too much memory by SIGKILL, and native code that is refused memory dies by
+    SIGSEGV. So both count as out of memory, and the device will be offered a smaller submodel.
     """
     cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     starved = status in {-signal.SIGKILL, -signal.SIGSEGV} or any(sign in errors for sign in _NO_MEMORY)
     failure = Failure.OUT_OF_MEMORY if starved else Failure.TRAINING
     last_line = errors.strip().rpartition(b"\n")[2].decode(errors="replace")
-    exception = _EXCEPTION.match(last_line)  # whose words may be an example's
+    exception = _EXCEPTION.match(last_line)  # only its type is quoted, since its text may contain an example
     return Failed(failure, f"the training process ended by {cause} {exception[1] if exception else last_line}".strip())
 
 

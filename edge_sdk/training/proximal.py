@@ -1,4 +1,4 @@
-"""FedProx on a device: a pull towards the weights that a round began with."""
+"""FedProx on a device: a term that pulls weights towards those that the round began with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BLOCK = 1 << 16  # entries
 
 
 class ProximalTerm:
-    """The gradient of mu/2 |w - w_first|^2 (Li et al. 2020, arXiv 1812.06127, eq. 2); ``file`` holds the first weights.
+    """The gradient of μ/2 · ‖w - w_first‖² (Li et al. 2020, arXiv 1812.06127, eq. 2); ``file`` holds the first weights.
 
-    These are read from their map block by block and let go of again, so that they never add to what is resident.
+    These are mapped, read block by block, and released at once, so that they do not add to resident memory.
     """
 
     def __init__(self, file: Path, mu: float) -> None:

@@ -1,4 +1,4 @@
-"""What trains: the seam between the training loop and a framework, and the loop itself."""
+"""The training loop, and the interface of the runtimes (ONNX or torch) that it trains with."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ class TrainingRuntime(Protocol):
     """A model with its optimizer: :mod:`edge_sdk.training.onnx_runtime` and :mod:`edge_sdk.training.torch_runtime`."""
 
     def accumulate(self, batch: Batch, share: float) -> float:
-        """Add ``share`` of the gradients of ``batch`` to the next update's; the mean loss over it.
+        """Add the gradients of ``batch``, times ``share``, to those of the next update; the mean loss over ``batch``.
 
-        ``share`` is 1 where ``batch`` is all of the update.
+        ``share`` is 1 if ``batch`` is the whole batch of the update, and less for a part of it.
         """
 
     def update(self) -> None:
-        """Change the weights by the gradients so far, of which none are left afterwards."""
+        """Update the weights by the gradients accumulated so far, and reset these."""
 
     def state(self) -> Mapping[str, NDArray[Any]]:
-        """All that a later :meth:`restore` needs; float32 and int64 arrays, good until the next call of any method."""
+        """All that :meth:`restore` needs: float32 and int64 arrays, valid until the next call of any method."""
 
     def restore(self, state: Iterable[tuple[str, NDArray[Any]]]) -> None:
-        """Become what :meth:`state` told; each array may be gone once the next one is asked for."""
+        """Return to an earlier :meth:`state`; each array may become invalid when the next one is requested."""
 
     def finish(self) -> Mapping[str, Array]:
-        """What training changed, trained values less first values, by parameter: arrays that are the caller's now.
+        """The deltas, trained values less first values, by parameter: arrays that belong to the caller.
 
-        The runtime ends with it.
+        The runtime cannot be used afterwards. Raises ``TrainingError`` if a value is not finite.
         """
 
 
 def examples_of(job: TrainingJob) -> EncodedExamples:
-    """The examples that ``job`` names, ready to train on.
+    """The examples that ``job`` names, encoded for training.
 
-    Raises ``DataFormatError`` where they are none, or not for the job's task; ``ModelFormatError`` for its tokenizer.
+    Raises ``DataFormatError`` if they cannot be read or are for another task, ``ModelFormatError`` for a bad tokenizer.
     """
     examples, task = map_examples(Path(job.examples)), job.architecture.task
     if task_of(examples) is not task:
@@ -78,11 +78,10 @@ def train(
     on_step: Callable[[Progress], None],
     checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
-    """Train as the job's recipe says and write the update; ``on_step`` follows each step and may raise to stop.
+    """Train as the job's recipe says and write the update; ``on_step`` is called after each step and may raise to stop.
 
-    Goes on from ``checkpoint``, by default the job's, which is left to whoever takes the update. Raises
-    ``TrainingError`` where the loss is not finite, ``DiskFullError`` or ``StorageError`` where the update cannot be
-    written.
+    Resumes from ``checkpoint``, by default the job's, and leaves it there. Raises ``TrainingError`` if the loss is not
+    finite, ``DiskFullError`` or another ``StorageError`` if the update cannot be written.
     """
     checkpoint = checkpoint or Checkpoint(job)
     trained = _resumed(runtime, checkpoint)
@@ -105,9 +104,9 @@ def train(
 
 
 def take_step(runtime: TrainingRuntime, batch: Batch, job: TrainingJob) -> float:
-    """One update by ``batch``, in parts where the recipe says so: their gradients add up to the whole's. Its loss.
+    """Take one optimizer step on ``batch``; its mean loss. With micro-batches, the gradients of the parts are summed.
 
-    Raises ``TrainingError`` where the batch has no targets, or a step fails.
+    Raises ``TrainingError`` if the batch has no targets, or if the runtime fails.
     """
     task, size = job.architecture.task, job.recipe.micro_batch_size or len(batch.targets)
     total, loss = batch.count(task), 0.0

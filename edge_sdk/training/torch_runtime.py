@@ -1,7 +1,7 @@
-"""Training on torch: for adapters that ONNX cannot train, for GPUs, and to hold the other runtime against.
+"""Training on torch: for adapters that ONNX cannot train, for GPUs, and as a reference for the other runtime.
 
-Needs the extra ``torch``. Autograd does here what :mod:`.onnx_runtime` has in its graph and :mod:`.nested` by hand: a
-nested submodel runs on differentiable slices of the parameters, so that its gradients add up in them.
+Needs the extra ``torch``. Autograd does what :mod:`.onnx_runtime` has in its graph and :mod:`.nested` does by hand: a
+nested submodel runs on differentiable slices of the parameters, so its gradients add up in them.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from edge_sdk.training.optimizers import MOMENTUM
 
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
 _WEIGHT, _SCALER = "weight", "scaler"  # of a checkpoint
-_SCALE_TYPES = {"scale": np.float32, "_growth_tracker": np.int64}  # of what a scaler remembers, what changes
+_SCALE_TYPES = {"scale": np.float32, "_growth_tracker": np.int64}  # the entries of a scaler's state that change
 _Tensors = dict[str, torch.Tensor]
 
 
 class TorchRuntime:
     """A :class:`~edge_sdk.training.runtime.TrainingRuntime` for ``job``, on a CUDA device where there is one.
 
-    ``logit_offset`` (labels,) is added to the logits in the loss. Raises ``ModelFormatError`` where the configuration
+    ``logit_offset`` (labels,) is added to the logits in the loss. Raises ``ModelFormatError`` if the configuration
     cannot be read or does not fit the parameters, ``TensorTableError`` for a bad parameter file,
-    ``TrainingMemoryError`` where memory runs out.
+    ``TrainingMemoryError`` if memory runs out.
     """
 
     def __init__(self, job: TrainingJob, logit_offset: Array) -> None:
@@ -102,7 +102,7 @@ class TorchRuntime:
                 self._optimizer.state[self._weights[name]][kind] = kept
 
     def finish(self) -> Mapping[str, Array]:
-        """Trained values less first values; ``TrainingError`` where one is not finite."""
+        """See :class:`~edge_sdk.training.runtime.TrainingRuntime`."""
         first = _copies(self._job.weights)
         for name, values in self._weights.items():
             np.subtract(values.detach().cpu().numpy(), first[name], out=first[name])
@@ -111,7 +111,7 @@ class TorchRuntime:
         return first
 
     def _add_gradients(self, batch: Batch, share: float) -> float:
-        """Of all widths; the loss of the whole submodel."""
+        """Add the gradients of all widths; the loss of the whole submodel."""
         inputs = {name: self._tensor(values) for name, values in batch.inputs.items()}
         targets = self._tensor(batch.targets)
         self._recompute(True)
@@ -121,7 +121,7 @@ class TorchRuntime:
         self._scaler.scale(share * loss).backward()
         if self._nested:
             targets = self._taught(targets, logits.detach())
-            self._recompute(False)  # it would run on the whole parameters, which are back by then
+            self._recompute(False)  # recomputing happens after functional_call, with the whole submodel's parameters
         for slices in self._nested:
             narrow = {
                 own: _cut(self._parameters[name], slices[name]) for own, name in self._names.items() if name in slices
@@ -136,7 +136,7 @@ class TorchRuntime:
             layer.training = on  # its own flag alone: dropout stays off
 
     def _autocast(self) -> torch.autocast:
-        """Matrix products in fewer bits; the loss is always in float32."""
+        """Mixed precision, if it is on; the loss is always in float32."""
         reduced = self._precision is not torch.float32
         return torch.autocast(self._device.type, dtype=self._precision if reduced else None, enabled=reduced)
 
@@ -151,7 +151,7 @@ class TorchRuntime:
         return -(targets * functional.log_softmax(logits + self._offset, dim=-1)).sum() / targets.sum()
 
     def _taught(self, targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """What nested submodels learn from, as :func:`edge_sdk.training.nested.taught_targets`."""
+        """The targets of nested submodels, as :func:`edge_sdk.training.nested.taught_targets`."""
         if not has_teacher(self._job.recipe, self._job.architecture.task):
             return targets
         taught = functional.softmax(logits.float() + self._offset, dim=-1) * targets.sum(dim=-1, keepdim=True)
@@ -165,7 +165,7 @@ class TorchRuntime:
 
 
 def _module(job: TrainingJob, parameters: dict[str, Array]) -> torch.nn.Module:
-    """The submodel in the memory of ``parameters``."""
+    """The submodel's module, which shares the memory of ``parameters``. Raises ``ModelFormatError``."""
     try:
         return submodel_module(Path(job.config).read_bytes(), job.architecture, job.submodel, parameters)
     except KeyError as error:
@@ -173,7 +173,7 @@ def _module(job: TrainingJob, parameters: dict[str, Array]) -> torch.nn.Module:
 
 
 def _recomputed(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The layers that keep their input alone and run again in the backward pass (arXiv 1604.06174), while training."""
+    """The layers that can keep only their input, and run again in the backward pass (arXiv 1604.06174)."""
     if not getattr(module, "supports_gradient_checkpointing", False):
         raise ConfigurationError(
             f"{type(module).__name__} has no gradient checkpointing; leave gradient_checkpointing off on this device"
@@ -183,7 +183,7 @@ def _recomputed(module: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def _precision_on(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it, as processors do; else float16, whose losses have to be scaled."""
+    """bfloat16 if the device supports it, as processors do; else float16, which needs loss scaling."""
     has_bfloat16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bfloat16 else torch.float16
 
@@ -201,7 +201,7 @@ def _array(values: torch.Tensor) -> NDArray[Any]:
 
 
 def _trained(parameters: _Tensors, first: Mapping[str, Array]) -> _Tensors:
-    """Those of ``parameters`` that ``first`` names; the others will get no gradient."""
+    """Those of ``parameters`` that ``first`` names; gradients are switched off for the others."""
     if unknown := first.keys() - parameters.keys():
         raise ModelFormatError(f"the model has no parameters {sorted(unknown)[:3]}; fetch the weights again")
     for name, value in parameters.items():
@@ -210,7 +210,7 @@ def _trained(parameters: _Tensors, first: Mapping[str, Array]) -> _Tensors:
 
 
 def _cut(values: torch.Tensor, region: Region) -> torch.Tensor:
-    """The part of ``values`` that ``region`` names; differentiable."""
+    """The part ``region`` of ``values``; differentiable."""
     for axis, ranges in enumerate(region.axes):
         if [len(part) for part in ranges] != [values.shape[axis]]:
             values = torch.cat([values.narrow(axis, part.start, len(part)) for part in ranges], dim=axis)
@@ -218,13 +218,13 @@ def _cut(values: torch.Tensor, region: Region) -> torch.Tensor:
 
 
 def _copies(path: str) -> dict[str, Array]:
-    """The arrays of a tensor file, in memory of their own that torch may share."""
+    """Copies of the arrays in a tensor file, whose memory torch can share."""
     return {name: np.array(values) for name, values in read_tensors(Path(path).read_bytes()).items()}
 
 
 @contextmanager
 def _errors_of_torch(job: TrainingJob, kind: type[RaffmError], what: str) -> Iterator[None]:
-    """Turn what torch and transformers raise into ``kind``, or into the error for want of memory."""
+    """Turn what torch and transformers raise into ``kind``, or into ``TrainingMemoryError`` if memory ran out."""
     try:
         yield
     except (RuntimeError, IndexError, TypeError, ValueError) as error:

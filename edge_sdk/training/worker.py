@@ -1,11 +1,11 @@
 """The training process: ``python -m edge_sdk.training.worker JOB.json``, started by :mod:`edge_sdk.training.process`.
 
 1. Limit the memory and lower the priority, before anything large is loaded.
-2. Read and tokenise the examples, so that the tokenizer is gone before the graph is there.
-3. Train; one line of JSON a step, and a last one with the result or the failure, see :mod:`edge_sdk.training.job`.
+2. Read and tokenise the examples, so that the tokenizer's memory is free before the graph is loaded.
+3. Train; write one line of JSON per step, and a last one with the result or failure: see :mod:`edge_sdk.training.job`.
 
-It ends by itself at the next step once its parent is gone. On SIGTERM it ends at once before training has begun, and
-after the step that it is at once it has: with a checkpoint, from which the same job goes on.
+If its parent has ended, the process ends after the current step. On SIGTERM it ends at once before training has begun;
+during training it ends after the current step, with a checkpoint from which the same job resumes.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from edge_sdk.training.runtime import TrainingRuntime
 
 _NICENESS = 10
-_LEAST_BYTES = 60 << 20  # of interpreter and libraries; with less, some versions of OpenBLAS ask for memory for ever
-# what the dynamic loader says
+_MIN_BYTES = 60 << 20  # for interpreter and libraries; with less, some versions of OpenBLAS retry allocations for ever
+# how the dynamic loader says that memory ran out
 _NO_MEMORY = ("failed to map segment", "cannot map zero-fill pages", "annot allocate memory")
 
 
@@ -51,8 +51,8 @@ def main() -> int:
     os.nice(_NICENESS)
     logging.getLogger("edge_sdk").addHandler(_ToTheAgent())
     try:
-        if job.memory_limit_bytes < _LEAST_BYTES:
-            raise out_of_memory(job.memory_limit_bytes, f"the libraries alone take {_LEAST_BYTES}")
+        if job.memory_limit_bytes < _MIN_BYTES:
+            raise out_of_memory(job.memory_limit_bytes, f"the libraries alone take {_MIN_BYTES}")
         limit_resident(job.memory_limit_bytes)
         _emit(Finished(_train(job)))
     except (RaffmError, MemoryError, ImportError, SystemError, OSError) as error:
@@ -87,7 +87,7 @@ def _train(job: TrainingJob) -> TrainingResult:
 
 
 def _runtime_of(job: TrainingJob, logit_offset: Array) -> TrainingRuntime:
-    """Only what trains is imported: a device that trains on ONNX needs no torch."""
+    """The job's runtime. Only that is imported: a device that trains on ONNX needs no torch."""
     if job.runtime is Runtime.ONNX:
         from edge_sdk.training.onnx_runtime import OnnxRuntime  # noqa: PLC0415
 
@@ -102,7 +102,7 @@ def _runtime_of(job: TrainingJob, logit_offset: Array) -> TrainingRuntime:
 
 
 def _as_ours(error: Exception, limit_bytes: int) -> RaffmError:
-    """The error of the tree that ``error`` amounts to: what fails for want of memory comes under many names."""
+    """The project's error that ``error`` amounts to; running out of memory shows in many ways."""
     if isinstance(error, RaffmError):
         return error
     unmapped = isinstance(error, ImportError) and any(sign in str(error) for sign in _NO_MEMORY)
@@ -113,7 +113,7 @@ def _as_ours(error: Exception, limit_bytes: int) -> RaffmError:
 
 
 class _ToTheAgent(logging.Handler):
-    """What this process logs stands in the agent's log."""
+    """Sends what this process logs to the agent's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _emit(Noted(record.levelno, record.getMessage()))
