@@ -1,1 +1,1 @@
-"""Messages and blobs between a device and its coordinator: MQTT for real, memory for tests, one exchange for both."""
+"""Messages and blobs between a device and its coordinator: over MQTT, or in memory for tests; blobs also over HTTPS."""

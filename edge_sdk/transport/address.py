@@ -1,4 +1,4 @@
-"""Where a broker is and how to get in: its address, name and password, TLS, and words for what keeps one out."""
+"""A broker's address and how to connect to it: user and password, TLS, and explanations of failed connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOST = re.compile(r"[\w.:%-]+")
 _ASK_TIMEOUT_S = 5.0
 _ALERT_TIMEOUT_S = 0.5
 _PING = b"\xc0\x00"
-_ALERTS = {  # what OpenSSL calls them, and TLS before 1.3 has no word of its own for the second
+_ALERTS = {  # TLS alerts by OpenSSL's names; before TLS 1.3, a missing certificate is a handshake failure
     "CERTIFICATE_REQUIRED": "it wants a certificate, and gets none: enrol this device, or give --certificate-file",
     "HANDSHAKE_FAILURE": "it wants a certificate, and gets none: enrol this device, or give --certificate-file",
     "CERTIFICATE_REVOKED": "its certificate is revoked: enrol again, with a new token",
@@ -33,7 +33,7 @@ _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64  # OpenSSL
 
 
 class MqttVersion(str, Enum):
-    """What to speak with the broker; ``ANY`` is 5, and 3.1.1 where the broker answers that it does not speak 5."""
+    """The version to speak with the broker; ``ANY`` is 5, or 3.1.1 if the broker answers that it does not speak 5."""
 
     ANY = "any"
     V5 = "5"
@@ -50,7 +50,7 @@ class BrokerAddress:
 
     @classmethod
     def parse(cls, text: str) -> BrokerAddress:
-        """Read an address, with or without a port. ``ConfigurationError`` for anything else; it quotes no password."""
+        """Parse an address, with or without a port. Raises ``ConfigurationError``, which quotes no password."""
         try:
             parts = urlsplit(text)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
@@ -87,7 +87,7 @@ class Credentials:
 
 
 class BrokerSettings(Protocol):
-    """What the settings of an agent, of a coordinator and of a doctor say alike of their broker."""
+    """The settings of a broker that agents, coordinators and doctors have in common."""
 
     @property
     def broker(self) -> str | None:
@@ -95,35 +95,35 @@ class BrokerSettings(Protocol):
 
     @property
     def user(self) -> str | None:
-        """A name to give it."""
+        """The user name to log in with."""
 
     @property
     def password(self) -> str | None:
-        """The name's password."""
+        """The user's password."""
 
     @property
     def ca_file(self) -> Path | None:
-        """The authorities that TLS trusts, instead of the system's."""
+        """A file of the authorities that TLS trusts, instead of the system's."""
 
     @property
     def certificate_file(self) -> Path | None:
-        """The certificate to show, with what links it to its authority."""
+        """The certificate to show, with its chain."""
 
     @property
     def key_file(self) -> Path | None:
-        """The certificate's key, where it is not in the same file."""
+        """The certificate's key, if it is not in the same file."""
 
     @property
     def allow_plaintext(self) -> bool:
-        """Whether it may be another machine's without TLS."""
+        """Whether a broker on another machine may be used without TLS."""
 
     @property
     def mqtt_version(self) -> MqttVersion:
-        """What to speak."""
+        """The version of MQTT to speak."""
 
 
 class _TidySocket(ssl.SSLSocket):
-    """paho leaves a socket open whose handshake failed."""
+    """Closes itself if its handshake fails; paho would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -134,7 +134,7 @@ class _TidySocket(ssl.SSLSocket):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address is the machine's own."""
+    """Whether this name or address is this machine's loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -142,7 +142,7 @@ def is_loopback(host: str) -> bool:
 
 
 def refuse_plaintext(address: BrokerAddress, *, allow_plaintext: bool) -> None:
-    """``ConfigurationError`` for a plaintext address off this machine, unless its owner allows it."""
+    """Raise ``ConfigurationError`` for an address on another machine without TLS, unless ``allow_plaintext``."""
     if not (address.tls or address.is_loopback or allow_plaintext):
         msg = f"{address} would send everything readable over the network: use mqtts://, or allow plaintext explicitly"
         raise ConfigurationError(msg)
@@ -153,8 +153,8 @@ def tls_context(
 ) -> ssl.SSLContext:
     """TLS 1.2 or newer that trusts the system's authorities, or those in ``ca_file`` alone.
 
-    It shows the certificate in ``certificate_file``, where one is named. ``ConfigurationError`` for a file that cannot
-    be read.
+    It shows the certificate in ``certificate_file``, if given. Raises ``ConfigurationError`` for a file that cannot be
+    read.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
@@ -169,7 +169,7 @@ def tls_context(
 
 
 def show_certificate(context: ssl.SSLContext, certificate_file: Path, key_file: Path | None) -> None:
-    """Show this certificate in every handshake from now on. ``ConfigurationError`` where it cannot be used."""
+    """Make ``context`` show this certificate from now on. Raises ``ConfigurationError`` if it cannot be used."""
     try:
         context.load_cert_chain(certificate_file, key_file, password=b"")  # b"": without it OpenSSL asks the terminal
     except OSError as error:
@@ -179,11 +179,11 @@ def show_certificate(context: ssl.SSLContext, certificate_file: Path, key_file: 
 
 
 def why_refused(address: BrokerAddress, context: ssl.SSLContext) -> str:
-    """Why a broker that answers does not take the certificate that ``context`` shows, or none; "" where it does.
+    """Why a broker that answers refuses the certificate of ``context``, or its lack; "" if it does not.
 
-    With TLS 1.3 it says so after the handshake only. So it gets a moment for that, and then MQTT's shortest packet,
-    to which it must answer or hang up. No session of anybody's is touched. Raises ``OSError`` where nobody answers, or
-    not in TLS that ``context`` trusts.
+    With TLS 1.3 a broker refuses only after the handshake. So it gets a moment to do that, and then MQTT's shortest
+    packet, which it has to answer or hang up on. No MQTT session is affected. Raises ``OSError`` if nobody answers, or
+    not with TLS that ``context`` trusts.
     """
     with socket.create_connection((address.host, address.port), _ASK_TIMEOUT_S) as plain:
         try:
@@ -204,7 +204,7 @@ def why_refused(address: BrokerAddress, context: ssl.SSLContext) -> str:
 
 
 def why_unreachable(address: BrokerAddress, error: OSError) -> str:
-    """What it means for the user that a connection to ``address`` ends in ``error``, and what to do."""
+    """In words, why a connection to ``address`` failed with ``error``, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"broker at {address} is not trusted: {error.verify_message.rstrip('.')}: {trust_advice(error)}"
     if error.errno in {errno.EMFILE, errno.ENFILE}:

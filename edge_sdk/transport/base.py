@@ -1,7 +1,7 @@
-"""What the rest of the house asks of a transport: publish, receive, and to be told when the link comes and goes.
+"""The interface of a transport: publish, receive, and notice when the link goes up or down.
 
-A transport delivers to one queue, so that its user is a plain loop. It may lose messages and may deliver one twice
-(QoS 1 behind a broker that restarts does both): whoever needs more resends until the application answers.
+A transport delivers to one queue, so that its user is a plain loop. It may lose messages, and may deliver one twice
+(QoS 1 behind a broker that restarts does both): whoever needs more has to resend until the application answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One message as it came: ``topic`` as the broker wrote it, ``payload`` not yet decoded."""
+    """One message: its topic, and its payload, which is not decoded yet."""
 
     topic: str
     payload: bytes
@@ -20,19 +20,19 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """The transport is connected (again) and subscribed: say who you are, resend what matters."""
+    """The transport is connected (again) and subscribed: its user should say hello and resend what matters."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkDown:
-    """The link is gone; the transport reconnects by itself."""
+    """The link is down; the transport reconnects by itself."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class BulkRoom:
-    """Bulk may be published again, after ``bulk_room`` said that there was no room."""
+    """Bulk messages may be published again, after ``bulk_room`` returned 0."""
 
 
 Delivery = Incoming | LinkUp | LinkDown | BulkRoom
@@ -50,26 +50,26 @@ class Transport(Protocol):
     """Two real implementations: :mod:`edge_sdk.transport.mqtt` and :mod:`edge_sdk.transport.memory`."""
 
     def connect(self) -> None:
-        """Connect and subscribe; returns once connected. ``BrokerUnreachableError`` where nobody answers."""
+        """Connect and subscribe; returns once connected. Raises ``BrokerUnreachableError``."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
-        """Hand a message over; returns at once. While the link is down, messages may be dropped."""
+        """Queue a message for sending; returns at once. While the link is down, messages may be dropped."""
 
     def bulk_room(self) -> int:
-        """The most bytes of a ``bulk`` message that may be published now; 0 while enough of them are on their way.
+        """The size limit, in bytes, of a ``bulk`` message that may be published now; 0 while enough are in flight.
 
-        After a 0, :class:`BulkRoom` is delivered when there is room. So what is not bulk never waits behind more than
-        a few bulk messages.
+        After a 0, :class:`BulkRoom` is delivered when there is room again. So other messages never wait behind more
+        than a few bulk messages.
         """
 
     def receive(self, timeout_s: float) -> object:
-        """The next :data:`Delivery` or injected object, in the order of arrival; ``None`` after ``timeout_s``."""
+        """The next :data:`Delivery` or injected object, in order of arrival; ``None`` after ``timeout_s``."""
 
     def unread(self) -> int:
         """How many deliveries wait for :meth:`receive`."""
 
     def inject(self, delivery: object) -> None:
-        """Put something of the user's own into the receive queue, from any thread: how workers wake the loop."""
+        """Put an object into the receive queue, from any thread: this is how workers wake the loop."""
 
     def close(self) -> None:
         """Disconnect politely; idempotent."""

@@ -1,14 +1,14 @@
-"""Blobs as files named by their SHA-256, and half-fetched blobs that survive a kill in mid-transfer.
+"""Blobs as files named by their SHA-256, and partial blobs that survive a kill in mid-transfer.
 
-    <digest>        a whole blob: verified, synced, then renamed into place, so that what has the name has the bytes
+    <digest>        a complete blob: verified, synced, then renamed, so that a file of this name has these bytes
     <digest>.part   the bytes of a blob that is being fetched
-    <digest>.have   one byte a grain: 1 once the grain's bytes are in the .part file
+    <digest>.have   one byte per grain: 1 once the grain's bytes are in the .part file
     put-*           a blob that is being copied in
     in-use          locked by whoever makes or reads blobs that no record names, and by who deletes what none names
 
-A grain's flag is written after its bytes. A killed process loses neither, since both are in the kernel; power loss may
-keep a flag and lose its bytes, which the digest of the whole reveals before the blob gets its name. One process at a
-time fetches into a folder.
+A grain's flag is written after its bytes. A killed process loses neither, since both are in the kernel. Power loss may
+keep a flag but lose its bytes; the digest of the whole reveals that before the blob gets its name. Only one process at
+a time may fetch into a folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ABANDONED_S = 3600.0
 
 
 def is_sound(path: Path) -> bool:
-    """Whether the bytes of a whole blob are those of its name: reads all of it. Raises ``OSError``."""
+    """Whether the bytes of a complete blob match its name. Reads all of it. Raises ``OSError``."""
     with _opened(path, os.O_RDONLY) as descriptor:
         return _digest_of_file(descriptor) == path.name
 
@@ -53,25 +53,25 @@ class BlobFolder:
                     left_over.unlink(missing_ok=True)
 
     def has(self, digest: str) -> bool:
-        """Whether the whole blob is here."""
+        """Whether the complete blob is here."""
         return self.path_of(digest).exists()
 
     def path_of(self, digest: str) -> Path:
-        """Where the blob lies, or would lie; ``MalformedMessageError`` where ``digest`` is no lower-case SHA-256."""
+        """The path of the blob, whether it exists or not; ``MalformedMessageError`` for a malformed ``digest``."""
         if not _DIGEST.fullmatch(digest):
             msg = f"blob name {digest[:80]!r} is not a SHA-256 in lower-case hexadecimal"
             raise MalformedMessageError(msg)
         return self.path / digest
 
     def size_of(self, digest: str) -> int | None:
-        """The blob's size in bytes, or ``None`` where it is not here."""
+        """The blob's size in bytes, ``None`` if it is not here."""
         path = self.path_of(digest)
         with disk_errors(path), suppress(FileNotFoundError):
             return path.stat().st_size
         return None
 
     def read(self, digest: str, start: int, stop: int) -> bytes:
-        """The bytes [start, stop) of a whole blob."""
+        """The bytes [start, stop) of a complete blob."""
         path = self.path_of(digest)
         with disk_errors(path), _opened(path, os.O_RDONLY) as descriptor:
             return os.pread(descriptor, stop - start, start)
@@ -86,9 +86,10 @@ class BlobFolder:
         return digest
 
     def put_file(self, source: Path, *, move: bool = False) -> str:
-        """Store the bytes of ``source``; their digest. With ``move``, ``source`` is gone afterwards and is, on the same
-        filesystem, renamed instead of copied.
-        """  # noqa: D205 the summary needs both sentences
+        """Store the bytes of ``source``; their digest.
+
+        With ``move``, ``source`` is gone afterwards; on the same file system it is renamed instead of copied.
+        """
         with disk_errors(source), _opened(source, os.O_RDONLY) as descriptor:
             digest = self._take_over(descriptor, source) if move else self._copy_in(descriptor)
         if move:
@@ -96,21 +97,21 @@ class BlobFolder:
         return digest
 
     def open_partial(self, digest: str, size_bytes: int) -> Partial:
-        """Begin to fetch a blob, or go on where an earlier process was stopped."""
+        """Begin to fetch a blob, or resume what an earlier process began."""
         return Partial(self.path_of(digest), digest, size_bytes)
 
     def digests(self) -> tuple[str, ...]:
-        """The names of all whole blobs, sorted."""
+        """The names of all complete blobs, sorted."""
         with disk_errors(self.path):
             return tuple(sorted(path.name for path in self.path.iterdir() if _DIGEST.fullmatch(path.name)))
 
     def size_bytes(self) -> int:
-        """What all files here take together, unfinished ones included."""
+        """The total size of all files here, partial ones included."""
         with disk_errors(self.path):
             return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
 
     def delete(self, digest: str) -> None:
-        """Remove a blob and what was fetched of it so far; no error where it is not here."""
+        """Remove a blob, complete or partial; no error if it is not here."""
         path = self.path_of(digest)
         with disk_errors(path):
             for name in (path, *_partial_paths(path)):
@@ -145,7 +146,7 @@ class BlobFolder:
             os.close(descriptor)
 
     def keep_only(self, digests: AbstractSet[str]) -> None:
-        """Remove every other blob, and what was fetched so far of any other."""
+        """Remove every other blob, complete or partial."""
         with disk_errors(self.path):
             for path in tuple(self.path.iterdir()):
                 digest = path.name.partition(".")[0]
@@ -184,7 +185,7 @@ class BlobFolder:
 
 
 class Partial:
-    """A blob that is being fetched: which grains are here, and where the next go. Made by ``open_partial``."""
+    """A blob that is being fetched, with a flag for each grain that is here. Made by ``open_partial``."""
 
     def __init__(self, path: Path, digest: str, size_bytes: int) -> None:
         self.digest = digest
@@ -201,11 +202,11 @@ class Partial:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every grain is here; :meth:`commit` then verifies them together."""
+        """Whether every grain is here; :meth:`commit` then verifies the whole."""
         return 0 not in self._flags
 
     def missing(self) -> Iterator[int]:
-        """The indices of the grains that are not here yet, rising."""
+        """The indices of the grains that are not here yet, ascending."""
         return missing_grains(self._flags)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -218,7 +219,7 @@ class Partial:
         self._flags[index : index + count] = flags
 
     def commit(self) -> None:
-        """Make this a whole blob. ``BlobCorruptError`` where the digest differs; then nothing of it is kept."""
+        """Verify the whole, and name it. Raises ``BlobCorruptError`` if the digest differs; then nothing is kept."""
         with disk_errors(self._path):
             found = _digest_of_file(self._data_file)
             if found == self.digest:
@@ -229,7 +230,7 @@ class Partial:
             raise BlobCorruptError(msg)
 
     def discard(self) -> None:
-        """Throw away what was fetched."""
+        """Delete what was fetched."""
         self.close()
         with disk_errors(self._path):
             self._have.unlink(missing_ok=True)
@@ -251,7 +252,7 @@ class Partial:
         _write_all(self._flag_file, self._flags, 0)
 
     def _earlier_flags(self) -> bytearray | None:
-        """What an earlier process fetched; ``None`` where its bytes are gone or were meant for another size."""
+        """The flags of an earlier process; ``None`` if there are none, or if they are for another size."""
         if not (self._part.exists() and self._have.exists()):
             return None
         flags = bytearray(flag == 1 for flag in self._have.read_bytes())
@@ -263,7 +264,7 @@ def _partial_paths(path: Path) -> tuple[Path, Path]:
 
 
 def _seal(descriptor: int, source: Path, target: Path) -> None:
-    """Bytes, then name, then the folder's entry: after this, a power loss cannot undo any of them."""
+    """Sync the bytes, rename the file, sync the folder: after this, a power loss cannot undo any of it."""
     os.fsync(descriptor)
     source.replace(target)
     with _opened(target.parent, os.O_RDONLY) as folder:
@@ -279,7 +280,7 @@ def _digest_of_file(descriptor: int) -> str:
 
 
 def _write_all(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
-    """A full disk first writes less than asked, and only then refuses."""
+    """Write all of ``data`` at ``offset``; a disk that fills up first writes less than asked, and then refuses."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

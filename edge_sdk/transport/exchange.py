@@ -3,15 +3,15 @@
     receiver                                   sender
       ChunkRequest(digest, ranges)   ──▶
                                      ◀──       Chunk, Chunk, …   or   BlobGone
-      verify and store each chunk; ask for more as chunks come; at the end verify the whole
+      verify and store each chunk; ask for more as chunks arrive; at the end verify the whole
 
-The receiver bounds everything: at most a window of grains is on its way, at most ``max_transfers``
-transfers run, and a chunk that was not asked for, of this peer, is refused. So neither the broker nor a sender's queue
-can be made to hold more than that, and a resumed transfer costs only what was missing. The sender reads and sends a
-chunk only when ``room`` says that there is some, each peer in turn, and never more than fits into one message.
+The receiver bounds everything: at most a window of grains is in flight, at most ``max_transfers`` transfers run, and a
+chunk that was not requested from this peer is refused. So neither the broker nor a sender's queue ever has to hold more
+than that, and a resumed transfer costs only what was missing. The sender reads and sends a chunk only when ``room``
+allows it, one peer after the other, and never more than fits into one message.
 
-No sockets, threads or clocks here: the caller passes messages and the time in, and ``send`` carries messages out.
-``Chunk`` belongs on the bulk channels (``chunk/up``, ``chunk/down``), all else on ``up`` and ``down``.
+There are no sockets, threads or clocks here: the caller passes in messages and the time, and ``send`` takes messages to
+send. ``Chunk`` belongs on the bulk channels (``chunk/up``, ``chunk/down``), all else on ``up`` and ``down``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.requested import Requested
 from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
 
-WINDOW_BYTES = 1 << 20  # for each place; a transfer that runs alone has them all, up to the most
-MOST_WINDOW_BYTES = 4 << 20
-MAX_TRANSFERS = 2  # one fetches while another is verified; a coordinator has a place for each of many devices
-MAX_SILENT = 64  # transfers that hold files open and no place; with more, the longest silent is given up
+WINDOW_BYTES = 1 << 20  # per transfer; those that run share the windows of all max_transfers
+MAX_WINDOW_BYTES = 4 << 20  # of one transfer
+MAX_TRANSFERS = 2  # one is fetched while another is verified; a coordinator runs more, for many devices
+MAX_SILENT = 64  # silent transfers, which keep files open; beyond that, the one silent for longest is given up
 
 Send = Callable[[str, BlobMessage], None]
 
@@ -57,7 +57,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The blob will not come from this peer unless it is fetched again; what came so far is kept where it is sound."""
+    """The blob does not come from this peer, unless it is fetched again. Bytes that have arrived are kept if sound."""
 
     peer: str
     digest: str
@@ -71,10 +71,10 @@ Outcome = Fetched | Failed
 class BlobExchange:
     """Serves the blobs of ``folder`` and fetches others into it.
 
-    ``received_bytes`` and ``sent_bytes`` count the data in chunks by peer, repeated and refused ones included. While
-    ``held``, nothing is asked for, given up or served: peers that ask are left to ask again. :meth:`resume` after it.
-    ``room()`` is the most bytes that the encoded ``Chunk`` sent next may have, 0 while none may; then :meth:`send_more`
-    is to be called once there is room.
+    ``received_bytes`` and ``sent_bytes`` count the data in chunks by peer, including repeated and refused ones. While
+    ``held``, nothing is requested, given up or served, so peers have to ask again; call :meth:`resume` afterwards.
+    ``room()`` is the size limit of the next encoded ``Chunk`` in bytes, 0 while none may be sent; then call
+    :meth:`send_more` once there is room.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class BlobExchange:
         return tuple(self._transfers)
 
     def fetch(self, peer: str, digest: str, size_bytes: int, now_s: float) -> list[Outcome]:
-        """Begin to fetch a blob from ``peer``, or join the transfer that runs: each peer asked gets an outcome."""
+        """Begin to fetch a blob from ``peer``, or add it to the blob's transfer; every peer gets an outcome."""
         transfer = self._transfers.get(digest)
         if self._folder.has(digest):
             self._outcomes.append(Fetched(peer, digest))
@@ -117,13 +117,13 @@ class BlobExchange:
         return self._settle(now_s)
 
     def cancel(self, digest: str) -> None:
-        """Stop fetching a blob, without an outcome; what came of it stays, and the next tick fills its place."""
+        """Stop fetching a blob, without an outcome. Arrived bytes stay; the next tick starts another transfer."""
         transfer = self._transfers.pop(digest, None)
         if transfer is not None:
             transfer.close()
 
     def handle(self, peer: str, message: BlobMessage, now_s: float) -> list[Outcome]:
-        """Answer a request, or take what a peer sent. ``StorageError`` where a blob to send cannot be read."""
+        """Handle a request or a chunk. Raises ``StorageError`` if a blob to send cannot be read."""
         match message:
             case ChunkRequest():
                 self._serve(peer, message)
@@ -134,7 +134,7 @@ class BlobExchange:
         return self._settle(now_s) if self._outcomes else []
 
     def tick(self, now_s: float) -> list[Outcome]:
-        """Ask again for what is overdue, and give up what has been silent too long. Call about every second."""
+        """Ask again for what is overdue, and give up on peers that are silent for too long. Call about every second."""
         self.send_more()
         running = [] if self.held else [t for t in self._transfers.values() if t.partial is not None]
         for transfer in running:
@@ -146,7 +146,7 @@ class BlobExchange:
         return self._settle(now_s)
 
     def resume(self, now_s: float, peer: str | None = None) -> None:
-        """The link is back, or ``peer``'s is, or blobs may move again: ask at once for all that may have been lost."""
+        """Ask at once for all that may have been lost, since the link or ``peer`` is back, or blobs may move again."""
         for transfer in self._transfers.values():
             if transfer.partial is not None and peer in {None, transfer.peer}:
                 transfer.begin(now_s)
@@ -160,7 +160,7 @@ class BlobExchange:
     # -- sending
 
     def send_more(self) -> None:
-        """Send what was asked for, as far as there is room. ``StorageError`` where it cannot be read."""
+        """Send what was requested, as far as there is room. Raises ``StorageError`` if it cannot be read."""
         while not self.held and (grains := _chunk_grains(self._room())):
             wish = self._requested.next(grains)
             if wish is None:
@@ -178,7 +178,7 @@ class BlobExchange:
         self.send_more()
 
     def _send_chunk(self, peer: str, digest: str, first_grain: int, grains: int) -> None:
-        """A blob that has gone since it was asked for is told when it is asked for again."""
+        """Send one chunk, unless the blob has been deleted meanwhile: then the next request gets ``BlobGone``."""
         if not self._folder.has(digest):
             return
         start = first_grain * GRAIN_BYTES
@@ -202,9 +202,9 @@ class BlobExchange:
         self._advance(transfer, now_s)
 
     def _most_grains(self) -> int:
-        """What one transfer may have on its way: its share of all, so that those that run never exceed that."""
+        """The grains that one transfer may have in flight: its share of the windows of all that run."""
         running = sum(transfer.partial is not None for transfer in self._transfers.values())
-        return max(1, min(MOST_WINDOW_BYTES, self._window_bytes // running) // GRAIN_BYTES)
+        return max(1, min(MAX_WINDOW_BYTES, self._window_bytes // running) // GRAIN_BYTES)
 
     def _advance(self, transfer: Transfer, now_s: float) -> None:
         if transfer.partial is None or not transfer.partial.is_complete:
@@ -224,7 +224,7 @@ class BlobExchange:
             self._send(transfer.peer, ChunkRequest(digest=transfer.digest, ranges=ranges))
 
     def _lose_peer(self, peer: str, digest: str, reason: str) -> None:
-        """Go on with the next peer that offered this blob, if there is one."""
+        """Report that ``peer`` failed, and go on with the next peer that offered this blob, if there is one."""
         transfer = self._transfers.get(digest)
         if transfer is None or peer not in transfer.peers:
             return
@@ -236,27 +236,30 @@ class BlobExchange:
             del self._transfers[digest]
 
     def _end(self, transfer: Transfer, refused: str = "") -> None:
-        """Where the disk refused, for every peer: another one's bytes would not fit either."""
+        """End a transfer with the same outcome for every peer: if the disk ``refused``, another peer does not help."""
         digest = transfer.digest
         self.cancel(digest)
         for peer in transfer.peers:
             self._outcomes.append(Failed(peer, digest, refused, Failure.STORAGE) if refused else Fetched(peer, digest))
 
     def _settle(self, now_s: float) -> list[Outcome]:
-        """Fill the free places in the order of asking, and hand out what has ended."""
+        """Start waiting transfers, in order, while there are free places; the outcomes since the last call."""
         while (transfer := self._next_queued()) is not None:
             self._start(transfer, now_s)
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
     def _bound_silent(self) -> None:
-        """Open files are few, and the silent may be a fleet; who is alive offers its blob again."""
+        """Give up the longest silent transfers beyond ``MAX_SILENT``, which would use up the open files.
+
+        A peer that is alive offers its blob again.
+        """
         silent = [t for t in self._transfers.values() if t.partial is not None and t.is_silent]
         for transfer in sorted(silent, key=lambda t: t.heard_s)[: max(0, len(silent) - MAX_SILENT)]:
             self._lose_peer(transfer.peer, transfer.digest, "nothing comes, and others wait")
 
     def _next_queued(self) -> Transfer | None:
-        """The first transfer that waits, if there is a place; one that has gone silent holds none."""
+        """The first transfer that waits, if there is a free place; silent ones occupy none."""
         running = sum(t.partial is not None and not t.is_silent for t in self._transfers.values())
         queued = (t for t in self._transfers.values() if t.partial is None)
         return next(queued, None) if running < self._max_transfers else None
@@ -272,7 +275,7 @@ class BlobExchange:
         self._advance(transfer, now_s)
 
     def _usual_delay_s(self) -> float:
-        """Of the transfers that run: where it is this side that is slow, a new one is not silent after five seconds."""
+        """The median delay of running transfers: if this side is slow, a new one must not count as silent too soon."""
         running = [t.delay_s for t in self._transfers.values() if t.partial is not None and not t.is_silent]
         return median(running) if running else 0.0
 

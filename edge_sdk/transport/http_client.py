@@ -1,9 +1,9 @@
-"""HTTP as a device speaks it with servers that it need not trust: it waits for none of them without end.
+"""An HTTP client for servers that need not be trusted: none of them can keep it waiting for ever.
 
-What a server sends is a head, a part of a blob or a whole answer, and each has so long. Within that a server may not
-trickle, nor hide in what HTTP lets it say before, between and after the bytes that were asked for.
+Every read (of a head, of a part of a blob, of a whole answer) has a time limit. A server can neither trickle bytes nor
+exceed the limit by what HTTP allows before, between and after the requested bytes.
 
-It is imported where a device asks, not before: Python's own modules for this take memory.
+Import this module only when asking: Python's own HTTP modules take memory.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from edge_sdk.errors import BlobUnreachableError
 from edge_sdk.transport.address import is_loopback
 
 SILENCE_S = 20.0
-"""How long a server may say nothing at all."""
+"""The longest time between two bytes."""
 
 
 class Patience:
-    """The time that a server has for what is read next, ``whole_s``; :meth:`begin` gives it anew."""
+    """The time limit of one read, ``whole_s``; :meth:`begin` starts it again."""
 
     def __init__(self, whole_s: float) -> None:
         self._whole_s = whole_s
         self.begin()
 
     def begin(self) -> None:
-        """From now on."""
+        """Start the time limit now."""
         self._ends_s = time.monotonic() + self._whole_s
 
     def left_s(self) -> float:
-        """How long to wait at most for the next byte; ``TimeoutError`` where the time is over."""
+        """The longest time to wait for the next byte; ``TimeoutError`` if the time limit is over."""
         left_s = self._ends_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError(f"it has not said all after {self._whole_s:g} s")
@@ -53,14 +53,14 @@ class Patience:
 
 
 def opener(address: str, tls: ssl.SSLContext | None, patience: Patience, *, follows: bool) -> OpenerDirector:
-    """For questions to ``address``; it ``follows`` redirects to blobs alone: what else is asked carries secrets."""
+    """An opener for requests to ``address``. It ``follows`` redirects only to blobs: other requests carry secrets."""
     proxies = [ProxyHandler({})] if is_loopback(urlsplit(address).hostname or "") else []
     redirects = _Redirects() if follows else _NoRedirects()
     return build_opener(*proxies, redirects, _Plain(patience), _Secure(patience, tls))
 
 
 class _Heard(io.RawIOBase):
-    """What comes over a socket, for as long as there is patience."""
+    """Reads from a socket within a :class:`Patience`."""
 
     def __init__(self, link: socket.socket, patience: Patience) -> None:
         self._link, self._patience = link, patience
@@ -83,7 +83,7 @@ class _Heard(io.RawIOBase):
 
 
 class _Link:
-    """A socket as :mod:`http.client` uses it, that is heard with patience."""
+    """A socket, as far as :mod:`http.client` uses one, that is read within a :class:`Patience`."""
 
     def __init__(self, link: socket.socket, patience: Patience) -> None:
         self._link, self._patience = link, patience
@@ -104,7 +104,7 @@ class _PlainConnection(HTTPConnection):
 
 
 class _SecureConnection(_PlainConnection, HTTPSConnection):
-    """The same, over what HTTPS connects."""
+    """The same over HTTPS."""
 
 
 class _Plain(HTTPHandler):
@@ -127,14 +127,14 @@ class _Secure(HTTPSHandler):
 
 class _NoRedirects(HTTPRedirectHandler):
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> None:
-        """An answer like any other that is none."""
+        """Treat a redirect as an error, like any other status that is no answer."""
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 class _Redirects(HTTPRedirectHandler):
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:  # noqa: ANN401 - urllib's own
-        """What else the server says with it is not read, as long as it may be."""
+        """Follow without reading the redirect's body, which could be endless."""
         fp.close()
         return super().http_error_302(req, fp, code, msg, headers)
 
@@ -143,7 +143,7 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        """On HTTPS, or on this machine."""
+        """Follow only with the same scheme, and over plain HTTP only to this machine."""
         old, new = urlsplit(req.full_url), urlsplit(newurl)
         if new.scheme != old.scheme or (new.scheme == "http" and not is_loopback(new.hostname or "")):
             raise BlobUnreachableError(f"{req.full_url[:200]} redirects to {newurl[:200]!r}, which is not followed")

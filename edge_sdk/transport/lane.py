@@ -1,8 +1,8 @@
-"""What the broker has not acknowledged yet, and how much bulk may be among it: small messages do not wait behind more.
+"""Tracks unacknowledged messages, and limits the bulk among them, so that small messages need not wait long behind it.
 
-Bulk that the broker has not acknowledged may lie in the kernel's buffers, where nothing overtakes it any more. So its
-limit follows the link: a bulk message that is acknowledged within a second raises it by its size, one that takes more
-than four halves it, down to one message at a time.
+Unacknowledged bulk may lie in the kernel's buffers, where nothing can overtake it. So its limit adapts to the link: a
+bulk message that is acknowledged within a second raises the limit by its size; one that takes more than four seconds
+halves it, down to one message at a time.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 
 _FIRST_LIMIT_BYTES = 256 * 1024
-_MOST_BYTES = 2 << 20
-_MOST_MESSAGES = 16  # of the 20 that are on their way at once: four places stay for small ones
+_MAX_LIMIT_BYTES = 2 << 20
+_MAX_MESSAGES = 16  # of the 20 that may be in flight at once: four places stay for small ones
 _PROMPT_S = 1.0
 _SLOW_S = 4.0
 
@@ -26,9 +26,9 @@ class _Sent:
 
 
 class Lane:
-    """One connection's outgoing messages. :meth:`sent` is told by one thread, :meth:`acknowledged` by another.
+    """One connection's outgoing messages. :meth:`sent` and :meth:`acknowledged` are called by different threads.
 
-    ``taken_bytes`` is the size of the largest message that the broker ever acknowledged.
+    ``taken_bytes`` is the size of the largest message that the broker has ever acknowledged.
     """
 
     def __init__(self) -> None:
@@ -40,13 +40,13 @@ class Lane:
         self._is_full = False
 
     def has_room(self) -> bool:
-        """Whether another bulk message may be sent; where not, :meth:`acknowledged` says when it may be again."""
+        """Whether another bulk message may be sent; if not, :meth:`acknowledged` says when that changes."""
         with self._lock:
             self._is_full = not self._fits()
             return not self._is_full
 
     def sent(self, message_id: int, size_bytes: int, *, bulk: bool) -> None:
-        """A message is on its way; its acknowledgement may have been faster than this call."""
+        """A message was handed to paho; its acknowledgement may have arrived before this call."""
         with self._lock:
             if message_id in self._early:
                 self._early.remove(message_id)
@@ -54,7 +54,7 @@ class Lane:
                 self._sent[message_id] = _Sent(size_bytes, bulk, time.monotonic())
 
     def acknowledged(self, message_id: int) -> bool:
-        """The broker has a message; whether there is room for bulk again after there was none."""
+        """The broker acknowledged a message; whether there is room for bulk again after there was none."""
         with self._lock:
             sent = self._sent.pop(message_id, None)
             if sent is None:
@@ -66,7 +66,7 @@ class Lane:
             return is_news
 
     def forget_bulk(self) -> list[int]:
-        """The connection is gone, and its bulk with it; the messages that were on their way."""
+        """The connection is lost: forget its bulk messages; their ids."""
         with self._lock:
             gone = [message_id for message_id, sent in self._sent.items() if sent.bulk]
             for message_id in gone:
@@ -74,13 +74,13 @@ class Lane:
             return gone
 
     def largest_bytes(self) -> int:
-        """The size of the largest message on its way; 0 where there is none."""
+        """The size of the largest message in flight; 0 if there is none."""
         with self._lock:
             return max((sent.size_bytes for sent in self._sent.values()), default=0)
 
     def _fits(self) -> bool:
         bulk = [sent.size_bytes for sent in self._sent.values() if sent.bulk]
-        return sum(bulk) < self._limit_bytes and len(bulk) < _MOST_MESSAGES
+        return sum(bulk) < self._limit_bytes and len(bulk) < _MAX_MESSAGES
 
     def _learn_from(self, sent: _Sent) -> None:
         self.taken_bytes = max(self.taken_bytes, sent.size_bytes)
@@ -88,6 +88,6 @@ class Lane:
             return
         took_s = time.monotonic() - sent.at_s
         if took_s < _PROMPT_S:
-            self._limit_bytes = min(_MOST_BYTES, self._limit_bytes + sent.size_bytes)
+            self._limit_bytes = min(_MAX_LIMIT_BYTES, self._limit_bytes + sent.size_bytes)
         elif took_s > _SLOW_S:
             self._limit_bytes = max(1, self._limit_bytes // 2)

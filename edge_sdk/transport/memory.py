@@ -1,7 +1,7 @@
-"""A broker in this process, for tests and simulations: what MQTT promises, without sockets or threads of its own.
+"""A broker in this process, for tests and simulations: MQTT's behaviour without sockets or threads of its own.
 
-It keeps retained messages while it runs, publishes wills, understands ``+``, and can be stopped and started again,
-which forgets the retained messages as the embedded broker does.
+It keeps retained messages, publishes wills, understands ``+``, and can be stopped and started again, which loses the
+retained messages as with the embedded broker.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class MemoryTransport:
         self._hub.join(self)
 
     def bulk_room(self) -> int:
-        """As much as a message may have: nothing ever waits here."""
+        """The largest payload, always: nothing ever waits here."""
         return MAX_PAYLOAD_BYTES
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:

@@ -1,13 +1,13 @@
 """MQTT over paho, at QoS 1; nothing of paho is visible outside this file.
 
-MQTT 5 where the broker speaks it, else 3.1.1: everything that the protocol needs is in the payloads. The session ends
-with the connection and nothing is stored for an absent client: a broker may lose what it acknowledged, so the
+It speaks MQTT 5, or 3.1.1 if the broker does not: everything that the protocol needs is in the payloads. A session ends
+with its connection, and nothing is stored for an absent client: a broker may lose what it has acknowledged, so the
 application resends whatever matters, and a stored session would only deliver it twice.
 
-Memory stays bounded both ways without ever blocking paho's thread, which must keep answering pings. Inwards, a message
-is acknowledged when :meth:`MqttTransport.receive` hands it out, so that MQTT's Receive Maximum (with 3.1.1 the broker's
-own limit) bounds the queue and the rest waits at the broker. Outwards, ``publish`` drops what exceeds ``_MAX_UNSENT``.
-Of those, 20 are on their way at once: paho's default, and the Receive Maximum that mosquitto grants.
+Memory is bounded in both directions without ever blocking paho's thread, which must keep answering pings. An incoming
+message is acknowledged when :meth:`MqttTransport.receive` returns it, so that MQTT's Receive Maximum (with 3.1.1 the
+broker's own limit) bounds the queue, and the rest waits at the broker. ``publish`` drops outgoing messages beyond
+``_MAX_UNSENT``. Of these, 20 are in flight at once: paho's default, and the Receive Maximum that mosquitto grants.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _CLOSE_TIMEOUT_S = 2.0
 _KEEPALIVE_S = 60
 _MAX_UNREAD = 64
 _MAX_UNSENT = 512
-_TRY_AGAIN_S = (0.2, 0.4)
-_RECONNECT_FIRST_S = (0.5, 2.0)
+_TRY_AGAIN_S = (0.2, 0.4)  # the pauses before further attempts to connect, if a link is cut before it is up
+_RECONNECT_FIRST_S = (0.5, 2.0)  # each client draws its first and its longest pause from these
 _RECONNECT_LAST_S = (20.0, 60.0)
 _PACKET_OVERHEAD_BYTES = 256  # the topic and MQTT's own bytes
 _UNSPECIFIED, _OTHER_VERSION, _PACKET_TOO_LARGE = 128, 132, 149  # MQTT 5's reason codes
@@ -65,9 +65,9 @@ _TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone
 class MqttTransport:
     """A :class:`edge_sdk.transport.base.Transport` to one broker as one client.
 
-    Raises ``ConfigurationError`` for a plaintext address off this machine, unless ``allow_plaintext``. TLS trusts the
-    system's certificate authorities, or those in ``ca_file`` alone, and shows the certificate in ``certificate_file``,
-    which is read again before every connection: it may be renewed meanwhile.
+    Raises ``ConfigurationError`` for an address on another machine without TLS, unless ``allow_plaintext``. TLS trusts
+    the system's certificate authorities, or only those in ``ca_file``, and shows the certificate in
+    ``certificate_file``, which is read again before every connection, since it may be renewed meanwhile.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class MqttTransport:
         self._version, self._keepalive_s = version, keepalive_s
         self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
         self._lane = Lane()
-        self._sending = threading.Lock()  # the end of a link finds in the lane whatever was sent on it
+        self._sending = threading.Lock()  # so that a lost link finds everything that was sent on it in the lane
         self._most_bytes = MAX_PAYLOAD_BYTES
         self._up = self._is_old_broker = self._is_cut_off = False
         self._session = self._cuts = 0
@@ -106,7 +106,7 @@ class MqttTransport:
     def of(
         cls, settings: BrokerSettings, client_id: str, filters: Sequence[str] = (), *, will: Will | None = None
     ) -> MqttTransport:
-        """As ``settings`` say."""
+        """A transport to the broker of ``settings``. Raises ``ConfigurationError``."""
         return cls(
             BrokerAddress.parse(settings.broker or ""),
             client_id,
@@ -122,13 +122,14 @@ class MqttTransport:
 
     @property
     def spoken(self) -> MqttVersion:
-        """What the client and the broker speak, once they are connected."""
+        """The version that client and broker speak, once they are connected."""
         return MqttVersion.V5 if self._version is MqttVersion.ANY else self._version
 
     def connect(self) -> None:
-        """Connect and subscribe, within seconds; ``BrokerUnreachableError`` where that fails.
+        """Connect and subscribe within seconds; ``BrokerUnreachableError`` if that fails.
 
-        A link that is cut before it is up may be a bad one, or lead to what is no broker: it is tried a few times.
+        If the connection is cut before it is up, the link may be bad, or the other side no broker: it is tried again
+        twice.
         """
         self._open()
         if self._is_old_broker and self._version is MqttVersion.ANY:
@@ -144,7 +145,7 @@ class MqttTransport:
             raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {why}")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
-        """Queue a message for sending; dropped while the link is down or too many wait to be acknowledged."""
+        """Queue a message for sending; it is dropped while the link is down, or if too many are unacknowledged."""
         if self._up and len(payload) > self._most_bytes:
             _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._most_bytes))
             return
@@ -156,11 +157,11 @@ class MqttTransport:
                 self._lane.sent(info.mid, len(payload), bulk=bulk)
 
     def bulk_room(self) -> int:
-        """The most bytes of a bulk message that may be published now; :class:`BulkRoom` comes when 0 has passed."""
+        """The size limit of a bulk message that may be published now; after a 0, :class:`BulkRoom` is delivered."""
         return self._most_bytes if self._up and self._lane.has_room() else 0
 
     def receive(self, timeout_s: float) -> object:
-        """The next delivery or injected object, which acknowledges it to the broker; ``None`` after ``timeout_s``."""
+        """The next delivery or injected object, ``None`` after ``timeout_s``; acknowledges a message to the broker."""
         try:
             delivery, unacknowledged = self._queue.get(timeout=timeout_s)
         except Empty:
@@ -178,7 +179,7 @@ class MqttTransport:
         self._queue.put((delivery, None))
 
     def close(self) -> None:
-        """Send what is queued, disconnect without a will, stop; a dead link is cut after two seconds. Idempotent."""
+        """Send what is queued, disconnect without a will, and stop; a dead link is cut after 2 s. Idempotent."""
         self._up = False
         self._client.disconnect()
         if not self._ended.wait(_CLOSE_TIMEOUT_S if self._client.socket() else 0.0):
@@ -193,7 +194,7 @@ class MqttTransport:
         self._open()
 
     def _open(self) -> None:
-        """Up afterwards, or with a refusal and closed."""
+        """Try to connect once; afterwards the link is up, or it is closed and there is a refusal."""
         try:
             self._client.connect(self._address.host, self._address.port, self._keepalive_s, **self._of_version_5())
         except OSError as error:
@@ -258,7 +259,7 @@ class MqttTransport:
         return [(topic, options) for topic in self._filters]
 
     def _on_connect_fail(self, _client: Client, _data: object) -> None:
-        """A connection was lost and is not to be had again yet; paho calls this where it handles the error."""
+        """Reconnecting failed; paho calls this while it handles the exception."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             self._say(why_unreachable(self._address, error))
@@ -292,7 +293,7 @@ class MqttTransport:
         self._ended.set()
 
     def _why_not_taken(self) -> str:
-        """What the broker has against the certificate, or "". It asks once more, while there is no link to keep up."""
+        """Why the broker refuses the certificate, or "". Connects once more to find out, while there is no link."""
         try:
             return "" if self._tls is None else why_refused(self._address, self._tls)
         except OSError:
@@ -306,13 +307,17 @@ class MqttTransport:
                 self._say(str(error))
 
     def _forget_bulk(self) -> None:
-        """Who still wants it asks again. paho would send it again, and be cut off again where it is too large."""
+        """Take back unsent bulk: peers ask for it again, while paho would resend it even if it is too large."""
         with self._client._out_message_mutex:  # noqa: SLF001 paho has no other way to take a message back
             for message_id in self._lane.forget_bulk():
                 self._client._out_messages.pop(message_id, None)  # noqa: SLF001
 
     def _why_cut(self, reason: ReasonCode) -> str:
-        """In words. A broker that cuts off twice what is larger than all that it ever took gets no more so large."""
+        """Why the link was cut, in words.
+
+        If it is cut twice while a message is in flight that is larger than any acknowledged so far, the broker probably
+        does not accept that size, and the limit is lowered to the largest size that it has accepted.
+        """
         words = "no reason given" if reason.value == _UNSPECIFIED else str(reason)
         largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, LEAST_PAYLOAD_BYTES)
         self._cuts += largest > taken
@@ -326,7 +331,7 @@ class MqttTransport:
         unacknowledged = _Unacknowledged(message.mid, self._session) if message.qos else None
         try:
             self._queue.put((Incoming(message.topic, bytes(message.payload)), unacknowledged))
-        except UnicodeDecodeError:  # a topic that is not text cannot be ours; raising would end paho's thread
+        except UnicodeDecodeError:  # such a topic is not this protocol's, and an exception would end paho's thread
             return
 
     def _on_publish(self, client: Client, _data: object, message_id: int, reason: ReasonCode, _: object) -> None:
@@ -343,7 +348,7 @@ class MqttTransport:
         self._settled.set()
 
     def _refuse(self, reason: str) -> None:
-        """While :meth:`connect` waits, it will say so; later, when a connection comes again, the log does."""
+        """Note why the broker refuses: :meth:`connect` raises it if it is waiting, otherwise it is logged."""
         if not self._settled.is_set():
             self._refusal = reason
             self._settled.set()
@@ -359,7 +364,7 @@ class MqttTransport:
 
 @dataclass(frozen=True, slots=True)
 class _Unacknowledged:
-    """Which message to acknowledge, and on which connection: on a later one its id means another message."""
+    """The message to acknowledge, and its connection: on a later one, the same id means another message."""
 
     message_id: int
     session: int
@@ -385,22 +390,22 @@ def _limit_words(most_bytes: int) -> str:
 
 
 def _draw_reconnect_delays(client: Client) -> None:
-    """First and longest wait, drawn by each client, so that a fleet does not come back at one instant."""
+    """Draw this client's first and longest pause, so that a fleet does not reconnect at the same instant."""
     first_s, last_s = random.uniform(*_RECONNECT_FIRST_S), random.uniform(*_RECONNECT_LAST_S)  # noqa: S311 no secret
     client.reconnect_delay_set(first_s, last_s)  # type: ignore[arg-type]  # paho only adds and doubles them
 
 
 def _on_socket_open(_client: Client, _data: object, opened: object) -> None:
-    """Send at once: with Nagle's delay, 40 bytes there and back took 44 ms instead of 0.6 ms."""
+    """Switch Nagle's algorithm off: with it, 40 bytes there and back took 44 ms instead of 0.6 ms."""
     if isinstance(opened, socket.socket):
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _acknowledge_tcp_now(client: Client) -> None:
-    """Have the kernel acknowledge what it holds back (up to 40 ms) in the hope of data to send along.
+    """Make the kernel send the TCP acknowledgement that it delays (up to 40 ms) to combine it with data.
 
-    Brokers mostly leave Nagle's algorithm on, and then the next small message waits for that acknowledgement. Linux
-    forgets the option with every use, hence at every message: 40 MB took 0.5 s with it, 2.0 s without.
+    Most brokers leave Nagle's algorithm on, so that their next small message waits for it. Linux resets the option
+    after each use, so it is set for every message: 40 MB took 0.5 s with it, 2.0 s without.
     """
     opened = client.socket()
     if _TCP_QUICKACK is not None and isinstance(opened, socket.socket):
@@ -408,13 +413,13 @@ def _acknowledge_tcp_now(client: Client) -> None:
 
 
 def _cut(opened: object) -> None:
-    """Wake paho out of its wait on a link that no longer answers."""
+    """Shut the socket down, which wakes paho from waiting on a link that no longer answers."""
     if isinstance(opened, socket.socket):
         with suppress(OSError):  # not connected any more
             opened.shutdown(socket.SHUT_RDWR)
 
 
 def _discard(opened: object) -> None:
-    """Close what a handshake that failed half-way left open."""
+    """Close a socket that a failed handshake left open."""
     if isinstance(opened, socket.socket):
         opened.close()

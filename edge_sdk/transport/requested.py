@@ -1,6 +1,6 @@
-"""The sending side: which grains peers have asked for and have not been sent yet. Bounded, nothing twice, each in turn.
+"""The sending side: grains that peers have requested and that are not sent yet. Bounded, without duplicates, and fair.
 
-Nothing of a blob is read before it can be sent, so that a thousand peers that ask at once cost their wishes alone.
+Blobs are read only when they can be sent, so that a thousand peers that ask at once only cost their requests.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Wish = tuple[str, int]
 
 
 class Requested:
-    """What is wanted by each peer: (digest, grain index), in the order of asking."""
+    """The requested grains of each peer: (digest, grain index), in the order of requests."""
 
     def __init__(self) -> None:
         self._wishes: OrderedDict[str, OrderedDict[Wish, None]] = OrderedDict()
 
     def add(self, peer: str, digest: str, grains: Iterable[int]) -> None:
-        """``peer`` wants these too. What exceeds its limit is forgotten: it will ask again."""
+        """Add requests of ``peer``. Those beyond its limit are dropped: it will ask again."""
         own = self._wishes.setdefault(peer, OrderedDict())
         room = MAX_GRAINS_PER_PEER - len(own)
         own.update(dict.fromkeys((digest, grain) for grain in islice(grains, max(0, room))))
@@ -29,7 +29,10 @@ class Requested:
             del self._wishes[peer]
 
     def next(self, most_grains: int) -> tuple[str, str, int, int] | None:
-        """Whom to send what: (peer, digest, first grain, how many). Then it is the other peers' turn."""
+        """The next run of adjacent grains to send, (peer, digest, first grain, how many), at most ``most_grains``.
+
+        Afterwards it is the other peers' turn. ``None`` if nothing is requested.
+        """
         if not self._wishes:
             return None
         peer, own = self._wishes.popitem(last=False)

@@ -1,11 +1,11 @@
-"""The receiving side of one blob: what was asked for, how much to ask for at a time, and how long to be patient.
+"""The receiving side of one blob: what was requested, how much to request at a time, and when a request is overdue.
 
-The window follows the link: grains that come within a second of being asked for widen it by as many, those that take
-more than six narrow it. A link of 64 kbit/s, which carries a grain in two seconds, then has two on their way: one is
-always coming, and a small message is not stuck behind more than these. Patience follows the link too, three times the
-slowest recent grain, so that a slow link is not made slower by asking twice. Of a grain that was asked for twice nobody
-knows which request was answered, so it tells nothing of the link, and patience that has grown stays until one tells
-(Karn and Partridge 1987, for TCP).
+The window adapts to the link: grains that arrive within a second of their request widen it by their number, grains that
+take more than six seconds narrow it. A link of 64 kbit/s, which carries a grain in two seconds, then has two in flight:
+one is always arriving, and a small message never waits behind more than these. Patience, after which a grain is
+overdue, adapts as well: it is three times the delay of the slowest recent grain, so that a slow link is not made slower
+by repeated requests. For a grain that was requested twice, nobody knows which request was answered. So it says nothing
+about the link, and patience that has grown stays until another grain does (Karn and Partridge 1987, for TCP).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MAX_PATIENCE_S = 30.0
 class Transfer:
     """One blob on its way; :class:`edge_sdk.transport.exchange.BlobExchange` drives it.
 
-    ``partial`` is ``None`` while the transfer waits for its turn. ``asked`` maps each grain on its way to when it was
-    asked for; ``welcome`` are those and the late ones, which are taken if they still come, and ``late`` those that were
-    late once. ``window`` counts grains. It ``is_silent`` while all that was asked for is late.
+    ``partial`` is ``None`` while the transfer waits for its turn. ``asked`` maps each grain in flight to when it was
+    requested. ``welcome`` are those and overdue ones, which are accepted if they still arrive; ``late`` are grains that
+    were overdue once. ``window`` counts grains. The transfer ``is_silent`` while everything requested is overdue.
     """
 
     digest: str
@@ -50,11 +50,11 @@ class Transfer:
 
     @property
     def peer(self) -> str:
-        """Whom the blob comes from; the others wait in case this one fails."""
+        """The peer that sends the blob; the others are tried if it fails."""
         return self.peers[0]
 
     def begin(self, now_s: float) -> None:
-        """Nothing is on its way; ask anew."""
+        """Forget what is in flight, and begin to request from the start of the window."""
         self.asked.clear()
         self.late.clear()
         self.window, self.is_silent, self.heard_s = _FIRST_WINDOW_GRAINS, False, now_s
@@ -68,7 +68,7 @@ class Transfer:
         self.welcome.clear()
 
     def next_ranges(self, now_s: float) -> tuple[Range, ...]:
-        """The bytes to ask for next, noted as asked: half a window at a time, so that the other half keeps coming."""
+        """The bytes to request next, half a window at a time, so that the other half keeps arriving."""
         half = max(1, self.window // 2)
         if self.partial is None or self.window - len(self.asked) < half:
             return ()
@@ -78,7 +78,7 @@ class Transfer:
         return tuple(ranges_of(chosen, self.size_bytes))
 
     def expects(self, chunk: Chunk) -> bool:
-        """Whether every grain of this chunk was asked for and is whole, and it holds the bytes that it says."""
+        """Whether this chunk consists of complete grains that were requested, and its bytes match its digest."""
         stop = chunk.offset + len(chunk.data)
         is_whole = chunk.offset % GRAIN_BYTES == 0 and (stop % GRAIN_BYTES == 0 or stop == self.size_bytes)
         return (
@@ -89,7 +89,7 @@ class Transfer:
         )
 
     def arrived(self, chunk: Chunk, now_s: float, most: int) -> None:
-        """Adapt the window to how long the grains took. ``delay_s`` is a maximum that fades by a quarter a chunk."""
+        """Adapt the window to the grains' delays. ``delay_s`` is their maximum, which decays by a quarter per chunk."""
         grains = _grains_in(chunk)
         self.welcome.difference_update(grains)
         asked_s = [self.asked.pop(grain, None) for grain in grains]
@@ -107,7 +107,7 @@ class Transfer:
         self.window = min(most, max(1, self.window))
 
     def drop_late(self, now_s: float) -> bool:
-        """Forget what is overdue, so that it is asked for again; whether there was any."""
+        """Forget requests that are overdue, so that they are repeated; whether there were any."""
         late = [grain for grain, asked_s in self.asked.items() if now_s - asked_s > self.patience_s]
         for grain in late:
             del self.asked[grain]
@@ -118,7 +118,7 @@ class Transfer:
         return bool(late)
 
     def is_given_up(self, now_s: float) -> bool:
-        """Whether the peer has been silent for good."""
+        """Whether the peer has been silent for so long that the transfer is given up."""
         return now_s - self.heard_s > GIVE_UP_S
 
 

@@ -1,12 +1,12 @@
-"""Blobs from a web server or S3: over HTTPS, resumed by ranges, verified by digest like any other.
+"""Blobs from a web server or S3: over HTTPS, resumed by range requests, verified by digest like any other.
 
-What a device asks a coordinator over HTTPS goes the same way (:func:`ask`), with redirects followed nowhere.
+A device's other requests to a coordinator, by :func:`ask`, go the same way, but follow no redirects.
 
     https://…    the certificate is verified; redirects stay on HTTPS
-    http://…     on this machine alone
+    http://…     only on this machine
 
-What comes is kept in the same half-fetched files as the exchange's, so that either goes on where the other stopped. A
-server sends no more than was asked for: the size is known beforehand, and another one is refused.
+Bytes are stored in the same partial files as the exchange's, so that either can resume where the other stopped. The
+size is known beforehand, and a server that reports another one is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 20.0
 _LONGEST_GRAIN_S = _LONGEST_ANSWER_S = 60.0
-_MOST_TOLD = 500
+_MAX_QUOTED = 500  # characters
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _SAY_EVERY_S = 0.5
 _OK, _PARTIAL_CONTENT, _TOO_MANY, _SERVER_FAILS = 200, 206, 429, 500
@@ -53,21 +53,21 @@ _RANGE, _LENGTH = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})"), re.compil
 
 @dataclass(frozen=True, slots=True)
 class WebArrived:
-    """So many bytes of blobs have come."""
+    """``size_bytes`` of blobs have arrived."""
 
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class WebEnded:
-    """``fetch`` has ended: the blob is whole and verified, or what was wrong."""
+    """``fetch`` has ended: without an ``error`` the blob is complete and verified."""
 
     fetch: WebFetch
     error: RaffmError | None = None
 
 
 def check_address(address: str) -> str:
-    """``address`` itself; ``ConfigurationError`` where it is neither HTTPS nor HTTP of this machine."""
+    """``address`` itself; ``ConfigurationError`` if it is neither HTTPS nor HTTP on this machine."""
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname or "", parts.port
@@ -80,9 +80,9 @@ def check_address(address: str) -> str:
 
 
 class WebFetch:
-    """One blob on its way into ``partial``, on a thread of its own; ``say`` hears of it on that thread.
+    """Fetches one blob into ``partial``, on a thread of its own, on which ``say`` is called with events.
 
-    After :meth:`stop` nothing is written any more and nothing is said.
+    After :meth:`stop`, nothing is written any more, and ``say`` is not called.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class WebFetch:
         threading.Thread(target=self._run, name=f"web-{self.digest[:8]}", daemon=True).start()
 
     def stop(self) -> None:
-        """Keep what came, and end soon."""
+        """Keep what has arrived, and end soon."""
         with self._lock:
             self._stopped = True
             self._partial.close()
@@ -158,7 +158,7 @@ class WebFetch:
                 offset += len(data)
 
     def _first_byte(self, response: HTTPResponse, start: int) -> int:
-        """Where the answer begins: at ``start``, or at 0 where the server knows no ranges."""
+        """The offset of the answer's first byte: ``start``, or 0 if the server does not support ranges."""
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
         first, size_bytes = 0, int(length[0]) if length else None
@@ -186,7 +186,7 @@ class WebFetch:
 
 
 def _read(response: HTTPResponse, size_bytes: int) -> bytes:
-    """Exactly so many bytes; ``ConnectionError`` where they end before."""
+    """Exactly ``size_bytes`` bytes; ``ConnectionError`` if the answer ends before."""
     data = response.read(size_bytes)
     if len(data) < size_bytes:
         raise ConnectionError("the answer ended before its end")
@@ -201,11 +201,11 @@ def ask(
     *,
     most_bytes: int,
 ) -> bytes:
-    """What a coordinator answers to one question, at most ``most_bytes``; a ``body`` is posted.
+    """A coordinator's answer to one request, at most ``most_bytes``; with a ``body`` the request is a POST.
 
-    Raises ``UntrustedError`` where the server is not who ``tls`` trusts, or refuses, with its own words,
-    ``MalformedMessageError`` where it says more, or no HTTP, and ``CoordinatorUnreachableError`` where nobody answers,
-    or not within a minute, or it cannot now.
+    Raises ``UntrustedError`` if ``tls`` does not trust the server, or if it refuses, with its own words;
+    ``MalformedMessageError`` if the answer is longer, or not HTTP; and ``CoordinatorUnreachableError`` if nobody
+    answers within a minute, or if the server says that it cannot answer now.
     """
     from http.client import HTTPException  # noqa: PLC0415
     from urllib.error import URLError  # noqa: PLC0415
@@ -216,7 +216,8 @@ def ask(
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise UntrustedError(f"{address} is not trusted: {reason.verify_message.rstrip('.')}") from error
-        raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {str(reason)[:_MOST_TOLD]}") from error
+        words = str(reason)[:_MAX_QUOTED]
+        raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {words}") from error
     except (HTTPException, ValueError) as error:
         said = f"{type(error).__name__} {brief(error)}"
         raise MalformedMessageError(f"{address} does not answer as a coordinator does: {said}") from error
@@ -230,7 +231,7 @@ def ask(
 def _exchange(
     address: str, tls: ssl.SSLContext, body: bytes | None, headers: Mapping[str, str], most_bytes: int
 ) -> tuple[int, bytes]:
-    """The status, and what came with it: no more than a byte too much."""
+    """The status and the body, of which at most ``most_bytes`` + 1 bytes are read."""
     from urllib.error import HTTPError  # noqa: PLC0415
     from urllib.request import Request  # noqa: PLC0415
 
@@ -247,14 +248,14 @@ def _exchange(
 
 
 class _Refusal(msgspec.Struct, frozen=True):
-    """What a coordinator says instead of an answer."""
+    """What a coordinator sends instead of an answer."""
 
     error: str
 
 
 def _refusal(address: str, code: int, body: bytes) -> RaffmError:
     try:
-        words = msgspec.json.decode(body, type=_Refusal).error[:_MOST_TOLD]
+        words = msgspec.json.decode(body, type=_Refusal).error[:_MAX_QUOTED]
     except UNDECODABLE:
         words = f"HTTP status {code}"
     if code >= _SERVER_FAILS or code == _TOO_MANY:
@@ -263,7 +264,7 @@ def _refusal(address: str, code: int, body: bytes) -> RaffmError:
 
 
 def _tls_of(ca_file: Path | None) -> ssl.SSLContext:
-    """Trusts the system's authorities and those in ``ca_file``, which a broker of one's own has."""
+    """A context that trusts the system's authorities and those in ``ca_file``, which the broker's certificate needs."""
     tls = tls_context(None)
     if ca_file is not None:
         tls.load_verify_locations(ca_file)
