@@ -1,7 +1,8 @@
-"""Which updates are let in: the table that was asked for, finite, not absurdly large; and how much one may count.
+"""Which updates are admitted, and how much each may count.
 
-In every encoding the scales must be finite and not negative, and the places rise and lie within their parameter.
-What is refused here never reaches the global model, so one hostile or broken device cannot make it infinite.
+An update has to have exactly the expected table of tensors, finite values, and a norm that is not absurdly large. Its
+encoding has to be sound: scales finite and not negative, indices ascending and within their parameter. A rejected
+update never reaches the global model, so one hostile or broken device cannot make that infinite.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edge_sdk.protocol.messages import Refusal, TrainingReport
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict, not an error of this program
-    """An update is not let in; the text is one line for the device's receipt."""
+    """An update is not admitted; the text is one line for the device's receipt."""
 
     def __init__(self, refusal: Refusal, text: str) -> None:
         super().__init__(refusal.because(text))
@@ -30,11 +31,11 @@ class Rejected(Exception):  # noqa: N818 - a verdict, not an error of this progr
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Policy; ``ConfigurationError`` for what limits nothing.
+    """Limits on updates. Raises ``ConfigurationError`` for values that would not limit anything.
 
-    ``max_norm_ratio``: of an update's Euclidean norm to that of the parameters it belongs to. ``max_norm``: of it
-    alone, so that updates that make the model grow round by round never make it infinite. ``max_weight``: what one
-    update counts at most, in samples, whatever it says.
+    ``max_norm_ratio`` bounds an update's Euclidean norm relative to that of the parameters that it changes.
+    ``max_norm`` bounds the norm itself, so that a model that grows in every round never becomes infinite.
+    ``max_weight``, in samples, bounds how much one update counts, whatever the device reports.
     """
 
     max_norm_ratio: float = 5.0
@@ -50,10 +51,10 @@ class Limits:
 
 
 def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: TrainingReport, limits: Limits) -> float:
-    """The weight of an update that is let in: its samples, capped.
+    """Check an update and return its weight: its samples, capped.
 
     The file at ``path`` holds deltas of ``slices`` of the full model ``base``, in the encoding that ``report`` names.
-    Raises :class:`Rejected`, or ``StorageError`` where it cannot be read.
+    Raises :class:`Rejected` if it is not admitted, ``StorageError`` if it cannot be read.
     """
     try:
         file = TensorFile(path, shapes_of(slices), report.encoding)
@@ -66,7 +67,7 @@ def admit_file(path: Path, base: Mapping[str, Array], slices: Slices, report: Tr
 
 
 def _check_values(file: TensorFile, most: float) -> None:
-    """Raise :class:`Rejected` where they cannot be decoded, or their norm is above ``most``."""
+    """Raise :class:`Rejected` if the values cannot be decoded, or if their norm exceeds ``most``."""
     if (flaw := file.flaw()) is not None:
         name, kind, text = flaw
         raise Rejected(Refusal(kind.value), f"{name}: {text}")
@@ -89,6 +90,6 @@ def _pieces(base: Mapping[str, Array], slices: Slices) -> Iterator[Array]:
 
 
 def _squared_norm(array: Array) -> float:
-    """In float32, so that values beyond 1e19 count as infinite; rows are summed apart, which keeps the precision."""
+    """Computed in float32, so values beyond about 1e19 count as infinite; rows are summed separately for precision."""
     rows = np.atleast_1d(array)
     return float(np.einsum("...i,...i->...", rows, rows).sum(dtype=np.float64))

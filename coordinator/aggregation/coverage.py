@@ -4,15 +4,15 @@ For entry j, with m_kj = 1 where update k covers j, weight w_k, floor c and rate
 
     θ_j ← θ_j + η · Σ_k w_k m_kj Δ_kj / max(Σ_k w_k m_kj, c · Σ_k w_k)
 
-Entries that nobody covered do not move: dividing by the number of updates instead shrinks them every round, which is
-what aggregation by slicing in RaFFM (arXiv 2310.00247) did. c = 0 is the plain mean over those who cover an entry.
-A server optimizer may take the place of η.
+Entries that no update covers do not move. (Dividing by the number of updates, as aggregation by slicing in the authors'
+code of RaFFM, arXiv 2310.00247, does, shrinks them in every round.) c = 0 is the plain mean over the updates that cover
+an entry. A server optimizer may take the place of η.
 
-Block of rows by block of rows, one parameter after the other, all updates are summed in small buffers that stay in the
-processor's cache, so memory does not grow with their number. Threads share out the blocks, and the order within a block
-is fixed by the updates' ids alone, so the result is a function of the set, to the last bit, whatever the updates are
-encoded as: each is decoded block by block too. The sums are float32: N updates add a relative error of at most
-N · 2⁻²⁴ of the mean step, and float64 doubles the time.
+Parameters are processed one after the other in blocks of rows. All updates of a block are decoded and summed in small
+buffers that stay in the processor's cache, so memory does not grow with their number. Threads share the blocks, and
+within a block the order is that of the updates' ids, so the result is a function of the set of updates, to the last
+bit. The sums are float32: N updates add a relative error of at most N · 2⁻²⁴ of the mean step, and float64 would double
+the time.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class UpdateSource:
-    """One accepted update: a tensor file of deltas in ``encoding``, and which part of each parameter they belong to.
+    """One accepted update: a tensor file of deltas in ``encoding``, and the part of each parameter that they change.
 
-    ``weight`` is positive: accepted samples times staleness factor; it is rounded to float32.
+    ``weight`` is positive: accepted samples times a staleness factor; it is rounded to float32.
     """
 
     update_id: str
@@ -88,7 +88,7 @@ def opened(updates: Iterable[UpdateSource]) -> Iterator[list[OpenUpdate]]:
 def aggregate(
     base: Mapping[str, Array], updates: Sequence[UpdateSource], *, floor: float, rate: float = 1.0
 ) -> dict[str, Array]:
-    """:func:`advance` without a memory of earlier rounds: the new global model by the formula above."""
+    """The new global model by the formula above: :func:`advance` without moments of earlier rounds."""
     return advance(base, updates, floor=floor, optimizer=ServerOptimizer(rate=rate), moments={}).parameters
 
 
@@ -100,10 +100,10 @@ def advance(
     optimizer: ServerOptimizer,
     moments: Mapping[str, Array],
 ) -> Aggregated:
-    """The new global model, in fresh arrays; ``floor`` is c of the formula above.
+    """The new global model, in new arrays; ``floor`` is c of the formula above.
 
-    ``moments`` are those that the last round returned, none at first. Every file is open meanwhile. Raises as
-    :func:`opened`.
+    ``moments`` are those that the last round returned, empty at first. Every update's file stays open meanwhile. Raises
+    as :func:`opened`.
     """
     with opened(updates) as files:
         least = floor * sum(float(update.weight) for update in files)
@@ -118,9 +118,9 @@ def advance(
 
 @dataclass(frozen=True, slots=True)
 class _Parameter:
-    """One parameter, what covers it, and the least that the sums of a cell are divided by.
+    """One parameter and the updates that cover it, by region.
 
-    ``result`` and ``moments`` change in place.
+    ``least`` is c · Σ w of the formula, the smallest divisor. ``result`` and ``moments`` change in place.
     """
 
     name: str
@@ -135,7 +135,7 @@ class _Parameter:
     def of(
         cls, name: str, base: Array, updates: Sequence[OpenUpdate], least: float, moments: dict[str, Array]
     ) -> _Parameter:
-        """Updates of one region stand together, since they meet a block in the same way."""
+        """Group the updates by region, since those of one region overlap each block in the same way."""
         by_region: dict[Region, list[OpenUpdate]] = {}
         for update in updates:
             if (region := update.slices.get(name)) is not None:
@@ -148,7 +148,7 @@ class _Parameter:
         return cls(name, base, result, moments, groups, cells(weights), least)
 
     def blocks(self) -> Iterator[range]:
-        """Its rows as a matrix, as many at a time as fit the buffers; none where nobody covers it."""
+        """Ranges of its rows as a matrix, as many as fit the buffers; none if no update covers the parameter."""
         rows, columns = matrix_shape(self.base.shape)
         step = max(1, _BLOCK // max(1, columns))
         if self.groups:
@@ -177,10 +177,10 @@ def _move(parameters: Sequence[_Parameter], optimizer: ServerOptimizer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Where updates of one region meet one block: they are read from their entry ``first`` on.
+    """The overlap of one region with one block; its updates are read from their entry ``first`` on.
 
-    They are summed in ``total``, packed, with the help of ``values``, as long, and added to the block once. ``pieces``
-    are views: parts of the block, and what of ``total`` goes there.
+    They are summed in ``total``, packed, with ``values`` as a buffer of the same size, and added to the block once.
+    ``pieces`` are pairs of views: a part of the block, and the part of ``total`` to add there.
     """
 
     first: int
@@ -189,7 +189,7 @@ class _Window:
     pieces: list[tuple[Array, Array]]
 
     def add(self, updates: Sequence[OpenUpdate], name: str) -> None:
-        """Add ``name`` of all ``updates``, times minus their weights."""
+        """Add the deltas of the parameter ``name`` of all ``updates``, times their negated weights."""
         self._read(updates[0], name, self.total)
         for update in updates[1:]:
             self._read(update, name, self.values)
@@ -212,9 +212,9 @@ class _Sums:
         self._optimizer = optimizer
 
     def move(self, parameter: _Parameter, rows: range) -> None:
-        """The next values of some rows of a parameter.
+        """Compute the next values of some rows of a parameter.
 
-        Sums of negated deltas are subtracted, since x - 0 is x even where x is -0, which x + 0 is not.
+        Sums of negated deltas are subtracted, because x - 0 is x for every x, while -0 + 0 is +0.
         """
         base, result, *moments = (
             as_matrix(array)[rows.start : rows.stop]
@@ -238,7 +238,7 @@ class _Sums:
         return _Window(before * width, total, values, pieces)
 
     def _descend(self, block: Array, parameter: _Parameter, first: int, moments: Sequence[Array]) -> None:
-        """Turn the sums of the rows from ``first`` on into steps, cell by cell."""
+        """Turn the sums in ``block``, whose first row is ``first``, into steps, cell by cell."""
         for cell in parameter.cells:
             gradient = cell.within(block, first)
             if gradient.size:

@@ -1,22 +1,22 @@
-"""LoRA's and DoRA's factors of mixed ranks and widths: what is averaged is their products, not they themselves.
+"""Merges the factors of LoRA and DoRA of mixed ranks and widths: their products are averaged, not the factors.
 
-y = Wx + s·B·A·x, and the mean of B_k·A_k is not the product of the means of B_k and of A_k. For every entry of the
-product, and every one of its r rank-one components that update k holds, the rule is that of
-:mod:`coordinator.aggregation.coverage`: with m_ki = 1 where k covers row i, and r_k its rank,
+In y = Wx + s·B·A·x, the mean of the products B_k·A_k is not the product of the means of B_k and of A_k. For every entry
+of the product, and for each of the rank-one components that update k holds, the rule is that of
+:mod:`coordinator.aggregation.coverage`. With m_ki = 1 where k covers row i, and r_k its rank:
 
     P = B·A ← P + η · Σ_k w_k m_ki (B_k·A_k - B[:, :r_k]·A[:r_k, :]) / max(Σ_k w_k m_ki, c · Σ_k w_k)
 
-so at c = 0 and full ranks it is the mean of the products B_k·A_k. Where ranks differ, that mean itself would shrink
-what only the higher ranks hold every round, the rank collapse of arXiv 2602.13486; here it stays. Only one side of a
-module is elastic, its outputs or its inputs, so the weights multiply one factor, and where the ranks are few P is never
-formed.
+At c = 0 and full ranks this is the mean of the products B_k·A_k. If ranks differ, a plain mean would in every round
+shrink what only the higher ranks hold (the rank collapse of arXiv 2602.13486); this rule does not. Only one side of a
+module is elastic, its outputs or its inputs, so the weights multiply one factor only, and P is never formed if the
+ranks are small.
 
-``svd`` (FlexLoRA, arXiv 2402.11505) takes P apart again: B = U·Σ and A = Vᵀ, largest singular values first, so
-that any prefix of ranks is P's best approximation of that rank. It is exact where P has at most the adapters' rank. The
-rows of A stay of unit length where Σ is 0, so no component is lost to training.
+``svd`` (FlexLoRA, arXiv 2402.11505) factors P again: B = U·Σ and A = Vᵀ, largest singular values first, so that any
+prefix of ranks is P's best approximation of that rank. It is exact if P's rank is at most the adapters'. Rows of A keep
+unit length even where Σ is 0, so training can use every component.
 
-``stack`` (FLoRA, arXiv 2409.05976) adds s·P to W, which is exact for any ranks, and adapters start anew as
-PEFT starts them: B is zero, A uniform within 1/√inputs. W then differs in every version.
+``stack`` (FLoRA, arXiv 2409.05976) adds s·P to W, which is exact for any ranks, and initialises the adapters again as
+PEFT does: B is zero, A uniform within 1/√inputs. W then differs in every version.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """What ``stack`` must know: s above, whether W is (in, out), and from what the new adapters are drawn."""
+    """What ``stack`` needs: ``scale`` is s above; W is (in, out) if ``is_transposed``; ``seed`` is for new adapters."""
 
     scale: float
     is_transposed: bool

@@ -1,6 +1,6 @@
-"""A region of a parameter of any rank, seen as one of a matrix: the first axis by all the others, as C order permits.
+"""Regions of parameters with any number of axes, as regions of a matrix: the first axis by all others, in C order.
 
-Aggregation walks over parameters by blocks of such rows. A vector is a column, a scalar a single entry.
+Aggregation processes parameters in blocks of such rows. A vector is a column, a scalar a single entry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Ranges = tuple[range, ...]
 
 @dataclass(frozen=True, slots=True)
 class MatrixRegion:
-    """Disjoint rising ranges of rows and of columns; the region is all their rectangles."""
+    """Disjoint ascending ranges of rows and of columns; the region consists of all their rectangles."""
 
     rows: Ranges
     columns: Ranges
@@ -43,7 +43,7 @@ class MatrixRegion:
         return sum(len(range(rows.start, min(rows.stop, first))) for rows in self.rows)
 
     def rectangles(self, rows: range) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-        """The pieces within ``rows``: where each lies in these rows of the matrix, and in those of the region."""
+        """The rectangles within ``rows``: where each lies in these rows of the matrix, and of the packed region."""
         everything = range(max(columns.stop for columns in self.columns))
         for pieces in product(_overlaps(self.rows, rows), _overlaps(self.columns, everything)):
             (whole_rows, rows_within), (whole_columns, columns_within) = pieces
@@ -59,13 +59,13 @@ class Cell:
     weight: float
 
     def within(self, matrix: Array, first: int) -> Array:
-        """Its entries of ``matrix``, which holds the rows from ``first`` on; none where they lie elsewhere."""
+        """Its entries in ``matrix``, whose first row is ``first``; an empty view if there are none."""
         low, high = (max(0, row - first) for row in (self.rows.start, self.rows.stop))
         return matrix[low:high, self.columns.start : self.columns.stop]
 
 
 def cells(weights: Mapping[MatrixRegion, float]) -> list[Cell]:
-    """What the regions cover, cut along every border: coverage from the bounds alone."""
+    """The union of the regions, cut along every border into cells, from the regions' bounds alone."""
     rows = _intervals({rows for region in weights for rows in region.rows})
     columns = _intervals({columns for region in weights for columns in region.columns})
     cut = (

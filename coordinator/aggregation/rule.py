@@ -1,12 +1,12 @@
-"""How a round's updates become the next version: the one entry to this package for those who run rounds.
+"""How a round's updates become the next version: the entry point of this package.
 
-What becomes of adapters, and what of it is exact:
+How adapters are merged, and what of it is exact:
 
-    LoRA   :class:`AdapterMerge` says: the mean of the products B·A, exact but for what ``svd`` cuts off at the rank
-    DoRA   the same for B·A, and each magnitude by coverage: direction and size are averaged apart, so that the mean of
-           equal updates is that update, but the mean of different ones is not the mean of their merged weights.
-           ``stack`` is exact here too: W + s·B·A stays the same, and with it what the magnitude is divided by
-    IA3    each scale by coverage, whatever the merge: weights are linear in it, so this is the mean of merged weights
+    LoRA   as :class:`AdapterMerge` says: the mean of the products B·A, exact except for what ``svd`` cuts at the rank
+    DoRA   the same for B·A, and each magnitude by coverage. Direction and magnitude are averaged separately: the mean
+           of equal updates is that update, but the mean of different ones is not the mean of their merged weights.
+           ``stack`` is exact here, too: W + s·B·A stays the same, and so does the norm that divides the magnitude
+    IA3    each scale by coverage, whatever the merge. Weights are linear in it, so this is the mean of merged weights
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FEDAVG = ServerOptimizer()
 
 
 class AdapterMerge(str, Enum):
-    """What is done with the factors of LoRA and DoRA: ``mean`` averages each as any parameter.
+    """How the factors of LoRA and DoRA are merged: ``mean`` averages each like any parameter.
 
-    The others are in :mod:`low_rank`.
+    The others are explained in :mod:`low_rank`.
     """
 
     MEAN = "mean"
@@ -51,7 +51,7 @@ class AggregationRule:
             raise ConfigurationError(f"aggregation floor is {self.floor}; it must be from 0 to 1")
 
     def check_adapters(self, method: AdapterMethod = AdapterMethod.LORA) -> None:
-        """Raise ``ConfigurationError`` where this cannot be done to a model with adapters of ``method``."""
+        """Raise ``ConfigurationError`` if this rule cannot be applied to adapters of ``method``."""
         if method is AdapterMethod.IA3:
             if self.adapters is AdapterMerge.STACK:
                 raise ConfigurationError("ia3 adapters have no factors to stack; merge adapters by mean")

@@ -1,13 +1,13 @@
-"""What becomes of the mean delta: added as it is, or through moments that the server keeps from round to round.
+"""Server optimizers: add the mean delta as it is, or by moments that the server keeps from round to round.
 
-With g the mean delta negated (a pseudo-gradient), for every entry that somebody covered:
+With g the negated mean delta (a pseudo-gradient), for every entry that some update covers:
 
     fedavg   x ← x - η·g
     fedavgm  m ← β₁·m + g;  x ← x - η·m                                            (arXiv 1909.06335, § 4.3)
     fedadam  m ← β₁·m + (1 - β₁)·g;  v ← β₂·v + (1 - β₂)·g²;  x ← x - η·m / (√v + τ)
     fedyogi  the same but  v ← v - (1 - β₂)·g²·sign(v - g²)                        (arXiv 2003.00295, algorithm 2)
 
-At first m = 0 and v = τ². There is no bias correction. Where nobody covered an entry, x, m and v stay as they are.
+Initially m = 0 and v = τ². There is no bias correction. Where no update covers an entry, x, m and v do not change.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OptimizerKind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerOptimizer:
-    """``rate`` is η. FedAdam and FedYogi need one far below FedAvg's 1: about 0.01. ``tau`` is their floor of √v."""
+    """``rate`` is η, of which FedAdam and FedYogi need about 0.01, far below FedAvg's 1. ``tau`` is τ."""
 
     kind: OptimizerKind = OptimizerKind.FEDAVG
     rate: float = 1.0

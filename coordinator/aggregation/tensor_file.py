@@ -1,6 +1,6 @@
-"""An update's file read piece by piece into a buffer of the caller's, whatever its encoding.
+"""Reads an update's file block by block into the caller's buffer, whatever its encoding.
 
-Aggregation reads every update once, a block of rows at a time and side by side with the others. Reading into one buffer
+Aggregation reads every update once, in blocks of rows that alternate with those of the others. Reading into a buffer
 that stays in the processor's cache is faster than a memory map, whose page faults cost more than the copy, and leaves
 nothing resident.
 """
@@ -29,8 +29,8 @@ _BLOCK = 256 * 1024  # entries
 class TensorFile:
     """An open file of deltas of ``shapes`` in ``encoding``, checked once; threads may read it at the same time.
 
-    Keeps one file descriptor until it is closed. Raises ``TensorTableError`` where the file does not hold exactly what
-    these say, ``StorageError`` where it cannot be opened.
+    Keeps one file descriptor until it is closed. Raises ``TensorTableError`` if the file's table is not exactly that of
+    ``shapes`` and ``encoding``, ``StorageError`` if it cannot be opened.
     """
 
     def __init__(self, path: Path, shapes: Shapes, encoding: Encoding = FP32) -> None:
@@ -43,17 +43,17 @@ class TensorFile:
         self._file.close()
 
     def read(self, name: str, first: int, into: Array) -> None:
-        """Fill ``into``, flat, with the values of ``name`` from entry ``first`` on: whole rows, but of a vector."""
+        """Fill the flat ``into`` with values of ``name`` from entry ``first`` on: whole rows, or part of a vector."""
         self._codec.decode(self._shapes[name], first, into, partial(self._read, name))
 
     def blocks(self) -> Iterator[tuple[str, Array]]:
-        """All values in pieces of whole rows, each with its parameter's name; good until the next one."""
+        """All values in blocks (rows, entries), each with its parameter's name; valid until the next block."""
         for name, block, values in blocks(self._shapes, self._encoding, self._read, _BLOCK):
             width = min(len(block), rows_of(self._shapes[name])[1])
             yield name, values.reshape(-1, width)
 
     def flaw(self) -> tuple[str, Flaw, str] | None:
-        """The first parameter that cannot be decoded, why, and in words."""
+        """The first parameter that cannot be decoded, and why, also in words; ``None`` if there is none."""
         flaws = (
             (name, *flaw)
             for name, shape in self._shapes.items()

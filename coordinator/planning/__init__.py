@@ -1,1 +1,1 @@
-"""From what a device can spare to the submodel that it gets; pure."""
+"""Planning: from what a device can spare to the submodel that it gets; pure."""

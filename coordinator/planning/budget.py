@@ -1,4 +1,4 @@
-"""What one device may spend on one offer, from its snapshot and from what it has shown."""
+"""What a device may spend on one offer, derived from its snapshot and from its earlier rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The narrower submodels that every step of a device trains too, so that they stay good by themselves."""
+"""Which narrower submodels each step of a device also trains, so that they stay accurate by themselves."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The largest submodel that a budget allows.
 
-A task's candidates and their costs are computed once, as a :class:`Ladder`; a choice is then a bisection, so that ten
-thousand devices take milliseconds.
+A task's candidates and their costs are computed once, as a :class:`Ladder`. A choice is then a bisection, so that
+planning for ten thousand devices takes milliseconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whom a task asks, and when."""
+"""Which devices a task asks, and when its rounds may open."""
 
 from __future__ import annotations
 

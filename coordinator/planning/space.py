@@ -1,11 +1,11 @@
-"""The submodels that a task chooses from: a chain from the smallest to the whole model, each inside the next.
+"""The submodels that a task chooses from: a chain from the smallest to the whole model, each contained in the next.
 
-1. Milestones: fewer layers at the least width, where the space is elastic in depth; then one more head in every layer
-   at a time, with the same share of the neurons and of the adapters' rank.
-2. Where a milestone costs much more than the one before it, steps in between: layer by layer, the most salient first,
-   its head and then its neurons in a few parts.
+1. Milestones: if the space is elastic in depth, first ever more layers at the smallest width; then one more head in
+   every layer at a time, with the same share of the neurons and of the adapters' rank.
+2. Where a milestone costs much more than the one before it, intermediate steps: layer by layer, the most salient first,
+   add the head, and then the neurons in a few parts.
 
-A chain costs more with every step, so the largest submodel that a budget allows is found by bisection.
+Costs rise along the chain, so the largest submodel within a budget is found by bisection.
 """
 
 from __future__ import annotations
