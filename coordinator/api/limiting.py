@@ -96,9 +96,9 @@ class Limiter:
 class Guard:
     """Of one API, with its dashboard: who has to wait."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._requests = Limiter(limits.requests_per_minute, clock=clock)
-        self._failures = Limiter(limits.failures_per_minute, clock=clock)
+    def __init__(self, limits: Limits) -> None:
+        self._requests = Limiter(limits.requests_per_minute)
+        self._failures = Limiter(limits.failures_per_minute)
 
     def came(self, client: str) -> float:
         """A request has come: for how long its sender has to wait, 0 where it need not."""

@@ -85,9 +85,9 @@ def late_pace(before: Pace | None, recipe: Recipe, flops_per_sample: float, seco
     return Pace(LATE_SHRINK * before.flops, before.steps)
 
 
-def inference_budget(snapshot: Snapshot, *, memory_factor: float = 1.0) -> Budget:
-    """What may be spent on inference."""
-    return Budget(int(snapshot.inference_memory_bytes * memory_factor))
+def inference_budget(snapshot: Snapshot) -> Budget:
+    """What may be spent on inference: the device's own limit."""
+    return Budget(snapshot.inference_memory_bytes)
 
 
 def shrunk(memory_factor: float) -> float:

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -30,12 +29,12 @@ from edge_sdk.errors import BlobCorruptError, StorageError
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part, ReleaseReport
 from edge_sdk.protocol.releases import ReleasedModel
+from edge_sdk.transport.blob_folder import digest_of_file
 
 _V = TypeVar("_V")
 _LETTERS = ("a", "b")
 _MANIFEST = "slot.json"
 _REPORT = "report"
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +169,7 @@ def _unsealed(data: bytes, kind: type[_V]) -> _V:
 
 
 def _holds(path: Path, entry: BlobEntry) -> bool:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest() == entry.digest
+    return digest_of_file(path) == entry.digest
 
 
 def _place(source: Path, target: Path) -> None:

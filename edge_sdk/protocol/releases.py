@@ -199,4 +199,4 @@ def verified(kind: type[_Signed], envelope: bytes, trusted: Keys) -> _Signed:
 
     Raises ``UntrustedError`` otherwise.
     """
-    return read(kind, verify(envelope, _ROLES[kind], trusted))
+    return read(kind, verify(envelope, role_of(kind), trusted))

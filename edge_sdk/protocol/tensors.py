@@ -46,11 +46,6 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 _header_decoder = msgspec.json.Decoder(dict[str, _Entry])
 
 
-def float_table(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
-    """The table of float32 tensors of ``shapes``."""
-    return {name: (_DTYPES["F32"], shape) for name, shape in shapes.items()}
-
-
 def size_of(table: Table) -> int:
     """The bytes of data in a file with this table, without the header."""
     return sum(dtype.itemsize * math.prod(shape) for dtype, shape in table.values())

@@ -37,8 +37,13 @@ _ABANDONED_S = 3600.0
 
 def is_sound(path: Path) -> bool:
     """Whether the bytes of a complete blob match its name. Reads all of it. Raises ``OSError``."""
+    return digest_of_file(path) == path.name
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file in lower-case hexadecimal, without reading all of it into memory. Raises ``OSError``."""
     with _opened(path, os.O_RDONLY) as descriptor:
-        return _digest_of_file(descriptor) == path.name
+        return _digest_of_open_file(descriptor)
 
 
 class BlobFolder:
@@ -154,7 +159,7 @@ class BlobFolder:
                     path.unlink(missing_ok=True)
 
     def _take_over(self, descriptor: int, source: Path) -> str:
-        digest = _digest_of_file(descriptor)
+        digest = _digest_of_open_file(descriptor)
         try:
             _seal(descriptor, source, self.path_of(digest))
         except OSError as error:
@@ -221,7 +226,7 @@ class Partial:
     def commit(self) -> None:
         """Verify the whole, and name it. Raises ``BlobCorruptError`` if the digest differs; then nothing is kept."""
         with disk_errors(self._path):
-            found = _digest_of_file(self._data_file)
+            found = _digest_of_open_file(self._data_file)
             if found == self.digest:
                 _seal(self._data_file, self._part, self._path)
         self.discard()
@@ -271,7 +276,7 @@ def _seal(descriptor: int, source: Path, target: Path) -> None:
         os.fsync(folder)
 
 
-def _digest_of_file(descriptor: int) -> str:
+def _digest_of_open_file(descriptor: int) -> str:
     hasher, offset = hashlib.sha256(), 0
     while data := os.pread(descriptor, _COPY_BYTES, offset):
         hasher.update(data)

@@ -29,7 +29,9 @@ from edge_sdk.elastic.submodel import (
     TrainablePart,
 )
 from edge_sdk.errors import MalformedMessageError, TensorTableError
+from edge_sdk.protocol.encodings import table_of
 from edge_sdk.protocol.messages import (
+    FP32,
     MAX_CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
     Announce,
@@ -65,7 +67,7 @@ from edge_sdk.protocol.messages import (
     decode_from_device,
     encode,
 )
-from edge_sdk.protocol.tensors import Tensors, float_table, read_tensors, write_tensors
+from edge_sdk.protocol.tensors import Tensors, read_tensors, write_tensors
 
 Decode = Callable[[bytes], Message]
 DECODERS = [decode_from_device, decode_from_coordinator]
@@ -456,17 +458,17 @@ GOOD = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
 )
 def test_another_table_than_agreed_is_refused(table: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(TensorTableError):
-        read_tensors(written(GOOD), float_table(table))
+        read_tensors(written(GOOD), table_of(table, FP32))
 
 
 def test_agreed_table_is_read() -> None:
-    assert_same(read_tensors(written(GOOD), float_table({"b": (4,), "a": (2, 3)})), GOOD)
+    assert_same(read_tensors(written(GOOD), table_of({"b": (4,), "a": (2, 3)}, FP32)), GOOD)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64])
 def test_another_type_than_float32_is_refused_where_a_table_is_agreed(dtype: type[Any]) -> None:
     with pytest.raises(TensorTableError, match="expected F32"):
-        read_tensors(written({"a": np.ones(2, dtype)}), float_table({"a": (2,)}))
+        read_tensors(written({"a": np.ones(2, dtype)}), table_of({"a": (2,)}, FP32))
 
 
 def file_of(header: object, rows: bytes = b"") -> bytes:

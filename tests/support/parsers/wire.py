@@ -15,7 +15,9 @@ import numpy as np
 
 from edge_sdk.errors import BlobCorruptError, MalformedMessageError, TensorTableError
 from edge_sdk.protocol.blobs import digest_of
+from edge_sdk.protocol.encodings import table_of
 from edge_sdk.protocol.messages import (
+    FP32,
     GRAIN_BYTES,
     BlobGone,
     Chunk,
@@ -24,7 +26,7 @@ from edge_sdk.protocol.messages import (
     decode_from_device,
     encode,
 )
-from edge_sdk.protocol.tensors import float_table, read_tensors, write_tensors
+from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from edge_sdk.protocol.topics import Channel, Topic, parse
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import BlobExchange
@@ -94,7 +96,7 @@ def tensor_bytes(values: dict[str, np.ndarray]) -> bytes:
 
 def _tensor_parsers() -> list[Parser]:
     floats = {"weight": np.ones((3, 4), np.float32), "bias": np.ones(3, np.float32)}
-    table = float_table({name: values.shape for name, values in floats.items()})
+    table = table_of({name: values.shape for name, values in floats.items()}, FP32)
     return [
         Parser(
             "tensor file",

@@ -17,7 +17,6 @@ from coordinator.planning.budget import (
     Budget,
     Pace,
     estimated_pace,
-    inference_budget,
     late_pace,
     measured_pace,
     shrunk,
@@ -245,7 +244,6 @@ def test_every_report_of_too_little_memory_shrinks_the_budget() -> None:
         budgets.append(training_budget(SNAPSHOT, memory_factor=factor).memory_bytes)
         factor = shrunk(factor)
     assert budgets == [380_000_000, 304_000_000, 243_200_000, 194_560_000]  # with 5 % kept free
-    assert inference_budget(SNAPSHOT, memory_factor=0.5).memory_bytes == 100_000_000
 
 
 PLANNER = Planner(COSTS, Space(), range(6))
