@@ -55,7 +55,7 @@ def test_pictures_and_files_in_readme_exist() -> None:
 
 def test_make_targets_in_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"(?:^    |`)make (\w+)", README, re.MULTILINE):
+    for target in re.findall(r"(?:^    |`)make ([\w-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
