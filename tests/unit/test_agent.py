@@ -175,6 +175,13 @@ def test_update_stored_goes_out_through_the_outbox_and_its_offer_becomes_stale()
     assert advance(state, agent.Received(an_offer())) == (state, (agent.ResendOutbox(),))
 
 
+def test_update_stored_waits_the_usual_interval_before_it_asks_again() -> None:
+    training, _ = advance(IDLE, agent.Received(an_offer(), frozenset({FROZEN.digest, WEIGHTS.digest})))
+    state, _ = step(training, agent.UpdateStored(an_update()), 100.0)
+    assert step(state, agent.Tick(), 100.0 + IDLE.ready_interval_s - 1)[1] == ()
+    assert step(state, agent.Tick(), 100.0 + IDLE.ready_interval_s)[1] == (agent.SayReady(),)
+
+
 def test_receipt_settles_and_asks_for_more() -> None:
     receipt = Receipt(update_id="e" * 64, verdict=Verdict.ACCEPTED)
     _, effects = advance(IDLE, agent.Received(receipt))
