@@ -411,8 +411,7 @@ class Receipt(_Message, frozen=True, tag="receipt"):
 class Release(_Message, frozen=True, tag="release"):
     """Tells a device to run a model or to leave it, by envelopes of :mod:`edge_sdk.protocol.releases`' documents.
 
-    ``envelope`` holds the assignment, ``manifest`` the release that it names, and ``roots`` all roots of trust after
-    the first, in order.
+    ``envelope`` has the assignment, ``manifest`` its release, ``roots`` all roots of trust after the first, in order.
     """
 
     envelope: Annotated[bytes, msgspec.Meta(max_length=MAX_MESSAGE_BYTES // 2)]

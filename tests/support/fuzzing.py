@@ -71,8 +71,8 @@ def check(parser: Parser, data: bytes) -> None:
 
 
 def seconds_of(parser: Parser, data: bytes) -> float:
-    """The processor seconds that an input takes; :class:`HarmError` where these are too many, or by another error."""
-    began_s = time.process_time()
+    """The processor seconds that an input takes this thread; :class:`HarmError` if too many, or by another error."""
+    began_s = time.thread_time()
     try:
         parser.parse(data)
     except parser.refuses as refused:
@@ -83,7 +83,7 @@ def seconds_of(parser: Parser, data: bytes) -> float:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise HarmError(f"{type(error).__name__}: {str(error)[:_SHOWN]}") from error
-    took_s = time.process_time() - began_s
+    took_s = time.thread_time() - began_s
     if took_s > MOST_S:
         raise HarmError(f"it took {took_s:.1f} s of the processor")
     return took_s
