@@ -206,6 +206,28 @@ def test_login_is_refused_and_allowed_and_ends(browser: Browser, site: Site) -> 
         tab.check()
 
 
+def test_what_was_typed_outlives_the_session_and_the_server(browser: Browser, tmp_path: Path) -> None:
+    fill_state(tmp_path, 5, 1).close()
+    with Tab(browser) as tab:
+        with site_of(tmp_path) as site:
+            page = tab.log_in(site.at("new-task"), site.tokens[AccessRole.OPERATOR])
+            page.get_by_label("The task in TOML").fill("name = 'typed for an hour'")
+            page.context.clear_cookies()
+            page.get_by_role("button", name="Create").click()
+            with page.context.expect_page() as opened:
+                page.get_by_role("link", name="Log in").click()
+            opened.value.get_by_label("Token").fill(site.tokens[AccessRole.OPERATOR])
+            opened.value.get_by_role("button", name="Log in").click()
+            opened.value.wait_for_url(site.at("fleet"))
+            page.get_by_role("button", name="Create").click()
+            page.get_by_role("alert").get_by_text("task").wait_for()
+            assert page.url == site.at("tasks")
+            assert "typed for an hour" in page.get_by_label("The task in TOML").input_value()
+        page.get_by_role("button", name="Create").click()
+        page.get_by_text("The coordinator does not answer").wait_for()
+        assert "typed for an hour" in page.get_by_label("The task in TOML").input_value()
+
+
 def test_page_of_a_button_that_came_too_late_goes_on(browser: Browser, tmp_path: Path) -> None:
     fill_state(tmp_path, 20, 2).close()
     with site_of(tmp_path) as site, Tab(browser) as tab:

@@ -72,6 +72,21 @@ for (const form of document.querySelectorAll("[data-filter]")) {
   form.addEventListener("input", () => (clearTimeout(waiting), (waiting = setTimeout(look, 200))));
 }
 
+// A form that is sent to nobody, or by somebody whose session is over, is lost with all that was typed into it.
+for (const form of document.querySelectorAll("[data-typed]")) {
+  const out = document.querySelector("[data-out]");
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      out.hidden = !(await fetched(`${body.dataset.path}/tasks`)).querySelector("[data-login]");
+      lost.hidden = true;
+      if (out.hidden) form.submit();
+    } catch {
+      lost.hidden = false;
+    }
+  });
+}
+
 for (const chooser of document.querySelectorAll("[data-into]")) {
   const field = document.getElementById(chooser.dataset.into);
   chooser.hidden = false;
