@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import (
@@ -83,6 +84,15 @@ def is_in_memory(url: str) -> bool:
     """Whether a database is gone with its process."""
     parts = make_url(url)
     return parts.get_backend_name() == "sqlite" and parts.database in {None, "", ":memory:"}
+
+
+def absolute(url: str) -> str:
+    """The same database from wherever it is opened: a file is named from the root on. Raises as :func:`backend_of`."""
+    backend_of(url)
+    parts = make_url(url)
+    if parts.get_backend_name() != "sqlite" or is_in_memory(url):
+        return url
+    return parts.set(database=str(Path(parts.database or "").absolute())).render_as_string(hide_password=False)
 
 
 class Sqlite:

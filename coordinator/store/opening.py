@@ -12,7 +12,7 @@ import os
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
-from coordinator.store.backends import is_in_memory
+from coordinator.store.backends import absolute, is_in_memory
 from coordinator.store.database import Store
 from edge_sdk import disk
 from edge_sdk.disk import disk_errors, write_durably
@@ -49,6 +49,7 @@ def move_store(state_dir: Path, url: str) -> int:
     The old one stays as it is. Raises ``StateInUseError`` while a coordinator serves the folder, ``ConfigurationError``
     for an address that no store can have, and ``StorageError`` where that database is not empty or refuses.
     """
+    url = absolute(url)
     with sole_user(state_dir), closing(open_store(state_dir)) as old, closing(Store(url)) as new:
         if is_in_memory(url):
             raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")

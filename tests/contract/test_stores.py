@@ -686,6 +686,19 @@ def test_store_that_a_coordinator_serves_is_not_moved(state: Path) -> None:
     move_store(state, other)
 
 
+def test_store_that_moved_to_a_file_near_by_is_found_from_everywhere(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next command would make an empty one wherever it stands."""
+    before = everything(state)
+    monkeypatch.chdir(tmp_path)
+    move_store(state, "sqlite:///other.sqlite")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert everything(state) == before
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_state_folder_is_served_while_somebody_is_its_sole_user(tmp_path: Path) -> None:
     assert not is_served(tmp_path)
     assert not any(tmp_path.iterdir())
