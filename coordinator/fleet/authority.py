@@ -1,4 +1,4 @@
-"""The fleet's own certificate authority: what it signs. Where its key lies is :mod:`coordinator.fleet.folder`'s.
+"""The fleet's own certificate authority, and what it signs. :mod:`coordinator.fleet.folder` keeps its key.
 
     authority        signs certificates and their revocation, nothing else; no authority below it
     ├── device       a client: its id as common name, its group as organizational unit
@@ -55,29 +55,29 @@ _USAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A certificate, and the key that was made for it here."""
+    """A certificate, and its private key, which was made on this machine."""
 
     certificate: x509.Certificate
     key: EllipticCurvePrivateKey
 
     @property
     def certificate_pem(self) -> bytes:
-        """For everybody."""
+        """The certificate as PEM, which everybody may read."""
         return self.certificate.public_bytes(Encoding.PEM)
 
     @property
     def key_pem(self) -> bytes:
-        """Secret."""
+        """The private key as PEM, unencrypted: a secret."""
         return pem_of(self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Authority(Signed):
-    """One fleet's. ``now_s`` in its methods is seconds since 1970."""
+    """The certificate authority of one fleet. ``now_s`` in its methods is in seconds since 1970."""
 
     @classmethod
     def create(cls, fleet: str, key: EllipticCurvePrivateKey, now_s: float) -> Authority:
-        """A new one, with this key."""
+        """A new authority whose certificate ``key`` signs itself; it is valid for ten years."""
         subject = _name(f"raffm-edge {check_name(fleet, 'fleet')}")
         builder = _builder(subject, subject, key.public_key(), key.public_key(), _span(now_s, _AUTHORITY_DAYS))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -86,7 +86,7 @@ class Authority(Signed):
 
     @classmethod
     def read(cls, certificate_pem: bytes, key_pem: bytes) -> Authority:
-        """As it was written; ``ConfigurationError`` where the two are damaged, or are not one pair."""
+        """The authority with these PEM files; ``ConfigurationError`` if one is damaged, or the two are not a pair."""
         key = read_key(key_pem)
         try:
             certificate = x509.load_pem_x509_certificate(certificate_pem)
@@ -98,29 +98,29 @@ class Authority(Signed):
 
     @property
     def fingerprint(self) -> str:
-        """What a device is told to trust: the digest of the certificate."""
+        """The digest of the authority's certificate, by which a new device knows that it may trust it."""
         return fingerprint_of(self.certificate.public_bytes(Encoding.DER))
 
     def device(
         self, key: EllipticCurvePublicKey, device: str, group: str, *, days: float, now_s: float
     ) -> x509.Certificate:
-        """For the device of this id."""
+        """A client certificate for a device, valid for ``days``; see the table above for its names."""
         subject = _name(check_name(device, "device"), group)
         return self._client(key, subject, _span(now_s, days))
 
     def coordinator(self, fleet: str, now_s: float) -> Signed:
-        """For the coordinator itself: good for as long as the authority, whose key lies beside it."""
+        """A certificate for the coordinator itself, valid as long as the authority's, whose key lies beside it."""
         key = new_key()
         left_days = (self.certificate.not_valid_after_utc.timestamp() - now_s) / _DAY_S
         return Signed(self._client(key.public_key(), _name(coordinator_name(fleet)), _span(now_s, left_days)), key)
 
     def stand_in(self, device: str, now_s: float) -> Signed:
-        """Of a device for minutes, to ask its broker whether it would let the device in."""
+        """A certificate in a device's name, valid for ten minutes, to see whether the broker lets the device in."""
         key = new_key()
         return Signed(self._client(key.public_key(), _name(device), _span(now_s, _STAND_IN_DAYS)), key)
 
     def server(self, hosts: Sequence[str], now_s: float) -> Signed:
-        """For who listens at these names and addresses."""
+        """A certificate for a server that listens at these names and addresses."""
         key = new_key()
         common = next(
             (host for host in hosts if len(host) <= MOST_COMMON), "server"
@@ -133,10 +133,10 @@ class Authority(Signed):
     def revocations(
         self, serials: Iterable[int], number: int, now_s: float, *, after: datetime | None = None
     ) -> x509.CertificateRevocationList:
-        """The list of what is revoked, good for as long as the authority.
+        """The list of revoked certificates, valid as long as the authority's own certificate.
 
-        A broker that is told to read it again keeps the old one beside it and believes the later: so its date is later
-        than ``after``, by a second at least. To leave room for that, it is dated back.
+        A broker that reads the new list keeps the old one too, and goes by the one with the later date. So the new date
+        is at least one second later than ``after``, the date of the old list; lists are backdated to leave room for it.
         """
         dated = datetime.fromtimestamp(int(now_s - _BACKDATED_S), timezone.utc)
         if after is not None:
@@ -155,14 +155,15 @@ class Authority(Signed):
         return builder.sign(self.key, hashes.SHA256())
 
     def check(self, certificate: x509.Certificate, now_s: float) -> None:
-        """``UntrustedError`` for a certificate that this authority did not sign, or that is not good now."""
+        """Raise ``UntrustedError`` for a certificate that this authority did not sign, or that is not valid now."""
         try:
             certificate.verify_directly_issued_by(self.certificate)
         except (ValueError, TypeError, InvalidSignature) as error:
             raise UntrustedError("the certificate is not of this fleet's authority") from error
         begins_s, ends_s = span_of(certificate)
         if not begins_s <= now_s < ends_s:
-            raise UntrustedError(f"the certificate is not good now: until {certificate.not_valid_after_utc} it was")
+            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            raise UntrustedError(f"the certificate is not good now: it is valid from {begins} until {ends}")
 
     def _client(
         self, key: EllipticCurvePublicKey, subject: x509.Name, span: tuple[datetime, datetime]
@@ -177,17 +178,17 @@ class Authority(Signed):
 
 
 def new_key() -> EllipticCurvePrivateKey:
-    """Of the one kind that is used here."""
+    """A new private key of the only kind that is used here: EC P-256."""
     return generate_private_key(SECP256R1())
 
 
 def pem_of(key: EllipticCurvePrivateKey) -> bytes:
-    """A key to write into a file, which is then a secret."""
+    """The private key as unencrypted PEM; a file that it is written into is a secret."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def read_key(pem: bytes) -> EllipticCurvePrivateKey:
-    """What :func:`pem_of` has made; ``ConfigurationError`` for anything else."""
+    """The key that :func:`pem_of` wrote; ``ConfigurationError`` for anything else."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -198,12 +199,12 @@ def read_key(pem: bytes) -> EllipticCurvePrivateKey:
 
 
 def fingerprint_of(der: bytes) -> str:
-    """A certificate's digest, as people type it."""
+    """The SHA-256 of a certificate in DER, as people type it: ``sha256:<hex>``."""
     return f"sha256:{hashlib.sha256(der).hexdigest()}"
 
 
 def span_of(certificate: x509.Certificate) -> tuple[float, float]:
-    """From when and until when it is good."""
+    """From when and until when a certificate is valid, in seconds since 1970."""
     return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
@@ -213,7 +214,7 @@ def _name(common: str, unit: str | None = None) -> x509.Name:
 
 
 def _span(now_s: float, days: float) -> tuple[datetime, datetime]:
-    """Dated back by an hour, or by a tenth of a life that is short."""
+    """A validity of ``days`` that is backdated by an hour, or by a tenth of ``days`` if that is less."""
     begins_s = now_s - min(_BACKDATED_S, days * _DAY_S / 10)
     begins, ends = (datetime.fromtimestamp(int(at_s), timezone.utc) for at_s in (begins_s, now_s + days * _DAY_S))
     return begins, ends
@@ -238,7 +239,7 @@ def _builder(
 
 
 def _end(builder: x509.CertificateBuilder, purpose: x509.ObjectIdentifier) -> x509.CertificateBuilder:
-    """Of one who signs no certificates."""
+    """Add what an end-entity certificate has, which signs no other: its one ``purpose``."""
     return (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage("digital_signature"), critical=True)

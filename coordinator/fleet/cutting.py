@@ -1,4 +1,4 @@
-"""The broker's side of a revocation, and that it is seen to hold.
+"""The broker's side of a revocation: have it refuse the device, and see that it does.
 
 Neither a new list nor SIGHUP ends a session of mosquitto's that is open. So two stand-ins of the device, which live for
 minutes, call on the broker: the first has a certificate that is on the new list, and calls until it is refused; then
@@ -41,9 +41,9 @@ _TRY_AGAIN_S = 0.1
 
 
 def cut_off(store: Store, fleet: Fleet, device: str) -> float:
-    """Have the broker refuse a revoked device and end its session; how many seconds it took until that was seen.
+    """Have the broker refuse a revoked device and end its session; the seconds until that was seen to be so.
 
-    Raises ``BrokerUnreachableError``, saying what is left to do, where the broker still lets it in or does not answer.
+    Raises ``BrokerUnreachableError``, which says what is left to do, if the broker still lets it in or does not answer.
     """
     try:
         return _shut_out(store, fleet, device) if fleet.settings.is_open else _refused(store, fleet, device)
@@ -68,9 +68,9 @@ def _refused(store: Store, fleet: Fleet, device: str) -> float:
 
 
 def tell_broker(store: Store, fleet: Fleet) -> None:
-    """Have the broker know who is let in and who is not, as far as it can be told; nobody waits for it.
+    """Write the lists of who is let in and who is not, and have the broker read them if possible, without waiting.
 
-    Raises ``StorageError`` where an open fleet's passwords cannot be written.
+    Raises ``StorageError`` if an open fleet's passwords cannot be written.
     """
     if fleet.settings.is_open:
         list_passwords(store, fleet)
@@ -82,7 +82,7 @@ def tell_broker(store: Store, fleet: Fleet) -> None:
 
 
 def _shut_out(store: Store, fleet: Fleet, device: str) -> float:
-    """As :func:`cut_off`, where devices have passwords and this one has none any more."""
+    """As :func:`cut_off`, for an open fleet, in which the device's password has just been withdrawn."""
     began_s = time.monotonic()
     user, secret = f"stand-in-{secrets.token_hex(8)}", new_secret("")
     list_passwords(store, fleet, {user: secret})
@@ -124,7 +124,7 @@ def _written(path: Path, signed: Signed) -> Path:
 
 
 def _reload(fleet: Fleet) -> None:
-    """Have the broker read the list again, where it can be told."""
+    """Have the broker read the list again, by the fleet's ``reload`` command or by SIGHUP to the PID in its file."""
     if fleet.settings.reload is not None:
         _run(fleet.settings.reload)
         return

@@ -1,7 +1,7 @@
-"""How a device gets its certificates: the first for a one-time token, each later one for the one before.
+"""How a device gets its certificates: the first in exchange for a one-time token, each later one for the one before.
 
-In this order, so that a stranger costs nothing but a look-up: the token; the request, which its key has signed; and
-then, in one transaction with what is recorded, the token again and the certificate.
+An enrolment is checked in this order, so that a stranger costs no more than one look-up: first the token, then the
+request and the signature of its key; then the token is checked again and the certificate recorded, in one transaction.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _RENEWED_FROM = 0.5
 
 
 def make_enrolment(store: Store, *, device: str | None, group: str | None, hours: float, now_s: float, who: str) -> str:
-    """A one-time token, for ``device`` alone where it is named; nobody can read it again.
+    """Make a one-time token, only for ``device`` if that is named; it cannot be read again later.
 
-    What enrols with it is put into ``group``; where none is named, a new device into the default one.
-    Raises ``ConfigurationError`` for what is no name.
+    The device that enrols with it is put into ``group``; if none is named, a new device goes into the default group.
+    Raises ``ConfigurationError`` for a malformed name.
     """
     for name, what in ((device, "device"), (group, "group")):
         if name is not None:
@@ -55,7 +55,7 @@ def make_enrolment(store: Store, *, device: str | None, group: str | None, hours
 
 
 def enrolment_line(fleet: Fleet, device: str | None) -> str:
-    """What to type on a device, beside whose folder a file ``token`` has the token."""
+    """The command to type on a device, in a folder where the file ``token`` contains the token."""
     name, settings = device or "NAME", fleet.settings
     return (
         f"edge-agent enroll --coordinator {settings.api} --device {name} --token-file token "
@@ -64,7 +64,7 @@ def enrolment_line(fleet: Fleet, device: str | None) -> str:
 
 
 def withdraw_enrolment(store: Store, token: str, now_s: float, who: str) -> None:
-    """A token that was not used lets nobody in any more; ``ConfigurationError`` where there is none of this id."""
+    """Withdraw an unused token; ``token`` is its id, ``ConfigurationError`` if there is no such token."""
     with store.transaction() as tx:
         known = next((it for it in tx.enrolments.all() if it.id == token and it.used_s is None), None)
         if known is None:
@@ -81,16 +81,16 @@ def _in_words(token: EnrolmentRecord) -> str:
 
 
 def check_token(store: Store, secret: str, device: str, now_s: float) -> None:
-    """Cheaply, before anything else is looked at. Raises ``UntrustedError``."""
+    """Raise ``UntrustedError`` for a token that does not let ``device`` in; cheap, and so the first of the checks."""
     with store.reading() as tx:
         _good(tx, secret, device, now_s)
 
 
 def enrol(store: Store, fleet: Fleet, secret: str, asked: Enrolment, now_s: float) -> x509.Certificate:
-    """The certificate for the bearer of a token; for the same token, device and key the same again.
+    """Make a certificate for the bearer of a token; the same token, device and key get the same one again.
 
-    Whatever the device had before is revoked, since its key is not on the device any more.
-    Raises ``UntrustedError`` for the token, ``MalformedMessageError`` for the request.
+    The device's earlier certificates are revoked, since their keys are no longer on the device.
+    Raises ``UntrustedError`` for a bad token, ``MalformedMessageError`` for a bad request.
     """
     check_token(store, secret, asked.device, now_s)
     key = key_of(_request(asked.request.encode()), asked.device)
@@ -106,7 +106,7 @@ def enrol(store: Store, fleet: Fleet, secret: str, asked: Enrolment, now_s: floa
 
 
 def _good(tx: Transaction, secret: str, device: str, now_s: float) -> EnrolmentRecord:
-    """What the store has of a token that is good for ``device``; one that was used is so for its user."""
+    """The store's record of a token that lets ``device`` in; a used token lets only the device in that used it."""
     known = tx.enrolments.of_digest(digest_of(secret)) if len(secret) <= _MOST_SECRET else None
     if known is None:
         raise UntrustedError("the token is unknown")
@@ -134,10 +134,10 @@ def _refuse_used(token: EnrolmentRecord) -> NoReturn:
 
 
 def renew(store: Store, fleet: Fleet, device: str, asked: Renew, now_s: float) -> x509.Certificate:
-    """A new certificate for a device that shows its old one; for the same key the same again.
+    """Make a new certificate for a device that shows its old one; the same key gets the same one again.
 
-    Raises ``UntrustedError`` where the old one is not this device's or not good, or where its time has just begun, and
-    ``MalformedMessageError`` for a request that is none.
+    Raises ``UntrustedError`` if the old one is not this device's, not valid, or too new to be renewed, and
+    ``MalformedMessageError`` for a bad request.
     """
     old = _certificate(asked.certificate)
     fleet.authority.check(old, now_s)
@@ -187,7 +187,7 @@ def _issued(tx: Transaction, fleet: Fleet, device: str, key: EllipticCurvePublic
 
 
 def _given(tx: Transaction, device: str, key: EllipticCurvePublicKey) -> x509.Certificate | None:
-    """What was given for this key: an answer may be lost."""
+    """The certificate that was already made for this key: the device may not have received it."""
     for known in tx.certificates.of_device(device):
         certificate = x509.load_der_x509_certificate(known.certificate)
         if known.revoked_s is None and certificate.public_key() == key:
@@ -199,9 +199,9 @@ def _given(tx: Transaction, device: str, key: EllipticCurvePublicKey) -> x509.Ce
 
 
 def key_of(request: x509.CertificateSigningRequest, device: str) -> EllipticCurvePublicKey:
-    """The key that has signed a request for ``device``. Nothing else is taken from it.
+    """The public key of a signing request for ``device``; nothing else in the request is used.
 
-    Raises ``MalformedMessageError`` for any but an EC P-256 key, a signature that does not hold, or another name.
+    Raises ``MalformedMessageError`` for a key that is not EC P-256, a wrong signature, or another device's name.
     """
     try:
         key, name, is_signed = request.public_key(), _common_name(request.subject), request.is_signature_valid

@@ -1,15 +1,15 @@
-"""Where a fleet's authority lies, and what its coordinator tells brokers and devices of itself.
+"""The files of a fleet with an authority, in the coordinator's state folder.
 
     fleet.json           name, addresses, how long certificates last: FleetSettings
     ca/authority.key     secret: whoever has it is the fleet
     ca/authority.pem     its certificate, which everybody may have
     ca/coordinator.pem   secret: the coordinator's own key and certificate
-    ca/coordinator.password  secret: what it says to the broker of an open fleet
+    ca/coordinator.password  secret: its password at the broker of an open fleet
     ca/api.pem           secret: the API's, made anew at each start
     broker/              what the broker reads, see :mod:`coordinator.fleet.mosquitto`
 
-All of it in the coordinator's state folder. A fleet without it trusts whomever its broker lets in. In an open one the
-authority vouches for the broker and the API alone, and devices have passwords: :mod:`coordinator.fleet.passwords`.
+A fleet without these files trusts every client that its broker lets in. In an open fleet the authority signs
+certificates for the broker and the API only, and devices have passwords: :mod:`coordinator.fleet.passwords`.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ CERTIFICATE_FILE = "ca/authority.pem"
 COORDINATOR_FILE = "ca/coordinator.pem"
 COORDINATOR_PASSWORD_FILE = "ca/coordinator.password"  # noqa: S105 - a name
 FLEET_FILES = frozenset({SETTINGS_FILE, KEY_FILE, CERTIFICATE_FILE, COORDINATOR_FILE, COORDINATOR_PASSWORD_FILE})
-"""All that makes a fleet what it is, beside its store."""
+"""The files that, with the store, are the fleet: a backup needs them."""
 _LOCK = "ca/lock"
 _PREFIX = "raffm_coordinator_"
 
 
 class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator has said of a fleet with an authority.
+    """An operator's settings for a fleet with an authority.
 
-    ``hosts`` are the names and addresses that servers' certificates are for; devices are told the first.
-    ``broker`` is its address for devices, ``api_port`` where they enrol. A device's certificate is good for
-    ``certificate_days``. ``broker_dir`` has what the broker reads, and ``reload`` is a command that has it read that
-    again; without one, the process in its PID file is told. Where the fleet ``is_open``, devices log in with tokens,
-    and ``allow_plaintext`` lets them do so without TLS from other machines.
-    ``ConfigurationError`` where a value cannot be right.
+    ``hosts`` are the names and addresses that servers' certificates are for; devices are given the first.
+    ``broker`` is the broker's address as devices reach it, and ``api_port`` the port at which they enrol. A device's
+    certificate is valid for ``certificate_days``. ``broker_dir`` is the folder that the broker reads, and ``reload`` a
+    command that makes it read the folder again; without one, the process in its PID file gets SIGHUP. If the fleet
+    ``is_open``, devices log in with tokens, and ``allow_plaintext`` lets other machines do so without TLS.
+    Raises ``ConfigurationError`` for a malformed name or address, and for an address without the TLS that it needs.
     """
 
     name: str
@@ -80,18 +80,18 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def address(self) -> BrokerAddress:
-        """The broker's."""
+        """The broker's address, parsed."""
         return BrokerAddress.parse(self.broker)
 
     @property
     def api(self) -> str:
-        """Where devices enrol."""
+        """The URL at which devices enrol."""
         host = f"[{self.hosts[0]}]" if ":" in self.hosts[0] else self.hosts[0]
         return f"https://{host}:{self.api_port}"
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
-        """All that a server's certificate is for."""
+        """All names and addresses that a server's certificate is for: ``hosts``, and the broker's."""
         return tuple(dict.fromkeys((*self.hosts, self.address.host)))
 
 
@@ -101,7 +101,7 @@ _settings = msgspec.json.Decoder(FleetSettings)
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A fleet with an authority."""
+    """A fleet with an authority: its state folder, its settings, and its keys."""
 
     state_dir: Path
     settings: FleetSettings
@@ -109,25 +109,25 @@ class Fleet:
 
     @property
     def authority_file(self) -> Path:
-        """What the coordinator's own connections trust."""
+        """The certificate that the coordinator's own connections trust."""
         return self.state_dir / CERTIFICATE_FILE
 
     @property
     def coordinator_file(self) -> Path:
-        """What the coordinator shows its broker."""
+        """The key and the certificate with which the coordinator logs in at its broker."""
         return self.state_dir / COORDINATOR_FILE
 
     def coordinator_password(self) -> str:
-        """What it says to the broker of an open fleet. Raises ``ConfigurationError`` where that is not there."""
+        """The coordinator's password at the broker of an open fleet; ``ConfigurationError`` if the file is missing."""
         return read_secret(self.state_dir / COORDINATOR_PASSWORD_FILE)
 
     @property
     def broker_dir(self) -> Path:
-        """What the broker reads."""
+        """The folder that the broker reads."""
         return self.state_dir / (self.settings.broker_dir or "broker")
 
     def make_api_certificate(self) -> Path:
-        """A file with a new certificate for the API, for who calls from this machine too, and its key."""
+        """A file with a new key and certificate for the API, which is valid for calls from this machine too."""
         path = self.state_dir / "ca/api.pem"
         hosts = dict.fromkeys((*self.settings.served_hosts, *_LOOPBACK))
         signed = self.authority.server(tuple(hosts), time.time())
@@ -137,7 +137,7 @@ class Fleet:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """No other process writes what follows from the store meanwhile."""
+        """While this is open, no other process writes the files that are derived from the store."""
         path = self.state_dir / _LOCK
         with disk_errors(path), path.open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -145,9 +145,9 @@ class Fleet:
 
 
 def init_fleet(state_dir: Path, settings: FleetSettings) -> Fleet:
-    """Make an authority where there is none, and keep ``settings`` in place of any others.
+    """Make an authority if there is none, and write ``settings`` in place of any earlier ones.
 
-    Raises ``ConfigurationError`` where the authority is another fleet's, or damaged, and ``StorageError``.
+    Raises ``ConfigurationError`` if the authority is damaged or belongs to another fleet, and ``StorageError``.
     """
     known = open_fleet(state_dir)
     if known is not None and known.settings.name != settings.name:
@@ -182,7 +182,7 @@ def open_fleet(state_dir: Path) -> Fleet | None:
 
 
 def known_fleet(state_dir: Path) -> Fleet:
-    """As :func:`open_fleet`, and ``ConfigurationError`` where the fleet has no authority."""
+    """As :func:`open_fleet`, but a fleet without an authority is a ``ConfigurationError``."""
     fleet = open_fleet(state_dir)
     if fleet is None:
         raise ConfigurationError(f"the fleet of {state_dir} has no authority: make one by `coordinator fleet init`")
@@ -200,9 +200,9 @@ def link_of(
     password: str | None = None,
     allow_plaintext: bool = False,
 ) -> Link:
-    """How a coordinator reaches its broker: as it is told, and as :func:`init_fleet` has said for the rest.
+    """How a coordinator reaches its broker: by the arguments and, where they are ``None``, by the fleet's settings.
 
-    Raises ``ConfigurationError`` where nobody has named a broker, or another fleet than the folder's.
+    Raises ``ConfigurationError`` if no broker is named, or if ``fleet`` is not the one that the folder belongs to.
     """
     known, link = open_fleet(state_dir), Link(ca_file=ca_file, certificate_file=certificate_file)
     link |= Link(user=user, password=password, allow_plaintext=allow_plaintext)
@@ -221,7 +221,7 @@ def link_of(
 
 
 class Link(TypedDict, total=False):
-    """Of a coordinator to its broker: the settings of :class:`coordinator.config.CoordinatorConfig` that say so."""
+    """The settings of :class:`coordinator.config.CoordinatorConfig` that say how to reach the broker."""
 
     broker: str
     fleet: str
@@ -233,7 +233,7 @@ class Link(TypedDict, total=False):
 
 
 def keep_settings(fleet: Fleet, **changes: object) -> Fleet:
-    """The fleet with other settings, which stay."""
+    """Change some of the fleet's settings, durably; the changed fleet."""
     return init_fleet(fleet.state_dir, msgspec.structs.replace(fleet.settings, **changes))
 
 

@@ -8,7 +8,7 @@ from edge_sdk.protocol.topics import check_name
 
 
 def put_into_group(store: Store, device: str, group: str, now_s: float, who: str) -> None:
-    """Move a device; ``ConfigurationError`` where there is no such device, or ``group`` is no name."""
+    """Move a device; ``ConfigurationError`` if there is no such device, or ``group`` is a malformed name."""
     check_name(group, "group")
     with store.transaction() as tx:
         if tx.devices.get(device) is None:

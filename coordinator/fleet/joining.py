@@ -1,4 +1,4 @@
-"""What a device joins the fleet with: a one-time token to enrol, or, in an open fleet, its password at the broker."""
+"""The secret with which a device joins: a one-time token to enrol or, in an open fleet, its password at the broker."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from edge_sdk.errors import ConfigurationError
 def new_token(
     store: Store, fleet: Fleet, *, device: str | None, group: str | None, hours: float, now_s: float, who: str
 ) -> tuple[str, str]:
-    """A token, which nobody can read again, and what to type on the device.
+    """Make a token, which cannot be read again later; the token, and the command to type on the device.
 
-    One to enrol with is good for ``hours`` and for whatever ``device``; a password until there is another, or the
-    device is revoked. Raises ``ConfigurationError`` for what is no name, or where a password is nobody's.
+    A token to enrol with is valid for ``hours``, and for any device unless ``device`` is named. A password is valid
+    until it is replaced or the device is revoked. Raises ``ConfigurationError`` for a malformed name, or for a password
+    without a ``device``.
     """
     if not fleet.settings.is_open:
         secret = make_enrolment(store, device=device, group=group, hours=hours, now_s=now_s, who=who)

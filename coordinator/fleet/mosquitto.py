@@ -69,9 +69,9 @@ _QUEUED_BYTES = 64 << 20
 
 
 def configuration(settings: FleetSettings, folder: Path, user: str, bind: str | None = None) -> str:
-    """``mosquitto.conf``, for the files in ``folder``; ``bind`` is the one address to listen on.
+    """The text of ``mosquitto.conf``, for the files in ``folder``; ``bind`` is the only address to listen on.
 
-    Raises ``ConfigurationError`` where plaintext would be heard by other machines, and nobody has allowed that.
+    Raises ``ConfigurationError`` if other machines could read plaintext, and the settings do not allow that.
     """
     address = settings.address
     if not address.tls and not settings.allow_plaintext:
@@ -95,9 +95,9 @@ def configuration(settings: FleetSettings, folder: Path, user: str, bind: str | 
 
 
 def access_rules(fleet: str) -> str:
-    """``acl``: the coordinator hears every device and speaks to each, a device hears and speaks in its own branch.
+    """The text of ``acl``: the coordinator reads from and writes to every device, a device only in its own branch.
 
-    mosquitto says of the last line that it names nobody, which is meant: every device may read the announcement.
+    mosquitto warns that the last line names no user. That is intended: every device may read the announcement.
     """
     own = [f"topic read {topic}" for topic in coordinator_filters(fleet)]
     own += [f"topic write {topic}" for topic in (Topic(fleet), *(Topic(fleet, "+", each) for each in TO_DEVICE))]
@@ -108,10 +108,11 @@ def access_rules(fleet: str) -> str:
 
 
 def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bind: str | None = None) -> Path:
-    """Write all files anew into the fleet's ``broker_dir``, with a new certificate; ``mosquitto.conf``'s path.
+    """Write all files anew into the fleet's ``broker_dir``, with a new certificate; the path of ``mosquitto.conf``.
 
-    ``user`` is what mosquitto runs as where root starts it: by default whoever calls, or ``mosquitto`` for root.
-    Raises ``ConfigurationError`` where there is no such user, or where it cannot enter the folder; ``StorageError``.
+    ``user`` is the account that mosquitto switches to if root starts it; the default is the caller, or ``mosquitto`` if
+    that is root. Raises ``ConfigurationError`` if there is no such user or it cannot enter the folder, and
+    ``StorageError``.
     """
     folder = fleet.broker_dir.absolute()
     account = _account(user)
@@ -135,13 +136,13 @@ def write_configuration(store: Store, fleet: Fleet, user: str | None = None, bin
 
 
 def _give(file: Path, account: pwd.struct_passwd) -> None:
-    """Where root makes the files, to who mosquitto then runs as."""
+    """If root writes the files, give them to the account that mosquitto runs as."""
     if os.geteuid() == 0:
         shutil.chown(file, account.pw_uid, account.pw_gid)
 
 
 def _require_entry(folder: Path, account: pwd.struct_passwd) -> None:
-    """Raise ``ConfigurationError`` where a folder above, or this one, is closed to ``account``."""
+    """Raise ``ConfigurationError`` if ``account`` may not enter this folder or one above it."""
     if account.pw_uid in {0, os.geteuid()}:
         return
     groups = os.getgrouplist(account.pw_name, account.pw_gid)

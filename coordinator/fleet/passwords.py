@@ -1,7 +1,7 @@
-"""An open fleet, for a first try: a device's token is its password at the broker, and the token is all that it has.
+"""An open fleet, for a first try: a device has nothing but a token, which is its password at the broker.
 
-mosquitto reads the passwords' verifiers from a file, which follows from the store. On SIGHUP it reads them again, and
-ends the session of whoever's no longer holds. Tokens have 256 random bits, so that a verifier tells nothing of them.
+mosquitto reads the passwords' hashes from a file that is derived from the store. On SIGHUP it reads them again, and
+ends the sessions of those whose password is no longer valid. Tokens have 256 random bits, so no hash reveals one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _ITERATIONS, _SALT_BYTES = 101, 12  # mosquitto_passwd's own
 
 
 def make_password(store: Store, device: str, group: str | None, now_s: float, who: str) -> str:
-    """A new token for ``device``, which may have been revoked, in the place of any other; nobody can read it again.
+    """Make a token for ``device`` in place of any earlier one, even if it was revoked; it cannot be read again later.
 
-    The device is put into ``group`` where one is named. Raises ``ConfigurationError`` for what is no name.
+    The device is put into ``group`` if one is named. Raises ``ConfigurationError`` for a malformed name.
     """
     check_name(device, "device")
     if group is not None:
@@ -43,7 +43,7 @@ def make_password(store: Store, device: str, group: str | None, now_s: float, wh
 
 
 def password_line(fleet: Fleet, device: str) -> str:
-    """What to type on a device, beside whose folder lie a file ``token``, and two that everybody may have."""
+    """The command to type on a device, in a folder with the file ``token`` and two files that are not secret."""
     settings = fleet.settings
     address = BrokerAddress.parse(settings.broker)
     words = ["edge-agent run", f"--device {device}", f"--broker {settings.broker}", f"--fleet {settings.name}"]
@@ -54,7 +54,7 @@ def password_line(fleet: Fleet, device: str) -> str:
 
 
 def list_passwords(store: Store, fleet: Fleet, also: Mapping[str, str] | None = None) -> Path:
-    """Write what the broker lets in: the coordinator, every device that has a token, and ``also`` these users."""
+    """Write whom the broker lets in: the coordinator, every device that has a token, and the users in ``also``."""
     path = fleet.broker_dir / PASSWORD_FILE
     with fleet.alone(), disk_errors(path):
         with store.reading() as tx:
@@ -71,7 +71,7 @@ def list_passwords(store: Store, fleet: Fleet, also: Mapping[str, str] | None = 
 
 
 def verifier_of(secret: str) -> str:
-    """As `mosquitto_passwd` writes it: PBKDF2 with SHA-512."""
+    """The salted hash of a password as `mosquitto_passwd` writes it: PBKDF2 with SHA-512."""
     salt = secrets.token_bytes(_SALT_BYTES)
     digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, _ITERATIONS)
     return f"$7${_ITERATIONS}${b64encode(salt).decode()}${b64encode(digest).decode()}"

@@ -1,7 +1,7 @@
-"""A device is revoked: it is not heard, nothing of it counts that is not aggregated yet, and nothing lets it in.
+"""A revoked device is not heard, its updates that are not aggregated yet do not count, and nothing lets it in.
 
-All of that is one transaction, which holds whether or not a coordinator serves meanwhile. What follows for the broker
-is the list of revoked certificates, and :mod:`coordinator.fleet.cutting`, which ends the session that is open.
+All of that is one transaction, which holds whether or not a coordinator is running. For the broker there follow the
+list of revoked certificates, and :mod:`coordinator.fleet.cutting`, which ends the device's open session.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REASON = Refusal.REVOKED.because("the device is of this fleet no more")
 
 
 def revoke_device(store: Store, device: str, now_s: float, who: str) -> None:
-    """Revoke a device; once more changes nothing. ``ConfigurationError`` where there is no such device."""
+    """Revoke a device; doing it again changes nothing. ``ConfigurationError`` if there is no such device."""
     with store.transaction() as tx:
         known = tx.devices.get(device)
         if known is None:
@@ -43,14 +43,14 @@ def revoke_device(store: Store, device: str, now_s: float, who: str) -> None:
 
 
 def drop_from_round(tx: Transaction, task: str, number: int, device: str, now_s: float) -> None:
-    """A revoked device's offer has failed, and what it has brought is not aggregated."""
+    """Record that a revoked device's offer has failed, and that its update is not to be aggregated."""
     if tx.offers.get(task, number, device) is not None:
         tx.offers.revoked(task, number, device, now_s, REASON)
         tx.updates.revoked(task, number, device, REASON)
 
 
 def list_revoked(store: Store, fleet: Fleet, also: Iterable[x509.Certificate] = ()) -> None:
-    """Write what the broker is to refuse: every revoked certificate that would be good else, and ``also`` these."""
+    """Write the list for the broker: every revoked certificate that has not expired, and those in ``also``."""
     path = fleet.broker_dir / LIST_FILE
     with fleet.alone(), disk_errors(path):
         now_s = time.time()
@@ -64,7 +64,7 @@ def list_revoked(store: Store, fleet: Fleet, also: Iterable[x509.Certificate] = 
 
 
 def _last(path: Path) -> tuple[int, datetime]:
-    """The number of the list that is there, and its date."""
+    """The number and the date of the list that was written last."""
     try:
         last = x509.load_pem_x509_crl(path.read_bytes())
         number = last.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number

@@ -1,4 +1,4 @@
-"""Secrets that are shown once: 256 random bits, so that a SHA-256 tells nothing of them and needs no salt."""
+"""Secrets that are shown once: 256 random bits, so an unsalted SHA-256 does not reveal one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import secrets
 
 
 def new_secret(prefix: str) -> str:
-    """A new one; ``prefix`` is what scanners of leaked secrets look for."""
+    """A new secret; by its ``prefix``, scanners for leaked secrets recognise it."""
     return prefix + secrets.token_urlsafe(32)
 
 
 def digest_of(secret: str) -> str:
-    """What the store keeps of a secret."""
+    """The SHA-256 of a secret, hexadecimal: all that the store keeps of it."""
     return hashlib.sha256(secret.encode()).hexdigest()
