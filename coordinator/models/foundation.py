@@ -118,7 +118,7 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no report, as of the head that is new on purpose; both as before afterwards."""
+    """Silence transformers' progress bars and its report, which warns of the new head; restored afterwards."""
     from transformers.utils import logging as reports  # noqa: PLC0415
 
     bars, verbosity = reports.is_progress_bar_enabled(), reports.get_verbosity()
@@ -148,7 +148,7 @@ def _check_start(model: PreTrainedModel, tokenizer_json: bytes, folder: Path) ->
 
 
 def _parameters(model: PreTrainedModel, architecture: Architecture) -> dict[str, Array]:
-    """Of the model with its new adapters, under their full-model names."""
+    """The parameters of the model with its new adapters, under their full-model names."""
     from edge_sdk.modules.adapters import inject_adapters  # noqa: PLC0415
     from edge_sdk.modules.building import parameter_name  # noqa: PLC0415
 
@@ -157,7 +157,7 @@ def _parameters(model: PreTrainedModel, architecture: Architecture) -> dict[str,
 
 
 def _architecture(model: PreTrainedModel, family: Family, task: ModelTask, adapters: Adapters | None) -> Architecture:
-    """Counts are the configuration's, sizes the weights' own."""
+    """The architecture: counts come from the configuration, sizes from the weights themselves."""
     config, stack = model.config, family.stacks[0]
     layer, out = model.get_submodule(stack.layer.format(0).rstrip(".")), 1 if family.is_transposed else 0
     weights = dict(layer.named_parameters())

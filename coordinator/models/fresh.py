@@ -43,7 +43,7 @@ class FreshSizes:
 
     @property
     def settings(self) -> dict[str, int]:
-        """By transformers' names."""
+        """The same values under the names that transformers gives them."""
         return {
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,

@@ -29,7 +29,7 @@ class _Lookup(NamedTuple):
 
 
 def take_rows(graph: onnx.GraphProto) -> None:
-    """Change ``graph`` so. A table that is trained, or is used in another way too, stays whole."""
+    """Rewrite the lookups of ``graph`` as above. A table that is trained, or also used in another way, stays whole."""
     inputs = {value.name: value for value in graph.input}
     nodes, copies = list(graph.node), dict[int, list[onnx.NodeProto]]()
     for table, lookups in _tables(graph):

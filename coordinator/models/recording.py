@@ -111,7 +111,7 @@ def record(
 
 
 def _check_freedom(symbols: Mapping[FreeSize, Any], guards: Sequence[Any]) -> None:
-    """Refuse a record that holds for its arguments' sizes only; ``guards`` are what was decided on the ``symbols``."""
+    """Refuse a record that holds only for the sizes it was traced with: ``guards`` decide on ``symbols``."""
     for size, symbol in symbols.items():
         alike = [other.name for other in symbols if other.name != size.name and symbols[other] == symbol]
         if not symbol.is_Symbol or alike:

@@ -94,7 +94,7 @@ class Run:
 
     @cached_property
     def shapes(self) -> Shapes:
-        """Of the full model's parameters."""
+        """The shapes of the full model's parameters."""
         return {name: array.shape for name, array in self.foundation.parameters.items()}
 
     @cached_property
@@ -113,7 +113,7 @@ class Run:
 
     @cached_property
     def costs(self) -> CostModel:
-        """What any submodel costs."""
+        """The cost model of this task's submodels: their memory, arithmetic and traffic."""
         return CostModel.of(self.foundation.architecture, self.shapes)
 
     def nested(self, submodel: Submodel, round_number: int) -> tuple[Submodel, ...]:

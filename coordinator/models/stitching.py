@@ -49,7 +49,7 @@ def _stack_graphs(templates: Templates, stack: int, kept: Sequence[int]) -> list
 
 
 def _sum(name: str, count: int) -> onnx.NodeProto:
-    """Of what ``count`` layers write under ``name``."""
+    """The sum of what ``count`` layers write under ``name``."""
     return onnx.helper.make_node("Sum", [_of_layer(name, position) for position in range(count)], [name], name=name)
 
 

@@ -113,7 +113,7 @@ class _Sizes:
 
     @classmethod
     def apart_from(cls, fixed: set[int], architecture: Architecture) -> _Sizes:
-        """Numbers that are not ``fixed``, of which no axis has the same."""
+        """Sizes that differ from one another and from all that are ``fixed``."""
         taken, heads = fixed, list[int]()
         for _ in architecture.stacks:
             sizes = ({_axis_size(axis, count, architecture) for axis in _HEAD_AXES} for count in range(2, 4096))
@@ -128,7 +128,7 @@ class _Sizes:
         return _axis_size(axis, units, architecture)
 
     def free(self, architecture: Architecture) -> FreeSizes:
-        """What each size that is free stands for."""
+        """What each free size stands for."""
         least_tokens = 3
         most = {"ffn": 1 << 20, "rank": 4096, "batch": 4096}
         free = {getattr(self, name): FreeSize(name, getattr(self, name), most=most[name]) for name in most}
@@ -208,7 +208,7 @@ class Trace:
         return [stub.call for stub in self.stubs]
 
     def _parameters(self, module: nn.Module, prefix: str) -> Tensors:
-        """Of a size of its own along every elastic axis."""
+        """Random parameters, with a size of its own for every elastic axis."""
         parameters = {}
         for own, value in module.named_parameters():
             name = parameter_name(own)

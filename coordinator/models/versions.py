@@ -111,18 +111,18 @@ def _read(blobs: BlobFolder, digest: str) -> dict[str, Array]:
 def split_part(
     parameters: Mapping[str, Array], family: Family, part: TrainablePart
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What devices train, and what stays frozen."""
+    """The parameters that devices train, and those that stay frozen."""
     trained = {name: array for name, array in parameters.items() if family.is_trainable(name, part)}
     return trained, {name: array for name, array in parameters.items() if name not in trained}
 
 
 def put_tensors(blobs: BlobFolder, part: Part, tensors: Mapping[str, Array]) -> BlobEntry:
-    """One blob of these tensors, in the wire's tensor format."""
+    """Store these tensors as one blob, in the wire's tensor format."""
     buffer = io.BytesIO()
     write_tensors(buffer, tensors)
     return put_bytes(blobs, part, buffer.getvalue())
 
 
 def put_bytes(blobs: BlobFolder, part: Part, data: bytes) -> BlobEntry:
-    """One blob of these bytes."""
+    """Store these bytes as one blob."""
     return BlobEntry(part=part, digest=blobs.put_bytes(data), size_bytes=len(data))

@@ -1,4 +1,4 @@
-"""The tasks that run now, side by side: which begin, pause and stop, as the store says, and what each device is told.
+"""The tasks that run side by side: begins, pauses and stops them as the store says, and answers each device.
 
 An operator changes a task's status in the store, from any process; the agenda follows within a tick. Devices are dealt
 out: an open offer comes before anything new, and whoever opens a round takes its devices from all other tasks.
@@ -39,7 +39,7 @@ _HAS_ENDED = {TaskStatus.DONE, TaskStatus.FAILED, TaskStatus.STOPPED}
 
 
 class Agenda:
-    """Every method is called from the service's loop."""
+    """The tasks that run now. Every method is called from the service's loop."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -71,7 +71,7 @@ class Agenda:
             self._candidates.keep_tasks(self._conductors)
 
     def is_over(self) -> bool:
-        """Whether there were tasks, and all have ended."""
+        """Whether there were tasks and all of them have ended."""
         if self._conductors:
             return False
         with self._resources.store.reading() as tx:
@@ -132,7 +132,7 @@ class Agenda:
     # -- what devices say
 
     def device_ready(self, known: DeviceRecord, ready: Ready) -> None:
-        """A device asks for work: it gets its release again, its open offer again, or is to wait."""
+        """A device asks for work: send its release and its open offer again, or have it wait."""
         device, snapshot = known.id, ready.snapshot
         conductors = [conductor for conductor in self._conductors.values() if conductor.stage is not Stage.DONE]
         if self._desk.send(device):
@@ -154,13 +154,13 @@ class Agenda:
         self._wait(device, refusals[0] if refusals else "no task is waiting")
 
     def _wait(self, device: str, reason: str) -> None:
-        """The larger the fleet, the seldomer each asks: its questions leave room for its updates."""
+        """How long to wait before asking again: longer in a larger fleet, so that questions leave room for updates."""
         settings = self._resources.settings
         spread_s = min(len(self._candidates) / _ASKS_PER_S, 0.8 * settings.ready_valid_s)
         self._resources.send(device, Wait(retry_after_s=max(settings.retry_after_s, spread_s), reason=reason))
 
     def update_ready(self, device: str, update: UpdateReady) -> None:
-        """To its task; an update for one that does not run gets the receipt that it had, or is refused."""
+        """Pass it to its task; if that does not run, send the receipt that the update had before, or refuse it."""
         if update.task in self._conductors:
             self._conductors[update.task].update_ready(device, update)
             return
@@ -180,14 +180,14 @@ class Agenda:
             self._conductors[declined.task].device_declined(device, declined)
 
     def blob_fetched(self, device: str, digest: str) -> None:
-        """To the task whose update it is."""
+        """Pass it to the task whose update it is."""
         for conductor in tuple(self._conductors.values()):
             conductor.blob_fetched(device, digest)
 
     def device_came(self, device: str) -> None:
-        """It says hello: what it has not answered may be lost."""
+        """A device has said hello: send its release again if it has not answered, since it may be lost."""
         self._desk.send(device)
 
     def release_reported(self, device: str, report: ReleaseReport) -> None:
-        """To the rollouts."""
+        """Pass it to the rollouts."""
         self._desk.reported(device, report)

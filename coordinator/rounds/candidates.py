@@ -18,7 +18,7 @@ class Candidate:
 
 
 class Candidates:
-    """Of all tasks together, by device."""
+    """The devices that wait for work, of all tasks together."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, Candidate] = {}
@@ -27,11 +27,11 @@ class Candidates:
         return len(self._waiting)
 
     def ask(self, device: str, candidate: Candidate) -> None:
-        """In place of what the device said before."""
+        """A device asks for work; this replaces what it said before."""
         self._waiting[device] = candidate
 
     def forget(self, device: str) -> None:
-        """The device waits for nothing."""
+        """The device no longer waits for work."""
         self._waiting.pop(device, None)
 
     def fresh(self, task: str, since_s: float) -> dict[str, Snapshot]:
@@ -43,12 +43,12 @@ class Candidates:
         }
 
     def take(self, devices: Iterable[str]) -> None:
-        """They have work now."""
+        """These devices have work now, and no longer wait."""
         for device in devices:
             self.forget(device)
 
     def keep_tasks(self, tasks: Collection[str]) -> None:
-        """Forget whoever waits for none of ``tasks``."""
+        """Forget the devices that may work for none of ``tasks``."""
         self._waiting = {
             device: candidate for device, candidate in self._waiting.items() if not candidate.tasks.isdisjoint(tasks)
         }

@@ -66,7 +66,7 @@ _REMIND_AFTER_S = 60.0
 
 
 class Stage(str, Enum):
-    """Where a task is."""
+    """Where a task is; see the diagram above."""
 
     PREPARING = "preparing"
     GATHERING = "gathering"
@@ -175,7 +175,7 @@ class Conductor:
                 self._paced = known.number
 
     def _fail(self, reason: str) -> None:
-        """The task cannot go on, unless it was stopped before."""
+        """Record that the task cannot go on, and why, unless it was stopped before."""
         if self.stage is not Stage.DONE:
             self._end(TaskStatus.FAILED, reason)
 
@@ -186,7 +186,7 @@ class Conductor:
         _log.info("task %s is %s", self.config.name, status.value, extra=self._about)
 
     def obey(self, status: TaskStatus) -> None:
-        """What the store says of the task now, which an operator may have changed."""
+        """Follow the task's status in the store, which an operator may have changed."""
         self.is_held = status is TaskStatus.PAUSED
         if status is TaskStatus.STOPPED:
             self._stop()
@@ -273,12 +273,12 @@ class Conductor:
         self._close_if_decided()
 
     def update_ready(self, device: str, update: UpdateReady) -> None:
-        """A device has an update: pull it, or send the receipt that it missed."""
+        """A device has announced an update: pull it, or send the receipt that the device missed."""
         if self._is_prepared:
             self._intake.announced(device, update, self._round)
 
     def blob_fetched(self, device: str, digest: str) -> None:
-        """An update is here, whole: admit it, make it durable, and only then say so."""
+        """An update has arrived whole: admit it, make it durable, and only then send the receipt."""
         update = self._intake.arrived(device, digest) if self._is_prepared else None
         if update is None or self._round is None:
             return
@@ -433,7 +433,7 @@ class Conductor:
             self._go_on()
 
     def _close(self, number: int) -> None:
-        """Aggregate and evaluate beside the loop; done again after a crash, it gives the same bytes."""
+        """Aggregate and evaluate in a thread beside the loop; repeated after a crash, it gives the same bytes."""
         self.stage = Stage.CLOSING
         run, base, blobs, name = self._run, self._version, self._resources.blobs, self.config.name
         with self._resources.store.reading() as tx:

@@ -1,4 +1,4 @@
-"""Why a task cannot go on, in a line for whoever is to mend it."""
+"""Why a task cannot go on, in one line for the person who is to mend it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOST_CHARACTERS = 1000
 
 
 def words_of(error: RaffmError) -> str:
-    """What the store keeps of an error."""
+    """An error as the store keeps it."""
     return str(error)[:MOST_CHARACTERS]
 
 
 def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:
-    """What kept devices from delivering in rounds that came to nothing, the most frequent first."""
+    """Why devices did not deliver in the rounds that were abandoned, the most frequent reason first."""
     offers = [offer for one in abandoned for offer in tx.offers.of_round(one.task, one.number)]
     updated = Counter(offer.round for offer in offers if offer.outcome is Outcome.UPDATED)
     if all(updated[one.number] >= one.quorum for one in abandoned):

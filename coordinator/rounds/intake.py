@@ -45,7 +45,7 @@ class Intake:
         return {update.update.digest for update in self._coming.values()}
 
     def announced(self, device: str, update: UpdateReady, collecting: RoundState | None) -> None:
-        """Pull an update of the round that is ``collecting``; answer at once what needs no bytes."""
+        """Pull an update of the round that is ``collecting``, or answer at once if that needs none of its bytes."""
         if self._coming.get(device) == update:  # said again while it waits: a fleet does
             self._resources.fetch(device, update.update.digest, update.update.size_bytes)
             return
@@ -65,7 +65,7 @@ class Intake:
             self._resources.fetch(device, update.update.digest, update.update.size_bytes)
 
     def stop(self) -> None:
-        """The round is decided: what still comes of its updates is wanted no more."""
+        """The round is decided: its updates that are still on their way are no longer wanted."""
         for device in tuple(self._coming):
             self.forget(device)
 
@@ -75,7 +75,7 @@ class Intake:
         return self._coming.pop(device) if update is not None and update.update.digest == digest else None
 
     def forget(self, device: str) -> None:
-        """What a device has on its way is wanted no more: one update, the one that it said last, and never many."""
+        """A device's update that is on its way is no longer wanted; it is one at most, the last that it announced."""
         update = self._coming.pop(device, None)
         if update is not None and update.update.digest not in self.coming:
             self._resources.cancel(update.update.digest)
@@ -122,7 +122,7 @@ class Intake:
         return Receipt(update_id=update.update_id, verdict=counted.verdict, reason=counted.reason[:500]), admitted
 
     def _note(self, tx: Transaction, counted: UpdateRecord) -> None:
-        """The offer's side of the verdict."""
+        """Record in the offer what came of it."""
         key = (counted.task, counted.round, counted.device)
         if counted.verdict is Verdict.ACCEPTED:
             tx.offers.updated(*key, counted.received_s, counted.report.peak_memory_bytes)
@@ -132,7 +132,7 @@ class Intake:
             tx.offers.failed(*key, counted.received_s, detail=counted.reason)
 
     def _implausible(self, device: str, update: UpdateReady, submodel: Submodel, base_version: str) -> str:
-        """What is wrong with an announcement, before a byte of it is pulled."""
+        """What is wrong with an announcement, if anything; asked before a byte of the update is pulled."""
         if update.base_version != base_version:
             return Refusal.BASE.because(
                 f"it is of version {update.base_version[:16]}, the round of {base_version[:16]}"

@@ -38,7 +38,7 @@ class RoundState:
 
     @property
     def is_answered(self) -> bool:
-        """Whether somebody was asked and nobody is waited for: those that pause only while the quorum needs them."""
+        """Whether devices were asked and none is waited for; for paused ones, only while the quorum needs them."""
         outcomes = {*self.offers.values()}
         is_needed = Outcome.PAUSED in outcomes and self.updates < self.quorum
         return bool(outcomes) and Outcome.OFFERED not in outcomes and not is_needed
@@ -81,7 +81,7 @@ class DeviceLost:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRevoked:
-    """A device belongs to the fleet no more, whatever it has delivered."""
+    """A device no longer belongs to the fleet; what it has delivered does not count."""
 
     device: str
 

@@ -1,4 +1,4 @@
-"""How fast the devices of a round have been: what the next one is planned by."""
+"""How fast the devices of a round were, by which the next round is planned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_sdk.protocol.messages import Failure
 def paces_of_round(
     tx: Transaction, known: RoundRecord, costs: TaskCosts, before: Mapping[str, Pace]
 ) -> dict[str, Pace]:
-    """Of each device whose update a round that is over took, or that was not done by its deadline.
+    """The pace of each device whose update the round accepted, or that was not done by the deadline.
 
     ``before`` are those of earlier rounds. Whoever paused, failed or went offline has shown nothing.
     """

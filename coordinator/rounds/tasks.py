@@ -69,12 +69,12 @@ def change_status(store: Store, task: str, wanted: TaskStatus, now_s: float, who
 
 
 def reachable(status: TaskStatus) -> frozenset[TaskStatus]:
-    """Where an operator may bring a task that stands so."""
+    """The statuses that an operator may give to a task that has this one."""
     return frozenset(wanted for wanted, sources in _FROM.items() if status in sources)
 
 
 def known_task(tx: Transaction, task: str) -> TaskRecord:
-    """The task of this name; ``ConfigurationError`` with the names that there are."""
+    """The task of this name; if there is none, a ``ConfigurationError`` that lists the names that there are."""
     found = tx.tasks.get(task)
     if found is None:
         names = ", ".join(known.name for known in tx.tasks.all()) or "none"
