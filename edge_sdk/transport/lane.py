@@ -65,13 +65,11 @@ class Lane:
             self._is_full = self._is_full and not is_news
             return is_news
 
-    def forget_bulk(self) -> list[int]:
-        """The connection is lost: forget its bulk messages; their ids."""
+    def forget(self) -> None:
+        """The connection is lost, and with it everything in flight."""
         with self._lock:
-            gone = [message_id for message_id, sent in self._sent.items() if sent.bulk]
-            for message_id in gone:
-                del self._sent[message_id]
-            return gone
+            self._sent.clear()
+            self._early.clear()
 
     def largest_bytes(self) -> int:
         """The size of the largest message in flight; 0 if there is none."""

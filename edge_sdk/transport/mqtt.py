@@ -6,8 +6,10 @@ application resends whatever matters, and a stored session would only deliver it
 
 Memory is bounded in both directions without ever blocking paho's thread, which must keep answering pings. An incoming
 message is acknowledged when :meth:`MqttTransport.receive` returns it, so that MQTT's Receive Maximum (with 3.1.1 the
-broker's own limit) bounds the queue, and the rest waits at the broker. ``publish`` drops outgoing messages beyond
-``_MAX_UNSENT``. Of these, 20 are in flight at once: paho's default, and the Receive Maximum that mosquitto grants.
+broker's own limit) bounds the queue; the rest waits at the broker, which is told the largest packet to send.
+``publish`` drops outgoing messages beyond ``_MAX_UNSENT``. Of these, 20 are in flight at once, or as few as the broker
+grants. What it has not acknowledged when the link ends is forgotten: sent again at once, all of it would exceed any
+grant, and what is too large for the broker would cut every link to come.
 """
 
 from __future__ import annotations
@@ -58,7 +60,11 @@ _TRY_AGAIN_S = (0.2, 0.4)  # the pauses before further attempts to connect, if a
 _RECONNECT_FIRST_S = (0.5, 2.0)  # each client draws its first and its longest pause from these
 _RECONNECT_LAST_S = (20.0, 60.0)
 _PACKET_OVERHEAD_BYTES = 256  # the topic and MQTT's own bytes
-_UNSPECIFIED, _OTHER_VERSION, _PACKET_TOO_LARGE = 128, 132, 149  # MQTT 5's reason codes
+_MAX_ON_THEIR_WAY = 20
+_UNSPECIFIED, _OTHER_VERSION, _TAKEN_OVER, _PACKET_TOO_LARGE, _NO_RETAIN = 128, 132, 142, 149, 154  # MQTT 5's codes
+_BRIEF_S, _MANY_BRIEF = 5.0, 3  # an older broker does not say that it ends one link for another of the same name
+_NOT_LET_IN = {133, 134, 135, 138, 140}
+_RETAIN_ADVICE = "it keeps no retained messages, which are needed: have it keep them (mosquitto: retain_available)"
 _TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux alone has it
 
 
@@ -94,9 +100,11 @@ class MqttTransport:
         self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
         self._lane = Lane()
         self._sending = threading.Lock()  # so that a lost link finds everything that was sent on it in the lane
-        self._most_bytes = MAX_PAYLOAD_BYTES
+        self._most_bytes = self._guessed_bytes = MAX_PAYLOAD_BYTES
+        self._pauses_s = _drawn_pauses_s()
         self._up = self._is_old_broker = self._is_cut_off = False
-        self._session = self._cuts = 0
+        self._session = self._cuts = self._brief_links = 0
+        self._up_s = 0.0
         self._refusal = self._said = ""
         self._settled = threading.Event()
         self._ended = threading.Event()
@@ -214,10 +222,12 @@ class MqttTransport:
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = _MAX_UNREAD
+        properties.MaximumPacketSize = MAX_PAYLOAD_BYTES + _PACKET_OVERHEAD_BYTES
         return {"clean_start": True, "properties": properties}
 
     def _make_client(self) -> Client:
         client = _client(self._client_id, self._version)
+        self._set_pause(client, self._pauses_s[0])
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if self._credentials is not None:
@@ -240,19 +250,26 @@ class MqttTransport:
         self, client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         self._ended.clear()
-        packet_bytes = getattr(properties, "MaximumPacketSize", None)
-        if packet_bytes is not None:
-            self._most_bytes = min(self._most_bytes, packet_bytes - _PACKET_OVERHEAD_BYTES)
+        self._obey(client, properties)
         if reason.is_failure:
             self._is_old_broker = reason.value == _OTHER_VERSION
-            wrong = "the MQTT version" if self._is_old_broker else "user name, password and client id"
-            self._refuse(f"{reason}: check {wrong}")
+            self._refuse(f"{reason}: {_advice(reason)}")
+        elif getattr(properties, "RetainAvailable", 1) == 0:
+            self._refuse(_RETAIN_ADVICE)
         elif self._most_bytes < LEAST_PAYLOAD_BYTES:
             self._refuse(f"{_limit_words(self._most_bytes)}; at least {LEAST_PAYLOAD_BYTES} are needed")
         elif self._filters:
             client.subscribe(self._subscriptions())
         else:
             self._link_up()
+
+    def _obey(self, client: Client, properties: Properties | None) -> None:
+        """What this broker takes, which may be another than before, or have been set up anew."""
+        packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        told_bytes = self._guessed_bytes if packet_bytes is None else packet_bytes - _PACKET_OVERHEAD_BYTES
+        self._most_bytes = min(MAX_PAYLOAD_BYTES, told_bytes)
+        granted = getattr(properties, "ReceiveMaximum", _MAX_ON_THEIR_WAY)
+        client._max_inflight_messages = max(1, min(_MAX_ON_THEIR_WAY, granted))  # noqa: SLF001 paho sets it before it connects
 
     def _subscriptions(self) -> list[Any]:
         options: Any = 1 if self._version is MqttVersion.V311 else SubscribeOptions(qos=1)
@@ -272,14 +289,16 @@ class MqttTransport:
             self._link_up()
 
     def _on_disconnect(
-        self, _client: Client, _data: object, _flags: DisconnectFlags, reason: ReasonCode, _: object
+        self, client: Client, _data: object, _flags: DisconnectFlags, reason: ReasonCode, _: object
     ) -> None:
         self._session += 1
         with self._sending:
             words = self._why_cut(reason)
             was_up, self._up = self._up, False
-            self._forget_bulk()
+            self._lane.forget()
+            client.drop_out_messages()
         if was_up:
+            self._set_pause(client, 2 * self._pause_s if reason.value == _TAKEN_OVER else self._pauses_s[0])
             self.inject(LinkDown(words))
         elif self._settled.is_set() and (why := self._why_not_taken()):
             self._say(f"broker at {self._address} refuses {self._client_id!r}: {why}")
@@ -306,12 +325,6 @@ class MqttTransport:
             except ConfigurationError as error:
                 self._say(str(error))
 
-    def _forget_bulk(self) -> None:
-        """Take back unsent bulk: peers ask for it again, while paho would resend it even if it is too large."""
-        with self._client._out_message_mutex:  # noqa: SLF001 paho has no other way to take a message back
-            for message_id in self._lane.forget_bulk():
-                self._client._out_messages.pop(message_id, None)  # noqa: SLF001
-
     def _why_cut(self, reason: ReasonCode) -> str:
         """Why the link was cut, in words.
 
@@ -319,11 +332,15 @@ class MqttTransport:
         does not accept that size, and the limit is lowered to the largest size that it has accepted.
         """
         words = "no reason given" if reason.value == _UNSPECIFIED else str(reason)
+        is_brief = self._up and time.monotonic() - self._up_s < _BRIEF_S
+        self._brief_links = self._brief_links + 1 if is_brief else 0
+        if reason.value == _TAKEN_OVER or self._brief_links >= _MANY_BRIEF:
+            return f"{words}; does another client call itself {self._client_id!r}? Each needs a name of its own"
         largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, LEAST_PAYLOAD_BYTES)
         self._cuts += largest > taken
         if largest <= taken or (reason.value != _PACKET_TOO_LARGE and self._cuts < 2):
             return words
-        self._most_bytes = min(self._most_bytes, taken)
+        self._guessed_bytes = min(self._guessed_bytes, taken)
         return f"{words}; a message of {largest} bytes may exceed its limit on packets (mosquitto: max_packet_size)"
 
     def _on_message(self, client: Client, _data: object, message: MQTTMessage) -> None:
@@ -342,7 +359,7 @@ class MqttTransport:
             self.inject(BulkRoom())
 
     def _link_up(self) -> None:
-        self._up = True
+        self._up, self._up_s = True, time.monotonic()
         self._said = ""
         self.inject(LinkUp())
         self._settled.set()
@@ -354,7 +371,13 @@ class MqttTransport:
             self._settled.set()
         else:
             self._say(f"the broker at {self._address} refuses {self._client_id!r}: {reason}")
+            self._set_pause(self._client, 2 * self._pause_s)  # what is wrong came after a connection
             _cut(self._client.socket())
+
+    def _set_pause(self, client: Client, pause_s: float) -> None:
+        """Before the next connection; paho doubles it each time that there is none."""
+        self._pause_s = min(pause_s, self._pauses_s[1])
+        client.reconnect_delay_set(self._pause_s, self._pauses_s[1])  # type: ignore[arg-type]  # it only adds them
 
     def _say(self, words: str) -> None:
         if words != self._said:
@@ -381,18 +404,25 @@ def _client(client_id: str, version: MqttVersion) -> Client:
     )
     client.connect_timeout = _CONNECT_TIMEOUT_S
     client.max_queued_messages_set(_MAX_UNSENT)
-    _draw_reconnect_delays(client)
     return client
+
+
+def _drawn_pauses_s() -> tuple[float, float]:
+    """First and longest, drawn by each client, so that a fleet does not come back at one instant."""
+    return random.uniform(*_RECONNECT_FIRST_S), random.uniform(*_RECONNECT_LAST_S)  # noqa: S311 no secret
 
 
 def _limit_words(most_bytes: int) -> str:
     return f"it takes messages of at most {most_bytes} bytes: raise its limit on packets (mosquitto: max_packet_size)"
 
 
-def _draw_reconnect_delays(client: Client) -> None:
-    """Draw this client's first and longest pause, so that a fleet does not reconnect at the same instant."""
-    first_s, last_s = random.uniform(*_RECONNECT_FIRST_S), random.uniform(*_RECONNECT_LAST_S)  # noqa: S311 no secret
-    client.reconnect_delay_set(first_s, last_s)  # type: ignore[arg-type]  # paho only adds and doubles them
+def _advice(reason: ReasonCode) -> str:
+    """What to do about a broker that lets nobody in for ``reason``."""
+    if reason.value == _OTHER_VERSION:
+        return "check the MQTT version"
+    if reason.value == _NO_RETAIN:
+        return _RETAIN_ADVICE
+    return "check user name, password and client id" if reason.value in _NOT_LET_IN else "its log may say more"
 
 
 def _on_socket_open(_client: Client, _data: object, opened: object) -> None:

@@ -1,0 +1,259 @@
+"""What a broker may say, allow or do that ours does not: the link works, or one line says what is wrong."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
+from edge_sdk.transport import mqtt
+from edge_sdk.transport.address import BrokerAddress, MqttVersion
+from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Will
+from edge_sdk.transport.mqtt import MqttTransport
+from tests.support.broker import Mosquitto, mosquitto_broker
+
+CONNACK, PUBLISH, PUBACK, SUBACK, DISCONNECT = 0x20, 0x32, 0x40, 0x90, 0xE0
+TAKEN_OVER, NOT_AUTHORIZED = 142, 135
+RECEIVE_MAXIMUM_3 = b"\x21\x00\x03"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "_RECONNECT_FIRST_S", (0.05, 0.05))
+
+
+def packet(kind: int, body: bytes) -> bytes:
+    assert len(body) < 128
+    return bytes([kind, len(body)]) + body
+
+
+class Scripted:
+    """A broker that says to each connection of its one client what a test wants."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(10)
+        self._links: list[socket.socket] = []
+        self.address = BrokerAddress(*self._listener.getsockname())
+
+    def close(self) -> None:
+        for opened in (self._listener, *self._links):
+            opened.close()
+
+    def accept(self, *, properties: bytes = b"", granted: int = 1) -> socket.socket:
+        """The next connection, subscribed where that is ``granted``."""
+        link, _ = self._listener.accept()
+        link.settimeout(10)
+        self._links.append(link)
+        link.recv(4096)
+        link.sendall(packet(CONNACK, b"\0\0" + bytes([len(properties)]) + properties))
+        subscribe = link.recv(4096)
+        link.sendall(packet(SUBACK, subscribe[2:4] + b"\0" + bytes([granted])))
+        return link
+
+    def connected(self, *, properties: bytes = b"") -> tuple[MqttTransport, socket.socket]:
+        device = MqttTransport(self.address, "device", ("a/b",))
+        connecting = threading.Thread(target=device.connect)
+        connecting.start()
+        link = self.accept(properties=properties)
+        connecting.join()
+        assert device.receive(5) == LinkUp()
+        return device, link
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with closing(Scripted()) as broker:
+        yield broker
+
+
+def heard(device: MqttTransport, seconds: float) -> list[object]:
+    """What is delivered in so long."""
+    until_s = time.monotonic() + seconds
+    found = []
+    while (left_s := until_s - time.monotonic()) > 0:
+        found += [delivery for delivery in [device.receive(left_s)] if delivery is not None]
+    return found
+
+
+# -- sizes
+
+
+@pytest.mark.mosquitto
+def test_message_that_the_broker_cuts_off_does_not_keep_the_link_down(caplog: pytest.LogCaptureFixture) -> None:
+    """MQTT 3.1.1 has no way to say what is too large. Whoever needs it says it again, as an offer is."""
+    with (
+        mosquitto_broker(lines=["max_packet_size 20000"]) as broker,
+        closing(MqttTransport(broker.address, "device", ("a/b",), version=MqttVersion.V311)) as device,
+    ):
+        device.connect()
+        assert device.receive(5) == LinkUp()
+        for _ in range(2):
+            device.publish("a/b", bytes(50_000))
+            assert isinstance(device.receive(5), LinkDown)
+            assert device.receive(5) == LinkUp()
+        device.publish("a/b", bytes(50_000))
+        device.publish("a/b", b"small")
+        assert heard(device, 1) == [Incoming("a/b", b"small")]
+    assert "a message of 50000 bytes is not sent: it takes messages of at most 17408 bytes" in caplog.text
+
+
+@pytest.mark.mosquitto
+@pytest.mark.parametrize("too_little", [9000, 40_000])
+def test_broker_whose_limit_is_raised_is_taken_at_its_new_word(too_little: int) -> None:
+    with mosquitto_broker() as broker, closing(MqttTransport(broker.address, "device", ("a/b",))) as device:
+        device.connect()
+        assert device.receive(5) == LinkUp()
+        for line in (f"max_packet_size {too_little}", ""):
+            broker.kill()
+            configure(broker, line)
+            broker.restart()
+            heard(device, 1)
+        device.publish("a/b", bytes(50_000))
+        assert Incoming("a/b", bytes(50_000)) in heard(device, 1)
+
+
+def configure(broker: Mosquitto, line: str) -> None:
+    file = Path(broker._command[-1])
+    kept = [known for known in file.read_text().splitlines() if not known.startswith("max_packet_size")]
+    file.write_text("\n".join([*kept, line, ""]))
+
+
+@pytest.mark.mosquitto
+def test_packet_that_no_message_can_be_stays_at_the_broker() -> None:
+    """A device may publish what it likes; a broker would deliver 256 MB of it, in each of 64 messages."""
+    with (
+        mosquitto_broker() as broker,
+        closing(MqttTransport(broker.address, "coordinator", ("a/+",))) as coordinator,
+        closing(MqttTransport(broker.address, "device", ())) as device,
+    ):
+        coordinator.connect()
+        device.connect()
+        device._client.publish("a/up", bytes(1 << 20), qos=1)
+        device.publish("a/up", bytes(MAX_PAYLOAD_BYTES))
+        assert heard(coordinator, 1) == [LinkUp(), Incoming("a/up", bytes(MAX_PAYLOAD_BYTES))]
+
+
+# -- what it grants
+
+
+def test_no_more_is_on_its_way_than_the_broker_grants_also_after_a_cut(scripted: Scripted) -> None:
+    device, link = scripted.connected(properties=RECEIVE_MAXIMUM_3)
+    with closing(device):
+        for _ in range(2):
+            for _ in range(10):
+                device.publish("a/b", b"said")
+            assert said(link) == 3
+            link.close()
+            link = scripted.accept(properties=RECEIVE_MAXIMUM_3)
+            assert [type(delivery) for delivery in heard(device, 0.2)] == [LinkDown, LinkUp]
+        assert said(link) == 0
+        link.close()
+
+
+def said(link: socket.socket) -> int:
+    """How many messages the client sends that nobody acknowledges."""
+    time.sleep(0.3)
+    link.settimeout(0.1)
+    try:
+        return link.recv(1 << 16).count(b"said")
+    except TimeoutError:
+        return 0
+
+
+@pytest.mark.mosquitto
+@pytest.mark.parametrize("will", [Will("a/w", b"gone"), None], ids=["device", "coordinator"])
+def test_broker_that_keeps_nothing_is_refused_by_name(will: Will | None) -> None:
+    with (
+        mosquitto_broker(lines=["retain_available false"]) as broker,
+        closing(MqttTransport(broker.address, "device", ("a/b",), will=will)) as device,
+        pytest.raises(BrokerUnreachableError, match="retain_available"),
+    ):
+        device.connect()
+
+
+def test_subscription_that_is_refused_later_is_asked_for_ever_more_seldom(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    device, link = scripted.connected()
+    with closing(device):
+        link.close()
+        tried_s = []
+        for _ in range(5):
+            scripted.accept(granted=NOT_AUTHORIZED)
+            tried_s.append(time.monotonic())
+        gaps_s = [later - earlier for earlier, later in pairwise(tried_s)]
+        assert all(gap_s > 0.08 * 2**number for number, gap_s in enumerate(gaps_s)), gaps_s
+        assert caplog.text.count("no subscription to 'a/b' is allowed") == 1
+        scripted.accept()
+        assert [type(delivery) for delivery in heard(device, 0.2)] == [LinkDown, LinkUp]
+
+
+# -- another client of the same name
+
+
+def test_client_whose_name_another_takes_says_so_and_comes_back_ever_more_seldom(scripted: Scripted) -> None:
+    device, link = scripted.connected()
+    with closing(device):
+        tried_s = []
+        for _ in range(5):
+            link.sendall(packet(DISCONNECT, bytes([TAKEN_OVER])))
+            link = scripted.accept()
+            tried_s.append(time.monotonic())
+        cuts = [delivery for delivery in heard(device, 0.2) if isinstance(delivery, LinkDown)]
+    gaps_s = [later - earlier for earlier, later in pairwise(tried_s)]
+    assert all(gap_s > 0.08 * 2**number for number, gap_s in enumerate(gaps_s)), gaps_s
+    assert all("does another client call itself 'device'?" in cut.reason for cut in cuts)
+
+
+@pytest.mark.mosquitto
+def test_clients_of_one_name_are_told_where_the_broker_does_not_say_it() -> None:
+    with (
+        mosquitto_broker() as broker,
+        closing(MqttTransport(broker.address, "device", ())) as one,
+        closing(MqttTransport(broker.address, "device", ())) as other,
+    ):
+        one.connect()
+        other.connect()
+        cuts = [delivery.reason for delivery in heard(one, 2) if isinstance(delivery, LinkDown)]
+    assert "does another client call itself 'device'?" in cuts[3]
+
+
+# -- bytes
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        packet(PUBLISH, b"\0\x03a/b\0"),
+        packet(PUBLISH, b"\x70\x03a/b\0\x01\0x"),
+        packet(PUBLISH, b"\0\x03a/b\0\x01\x07\x26\0\x01k\0\x01\xffx"),
+        packet(PUBLISH, b"\0\x01\xff\0\x01\0x"),
+        packet(PUBACK, b"\0\x01\xc8\0"),
+        packet(SUBACK, b"\0\x01\0\x7f"),
+        packet(SUBACK, b""),
+        packet(CONNACK, b"\0\xff\0"),
+        packet(DISCONNECT, b"\xff\0"),
+        packet(0xF0, b"\x18\0"),
+        packet(0x00, b"x"),
+        b"\x32\xff\xff\xff\xff\xff",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+    ids=lambda said: said.hex()[:16],
+)
+def test_whatever_a_broker_says_the_link_comes_back(scripted: Scripted, said: bytes) -> None:
+    device, link = scripted.connected()
+    with closing(device):
+        link.sendall(said)
+        time.sleep(0.05)
+        link.close()
+        scripted.accept()
+        assert [*map(type, heard(device, 0.2))][-2:] == [LinkDown, LinkUp]
