@@ -3,16 +3,19 @@
 import * as fs from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { connect as connectSecurely } from "node:tls";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { decode, encode } from "@msgpack/msgpack";
 import mqtt from "mqtt";
 import { Download, chunksOf } from "./blobs.mjs";
+import { enroll } from "./identity.mjs";
 import * as wire from "./wire.mjs";
 
-const names = ["broker", "device", "fleet", "root", "state-dir"], { must } = wire;
+// Where a coordinator is named it enrols there; `declines` is what it declines the first offer with.
+const names = ["broker", "coordinator", "declines", "device", "fingerprint", "root", "state-dir", "token"], { must } = wire;
 const options = parseArgs({ options: Object.fromEntries(names.map((name) => [name, { type: "string" }])) }).values;
-const { device, fleet = "default" } = options, MIB = 2 ** 20, CHANGE = 1 / 1024;
+const { device, coordinator, token, fingerprint } = options, MIB = 2 ** 20, CHANGE = 1 / 1024;
 const snapshot = {
   memory_total_bytes: 4096 * MIB, memory_available_bytes: 2048 * MIB, threads: 1,
   training_memory_bytes: 1024 * MIB, inference_memory_bytes: 512 * MIB,
@@ -37,17 +40,25 @@ function keep(name, bytes) {
 const first = { session: 0, root: null, issued_s: 0, tasks: {}, answered: {} };
 const state = kept("state") ? decode(kept("state")) : first;
 const save = () => keep("state", encode(state));
-state.root ??= wire.opened(wire.envelopeOfJson(fs.readFileSync(options.root)), "Root", "root").content;
+if (coordinator && !state.enrolled) state.enrolled = await enroll(coordinator, token, fingerprint, device);
+const { fleet, broker, root } = state.enrolled ?? { fleet: "default", ...options, root: fs.readFileSync(options.root) };
+state.root ??= wire.opened(wire.envelopeOfJson(root), "Root", "root").content;
 state.session += 1;
 save();
 
 // -- the link
 
-const { hostname, port } = new URL(options.broker);
-must(["127.0.0.1", "localhost", "[::1]"].includes(hostname), "a connection in the clear would leave this machine");
+const { hostname: host, port, protocol } = new URL(broker), isSecure = protocol === "mqtts:";
+const isNear = ["127.0.0.1", "localhost", "[::1]"].includes(host);
+must(isSecure || isNear, "a connection in the clear would leave this machine");
+function open() {
+  if (!isSecure) return connect(port || 1883, host).setNoDelay(true);
+  const { authority: ca, certificate: cert, key } = state.enrolled;
+  return connectSecurely({ host, port: port || 8883, ca, cert, key }).setNoDelay(true);
+}
 const topic = (channel) => `raffm/1/${fleet}/${device}/${channel}`;
 const offline = wire.write("offline", { device, session: state.session });
-const client = new mqtt.MqttClient(() => connect(port || 1883, hostname).setNoDelay(true), {
+const client = new mqtt.MqttClient(open, {
   protocolVersion: 5, clientId: device, clean: true, keepalive: 60, reconnectPeriod: 0, resubscribe: false,
   will: { topic: topic("state"), payload: offline, qos: 1, retain: true },
 });
@@ -140,9 +151,15 @@ async function serve(request) {
 let work = null;
 
 async function take(offer) {
-  const { task, round, deadline_s } = offer;
+  const { task, round, deadline_s } = offer, { declines: failure } = options;
   if (state.answered[task] >= round) return sendAgain();
   if (work?.task === task && work.round === round) return;
+  if (failure && !state.hasDeclined) {
+    [state.hasDeclined, ready_s] = [true, 0];
+    save();
+    tell("declined", { task, round });
+    return say("declined", { task, round, failure });
+  }
   const started_s = clock_s(), before = downloaded;
   work = offer;
   try {
@@ -230,7 +247,7 @@ async function judge(message) {
     try {
       const chosen = isLeft ? null : exportOf(assignment, memory, message.manifest);
       Object.assign(memory, { number, isLeft });
-      if (chosen) tell("fetched", { task, release, parts: Object.keys(await fetchAll(chosen.manifest)) });
+      if (chosen) tell("fetched", { task, release, root: state.root.version, parts: Object.keys(await fetchAll(chosen.manifest)) });
       if (chosen) detail = "this device has nothing to run it on";
     } catch (error) {
       detail = error.message.slice(0, 500);
