@@ -43,6 +43,7 @@ WINDOW_BYTES = 1 << 20  # per transfer; those that run share the windows of all 
 MAX_WINDOW_BYTES = 4 << 20  # of one transfer
 MAX_TRANSFERS = 2  # one is fetched while another is verified; a coordinator runs more, for many devices
 MAX_SILENT = 64  # silent transfers, which keep files open; beyond that, the one silent for longest is given up
+_LATE_TICK_S = 10.0  # between two ticks, which are due every second
 
 Send = Callable[[str, BlobMessage], None]
 
@@ -97,6 +98,7 @@ class BlobExchange:
         self._max_transfers = max_transfers
         self._transfers: dict[str, Transfer] = {}
         self._outcomes: list[Outcome] = []
+        self._ticked_s: float | None = None
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -134,7 +136,14 @@ class BlobExchange:
         return self._settle(now_s) if self._outcomes else []
 
     def tick(self, now_s: float) -> list[Outcome]:
-        """Ask again for what is overdue, and give up on peers that are silent for too long. Call about every second."""
+        """Ask again for what is overdue, and give up on peers that are silent for too long. Call about every second.
+
+        A late call means that this side was frozen or busy, which says nothing about its peers: then all of it is asked
+        for anew.
+        """
+        if self._ticked_s is not None and now_s - self._ticked_s > _LATE_TICK_S:
+            self.resume(now_s)
+        self._ticked_s = now_s
         self.send_more()
         running = [] if self.held else [t for t in self._transfers.values() if t.partial is not None]
         for transfer in running:

@@ -174,6 +174,18 @@ def test_held_exchange_asks_serves_and_gives_up_nothing_until_it_resumes(network
     assert [type(outcome) for outcome in net.outcomes] == [Fetched]
 
 
+def test_time_in_which_this_side_did_nothing_is_not_the_peers_silence(network: Callable[..., BlobNetwork]) -> None:
+    """A process is frozen, or verifies a blob of gigabytes; meanwhile the link is lost, and all that was on it."""
+    net = network()
+    data = bytes_of(7, 3 * MAX_CHUNK_BYTES)
+    net.fetch("here", "there", net.folders["there"].put_bytes(data), len(data))
+    assert net.peers["here"].tick(net.now_s) == []
+    net._events.clear()
+    net.now_s += 2 * GIVE_UP_S
+    net.run()
+    assert [type(outcome) for outcome in net.outcomes] == [Fetched]
+
+
 # -- a bad peer
 
 
