@@ -266,6 +266,9 @@ def _refusal(address: str, code: int, body: bytes) -> RaffmError:
 def _tls_of(ca_file: Path | None) -> ssl.SSLContext:
     """A context that trusts the system's authorities and those in ``ca_file``, which the broker's certificate needs."""
     tls = tls_context(None)
-    if ca_file is not None:
-        tls.load_verify_locations(ca_file)
+    try:
+        if ca_file is not None:
+            tls.load_verify_locations(ca_file)
+    except OSError as error:  # it was there when the agent started
+        raise ConfigurationError(f"certificate authorities cannot be read from {ca_file} ({error})") from error
     return tls

@@ -254,6 +254,13 @@ def test_cancelled_fetch_says_nothing_and_writes_nothing_more(device: Device, se
     assert not any(device.sources.handle(event) for event in iter(lambda: device.transport.receive(0.3), None))
 
 
+def test_authority_that_is_gone_since_the_start_leaves_the_blob_to_the_coordinator(tmp_path: Path) -> None:
+    device = Device(tmp_path / "blobs", ca_file=tmp_path / "gone.pem")
+    with closing(device.sources):
+        device.fetch("https://127.0.0.1:1/blob")
+        device.run(lambda _: bool(device.asked))
+
+
 def test_full_disk_fails_the_fetch_with_its_reason(
     device: Device, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
