@@ -26,7 +26,6 @@ from edge_sdk.disk import sole_user
 from edge_sdk.errors import (
     DataFormatError,
     DiskFullError,
-    MalformedMessageError,
     RaffmError,
     StorageError,
 )
@@ -44,7 +43,6 @@ from edge_sdk.protocol.messages import (
     Snapshot,
     Standing,
     Wait,
-    decode_from_coordinator,
 )
 from edge_sdk.releasing import Releases, Tried
 from edge_sdk.sources import BlobSources
@@ -229,14 +227,9 @@ class Supervisor:
                 self._release_tried(delivery.report)
 
     def _receive(self, incoming: Incoming) -> None:
-        """Handle one message; a malformed one is logged and dropped, and never ends the loop."""
         self._machine.transferred(len(incoming.payload))
-        try:
-            message = decode_from_coordinator(incoming.payload)
-        except MalformedMessageError as error:
-            _log.warning("dropped a message on %s: %s", incoming.topic[:200], error)
-            return
-        if self._uplink.takes(message):
+        message = self._uplink.read(incoming)
+        if message is None or self._uplink.takes(message):
             return
         if isinstance(message, BlobMessage):
             self._settle(self._blobs.handle(message))
@@ -400,7 +393,7 @@ class Supervisor:
         waiting_for = "examples" if ready is None else "" if denial is None else denial.reason
         self._status = replace(self._status, waiting_for=waiting_for)
         if denial is None and ready is not None:
-            self._uplink.publish(ready)
+            self._uplink.ask(ready, is_heard=self._state.is_heard or not self._status.connected)
 
     def _snapshot(self) -> Snapshot:
         """What the device can spare now; memory for inference is each task's share of it."""

@@ -1,17 +1,31 @@
-"""The agent's link to its broker, as its owner configured it, and the topic of each message that it publishes."""
+"""The agent's link to its broker, as its owner configured it, and the topics of the messages that pass over it."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from edge_sdk.config import AgentConfig
-from edge_sdk.protocol.messages import Chunk, CoordinatorMessage, DeviceMessage, Hello, Offline, encode
+from edge_sdk.errors import MalformedMessageError
+from edge_sdk.protocol.messages import (
+    Chunk,
+    CoordinatorMessage,
+    DeviceMessage,
+    Hello,
+    Offline,
+    Ready,
+    decode_from_coordinator,
+    encode,
+)
 from edge_sdk.protocol.topics import Channel, Topic, device_filters
 from edge_sdk.security.identity import Identity
 from edge_sdk.security.renewal import Renewal
-from edge_sdk.transport.base import Transport, Will
+from edge_sdk.transport.base import Incoming, Transport, Will
 from edge_sdk.transport.mqtt import MqttTransport
+
+_log = logging.getLogger(__name__)
+_MANY_UNANSWERED = 6
 
 
 def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
@@ -22,13 +36,14 @@ def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
 
 
 class Uplink:
-    """Publishes a device's messages over ``transport``; ``on_sent`` takes the size of each in bytes.
+    """Publishes and reads a device's messages over ``transport``; ``on_sent`` takes the size of each sent, in bytes.
 
     The certificate from enrolling is renewed in time; one that lies elsewhere is its owner's responsibility.
     """
 
     def __init__(self, config: AgentConfig, transport: Transport, on_sent: Callable[[int], None]) -> None:
         self._config, self._transport, self._on_sent = config, transport, on_sent
+        self._topics, self._unanswered = frozenset(device_filters(config.fleet, config.device)), 0
         identity = Identity.of(config.state_dir)
         is_own = config.certificate_file == identity.file
         self._renewal = Renewal(identity, config.device, self.publish) if is_own else None
@@ -37,6 +52,32 @@ class Uplink:
         """Ask for a new certificate, if that is due. Call while the link is up."""
         if self._renewal is not None:
             self._renewal.tick(time.time(), time.monotonic())
+
+    def read(self, incoming: Incoming) -> CoordinatorMessage | None:
+        """What the coordinator says. Whatever is malformed, or on another topic than this device's, is dropped."""
+        if not incoming.payload:  # something retained is removed
+            return None
+        why: object = "this device did not subscribe to it"
+        if incoming.topic in self._topics:
+            try:
+                return decode_from_coordinator(incoming.payload)
+            except MalformedMessageError as error:
+                why = error
+        _log.warning("dropped a message on %s: %s", incoming.topic[:200], why)
+        return None
+
+    def ask(self, ready: Ready, *, is_heard: bool) -> None:
+        """Say that this device may work. Where nobody has heard it on this connection so far, the log says so once."""
+        self.publish(ready)
+        self._unanswered = 0 if is_heard else self._unanswered + 1
+        if self._unanswered == _MANY_UNANSWERED:
+            _log.warning(
+                "no coordinator of fleet %s answers %s: check that it runs, the fleet's name, and that the broker lets "
+                "this device read %s",
+                self._config.fleet,
+                self._config.device,
+                Topic(self._config.fleet, self._config.device, Channel.DOWN),
+            )
 
     def takes(self, message: CoordinatorMessage) -> bool:
         """Handle ``message`` if it concerns the link itself; whether it did."""
