@@ -140,7 +140,7 @@ class Supervisor:
             )
             self._tasks = OwnTasks(examples, config)
             self._releases = Releases(config, self._tasks)
-            self._session = int(self._outbox.number("session") or 0) + 1
+            self._session = int(self._outbox.number("session") or time.time() * 1000) + 1
             self._outbox.set_number("session", self._session)
             self._transport = make_transport(config, self._session)
             self._uplink = Uplink(config, self._transport, self._count_sent)

@@ -37,7 +37,7 @@ function keep(name, bytes) {
   fs.renameSync(path("new"), path(name));
 }
 
-const first = { session: 0, root: null, issued_s: 0, tasks: {}, answered: {} };
+const first = { session: Date.now(), root: null, issued_s: 0, tasks: {}, answered: {} };
 const state = kept("state") ? decode(kept("state")) : first;
 const save = () => keep("state", encode(state));
 if (coordinator && !state.enrolled) state.enrolled = await enroll(coordinator, token, fingerprint, device);
