@@ -28,17 +28,17 @@ class Submit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """``send(device, message)`` publishes; ``fetch(device, digest, size_bytes)`` pulls a blob from a device.
+    """``send(device, message)`` publishes, or says that the message is too large to be sent.
 
-    ``cancel(digest)`` pulls it no longer. ``sweep()`` deletes what nobody needs, once nothing is in the making. ``key``
-    signs in the role ``round``.
+    ``fetch(device, digest, size_bytes)`` pulls a blob from a device, ``cancel(digest)`` pulls it no longer. ``sweep()``
+    deletes what nobody needs, once nothing is in the making. ``key`` signs in the role ``round``.
     """
 
     settings: CoordinatorConfig
     store: Store
     blobs: BlobFolder
     key: Ed25519PrivateKey
-    send: Callable[[str, CoordinatorMessage], None]
+    send: Callable[[str, CoordinatorMessage], bool]
     fetch: Callable[[str, str, int], None]
     cancel: Callable[[str], None]
     submit: Submit

@@ -30,6 +30,7 @@ from coordinator.rounds.failing import words_of
 from coordinator.store.database import Store
 from edge_sdk.errors import MalformedMessageError, ProtocolError, RaffmError, StorageError
 from edge_sdk.protocol.messages import (
+    MAX_MESSAGE_BYTES,
     Announce,
     BlobGone,
     Chunk,
@@ -321,13 +322,23 @@ class Service:
 
     # -- what the tasks work with
 
-    def _send(self, device: str, message: CoordinatorMessage) -> None:
+    def _send(self, device: str, message: CoordinatorMessage) -> bool:
+        """Whether it is too large, for this broker or for any receiver."""
         if device in self._revoked:
-            return
-        self._sent[type_of(message)] += 1
-        is_bulk = isinstance(message, Chunk)
-        channel = Channel.CHUNK_DOWN if is_bulk else Channel.DOWN
-        self._transport.publish(str(Topic(self._config.fleet, device, channel)), encode(message), bulk=is_bulk)
+            return False
+        kind, payload, is_bulk = type_of(message), encode(message), isinstance(message, Chunk)
+        if len(payload) > MAX_MESSAGE_BYTES and not is_bulk:
+            _log.error(
+                "%s gets no %s of %d bytes, %d are the most: give the task fewer or shorter labels",
+                device,
+                kind,
+                len(payload),
+                MAX_MESSAGE_BYTES,
+            )
+            return True
+        self._sent[kind] += 1
+        topic = Topic(self._config.fleet, device, Channel.CHUNK_DOWN if is_bulk else Channel.DOWN)
+        return self._transport.publish(str(topic), payload, bulk=is_bulk)
 
     def _fetch(self, device: str, digest: str, size_bytes: int) -> None:
         self._settle(self._exchange.fetch(device, digest, size_bytes, time.monotonic()))

@@ -330,9 +330,9 @@ class Conductor:
         opened_s = None if newest is None else newest.opened_s
         return not self.is_held and self.config.schedule.allows(time.time(), opened_s)
 
-    def _lose(self, tx: Transaction, device: str) -> None:
+    def _lose(self, tx: Transaction, device: str, why: str = "offline") -> None:
         if self._round is not None and self._round.offers.get(device) is Outcome.OFFERED:
-            tx.offers.failed(self.config.name, self._round.number, device, time.time(), detail="offline")
+            tx.offers.failed(self.config.name, self._round.number, device, time.time(), detail=why)
             self._advance(tx, DeviceLost(device))
 
     def _open_round(self, now_s: float) -> None:
@@ -412,7 +412,9 @@ class Conductor:
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
         left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.monotonic())
         manifest = self._resources.addressed(self._run.manifest(self._version, record.submodel, runtime))
-        self._resources.send(record.device, offer_of(record, self._run, self._version, manifest, left_s))
+        if self._resources.send(record.device, offer_of(record, self._run, self._version, manifest, left_s)):
+            with self._resources.store.transaction() as tx:
+                self._lose(tx, record.device, "its offer is too large to be sent")
 
     def _advance(self, tx: Transaction, event: Event) -> None:
         """One step of the round; a decision becomes durable with whatever led to it."""

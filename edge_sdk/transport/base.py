@@ -52,8 +52,11 @@ class Transport(Protocol):
     def connect(self) -> None:
         """Connect and subscribe; returns once connected. Raises ``BrokerUnreachableError``."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
-        """Queue a message for sending; returns at once. While the link is down, messages may be dropped."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:
+        """Queue a message for sending; returns at once. While the link is down, messages may be dropped.
+
+        Returns whether it is larger than this broker takes, so that it is never sent; the log says so.
+        """
 
     def bulk_room(self) -> int:
         """The size limit, in bytes, of a ``bulk`` message that may be published now; 0 while enough are in flight.

@@ -45,7 +45,7 @@ MAX_TRANSFERS = 2  # one is fetched while another is verified; a coordinator run
 MAX_SILENT = 64  # silent transfers, which keep files open; beyond that, the one silent for longest is given up
 _LATE_TICK_S = 10.0  # between two ticks, which are due every second
 
-Send = Callable[[str, BlobMessage], None]
+Send = Callable[[str, BlobMessage], object]
 
 
 @dataclass(frozen=True, slots=True)

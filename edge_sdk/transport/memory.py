@@ -104,11 +104,12 @@ class MemoryTransport:
         """The largest payload, always: nothing ever waits here."""
         return MAX_PAYLOAD_BYTES
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
-        """Deliver at once; dropped while the link is down."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:
+        """Deliver at once; dropped while the link is down. Nothing is too large."""
         del bulk
         if self._hub.holds(self):
             self._hub.route(topic, payload, retain=retain)
+        return False
 
     def receive(self, timeout_s: float) -> object:
         """The next delivery or injected object; ``None`` after ``timeout_s``."""

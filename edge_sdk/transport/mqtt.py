@@ -152,17 +152,19 @@ class MqttTransport:
             why = (self._why_not_taken() if self._is_cut_off else "") or self._refusal
             raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {why}")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:
-        """Queue a message for sending; it is dropped while the link is down, or if too many are unacknowledged."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:
+        """Queue a message for sending; it is dropped while the link is down, or if too many are unacknowledged.
+
+        Returns whether it is larger than the broker takes; the log says so.
+        """
         if self._up and len(payload) > self._most_bytes:
             _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._most_bytes))
-            return
+            return True
         with self._sending:
-            if not self._up:
-                return
-            info = self._client.publish(topic, payload, qos=1, retain=retain)
-            if info.rc != MQTT_ERR_QUEUE_SIZE:
+            info = self._client.publish(topic, payload, qos=1, retain=retain) if self._up else None
+            if info is not None and info.rc != MQTT_ERR_QUEUE_SIZE:
                 self._lane.sent(info.mid, len(payload), bulk=bulk)
+        return False
 
     def bulk_room(self) -> int:
         """The size limit of a bulk message that may be published now; after a 0, :class:`BulkRoom` is delivered."""

@@ -14,8 +14,10 @@ from coordinator.config import CoordinatorConfig, parse_encoding
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.conductor import Conductor, Stage
+from coordinator.rounds.machine import MOST_ABANDONED
 from coordinator.store.opening import open_store
 from coordinator.store.records import DeviceRecord
+from coordinator.store.states import TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, ModelTask
 from edge_sdk.protocol.blobs import update_id
@@ -138,6 +140,23 @@ def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_w
         "no round opens: it needs 1 devices; 0 ask for work, and 0 of them can train a submodel; left out: light",
     ]
     assert conductor.stage is Stage.GATHERING
+
+
+def test_task_whose_offers_are_too_large_to_be_sent_fails_with_that_reason(
+    agenda: Agenda, conductor: Conductor, sent: Sent
+) -> None:
+    """It waits for no deadline: nobody was asked."""
+    small = conductor._resources.send
+    too_large = replace(conductor._resources, send=lambda to, what: isinstance(what, Offer) or small(to, what))
+    conductor._resources = too_large
+    for _ in range(2 * MOST_ABANDONED):
+        agenda.device_ready(a_device("light"), able_to_train_on(Runtime.TORCH))
+        agenda.tick({})
+    assert not [message for _, message in sent if isinstance(message, Offer)]
+    with too_large.store.reading() as tx:
+        [task] = tx.tasks.all()
+    assert task.status is TaskStatus.FAILED
+    assert task.failure == "its last 5 rounds had too few updates (5 its offer is too large to be sent)"
 
 
 def test_device_whose_examples_are_for_another_model_is_left_out(
