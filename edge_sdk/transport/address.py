@@ -159,13 +159,20 @@ def tls_context(
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        msg = f"certificate authorities cannot be read from {ca_file} ({error}): give a PEM file"
-        raise ConfigurationError(msg) from error
+        raise _unreadable(ca_file, error) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _TidySocket
     if certificate_file is not None:
         show_certificate(context, certificate_file, key_file)
     return context
+
+
+def trust_authorities(context: ssl.SSLContext, ca_file: Path) -> None:
+    """Make ``context`` trust those in ``ca_file`` too from now on. Raises ``ConfigurationError`` if it cannot be read."""
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:
+        raise _unreadable(ca_file, error) from error
 
 
 def show_certificate(context: ssl.SSLContext, certificate_file: Path, key_file: Path | None) -> None:
@@ -212,6 +219,10 @@ def why_unreachable(address: BrokerAddress, error: OSError) -> str:
     if address.tls and isinstance(error, ssl.SSLError | ConnectionResetError):
         return f"no TLS at {address} ({_short(error)}): check that this is the port for TLS"
     return f"no broker answers at {address} ({error}): check the address and that the broker runs"
+
+
+def _unreadable(ca_file: Path | None, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"certificate authorities cannot be read from {ca_file} ({error}): give a PEM file")
 
 
 def trust_advice(error: ssl.SSLCertVerificationError) -> str:

@@ -44,6 +44,7 @@ from edge_sdk.transport.address import (
     refuse_plaintext,
     show_certificate,
     tls_context,
+    trust_authorities,
     why_refused,
     why_unreachable,
 )
@@ -73,7 +74,7 @@ class MqttTransport:
 
     Raises ``ConfigurationError`` for an address on another machine without TLS, unless ``allow_plaintext``. TLS trusts
     the system's certificate authorities, or only those in ``ca_file``, and shows the certificate in
-    ``certificate_file``, which is read again before every connection, since it may be renewed meanwhile.
+    ``certificate_file``. Both files are read again before every connection, since they may be renewed meanwhile.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class MqttTransport:
         refuse_plaintext(address, allow_plaintext=allow_plaintext)
         self._address, self._client_id, self._filters = address, client_id, tuple(filters)
         self._will, self._credentials = will, credentials
-        self._certificate = None if certificate_file is None else (certificate_file, key_file)
+        self._ca_file, self._certificate = ca_file, None if certificate_file is None else (certificate_file, key_file)
         self._tls = tls_context(ca_file, certificate_file, key_file) if address.tls else None
         self._version, self._keepalive_s = version, keepalive_s
         self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
@@ -282,6 +283,7 @@ class MqttTransport:
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             self._say(why_unreachable(self._address, error))
+        self._read_files_again()
 
     def _on_subscribe(self, _client: Client, _data: object, _id: int, reasons: list[ReasonCode], _: object) -> None:
         refused = [name for name, reason in zip(self._filters, reasons, strict=False) if reason.is_failure]
@@ -310,7 +312,7 @@ class MqttTransport:
                 f"it closed the connection ({words}); check that the port is for {self._kind_of_port}, and that the "
                 "broker has files left for connections (its `ulimit -n`)"
             )
-        self._show_newest_certificate()
+        self._read_files_again()
         self._ended.set()
 
     def _why_not_taken(self) -> str:
@@ -320,10 +322,14 @@ class MqttTransport:
         except OSError:
             return ""
 
-    def _show_newest_certificate(self) -> None:
-        if self._tls is not None and self._certificate is not None:
+    def _read_files_again(self) -> None:
+        """An authority that was trusted stays so until the process ends: the broker may not be renewed yet."""
+        if self._tls is not None:
             try:
-                show_certificate(self._tls, *self._certificate)
+                if self._ca_file is not None:
+                    trust_authorities(self._tls, self._ca_file)
+                if self._certificate is not None:
+                    show_certificate(self._tls, *self._certificate)
             except ConfigurationError as error:
                 self._say(str(error))
 
@@ -337,7 +343,7 @@ class MqttTransport:
         is_brief = self._up and time.monotonic() - self._up_s < _BRIEF_S
         self._brief_links = self._brief_links + 1 if is_brief else 0
         if reason.value == _TAKEN_OVER or self._brief_links >= _MANY_BRIEF:
-            return f"{words}; does another client call itself {self._client_id!r}? Each needs a name of its own"
+            return f"{words}; does another client call itself {self._client_id!r}? Only one may: end the other"
         largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, LEAST_PAYLOAD_BYTES)
         self._cuts += largest > taken
         if largest <= taken or (reason.value != _PACKET_TOO_LARGE and self._cuts < 2):

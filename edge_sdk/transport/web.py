@@ -35,7 +35,7 @@ from edge_sdk.errors import (
 )
 from edge_sdk.protocol.blobs import ranges_of
 from edge_sdk.protocol.messages import GRAIN_BYTES
-from edge_sdk.transport.address import is_loopback, tls_context
+from edge_sdk.transport.address import is_loopback, tls_context, trust_authorities
 from edge_sdk.transport.blob_folder import Partial
 
 if TYPE_CHECKING:
@@ -266,9 +266,6 @@ def _refusal(address: str, code: int, body: bytes) -> RaffmError:
 def _tls_of(ca_file: Path | None) -> ssl.SSLContext:
     """A context that trusts the system's authorities and those in ``ca_file``, which the broker's certificate needs."""
     tls = tls_context(None)
-    try:
-        if ca_file is not None:
-            tls.load_verify_locations(ca_file)
-    except OSError as error:  # it was there when the agent started
-        raise ConfigurationError(f"certificate authorities cannot be read from {ca_file} ({error})") from error
+    if ca_file is not None:
+        trust_authorities(tls, ca_file)
     return tls

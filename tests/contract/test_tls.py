@@ -12,7 +12,7 @@ import pytest
 from edge_sdk.errors import BrokerUnreachableError
 from edge_sdk.transport import mqtt
 from edge_sdk.transport.address import BrokerAddress
-from edge_sdk.transport.base import Incoming, LinkUp
+from edge_sdk.transport.base import Incoming, LinkDown, LinkUp
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.authority import Authority
 from tests.support.broker import mosquitto_broker
@@ -55,6 +55,31 @@ def test_authority_that_did_not_sign_is_no_help(authority: Authority, tmp_path: 
             text = refusal(broker.address, ca_file)
             assert "is not trusted" in text
             assert "--ca-file" in text
+
+
+def test_broker_that_comes_back_with_another_authority_is_trusted_once_its_file_says_so(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "_RECONNECT_FIRST_S", (0.1, 0.1))
+    monkeypatch.setattr(mqtt, "_RECONNECT_LAST_S", (0.1, 0.1))
+    other, known = Authority(tmp_path, "another authority"), tmp_path / "known.pem"
+    known.write_bytes(authority.ca_file.read_bytes())
+    with mosquitto_broker(server=authority.server()) as broker:
+        device = MqttTransport(broker.address, "device", ("a/b",), ca_file=known)
+        with closing(device):
+            device.connect()
+            assert device.receive(5) == LinkUp()
+            broker.kill()
+            assert isinstance(device.receive(5), LinkDown)
+            configuration = Path(broker._command[-1])
+            lines = configuration.read_text()
+            for old, new in zip(authority.server(), other.server(), strict=True):
+                lines = lines.replace(str(old), str(new))
+            configuration.write_text(lines)
+            broker.restart()
+            assert device.receive(1) is None, "nobody has told it of the other authority"
+            known.write_bytes(other.ca_file.read_bytes())
+            assert device.receive(5) == LinkUp()
 
 
 def test_expired_certificate_is_refused(authority: Authority) -> None:
