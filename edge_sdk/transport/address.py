@@ -168,7 +168,7 @@ def tls_context(
 
 
 def trust_authorities(context: ssl.SSLContext, ca_file: Path) -> None:
-    """Make ``context`` trust those in ``ca_file`` too from now on. Raises ``ConfigurationError`` if it cannot be read."""
+    """Make ``context`` trust those in ``ca_file`` too. Raises ``ConfigurationError`` if it cannot be read."""
     try:
         context.load_verify_locations(ca_file)
     except OSError as error:
