@@ -97,12 +97,12 @@ def test_acknowledgement_that_outruns_the_sending_call_leaves_nothing_in_flight(
     assert a_lane.largest_bytes() == 0
 
 
-def test_lost_connection_forgets_bulk_and_keeps_the_rest() -> None:
+def test_lost_connection_forgets_what_was_in_flight() -> None:
     a_lane = Lane()
     a_lane.sent(1, CHUNK, bulk=True)
     a_lane.sent(2, 7, bulk=False)
-    assert a_lane.forget_bulk() == [1]
-    assert a_lane.largest_bytes() == 7
+    a_lane.forget()
+    assert a_lane.largest_bytes() == 0
 
 
 def test_largest_message_in_flight_and_largest_ever_acknowledged_are_counted_apart() -> None:
