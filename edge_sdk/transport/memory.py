@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 
 from edge_sdk.errors import BrokerUnreachableError
 from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES
@@ -94,7 +94,7 @@ class MemoryTransport:
         self.will = will
         self._hub = hub
         self._wanted = re.compile("|".join(map(_pattern, filters)))
-        self._queue: SimpleQueue[object] = SimpleQueue()
+        self._queue: Queue[object] = Queue()
 
     def connect(self) -> None:
         """Join the hub; ``BrokerUnreachableError`` while it is stopped."""

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import Any
 
 from paho.mqtt.client import MQTT_ERR_QUEUE_SIZE, Client, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -98,7 +98,8 @@ class MqttTransport:
         self._ca_file, self._certificate = ca_file, None if certificate_file is None else (certificate_file, key_file)
         self._tls = tls_context(ca_file, certificate_file, key_file) if address.tls else None
         self._version, self._keepalive_s = version, keepalive_s
-        self._queue: SimpleQueue[tuple[object, _Unacknowledged | None]] = SimpleQueue()
+        # no SimpleQueue: CPython's get of one waits for ever if a signal comes just before its timeout
+        self._queue: Queue[tuple[object, _Unacknowledged | None]] = Queue()
         self._lane = Lane()
         self._sending = threading.Lock()  # so that a lost link finds everything that was sent on it in the lane
         self._most_bytes = self._guessed_bytes = MAX_PAYLOAD_BYTES

@@ -333,3 +333,29 @@ def test_plaintext_off_this_machine_is_refused_unless_allowed(host: str) -> None
 def test_missing_ca_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"absent\.pem"):
         MqttTransport(BrokerAddress("localhost", 8883, tls=True), "device", (), ca_file=tmp_path / "absent.pem")
+
+
+@pytest.mark.timeout(30)
+def test_receive_ends_in_time_whatever_signals_come(connect: Connect) -> None:
+    """A signal that came just before the timeout had an agent wait for ever: its SIGTERM."""
+    here, ended = connect("here"), threading.Event()
+
+    def work_a_little(*_: object) -> None:
+        until_s = time.perf_counter() + 0.0005
+        while time.perf_counter() < until_s:
+            pass
+
+    def send_signals(thread: int) -> None:
+        while not ended.wait(0.0007):
+            signal.pthread_kill(thread, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, work_a_little)
+    sender = threading.Thread(target=send_signals, args=(threading.get_ident(),))
+    sender.start()
+    try:
+        for _ in range(300):
+            here.receive(0.002)
+    finally:
+        ended.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
