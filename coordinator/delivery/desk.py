@@ -178,18 +178,16 @@ class RolloutDesk:
 
 
 def _loaded(tx: Transaction, record: RolloutRecord) -> _Open:
-    """A rollout as the store has it: how long its devices have been silent is counted on a steady clock from now on."""
+    """A rollout as the store has it, from whose devices nothing was heard since now.
+
+    What they said while no coordinator was there nobody heard, and how long that was no clock tells.
+    """
     release = tx.releases.get(record.release)
     if release is None:
         raise StorageError(f"rollout {record.rollout} is of release {record.release}, which the store does not have")
     assigned = {known.device: known for known in tx.assignments.of_rollout(record.rollout)}
-    now_s, wall_s, most_s = time.monotonic(), time.time(), record.plan.health_interval_s
-    members = {
-        known.device: Member(
-            known.stage, known.status, now_s - min(max(0.0, wall_s - known.changed_s), most_s), known.reason
-        )
-        for known in assigned.values()
-    }
+    now_s = time.monotonic()
+    members = {known.device: Member(known.stage, known.status, now_s, known.reason) for known in assigned.values()}
     state = RolloutState(record.plan, members, record.status, record.stage)
     groups = {known.id: known.group for known in tx.devices.all()}
     return _Open(record, release, manifest_of(release), state, assigned, groups)

@@ -17,7 +17,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     The next stage opens once ``success_share`` of the present one is healthy. The rollout halts once ``error_share`` of
     a stage has failed, or so many that it cannot succeed any more. A device that says nothing for ``health_interval_s``
-    after it was told, or began its ``trial``, has failed.
+    after it was told, or began its ``trial``, has failed; a coordinator that starts counts from then on.
     """
 
     stages: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)] = ("100%",)

@@ -1,0 +1,110 @@
+"""Rollouts as a coordinator finds them when it starts, with the clocks turned by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from coordinator.delivery import desk
+from coordinator.delivery.approving import approve, known_release, signatures_by
+from coordinator.delivery.desk import RolloutDesk
+from coordinator.delivery.keys import own_key
+from coordinator.delivery.starting import start_rollout
+from coordinator.resources import Resources
+from coordinator.store.database import Store
+from coordinator.store.plan import Plan
+from coordinator.store.states import AssignmentStatus, RolloutStatus
+from edge_sdk.protocol.messages import ReleaseReport, Standing
+from edge_sdk.protocol.signing import Role
+from edge_sdk.transport.blob_folder import BlobFolder
+from tests.support.served import quick
+from tests.support.signed import FLEET
+from tests.support.waiting_release import ANN, BOB, TASK, open_with_release
+
+INTERVAL_S = 300.0
+RELEASE = 1
+
+
+@dataclass
+class Clocks:
+    """Both clocks of a machine, in place of :mod:`time`."""
+
+    now_s: float
+
+    def time(self) -> float:
+        return self.now_s
+
+    monotonic = time
+
+
+class Rollout:
+    """Of one release to four devices; a coordinator that starts is another desk on the same store."""
+
+    def __init__(self, store: Store, folder: Path, clocks: Clocks) -> None:
+        self.store, self.clocks, self._folder = store, clocks, folder
+        with store.transaction() as tx:
+            approve(tx, RELEASE, signatures_by(known_release(tx, RELEASE), [ANN, BOB]), clocks.now_s, "test")
+            plan = Plan(success_share=0.01, error_share=1.0, health_interval_s=INTERVAL_S)
+            self.number = start_rollout(tx, RELEASE, plan, clocks.now_s, "test").rollout
+
+    def serve(self) -> RolloutDesk:
+        settings = quick(self._folder, fleet=FLEET)
+        ignored = {name: lambda *_: None for name in ("send", "fetch", "cancel", "submit", "sweep")}
+        key = own_key(self._folder, Role.ROUND)
+        return RolloutDesk(
+            Resources(settings=settings, store=self.store, blobs=BlobFolder(settings.blob_dir), key=key, **ignored)
+        )
+
+    def report(self, served: RolloutDesk, device: str, standing: Standing) -> None:
+        with self.store.reading() as tx:
+            (known,) = (it for it in tx.assignments.of_rollout(self.number) if it.device == device)
+        healthy = standing is not Standing.ROLLED_BACK
+        words = {"release": RELEASE, "task": TASK, "assignment": known.number, "healthy": healthy}
+        served.reported(device, ReleaseReport(standing=standing, **words))
+
+    @property
+    def status(self) -> RolloutStatus:
+        with self.store.reading() as tx:
+            return tx.rollouts.get(self.number).status
+
+    @property
+    def standing(self) -> set[AssignmentStatus]:
+        with self.store.reading() as tx:
+            return {known.status for known in tx.assignments.of_rollout(self.number)}
+
+
+@pytest.fixture
+def rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rollout]:
+    clocks = Clocks(time.time())
+    store = open_with_release(tmp_path)
+    monkeypatch.setattr(desk, "time", clocks)
+    yield Rollout(store, tmp_path, clocks)
+    store.close()
+
+
+def test_time_that_the_coordinator_was_down_is_no_silence_of_its_devices(rollout: Rollout) -> None:
+    rollout.serve().tick()
+    assert rollout.standing == {AssignmentStatus.SENT}
+    rollout.clocks.now_s += 12 * INTERVAL_S
+    again = rollout.serve()
+    again.tick()
+    rollout.clocks.now_s += INTERVAL_S - 1
+    again.tick()
+    assert (rollout.status, rollout.standing) == (RolloutStatus.RUNNING, {AssignmentStatus.SENT})
+    for device in ("d0", "d1", "d2", "d3"):
+        rollout.report(again, device, Standing.HEALTHY)
+    assert (rollout.status, rollout.standing) == (RolloutStatus.DONE, {AssignmentStatus.HEALTHY})
+
+
+def test_device_that_stays_silent_after_a_restart_fails_one_interval_later(rollout: Rollout) -> None:
+    rollout.serve().tick()
+    rollout.clocks.now_s += INTERVAL_S - 1
+    again = rollout.serve()
+    again.tick()
+    rollout.clocks.now_s += INTERVAL_S
+    again.tick()
+    assert (rollout.status, rollout.standing) == (RolloutStatus.HALTED, {AssignmentStatus.FAILED})
