@@ -7,7 +7,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from coordinator.delivery.approving import approve, is_approved, known_release, record_release, signatures_by
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.delivery.approving import (
+    approve,
+    is_approved,
+    known_release,
+    manifest_of,
+    record_release,
+    signatures_by,
+)
 from coordinator.delivery.desk import RolloutDesk
 from coordinator.delivery.exports import build_exports
 from coordinator.delivery.keys import held_keys
@@ -19,6 +28,7 @@ from coordinator.planning.planner import Ladder, TaskCosts
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
 from coordinator.store.plan import Plan
+from coordinator.store.records import ReleaseRecord
 from coordinator.store.states import TaskStatus
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.releases import Export, Precision
@@ -49,11 +59,12 @@ class TaskRelease:
         self._is_out = False
 
     def open(self, version: ModelVersion) -> None:
-        """Make it; one that an earlier start has recorded goes on."""
+        """Make it; one that an earlier start has recorded goes on. Raises ``ConfigurationError`` for a damaged key."""
         with self._resources.store.reading() as tx:
             made = [known for known in tx.releases.of_task(self._run.config.name) if known.version == version.number]
+            is_made = any(self._is_own(tx, known) for known in made)
             devices = [known for known in tx.devices.all() if known.online]
-        if made:
+        if is_made:
             self._is_out = True
             return
         budgets = [inference_budget(known.snapshot) for known in devices if known.snapshot]
@@ -66,6 +77,21 @@ class TaskRelease:
     def is_settled(self) -> bool:
         """Whether it is recorded, and everybody who was told has answered or has had the time to."""
         return self._is_out and self._desk.is_settled(self._run.config.name)
+
+    def _is_own(self, tx: Transaction, known: ReleaseRecord) -> bool:
+        """Whether it is for everybody and has each signature that can be given here.
+
+        An operator's (`release create`) of the same version waits for them, and for nobody else.
+        """
+        given = {each.key for each in known.signatures}
+        own = {key.public_key().public_bytes_raw() for key in self._keys(tx)}
+        return own <= given and not manifest_of(known).groups
+
+    def _keys(self, tx: Transaction) -> list[Ed25519PrivateKey]:
+        """Those in the state folder that devices trust."""
+        trusted = {*current_root(tx).release.keys}
+        held = held_keys(self._resources.settings.state_dir, Role.RELEASE)
+        return [key for key in held if key.public_key().public_bytes_raw() in trusted]
 
     def _record(self, version: ModelVersion, exports: tuple[Export, ...]) -> None:
         """The release, its approval and its rollout are in the store before any device hears of it.
@@ -98,10 +124,8 @@ class TaskRelease:
 
     def _send_out(self, tx: Transaction, release: int) -> None:
         """Where the keys in the state folder are enough."""
-        trusted = {*current_root(tx).release.keys}
-        held = held_keys(self._resources.settings.state_dir, Role.RELEASE)
-        own = [key for key in held if key.public_key().public_bytes_raw() in trusted]
-        approve(tx, release, signatures_by(known_release(tx, release), own), time.time(), _WHO)
+        signed = signatures_by(known_release(tx, release), self._keys(tx))
+        approve(tx, release, signed, time.time(), _WHO)
         if not is_approved(tx, known_release(tx, release)):
             _log.info("release %d waits for its signatures: `coordinator release show %d`", release, release)
             return

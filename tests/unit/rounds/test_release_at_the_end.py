@@ -137,3 +137,23 @@ def test_task_that_is_stopped_while_its_release_is_made_releases_it_once_it_is_s
         slow.go_on.set()
         served.wait_until(lambda: status(served) is TaskStatus.DONE)
         assert len(served.read(lambda tx: tx.releases.all())) == len(served.read(lambda tx: tx.rollouts.all())) == 1
+
+
+def test_release_that_an_operator_has_made_of_the_last_version_is_not_the_tasks_own(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    with shop.serve() as served, shop.fleet():
+        assert slow.begun.wait(30)
+        change_status(served.store, "news", TaskStatus.STOPPED, 0.0, "a test")
+        time.sleep(0.2)
+        slow.go_on.set()
+        with served.store.transaction() as tx:
+            own = {"labels": ("a", "b"), "fleet": "default", "groups": (), "now_s": time.time(), "days": 2.0}
+            record_release(tx, "news", (1, "ab" * 32), [export()], _RECIPE, **own)
+        time.sleep(0.5)
+        change_status(served.store, "news", TaskStatus.PENDING, 0.0, "a test")
+        served.wait_until(lambda: status(served) is TaskStatus.DONE)
+        made, rollouts = served.read(lambda tx: (tx.releases.all(), tx.rollouts.all()))
+        assert [(known.release, known.version, len(known.signatures)) for known in made] == [(1, 1, 0), (2, 1, 1)]
+        assert [known.release for known in rollouts] == [2]
