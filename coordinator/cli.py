@@ -166,10 +166,11 @@ def api(
     from coordinator.api.limiting import Limits
     from coordinator.api.serving import Listening, serve_api
     from coordinator.fleet.folder import open_fleet
+    from coordinator.store.opening import staying
 
     log_to_stderr("coordinator", log_format)
     listening = Listening.of(open_fleet(state_dir), host, port, certificate, key, allow_plaintext=allow_plaintext)
-    with closing(open_store(state_dir)) as store:
+    with staying(state_dir), closing(open_store(state_dir)) as store:
         limits = Limits(requests_per_minute, failures_per_minute)
         served, path = create_app(store, state_dir, limits), None
         if dashboard:
@@ -196,7 +197,7 @@ def move(
     state_dir: StateDir,
     url: Annotated[str, typer.Argument(help="postgresql://user@host/name of an empty database.")],
 ) -> None:
-    """Copy the store to another database, where it lies from then on; the coordinator must have ended."""
+    """Copy the store to another database, where it lies from then on; the coordinator and its API must have ended."""
     from coordinator.store.opening import move_store
 
     rows = move_store(state_dir, url)

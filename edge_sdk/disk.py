@@ -7,7 +7,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,28 +73,37 @@ def create_durably(path: Path, secret: bytes) -> None:
     sync(path.parent)
 
 
-@contextmanager
-def sole_user(lock: Path, who: str) -> Iterator[None]:
+def sole_user(lock: Path, who: str) -> AbstractContextManager[None]:
     """Hold the lock file ``lock`` exclusively, against other processes and other parts of this one.
 
     Raises ``StateInUseError`` if it is held already, naming its folder and ``who`` uses it (such as "agent"), and
     ``StorageError`` if the disk refuses.
     """
+    return _holding(lock, who, fcntl.LOCK_EX)
+
+
+def one_of_users(lock: Path, who: str) -> AbstractContextManager[None]:
+    """As :func:`sole_user`, beside others that hold it so too."""
+    return _holding(lock, who, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _holding(lock: Path, who: str, kind: int) -> Iterator[None]:
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with disk_errors(lock):
-            _lock(descriptor, lock.parent, who)
+            _lock(descriptor, lock.parent, who, kind)
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a forked process has the descriptor too
         os.close(descriptor)
 
 
-def _lock(descriptor: int, folder: Path, who: str) -> None:
+def _lock(descriptor: int, folder: Path, who: str, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StateInUseError(f"state folder {folder} is in use by another {who}: end it first") from error
 

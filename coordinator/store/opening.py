@@ -3,6 +3,7 @@
 coordinator.sqlite   the store, where nothing else is said
 store.url            the address of another database, which then is the store
 serving.lock         held by the coordinator that serves this folder
+store.lock           held by every process that keeps the store open to serve others, and by the move of it
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edge_sdk.errors import ConfigurationError
 SQLITE_FILE = "coordinator.sqlite"
 ADDRESS_FILE = "store.url"
 _LOCK = "serving.lock"
+_STORE_LOCK = "store.lock"
 
 
 def is_new(state_dir: Path) -> bool:
@@ -46,11 +48,13 @@ def look_into(state_dir: Path) -> Store:
 def move_store(state_dir: Path, url: str) -> int:
     """Copy the store of ``state_dir`` into the empty database at ``url``, which it lies in from then on; the rows.
 
-    The old one stays as it is. Raises ``StateInUseError`` while a coordinator serves the folder, ``ConfigurationError``
-    for an address that no store can have, and ``StorageError`` where that database is not empty or refuses.
+    The old one stays as it is. Raises ``StateInUseError`` while a coordinator serves the folder, or an API, which would
+    go on writing into the old one; ``ConfigurationError`` for an address that no store can have, and ``StorageError``
+    where that database is not empty or refuses.
     """
     url = absolute(url)
-    with sole_user(state_dir), closing(open_store(state_dir)) as old, closing(Store(url)) as new:
+    alone = disk.sole_user(state_dir / _STORE_LOCK, "process, such as `coordinator api`")
+    with sole_user(state_dir), alone, closing(open_store(state_dir)) as old, closing(Store(url)) as new:
         if is_in_memory(url):
             raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")
         rows = old.copy_to(new)
@@ -62,6 +66,11 @@ def move_store(state_dir: Path, url: str) -> int:
 def sole_user(state_dir: Path) -> AbstractContextManager[None]:
     """Nobody else serves, moves or replaces what is in ``state_dir`` meanwhile, else ``StateInUseError``."""
     return disk.sole_user(state_dir / _LOCK, "coordinator")
+
+
+def staying(state_dir: Path) -> AbstractContextManager[None]:
+    """The store of ``state_dir`` does not move meanwhile; ``StateInUseError`` while it does."""
+    return disk.one_of_users(state_dir / _STORE_LOCK, "command that moves its store")
 
 
 def is_served(state_dir: Path) -> bool:

@@ -32,7 +32,7 @@ from coordinator.fleet.folder import Fleet, FleetSettings, init_fleet
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole
-from edge_sdk.errors import ConfigurationError, PortInUseError
+from edge_sdk.errors import ConfigurationError, PortInUseError, StateInUseError
 from tests.support.authority import Authority
 
 PATIENCE_S = 60.0
@@ -169,3 +169,15 @@ def test_api_listens_where_devices_are_told_that_it_does_and_says_so(tmp_path: P
     assert listening(fleet, "127.0.0.1").address == "https://127.0.0.1:9443"
     assert listening(fleet, "127.0.0.1", 8443).address == "https://127.0.0.1:8443"
     assert listening(None, "127.0.0.1").address == "http://127.0.0.1:8080"
+
+
+@pytest.mark.usefixtures("store")
+def test_store_does_not_move_from_under_an_api_that_writes_into_it(tmp_path: Path) -> None:
+    state, there = tmp_path / "state", f"sqlite:///{tmp_path / 'there.sqlite'}"
+    words = ["store", "move", there, "--state-dir", str(state)]
+    with serving(state) as (port, _):
+        ask(f"http://127.0.0.1:{port}/api/v1/tasks")
+        refused = CliRunner().invoke(app, words)
+        assert isinstance(refused.exception, StateInUseError)
+        assert "such as `coordinator api`: end it first" in str(refused.exception)
+    assert CliRunner().invoke(app, words).exit_code == 0
