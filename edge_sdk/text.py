@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,8 +91,7 @@ def pad(rows: Sequence[Ids], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def _first_tokens(words: Sequence[int | None]) -> Ids:
-    before = [None, *words[:-1]]
-    first = [-1 if word is None or word == last else word for word, last in zip(words, before, strict=True)]
+    first = [-1 if word is None or word == last else word for last, word in pairwise((None, *words))]
     return np.array(first, dtype=np.int32)
 
 

@@ -126,10 +126,16 @@ def _labelled_texts(examples: TextExamples, labels: Sequence[str], encoder: Text
 
 
 def _tagged(examples: TaggedExamples, labels: Sequence[str], encoder: TextEncoder) -> EncodedExamples:
-    """Tagged sentences; only the first token of each word is a target."""
-    rows, words = zip(*encoder.encode_words(examples.sentences), strict=True)
+    """Tagged sentences; only the first token of each word is a target. Those without any are left out."""
     by_word = tag_indices(examples, labels)
-    tags = [np.where(word < 0, -1, own[word]) for word, own in zip(words, by_word, strict=True)]
+    found = [
+        (row, np.where(word < 0, -1, own[word]))
+        for (row, word), own in zip(encoder.encode_words(examples.sentences), by_word, strict=True)
+        if (word >= 0).any()
+    ]
+    if not found:
+        raise DataFormatError(f"none of the {len(examples)} sentences has a word that the model's tokenizer knows")
+    rows, tags = zip(*found, strict=True)
 
     def batch_of(chosen: Indices) -> Batch:
         padded, _ = pad([tags[index] for index in chosen], -1)
@@ -153,8 +159,15 @@ def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
 
 
 def _paired_texts(examples: PairedTexts, encoder: TextEncoder) -> EncodedExamples:
-    """Texts with answers; the decoder reads the answer shifted right by a padding token, as T5's (arXiv 1910.10683)."""
-    sources, targets = encoder.encode(examples.sources), encoder.encode(examples.targets)
+    """Texts with answers; the decoder reads the answer shifted right by a padding token, as T5's (arXiv 1910.10683).
+
+    Pairs are left out of which a text has no token: there is nothing to read, or nothing to answer.
+    """
+    encoded = zip(encoder.encode(examples.sources), encoder.encode(examples.targets), strict=True)
+    pairs = [pair for pair in encoded if all(map(len, pair))]
+    if not pairs:
+        raise DataFormatError(f"none of the {len(examples)} pairs has a token in its source and its target")
+    sources, targets = zip(*pairs, strict=True)
     late = [np.concatenate(([encoder.pad_id], row[:-1])) for row in targets]
 
     def batch_of(chosen: Indices) -> Batch:

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from edge_sdk.data import (
     ArrayExamples,
@@ -146,6 +147,29 @@ def test_texts_of_one_token_are_left_out() -> None:
     assert len(encode_examples(PlainTexts(("good", "bad film")), (), **settings)) == 1
     with pytest.raises(DataFormatError, match="none of the 1 texts has two tokens"):
         encode_examples(PlainTexts(("good",)), (), **settings)
+
+
+def letters_tokenizer_json() -> bytes:
+    """Of two letters; all else is no token, and nothing marks an end."""
+    return Tokenizer(models.BPE({"[PAD]": 0, "a": 1, "b": 2}, [])).to_str().encode()
+
+
+def test_pairs_without_a_token_on_both_sides_are_left_out() -> None:
+    settings = {"tokenizer_json": letters_tokenizer_json(), "max_tokens": 8}
+    pairs = PairedTexts(("ab", "?", "b"), ("?", "a", "ba"))
+    batch = all_of(encode_examples(pairs, (), **settings))
+    assert (batch.inputs["input_ids"].tolist(), batch.targets.tolist()) == ([[2]], [[2, 1]])
+    with pytest.raises(DataFormatError, match="none of the 2 pairs has a token in its source and its target"):
+        encode_examples(pairs.take([0, 1]), (), **settings)
+
+
+def test_sentences_without_a_tagged_token_are_left_out() -> None:
+    settings = {"tokenizer_json": letters_tokenizer_json(), "max_tokens": 8}
+    sentences = TaggedExamples((("?",), ("a",)), (("O",), ("PLACE",)))
+    data = encode_examples(sentences, TAGS, **settings)
+    assert (len(data), data.label_counts.tolist()) == (1, [0, 1])
+    with pytest.raises(DataFormatError, match="none of the 1 sentences has a word that the model's tokenizer knows"):
+        encode_examples(sentences.take([0]), TAGS, **settings)
 
 
 def test_decoder_reads_the_target_one_token_late() -> None:
