@@ -18,7 +18,7 @@ from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ModelFormatError, UnsupportedArchitectureError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _NAMED = 3  # parameters that an error names
@@ -33,7 +33,7 @@ def read_settings(folder: Path) -> dict[str, object]:
         settings = json.loads(path.read_bytes())
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read ({error.strerror}); name another folder") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFormatError(f"{path} is not a JSON object ({error}); save the model again") from error
     if not isinstance(settings, dict):
         raise ModelFormatError(f"{path} is not a JSON object but a {type(settings).__name__}; save the model again")
@@ -62,20 +62,36 @@ def check_files(folder: Path) -> None:
             "then save_pretrained"
         )
     for path in files:
-        _check_types(path)
+        for name, kind in _types_in(path).items():
+            if name.endswith("weight") and kind not in _FLOATS:
+                raise ModelFormatError(
+                    f"{path}: {name} is quantised ({kind}) and cannot be trained; use its float version"
+                )
 
 
-def _check_types(path: Path) -> None:
+def check_counts(config: PreTrainedConfig, folder: Path) -> None:
+    """Raise ``ModelFormatError`` where there are no heads, or more layers than weights: building them takes hours."""
+    weights = sum(len(_types_in(path)) for path in folder.glob("*.safetensors"))
+    for setting in ("num_hidden_layers", "num_decoder_layers"):
+        layers = getattr(config, setting, None)
+        if layers is not None and layers > weights:
+            raise ModelFormatError(
+                f"{folder}: {setting} is {layers} by config.json, and there are {weights} weights; restore the "
+                "config.json that belongs to the weights"
+            )
+    if config.num_attention_heads < 1:
+        raise ModelFormatError(f"{folder}: config.json has {config.num_attention_heads} attention heads; restore it")
+
+
+def _types_in(path: Path) -> dict[str, str]:
+    """The type of each tensor in a safetensors file."""
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     try:
         with safe_open(path, framework="numpy") as tensors:
-            types = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
         raise ModelFormatError(f"{path} cannot be loaded: {error}; copy it again") from error
-    for name, kind in types.items():
-        if name.endswith("weight") and kind not in _FLOATS:
-            raise ModelFormatError(f"{path}: {name} is quantised ({kind}) and cannot be trained; use its float version")
 
 
 class LoadInfo(TypedDict):

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.models.checkpoint import check_files, check_finite, check_loaded, check_ties, read_settings
+from coordinator.models.checkpoint import (
+    check_counts,
+    check_files,
+    check_finite,
+    check_loaded,
+    check_ties,
+    read_settings,
+)
 from edge_sdk.elastic.families import Family, family_of
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import Adapters, Architecture, ModelTask
@@ -21,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _RELATIVE_POSITIONS = 512  # of a model that has no table of positions: what T5 was trained on, arXiv 1910.10683 § 3.1.2
+
+_UNFIT = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, MemoryError)
+"""What transformers and torch raise where a configuration has values of other types or sizes than they take."""
+_MOST_LETTERS = 300  # of a library's reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ def model_type_of(folder: Path) -> str:
 
 def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> PreTrainedModel:
     import torch  # noqa: PLC0415
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     from safetensors import SafetensorError  # noqa: PLC0415
     from transformers import AutoConfig  # noqa: PLC0415
 
@@ -95,6 +107,7 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        check_counts(config, folder)
         config.architectures = config.architectures or []  # transformers reads it where a task has two classes
         if not task.generates:
             config.num_labels = labels
@@ -111,6 +124,9 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelFormatError(f"{folder} cannot be loaded for {task.value}: {reason}; save the model again") from error
+    except (StrictDataclassError, *_UNFIT) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_LETTERS]
+        raise ModelFormatError(f"{folder / 'config.json'} describes no {family.name} ({reason}); restore it") from error
     check_loaded(info, folder, family, task)
     check_ties(model, folder)
     return model

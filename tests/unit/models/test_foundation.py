@@ -128,7 +128,7 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         load_foundation(tmp_path / "nowhere", LABELS, seed=0)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", "{}"])
+@pytest.mark.parametrize("config", ["{", "[]", "{}", pytest.param("[" * 200_000, id="deep")])
 def test_broken_config_is_refused(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
 
@@ -190,6 +190,44 @@ def test_config_with_more_layers_than_the_weights_is_refused(tmp_path: Path) -> 
 
     with pytest.raises(ModelFormatError, match=r"lacks bert\.encoder\.layer\.3\.\S+, .* and 13 more"):
         load_foundation(folder, LABELS, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "value"),
+    [
+        ("bert", "hidden_size", "24"),
+        ("bert", "hidden_size", None),
+        ("bert", "hidden_size", 0),
+        ("bert", "hidden_size", 10**13),
+        ("bert", "hidden_size", 10**400),
+        ("bert", "num_hidden_layers", 2.5),
+        ("bert", "num_hidden_layers", 10**7),
+        ("bert", "num_attention_heads", -1),
+        ("bert", "num_attention_heads", 0),
+        ("bert", "vocab_size", -1),
+        ("bert", "hidden_act", "nope"),
+        ("bert", "id2label", [1]),
+        ("bert", "dtype", "nope"),
+        ("bert", "pad_token_id", 10**9),
+        ("bert", "num_labels", "x"),
+        ("bert", "auto_map", 5),
+        ("llama", "num_key_value_heads", 0),
+        ("llama", "rope_parameters", {"rope_type": "x"}),
+        ("t5", "num_decoder_layers", 10**7),
+        ("t5", "num_heads", "x"),
+        ("vit", "patch_size", 0),
+        ("vit", "image_size", [12]),
+    ],
+)
+def test_config_with_a_value_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, family: str, setting: str, value: object
+) -> None:
+    save_tiny_model(tmp_path, family)
+    edit_config(tmp_path, **{setting: value})
+    with pytest.raises(ModelFormatError) as refusal:
+        load_foundation(tmp_path, LABELS, seed=0, task=TASKS[family][0])
+    assert "\n" not in str(refusal.value)
+    assert "config.json" in str(refusal.value) or "cannot be loaded" in str(refusal.value)
 
 
 @pytest.mark.parametrize("prefix", ["bert.", ""])
