@@ -1,7 +1,8 @@
 """`coordinator`: manage a fleet from a terminal.
 
 Exit codes: 0 done, 2 a wrong option or architecture, 3 a model folder or data file that cannot be used, 4 no broker
-there or a port taken, 5 a broken contract, 6 the disk refuses, 9 doctor finds something wrong. Ctrl-C and
+there or a port taken, 5 a broken contract, 6 the disk or the
+database refuses or a database server is away, 9 doctor finds something wrong. Ctrl-C and
 SIGTERM end `serve`, `api` and `broker` politely, with 0, and `demo` with 130.
 """
 
@@ -90,6 +91,7 @@ def serve(
     from coordinator.fleet.folder import link_of
     from coordinator.service import Service, mqtt_transport
     from coordinator.store.opening import sole_user
+    from coordinator.store.outage import SERVING_PATIENCE_S
     from edge_sdk.security.secrets import read_secret
 
     log_to_stderr("coordinator", log_format)
@@ -112,7 +114,7 @@ def serve(
         mqtt_version=mqtt_version,
         blob_url=blob_url,
     )
-    with sole_user(state_dir), closing(open_store(state_dir)) as store:
+    with sole_user(state_dir), closing(open_store(state_dir, SERVING_PATIENCE_S)) as store:
         service = Service(config, store, mqtt_transport(config))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: service.stop())
@@ -167,10 +169,11 @@ def api(
     from coordinator.api.serving import Listening, serve_api
     from coordinator.fleet.folder import open_fleet
     from coordinator.store.opening import staying
+    from coordinator.store.outage import ASKING_PATIENCE_S
 
     log_to_stderr("coordinator", log_format)
     listening = Listening.of(open_fleet(state_dir), host, port, certificate, key, allow_plaintext=allow_plaintext)
-    with staying(state_dir), closing(open_store(state_dir)) as store:
+    with staying(state_dir), closing(open_store(state_dir, ASKING_PATIENCE_S)) as store:
         limits = Limits(requests_per_minute, failures_per_minute)
         served, path = create_app(store, state_dir, limits), None
         if dashboard:

@@ -28,7 +28,7 @@ from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.failing import words_of
 from coordinator.store.database import Store
-from edge_sdk.errors import MalformedMessageError, ProtocolError, RaffmError, StorageError
+from edge_sdk.errors import MalformedMessageError, ProtocolError, RaffmError, StorageError, StoreAwayError
 from edge_sdk.protocol.messages import (
     MAX_MESSAGE_BYTES,
     Announce,
@@ -114,13 +114,19 @@ class Service:
         self._agenda = Agenda(resources)
 
     def run(self) -> None:
-        """Connect and serve. Raises ``BrokerUnreachableError``, and whatever named error ends a task."""
+        """Connect and serve. Raises ``BrokerUnreachableError``, ``StorageError``, and what ends a task.
+
+        While its database is away, it waits: messages lie in the broker, and devices work on.
+        """
         self._transport.connect()
         try:
             self._absences(time.monotonic())
             while not self._stopping.is_set() and not self._is_done():
                 self._handle(self._transport.receive(self._config.receive_timeout_s))
                 self._tick()
+        except StoreAwayError:
+            if not self._stopping.is_set():
+                raise
         finally:
             self._exchange.close()
             self._transport.close()
@@ -130,6 +136,7 @@ class Service:
     def stop(self) -> None:
         """End the loop soon; may be called from a signal handler or another thread."""
         self._stopping.set()
+        self._store.wait_no_more()
 
     @property
     def is_working(self) -> bool:

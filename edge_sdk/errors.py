@@ -21,7 +21,8 @@
     │       └── ReleaseRefusedError       5   a release that is not what an assignment that holds says
     ├── StorageError                      6   the disk refuses
     │   ├── CacheFullError                6
-    │   └── DiskFullError                 6
+    │   ├── DiskFullError                 6
+    │   └── StoreAwayError                6   the database's server does not answer
     ├── TrainingMemoryError               7   training needed more memory than its limit
     ├── TrainingError                     7   training failed for another reason
     ├── DeadlineError                     8   what was waited for did not come in time
@@ -184,6 +185,10 @@ class CacheFullError(StorageError):
 
 class DiskFullError(StorageError):
     """No space is left where state or blobs are kept."""
+
+
+class StoreAwayError(StorageError):
+    """The server of the database does not answer now."""
 
 
 class TrainingError(RaffmError):

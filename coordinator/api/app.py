@@ -66,6 +66,7 @@ from edge_sdk.errors import (
     MalformedMessageError,
     ModelFormatError,
     RaffmError,
+    StoreAwayError,
     UntrustedError,
 )
 
@@ -77,6 +78,8 @@ _CODES = {
     UntrustedError: status.HTTP_401_UNAUTHORIZED,
 }
 """Of what is no fault of the server's."""
+_AWAY_S = 5
+"""When to ask again while the database is away; less than a restart of it takes is too soon."""
 
 
 def create_app(store: Store, state_dir: Path | None = None, limits: Limits | None = None) -> FastAPI:
@@ -112,7 +115,8 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": "the request has text that is none in UTF-8"}, status.HTTP_400_BAD_REQUEST)
     codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
     said = str(error).encode(errors="backslashreplace").decode()  # it may quote half a pair of JSON's \ud800
-    return JSONResponse({"error": said}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE))
+    again = {"Retry-After": str(_AWAY_S)} if isinstance(error, StoreAwayError) else None
+    return JSONResponse({"error": said}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE), again)
 
 
 def _well() -> dict[str, str]:

@@ -37,11 +37,11 @@ def typist() -> str:
     return f"{name}, command line"
 
 
-def open_store(state_dir: Path) -> Store:
+def open_store(state_dir: Path, patience_s: float = 0.0) -> Store:
     """As :func:`coordinator.store.opening.open_store`."""
     from coordinator.store.opening import open_store as opened
 
-    return opened(state_dir)
+    return opened(state_dir, patience_s)
 
 
 def read_key_file(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from edge_sdk.errors import ConfigurationError
 
@@ -47,6 +47,7 @@ _MOST_CONNECTIONS = {"pool_size": 5, "max_overflow": 60}
 """Of a process: more than the threads that a server of it has, so that none waits for a connection of another."""
 _PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "synchronous=FULL", "foreign_keys=ON")
 _SEQUENCES = table("sqlite_sequence", column("name", String), column("seq", Integer))
+_SHUTTING_DOWN = frozenset({"57P01", "57P02", "57P03"})  # SQL states of a server that ends, has crashed, or starts up
 _WRITER = 0x7261_6666_6D  # PostgreSQL's advisory lock of whoever writes; any number that no other program takes
 
 
@@ -67,6 +68,12 @@ class Backend(Protocol):
 
     def is_full(self, error: BaseException) -> bool:
         """Whether what the driver raised says that no space is left."""
+
+    def is_cut(self, error: DBAPIError, /) -> bool:
+        """Whether there is no connection, or none any more."""
+
+    def answers(self, engine: Engine, /) -> bool:
+        """Whether the server takes connections now, whomever it would let in."""
 
 
 def backend_of(url: str) -> Backend:
@@ -127,6 +134,14 @@ class Sqlite:
         """SQLite says it in words."""
         return "database or disk is full" in str(error)
 
+    def is_cut(self, _: DBAPIError, /) -> bool:
+        """There is no server."""
+        return False
+
+    def answers(self, _: Engine, /) -> bool:
+        """There is no server."""
+        return True
+
 
 class Postgres:
     """Any server that libpq reaches; its own settings say how, as ``PGPASSFILE`` or ``sslmode`` in the address."""
@@ -163,6 +178,22 @@ class Postgres:
     def is_full(self, error: BaseException) -> bool:
         """The SQL standard's code."""
         return getattr(error, "sqlstate", None) == "53100"
+
+    def is_cut(self, error: DBAPIError, /) -> bool:
+        """Without a statement, it could not connect."""
+        state = getattr(error.orig, "sqlstate", None)
+        return error.statement is None or error.connection_invalidated or state in _SHUTTING_DOWN
+
+    def answers(self, engine: Engine, /) -> bool:
+        """As ``pg_isready`` finds: a server that still starts up, or is shutting down, does not."""
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - an extra
+        from psycopg.pq import Conninfo, PGconn, Ping  # noqa: PLC0415 - an extra
+
+        _, options = engine.dialect.create_connect_args(engine.url)
+        options["connect_timeout"] = _CONNECT_TIMEOUT_S
+        known = {option.keyword.decode() for option in Conninfo.get_defaults()}  # others are the driver's own
+        told = make_conninfo("", **{name: value for name, value in options.items() if name in known})
+        return PGconn.ping(told.encode()) not in {Ping.REJECT, Ping.NO_RESPONSE}
 
 
 _BACKENDS: Mapping[str, type[Backend]] = {"sqlite": Sqlite, "postgresql": Postgres}

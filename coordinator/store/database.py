@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
-from sqlalchemy import Connection, Table, event, insert, make_url, select
+from sqlalchemy import Connection, RootTransaction, Table, event, insert, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -17,6 +18,7 @@ from coordinator.store.enrolments import Enrolments
 from coordinator.store.evaluations import Evaluations
 from coordinator.store.migrations import bring_up_to_date, revision_of
 from coordinator.store.offers import Offers
+from coordinator.store.outage import Outage
 from coordinator.store.passwords import Passwords
 from coordinator.store.records import RoundRecord
 from coordinator.store.releases import Assignments, Releases, Rollouts, Roots
@@ -64,15 +66,17 @@ class Transaction:
 class Store:
     """The store at an SQLAlchemy address, made or upgraded where need be; usable from several threads and processes.
 
-    With ``upgrade`` off it stays as it is, and only one of the newest revision can be read.
+    With ``upgrade`` off it stays as it is, and only one of the newest revision can be read. Where its server does not
+    answer as a transaction begins, that waits for up to ``patience_s`` seconds: :mod:`coordinator.store.outage`.
     Raises ``ConfigurationError`` for a kind of database that is not supported, and ``StorageError`` where it cannot be
     opened, or was written by a newer coordinator.
     """
 
-    def __init__(self, url: str, *, upgrade: bool = True) -> None:
+    def __init__(self, url: str, *, upgrade: bool = True, patience_s: float = 0.0) -> None:
         self._backend = backend_of(url)
         self._engine = self._backend.engine(url)
         self._name = make_url(url).render_as_string(hide_password=True)
+        self._outage = Outage(self._name, patience_s, partial(self._backend.answers, self._engine))
         event.listen(self._engine, "begin", self._begin)
         if upgrade:
             with self._connection(read_only=False) as connection:
@@ -90,7 +94,9 @@ class Store:
         Where it need not be ``durable``, a loss of power may undo it; a crash of the process does not. That saves the
         wait for the disk, and the next durable commit makes it last too.
 
-        Raises ``DiskFullError`` where no space is left, ``StorageError`` where the database refuses otherwise.
+        Raises ``DiskFullError`` where no space is left, ``StoreAwayError`` where its server does not answer in time,
+        ``StorageError`` where the database refuses otherwise, or where its server goes away meanwhile: then nobody
+        knows whether it was committed, unless it broke before the block ended.
         """
         with self._connection(read_only=False, durable=durable) as connection:
             yield Transaction(connection)
@@ -123,11 +129,15 @@ class Store:
         """Close every connection; idempotent."""
         self._engine.dispose()
 
+    def wait_no_more(self) -> None:
+        """Whoever waits for the server is told at once that it is away; may be called from a signal handler."""
+        self._outage.wait_no_more()
+
     @contextmanager
     def _connection(self, *, read_only: bool, durable: bool = True) -> Iterator[Connection]:
-        options = {"read_only": read_only, "durable": durable}
         try:
-            with self._engine.connect().execution_options(**options) as connection, connection.begin():
+            transaction = self._begun(read_only=read_only, durable=durable)
+            with transaction.connection as connection, transaction:
                 yield connection
         except DBAPIError as error:
             raise self._translated(error) from error
@@ -136,16 +146,43 @@ class Store:
         except UnicodeDecodeError as error:  # sqlite3, of what SQLite quotes of a damaged file
             raise StorageError(f"store {self._name} is damaged: restore it from a backup") from error
 
+    def _begun(self, **options: bool) -> RootTransaction:
+        """A transaction, once the server answers; not where that answers, and breaks or refuses twice."""
+        is_there = False
+        while True:
+            try:
+                transaction = self._opened(options)
+            except DBAPIError as error:  # noqa: PERF203 - it waits anyway
+                if not self._backend.is_cut(error):
+                    raise
+                was_there, is_there = is_there, not self._outage.waited(_reason(error))
+                if was_there and is_there:
+                    raise
+            else:
+                self._outage.over()
+                return transaction
+
+    def _opened(self, options: Mapping[str, bool]) -> RootTransaction:
+        connection = self._engine.connect().execution_options(**options)
+        try:
+            return connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+
     def _begin(self, connection: Connection) -> None:
         options = connection.get_execution_options()
         self._backend.begin(connection, read_only=options.get("read_only", False), durable=options.get("durable", True))
 
     def _translated(self, error: DBAPIError) -> StorageError:
         """One line, whatever the driver says."""
-        reason = " ".join(str(error.orig).split())
         if error.orig is not None and self._backend.is_full(error.orig):
             return DiskFullError(f"store {self._name} cannot grow, the disk is full: free some space")
-        return StorageError(f"store {self._name} refuses: {reason}")
+        return StorageError(f"store {self._name} refuses: {_reason(error)}")
+
+
+def _reason(error: DBAPIError) -> str:
+    return " ".join(str(error.orig).split())
 
 
 def _copy(table: Table, source: Connection, target: Connection) -> int:

@@ -30,11 +30,14 @@ def is_new(state_dir: Path) -> bool:
     return not any((state_dir / name).exists() for name in (SQLITE_FILE, ADDRESS_FILE))
 
 
-def open_store(state_dir: Path) -> Store:
-    """The store of ``state_dir``, made where it is not there; ``StorageError`` where it cannot be opened."""
+def open_store(state_dir: Path, patience_s: float = 0.0) -> Store:
+    """The store of ``state_dir``, made where it is not there; ``StorageError`` where it cannot be opened.
+
+    A server that is away is waited for, now and later, as :class:`Store` does.
+    """
     with disk_errors(state_dir):
         state_dir.mkdir(parents=True, exist_ok=True)
-        return Store(_address(state_dir))
+        return Store(_address(state_dir), patience_s=patience_s)
 
 
 def look_into(state_dir: Path) -> Store:

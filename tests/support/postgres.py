@@ -21,31 +21,57 @@ _PATIENCE_S = 30.0
 _OWNER = "postgres"
 
 
-@contextmanager
-def postgres_server() -> Iterator[str]:
-    """The address of its database; skips with the reason where there is no PostgreSQL, or nobody to run it as.
+class PostgresServer:
+    """It writes no file for good: nothing of a test needs to survive a loss of power."""
 
-    It writes no file for good: nothing of a test needs to survive a loss of power.
-    """
-    programs, user = _programs(), _user()
+    def __init__(self, folder: Path) -> None:
+        self.address = f"postgresql://{_OWNER}@/{_OWNER}?host={folder}"
+        self._folder, self._data, self._user = folder, str(folder / "data"), _user()
+        if self._user:
+            shutil.chown(folder, _OWNER, _OWNER)
+        made = ("--auth=trust", f"--username={_OWNER}", "--no-sync", "--encoding=UTF8", "--locale=C")
+        initdb = (_programs() / "initdb", "--pgdata", self._data, *made)
+        subprocess.run(initdb, check=True, capture_output=True, **self._user)
+        self.start()
+
+    def start(self) -> None:
+        """It takes connections by then."""
+        with (self._folder / "log").open("wb") as log:
+            settings = ("-D", self._data, "-k", str(self._folder), "-c", "listen_addresses=", "-c", "fsync=off")
+            program = _programs() / "postgres"
+            self._process = subprocess.Popen([program, *settings], stdout=log, stderr=log, **self._user)
+        _wait(self._folder, self._process)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """As a restart ends it: no connection survives."""
+        self._process.send_signal(how)
+        self._process.wait()
+
+
+@contextmanager
+def restartable_postgres() -> Iterator[PostgresServer]:
+    """A server; skips with the reason where there is no PostgreSQL, or nobody to run it as."""
+    _programs(), _user()
     folder = Path(tempfile.mkdtemp(prefix="raffm-pg-"))  # short: a socket's path has at most 107 bytes
     try:
-        if user:
-            shutil.chown(folder, _OWNER, _OWNER)
-        data = str(folder / "data")
-        made = ("--pgdata", data, "--auth=trust", f"--username={_OWNER}", "--no-sync", "--encoding=UTF8", "--locale=C")
-        subprocess.run([programs / "initdb", *made], check=True, capture_output=True, **user)
-        with (folder / "log").open("wb") as log:
-            settings = ("-D", data, "-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off")
-            server = subprocess.Popen([programs / "postgres", *settings], stdout=log, stderr=log, **user)
+        server = PostgresServer(folder)
         try:
-            _wait(folder, server)
-            yield f"postgresql://{_OWNER}@/{_OWNER}?host={folder}"
+            yield server
         finally:
-            server.send_signal(signal.SIGQUIT)
-            server.wait()
+            server.stop(signal.SIGQUIT)
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """The address of the database of a :func:`restartable_postgres`."""
+    with restartable_postgres() as server:
+        yield server.address
 
 
 def emptied(address: str) -> str:
