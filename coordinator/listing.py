@@ -17,6 +17,7 @@ from coordinator.config import TaskConfig, read_task
 from coordinator.delivery.approving import known_release, manifest_of, signers
 from coordinator.delivery.starting import known_rollout
 from coordinator.fleet.authority import span_of
+from coordinator.fleet.devices import known_device
 from coordinator.fleet.folder import Fleet
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
@@ -243,8 +244,9 @@ def enrolment_rows(store: Store) -> list[Row]:
 
 
 def certificate_rows(store: Store, device: str) -> list[Row]:
-    """One row a certificate of a device, oldest first."""
+    """One row a certificate of a device, oldest first; ``ConfigurationError`` where there is no such device."""
     with store.reading() as tx:
+        known_device(tx, device)
         return [
             {
                 "certificate": known.serial,

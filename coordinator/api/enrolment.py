@@ -30,11 +30,13 @@ from coordinator.api.asking import (
     Operator,
     Secured,
     Viewer,
+    known_or_404,
     listed,
 )
 from coordinator.api.schemas import Certificate, Enrolment, EnrolmentSecret, NewEnrolment, Page, Problem, Revocation
 from coordinator.delivery.roots import ensure_root
 from coordinator.fleet.cutting import cut_off, tell_broker
+from coordinator.fleet.devices import known_device
 from coordinator.fleet.enrolment import enrol, withdraw_enrolment
 from coordinator.fleet.folder import Fleet, open_fleet
 from coordinator.fleet.joining import new_token
@@ -146,6 +148,7 @@ def delete_enrolment(store: Opened, who: Admin, token: Annotated[str, Path(patte
 def list_certificates(store: Opened, device: Name, limit: Limit = 100, after: After = None) -> Page[Certificate]:
     """Every certificate that a device has had, oldest first."""
     with store.reading() as tx:
+        known_or_404(lambda: known_device(tx, device))
         some, more = listed(tx.certificates.of_device(device), lambda known: known.serial, limit, after)
     return Page(items=[Certificate.model_validate(known) for known in some], after=more)
 

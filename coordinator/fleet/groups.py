@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from coordinator.fleet.devices import known_device
 from coordinator.store.database import Store
-from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.topics import check_name
 
 
@@ -11,7 +11,6 @@ def put_into_group(store: Store, device: str, group: str, now_s: float, who: str
     """Move a device; ``ConfigurationError`` if there is no such device, or ``group`` is a malformed name."""
     check_name(group, "group")
     with store.transaction() as tx:
-        if tx.devices.get(device) is None:
-            raise ConfigurationError(f"there is no device {device!r}; `coordinator device list` shows those that are")
+        known_device(tx, device)
         tx.devices.set_group(device, group)
         tx.audit.note(now_s, who, f"put into group {group}", device)

@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coordinator.fleet.devices import known_device
 from coordinator.fleet.folder import Fleet
 from coordinator.store.database import Store, Transaction
 from edge_sdk.disk import disk_errors, write_durably
@@ -27,10 +28,7 @@ REASON = Refusal.REVOKED.because("the device is of this fleet no more")
 def revoke_device(store: Store, device: str, now_s: float, who: str) -> None:
     """Revoke a device; doing it again changes nothing. ``ConfigurationError`` if there is no such device."""
     with store.transaction() as tx:
-        known = tx.devices.get(device)
-        if known is None:
-            raise ConfigurationError(f"there is no device {device!r}; `coordinator device list` shows those that are")
-        if known.revoked_s is not None:
+        if known_device(tx, device).revoked_s is not None:
             return
         tx.devices.revoke(device, now_s)
         tx.certificates.revoke(device, now_s)

@@ -20,6 +20,7 @@ from coordinator.listing import (
 from coordinator.store.database import Store
 from coordinator.store.records import EvaluationRecord, VersionRecord
 from edge_sdk.elastic.runtimes import MIB, Runtime
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.security.identity import Identity
 from tests.support.secured import keep_certificate, new_fleet
@@ -84,6 +85,8 @@ def test_identities_are_shown_without_their_secrets(store: Store, tmp_path: Path
     assert secret not in str(unused)
     (certificate,) = certificate_rows(store, "pi-6")
     assert certificate["revoked"] is None
+    with pytest.raises(ConfigurationError, match="there is no device 'pi-7'; `coordinator device list` shows"):
+        certificate_rows(store, "pi-7")
     (shown,) = fleet_rows(fleet)
     assert (shown["fleet"], shown["authority"]) == ("default", fleet.authority.fingerprint)
 

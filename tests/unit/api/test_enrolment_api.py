@@ -60,6 +60,7 @@ def test_device_enrols_with_a_token_that_an_admin_has_made(
     assert (device["group"], device["profile"], device["revoked_s"]) == ("canary", "not-seen", None)
     (shown,) = client.get("/api/v1/devices/pi-5/certificates", headers=admin).json()["items"]
     assert int(shown["serial"], 16) == certificate.serial_number
+    assert client.get("/api/v1/devices/pi-6/certificates", headers=admin).status_code == 404
     (used,) = client.get("/api/v1/enrolments", headers=admin).json()["items"]
     assert (used["used_by"], "secret" in used, "digest" in used) == ("pi-5", False, False)
     audit = [entry["action"] for entry in client.get("/api/v1/audit", headers=admin).json()["items"]]
