@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from sqlalchemy import Connection, RootTransaction, Table, event, insert, make_url, select
@@ -163,12 +163,11 @@ class Store:
                 return transaction
 
     def _opened(self, options: Mapping[str, bool]) -> RootTransaction:
-        connection = self._engine.connect().execution_options(**options)
-        try:
-            return connection.begin()
-        except BaseException:
-            connection.close()
-            raise
+        with ExitStack() as unless_begun:
+            connection = unless_begun.enter_context(self._engine.connect().execution_options(**options))
+            transaction = connection.begin()
+            unless_begun.pop_all()
+            return transaction
 
     def _begin(self, connection: Connection) -> None:
         options = connection.get_execution_options()

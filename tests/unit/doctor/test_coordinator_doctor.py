@@ -191,7 +191,7 @@ def _elsewhere(state: Path) -> None:
         (lambda it: _one_blob(it).unlink(), "blobs", Mark.FAILURE, "missing: 1 of 3, "),
         (_flip, "blobs", Mark.FAILURE, "damaged: 1 of 3 that were read"),
         (_junk, "store", Mark.FAILURE, "file is not a database"),
-        (_elsewhere, "store", Mark.FAILURE, "refuses"),
+        (_elsewhere, "store", Mark.FAILURE, "does not answer"),
         (_of_store(_older), "store", Mark.WARNING, "schema 1 is older than this version's"),
         (_of_store(_newer), "store", Mark.FAILURE, "schema 99 is a newer coordinator's"),
         (lambda it: shutil.rmtree(it.parent / "model"), "tasks", Mark.FAILURE, "model/config.json does not exist"),
