@@ -15,42 +15,45 @@ fleet_app = typer.Typer(no_args_is_help=True, help="The authority that names the
 def init(
     state_dir: StateDir,
     host: Annotated[
-        list[str], typer.Option(help="Name or address of this machine for devices; several are one machine's.")
-    ],
-    name: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
+        list[str] | None,
+        typer.Option(help="Name or address of this machine for devices; several are one machine's."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The fleet's name; default at first.")] = None,
     broker: Annotated[
         str | None,
-        typer.Option(help="mqtts://host:port of the broker for devices; default: port 8883 of the first host."),
+        typer.Option(help="mqtts://host:port of the broker for devices; port 8883 of the first host at first."),
     ] = None,
-    api_port: Annotated[int, typer.Option(min=1, max=65535, help="Where devices enrol.")] = 8080,
+    api_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where devices enrol; 8080 at first.")] = None,
     certificate_days: Annotated[
-        float, typer.Option(min=0.0001, max=3650, help="For how long a device's certificate is good.")
-    ] = 365,
+        float | None,
+        typer.Option(min=0.0001, max=3650, help="For how long a device's certificate is good; 365 at first."),
+    ] = None,
     is_open: Annotated[
-        bool, typer.Option("--open", help="For a first try: tokens are passwords, and devices have no certificates.")
-    ] = False,
-    allow_plaintext: Annotated[
-        bool, typer.Option("--allow-plaintext", help="An open fleet's broker may be mqtt:// to other machines.")
-    ] = False,
-) -> None:
-    """Make the fleet's certificate authority; once more, change what is said of it. The authority stays."""
-    from coordinator.fleet.folder import FleetSettings, init_fleet, open_fleet
-
-    at = f"[{host[0]}]" if ":" in host[0] else host[0]
-    known = open_fleet(state_dir)
-    fleet = init_fleet(
-        state_dir,
-        FleetSettings(
-            name=name,
-            hosts=tuple(host),
-            broker=broker or f"mqtts://{at}:8883",
-            api_port=api_port,
-            certificate_days=certificate_days,
-            broker_dir=None if known is None else known.settings.broker_dir,
-            reload=None if known is None else known.settings.reload,
-            is_open=is_open,
-            allow_plaintext=allow_plaintext,
+        bool | None,
+        typer.Option(
+            "--open/--no-open", help="For a first try: tokens are passwords, and devices have no certificates."
         ),
+    ] = None,
+    allow_plaintext: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-plaintext/--no-allow-plaintext",
+            help="An open fleet's broker may be mqtt:// to other machines.",
+        ),
+    ] = None,
+) -> None:
+    """Make the fleet's certificate authority; once more, change what is named. The rest and the authority stay."""
+    from coordinator.fleet.folder import say_of_fleet
+
+    fleet = say_of_fleet(
+        state_dir,
+        hosts=tuple(host) if host else None,
+        name=name,
+        broker=broker,
+        api_port=api_port,
+        certificate_days=certificate_days,
+        is_open=is_open,
+        allow_plaintext=allow_plaintext,
     )
     typer.echo(f"authority {fleet.authority.fingerprint} is in {state_dir}/ca: keep it secret, and in your backups")
 

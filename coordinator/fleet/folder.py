@@ -86,8 +86,7 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def api(self) -> str:
         """The URL at which devices enrol."""
-        host = f"[{self.hosts[0]}]" if ":" in self.hosts[0] else self.hosts[0]
-        return f"https://{host}:{self.api_port}"
+        return f"https://{_bracketed(self.hosts[0])}:{self.api_port}"
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
@@ -166,6 +165,34 @@ def init_fleet(state_dir: Path, settings: FleetSettings) -> Fleet:
             create_durably(state_dir / COORDINATOR_PASSWORD_FILE, new_secret(_PREFIX).encode())
         write_durably(state_dir / SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(settings)))
     return known_fleet(state_dir)
+
+
+def say_of_fleet(state_dir: Path, *, hosts: tuple[str, ...] | None, **said: object) -> Fleet:
+    """As :func:`init_fleet`, with what is ``said`` under the names of :class:`FleetSettings` and is not ``None``.
+
+    The rest stays as it was said before, at first as usual. Where no broker was ever named, it is at port 8883 of the
+    first host. ``ConfigurationError`` too where no host was ever named.
+    """
+    known = open_fleet(state_dir)
+    if known is not None:
+        settings = known.settings
+    elif hosts:
+        settings = FleetSettings(name="default", hosts=hosts, broker=_usual_broker(hosts))
+    else:
+        raise ConfigurationError("--host is not given: name this machine as devices find it")
+    changes = {name: value for name, value in said.items() if value is not None}
+    if hosts:
+        is_usual = settings.broker == _usual_broker(settings.hosts)
+        changes = {"hosts": hosts, **({"broker": _usual_broker(hosts)} if is_usual else {}), **changes}
+    return init_fleet(state_dir, msgspec.structs.replace(settings, **changes))
+
+
+def _usual_broker(hosts: tuple[str, ...]) -> str:
+    return f"mqtts://{_bracketed(hosts[0])}:8883"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def open_fleet(state_dir: Path) -> Fleet | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography import x509
+from typer.testing import CliRunner
 
-from coordinator.fleet.folder import FleetSettings, init_fleet, known_fleet, link_of, open_fleet
+from coordinator.cli import app
+from coordinator.fleet.folder import FleetSettings, init_fleet, known_fleet, link_of, open_fleet, say_of_fleet
 from coordinator.fleet.mosquitto import access_rules, write_configuration
 from coordinator.fleet.revocation import list_revoked, revoke_device
 from coordinator.store.database import Store
@@ -35,6 +37,29 @@ def test_authority_is_made_once_and_settings_change(tmp_path: Path) -> None:
     assert known_fleet(tmp_path).settings.certificate_days == 5
     with pytest.raises(ConfigurationError, match="is the state folder of fleet 'default'"):
         init_fleet(tmp_path, msgspec.structs.replace(first.settings, name="barn"))
+
+
+def test_what_is_not_named_again_stays_as_it_was_said(tmp_path: Path) -> None:
+    def init(*options: str) -> FleetSettings:
+        typed = CliRunner().invoke(app, ["fleet", "init", "--state-dir", str(tmp_path), *options])
+        assert typed.exit_code == 0, typed.output
+        return known_fleet(tmp_path).settings
+
+    first = init("--host", "fleet.example", "--broker", "mqtt://127.0.0.1:1884", "--api-port", "8443", "--open")
+    assert init("--host", "fleet.example") == first
+    assert init("--certificate-days", "30") == msgspec.structs.replace(first, certificate_days=30.0)
+    closed = init("--no-open", "--broker", "mqtts://b.example:8884")
+    assert (closed.is_open, closed.broker, closed.api_port) == (False, "mqtts://b.example:8884", 8443)
+    assert init("--host", "new.example").broker == "mqtts://b.example:8884"
+
+
+def test_broker_that_was_never_named_is_at_the_first_host(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--host is not given"):
+        say_of_fleet(tmp_path, hosts=None, api_port=8443)
+    assert not any(tmp_path.iterdir())
+    assert say_of_fleet(tmp_path, hosts=("a.example",)).settings.broker == "mqtts://a.example:8883"
+    again = say_of_fleet(tmp_path, hosts=("::1", "a.example"), broker=None)
+    assert again.settings.broker == "mqtts://[::1]:8883"
 
 
 def test_secrets_are_their_owner_s_alone(tmp_path: Path, store: Store) -> None:
