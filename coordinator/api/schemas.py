@@ -259,7 +259,9 @@ class NewEnrolment(BaseModel):
 
     device: str | None = Field(default=None, description="The only one that it is for; else any that is new.")
     group: str | None = Field(default=None, description="Where the device is put.")
-    hours: float = Field(default=24, gt=0, le=24 * 365, description="Until a one-time token expires.")
+    hours: float | None = Field(
+        default=None, gt=0, le=24 * 365, description="Until a one-time token expires; 24 where it is left out."
+    )
 
 
 class EnrolmentSecret(BaseModel):

@@ -43,7 +43,9 @@ def make_enrolment_token(
     state_dir: StateDir,
     device: Annotated[str | None, typer.Option(help="The only device that it is for; else any that is new.")] = None,
     group: Annotated[str | None, typer.Option(help="Where the device is put; else it stays where it is.")] = None,
-    hours: Annotated[float, typer.Option(min=0.01, max=8760, help="Until a one-time token expires.")] = 24,
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, max=8760, help="Until a one-time token expires; default: 24.")
+    ] = None,
 ) -> None:
     """Print a one-time token to enrol a device with; beside it, apart from the token, what to type on the device.
 
@@ -63,8 +65,13 @@ def make_enrolment_token(
 @device_app.command("tokens")
 def list_enrolment_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
     """Every one-time token without its secret, oldest first, and who has used it."""
+    from coordinator.fleet.folder import open_fleet
+    from coordinator.fleet.joining import unlisted
     from coordinator.listing import enrolment_rows, show
 
+    why = unlisted(open_fleet(state_dir))
+    if why is not None:
+        typer.echo(why, err=True)
     show(enrolment_rows(open_store(state_dir)), as_json=as_json)
 
 

@@ -43,7 +43,7 @@ class OpenFleet:
     broker: ConfiguredMosquitto
 
     def token(self, device: str) -> str:
-        wanted = {"device": device, "group": None, "hours": 1}
+        wanted = {"device": device, "group": None, "hours": None}
         return new_token(self.store, self.fleet, **wanted, now_s=time.time(), who="a test")[0]
 
     def link(
@@ -254,11 +254,11 @@ def test_plaintext_to_other_machines_has_to_be_allowed_and_is_then_said_to_the_d
         file = write_configuration(store, fleet, user="root")
         assert "listener 1883\n" in file.read_text()
         assert "certfile" not in file.read_text()
-        _, line = new_token(store, fleet, device="pi-5", group=None, hours=1, now_s=1.0, who="ann")
+        _, line = new_token(store, fleet, device="pi-5", group=None, hours=None, now_s=1.0, who="ann")
     assert line.startswith("edge-agent run --device pi-5 --broker mqtt://a.example:1883 ")
     assert line.endswith("--allow-plaintext")
 
 
 def test_token_of_an_open_fleet_is_one_device_s(opened: OpenFleet) -> None:
     with pytest.raises(ConfigurationError, match="a token is one device's password: name the device"):
-        new_token(opened.store, opened.fleet, device=None, group=None, hours=1, now_s=1.0, who="ann")
+        new_token(opened.store, opened.fleet, device=None, group=None, hours=None, now_s=1.0, who="ann")
