@@ -1,1 +1,1 @@
-"""The coordinator's memory: the only SQL of the project. One repository a noun, opened by :mod:`.database`."""
+"""The coordinator's state and the project's only SQL: one repository per noun, opened by :mod:`.database`."""

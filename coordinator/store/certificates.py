@@ -1,4 +1,4 @@
-"""Which certificates the authority has given to devices."""
+"""The certificates that the authority has issued to devices."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from coordinator.store.repository import Repository
 
 
 class Certificates(Repository[CertificateRecord]):
-    """By serial number."""
+    """Certificates by serial number."""
 
     table = tables.certificates
     record = CertificateRecord
 
     def add(self, certificate: CertificateRecord) -> None:
-        """A new one."""
+        """Add a certificate; its serial number must be free."""
         self._insert(certificate)
 
     def revoke(self, device: str, now_s: float) -> None:
-        """None that the device has is good any more."""
+        """Revoke every certificate of a device; those that are revoked already keep their time."""
         for known in self.of_device(device):
             if known.revoked_s is None:
                 self._update({"serial": known.serial}, revoked_s=now_s)
 
     def get(self, serial: str) -> CertificateRecord | None:
-        """One, ``None`` where the authority has given none of this number to a device."""
+        """One certificate, or ``None`` if the authority has issued none with this number to a device."""
         return self._one(serial=serial)
 
     def of_device(self, device: str) -> tuple[CertificateRecord, ...]:
-        """Every one that a device has had, oldest first."""
+        """Every certificate that a device has had, oldest first."""
         return self._all("issued_s", device=device)
 
     def revoked(self, now_s: float) -> tuple[str, ...]:
-        """The numbers of those that are revoked and would be good else, which a broker has to know."""
+        """The serial numbers of revoked certificates that have not expired, which a broker has to refuse."""
         columns = self.table.c
         serials = select(columns.serial).where(columns.revoked_s.is_not(None), columns.expires_s > now_s)
         return tuple(self._connection.execute(serials.order_by(columns.serial)).scalars())

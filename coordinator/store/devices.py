@@ -1,4 +1,4 @@
-"""Who is there, and what it can spare."""
+"""The devices of the fleet: whether they are online, and what resources they report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_sdk.protocol.messages import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class DeviceFilter:
-    """Some of the fleet: ``text`` is a part of the id or of the profile's name; ``None`` leaves a question open."""
+    """Which devices to list. ``text`` must be part of the id or of the profile's name; ``None`` matches everything."""
 
     text: str = ""
     online: bool | None = None
@@ -23,23 +23,26 @@ class DeviceFilter:
 
 
 class Devices(Repository[DeviceRecord]):
-    """The fleet."""
+    """Devices by id."""
 
     table = tables.devices
     record = DeviceRecord
 
     def enrol(self, device: str, group: str | None, now_s: float) -> None:
-        """A device has a certificate, and is in ``group`` where one is named; it may be one that was revoked."""
+        """Record that a device has a certificate or a password, and put it into ``group`` unless that is ``None``.
+
+        This undoes a revocation.
+        """
         if self.get(device) is None:
             self._insert(DeviceRecord(device, NOT_SEEN, 0, False, None, 1.0, now_s))
         self._update({"id": device}, revoked_s=None, **({} if group is None else {"group": group}))
 
     def revoke(self, device: str, now_s: float) -> None:
-        """The device is not heard any more."""
+        """Record that a device is revoked: its messages are ignored from now on."""
         self._update({"id": device}, revoked_s=now_s, online=False)
 
     def hello(self, device: str, profile: str, session: int, now_s: float) -> bool:
-        """Note a birth; ``False``, and nothing noted, where a later session is known already."""
+        """Record a hello; returns ``False`` and changes nothing if a later session is already known."""
         known = self.get(device)
         if known is None:
             self._insert(DeviceRecord(device, profile, session, True, None, 1.0, now_s))
@@ -50,7 +53,10 @@ class Devices(Repository[DeviceRecord]):
         return True
 
     def offline(self, device: str, session: int) -> bool:
-        """Note a goodbye or a last will; ``False`` where a later session has said hello since, or nobody ever did."""
+        """Record a goodbye or a last will.
+
+        Returns ``False`` and changes nothing if a later session has said hello since, or the device is unknown.
+        """
         known = self.get(device)
         if known is None or session < known.session:
             return False
@@ -58,37 +64,37 @@ class Devices(Repository[DeviceRecord]):
         return True
 
     def seen(self, device: str, now_s: float, snapshot: Snapshot | None = None) -> None:
-        """Note that the device has spoken, and what it can spare where it said so."""
+        """Record that the device has sent something, and its ``snapshot`` if it reported one."""
         changes = {} if snapshot is None else {"snapshot": snapshot}
         self._update({"id": device}, online=True, last_seen_s=now_s, **changes)
 
     def set_memory_factor(self, device: str, memory_factor: float) -> None:
-        """What the device's own figure is multiplied by from now on."""
+        """Set the factor that multiplies the memory that the device reports."""
         self._update({"id": device}, memory_factor=memory_factor)
 
     def set_group(self, device: str, group: str) -> None:
-        """Where the device is from now on."""
+        """Move the device to another group."""
         self._update({"id": device}, group=group)
 
     def get(self, device: str) -> DeviceRecord | None:
-        """One device, ``None`` where it has neither enrolled nor said hello."""
+        """One device, or ``None`` if it has neither enrolled nor said hello."""
         return self._one(id=device)
 
     def page(self, most: int, after: str | None) -> tuple[DeviceRecord, ...]:
-        """The first ``most`` devices by id, of those after one."""
+        """The first ``most`` devices by id whose ids come after ``after``; from the start if ``None``."""
         return self._some(most, "id", after or "")
 
     def search(self, wanted: DeviceFilter, most: int, skipped: int = 0) -> tuple[DeviceRecord, ...]:
-        """At most ``most`` of the ``wanted`` devices by id, after the first ``skipped``."""
+        """At most ``most`` of the ``wanted`` devices by id, after skipping ``skipped``."""
         found = select(self.table).where(_is(wanted)).order_by(self.table.c.id).limit(most).offset(skipped)
         return self._found(found)
 
     def count(self, wanted: DeviceFilter) -> int:
-        """How many devices are ``wanted``."""
+        """The number of ``wanted`` devices."""
         return self._connection.execute(select(func.count()).select_from(self.table).where(_is(wanted))).scalar_one()
 
     def groups(self) -> tuple[str, ...]:
-        """Every group that has a device, by name."""
+        """The names of the groups that have a device, sorted."""
         column = self.table.c.group
         return tuple(self._connection.execute(select(column).distinct().order_by(column)).scalars())
 

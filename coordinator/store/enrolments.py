@@ -1,4 +1,4 @@
-"""One-time tokens to enrol with."""
+"""One-time tokens for enrolment."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from coordinator.store.repository import Repository
 
 
 class Enrolments(Repository[EnrolmentRecord]):
-    """By digest, which is all that is kept of a token."""
+    """Tokens by the digest of their secret; the secret itself is not stored."""
 
     table = tables.enrolments
     record = EnrolmentRecord
 
     def add(self, token: EnrolmentRecord) -> None:
-        """A new one."""
+        """Add a token; its digest must be free."""
         self._insert(token)
 
     def used(self, digest: str, device: str, now_s: float) -> None:
-        """It has let this device in, and lets nobody in any more."""
+        """Record that a device has enrolled with the token, which is worthless from then on."""
         self._update({"digest": digest}, used_s=now_s, used_by=device)
 
     def remove(self, digest: str) -> None:
-        """It lets nobody in."""
+        """Delete a token, so that nobody can enrol with it."""
         self._delete(digest=digest)
 
     def of_digest(self, digest: str) -> EnrolmentRecord | None:
-        """The token with this digest, ``None`` where there is none."""
+        """The token with this digest, or ``None`` if there is none."""
         return self._one(digest=digest)
 
     def all(self) -> tuple[EnrolmentRecord, ...]:

@@ -1,4 +1,4 @@
-"""How each global model does at each width."""
+"""How well each global model does at each width."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Evaluations(Repository[EvaluationRecord]):
     record = EvaluationRecord
 
     def put(self, evaluation: EvaluationRecord) -> None:
-        """Record a result in place of an earlier one: an evaluation that a crash cut short is done again."""
+        """Store a result, replacing an earlier one: an evaluation that a crash interrupted is done again."""
         key = {"task": evaluation.task, "round": evaluation.round, "width": evaluation.width}
         self._delete(**key)
         self._insert(evaluation)
@@ -30,7 +30,7 @@ class Evaluations(Repository[EvaluationRecord]):
         return self._all("round", "parameters", task=task)
 
     def since(self, task: str, after: int) -> tuple[EvaluationRecord, ...]:
-        """Every result of a task's rounds after one, by round, then smallest model first."""
+        """Every result of a task's rounds after the round ``after``, by round, then smallest model first."""
         columns = self.table.c
         order = (columns.round, columns.parameters)
         found = select(self.table).where(columns.task == task, columns.round > after).order_by(*order)

@@ -1,4 +1,4 @@
-"""Who was asked to train what, and what came of it."""
+"""Which device was asked to train which submodel, and the outcome."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Offers(Repository[OfferRecord]):
     record = OfferRecord
 
     def add(self, offer: OfferRecord) -> None:
-        """A new offer; a device gets one a round."""
+        """Add an offer; a device gets at most one per round."""
         self._insert(offer)
 
     def updated(self, task: str, number: int, device: str, now_s: float, peak_memory_bytes: int) -> None:
-        """The device's update was accepted."""
+        """Record that the device's update was accepted."""
         self._update(
             {"task": task, "round": number, "device": device},
             outcome=Outcome.UPDATED,
@@ -46,7 +46,7 @@ class Offers(Repository[OfferRecord]):
         detail: str = "",
         peak_memory_bytes: int | None = None,
     ) -> None:
-        """No update came of it, so far; an offer that has brought its update stays as it is."""
+        """Record that the offer has brought no update so far; an offer that has brought its update does not change."""
         known = self.get(task, number, device)
         if known is None or known.outcome is Outcome.UPDATED:
             return
@@ -60,7 +60,7 @@ class Offers(Repository[OfferRecord]):
         )
 
     def revoked(self, task: str, number: int, device: str, now_s: float, detail: str) -> None:
-        """The device does not count any more, whatever it has brought."""
+        """Record that the device was revoked, so that its offer has failed even if an update had come."""
         self._update(
             {"task": task, "round": number, "device": device},
             outcome=Outcome.FAILED,
@@ -70,7 +70,10 @@ class Offers(Repository[OfferRecord]):
         )
 
     def reopened(self, task: str, number: int, device: str) -> OfferRecord | None:
-        """What a device was asked, where a pause of it ends: any other offer stays as it is."""
+        """The device's offer, open again if the device had paused; any other offer is returned unchanged.
+
+        ``None`` if the device was not asked in this round.
+        """
         known = self.get(task, number, device)
         if known is None or known.outcome is not Outcome.PAUSED:
             return known
@@ -78,7 +81,7 @@ class Offers(Repository[OfferRecord]):
         return replace(known, outcome=Outcome.OFFERED, answered_s=None)
 
     def get(self, task: str, number: int, device: str) -> OfferRecord | None:
-        """One offer, ``None`` where the device was not asked in this round."""
+        """One offer, or ``None`` if the device was not asked in this round."""
         return self._one(task=task, round=number, device=device)
 
     def of_round(self, task: str, number: int) -> tuple[OfferRecord, ...]:
@@ -90,7 +93,7 @@ class Offers(Repository[OfferRecord]):
         return self._all("round", task=task, device=device)
 
     def newest_of(self, devices: Sequence[str]) -> Mapping[str, OfferRecord]:
-        """The newest offer of each of ``devices`` that ever had one, over all tasks."""
+        """The newest offer over all tasks of each of ``devices``; a device that never had one is missing."""
         columns = self.table.c
         newest = (
             select(columns.device, func.max(columns.offered_s).label("at_s"))
@@ -103,14 +106,14 @@ class Offers(Repository[OfferRecord]):
         return {offer.device: offer for offer in self._found(found)}
 
     def history(self, device: str, most: int, skipped: int = 0) -> tuple[OfferRecord, ...]:
-        """At most ``most`` offers of a device over all tasks, newest first, after the first ``skipped``."""
+        """At most ``most`` offers of a device over all tasks, newest first, after skipping ``skipped``."""
         columns = self.table.c
         order = (columns.offered_s.desc(), columns.task, columns.round)
         found = select(self.table).where(columns.device == device).order_by(*order).limit(most).offset(skipped)
         return self._found(found)
 
     def tally(self, task: str, after: int) -> Mapping[int, Mapping[Outcome, int]]:
-        """How many offers of each outcome the rounds of a task had, of those after one."""
+        """The number of offers by outcome, for each round of a task after the round ``after``."""
         columns = self.table.c
         counted = (
             select(columns.round, columns.outcome, func.count())

@@ -1,9 +1,9 @@
-"""Where the store of a state folder lies, how it moves to another database, and that one coordinator serves it.
+"""Opens the store of a state folder, moves it to another database, and keeps a folder to one coordinator.
 
-coordinator.sqlite   the store, where nothing else is said
-store.url            the address of another database, which then is the store
-serving.lock         held by the coordinator that serves this folder
-store.lock           held by every process that keeps the store open to serve others, and by the move of it
+coordinator.sqlite   the store, unless there is a store.url
+store.url            the address of the database that is the store instead
+serving.lock         locked by the coordinator that serves this folder
+store.lock           locked by every process that keeps the store open to serve others, and by a move of the store
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def is_new(state_dir: Path) -> bool:
 
 
 def open_store(state_dir: Path, patience_s: float = 0.0) -> Store:
-    """The store of ``state_dir``, made where it is not there; ``StorageError`` where it cannot be opened.
+    """Open the store of ``state_dir``, creating it if there is none. Raises ``StorageError`` if it cannot be opened.
 
     A server that is away is waited for, now and later, as :class:`Store` does.
     """
@@ -41,7 +41,10 @@ def open_store(state_dir: Path, patience_s: float = 0.0) -> Store:
 
 
 def look_into(state_dir: Path) -> Store:
-    """The store of ``state_dir`` as it is, to read; ``ConfigurationError`` where there is none."""
+    """Open the store of ``state_dir`` for reading, without upgrading it.
+
+    Raises ``ConfigurationError`` if there is none, ``StorageError`` if it cannot be opened.
+    """
     if is_new(state_dir):
         raise ConfigurationError(f"state folder {state_dir} has no store")
     with disk_errors(state_dir):
@@ -49,11 +52,11 @@ def look_into(state_dir: Path) -> Store:
 
 
 def move_store(state_dir: Path, url: str) -> int:
-    """Copy the store of ``state_dir`` into the empty database at ``url``, which it lies in from then on; the rows.
+    """Copy the store of ``state_dir`` into the empty database at ``url``, which is the store from then on.
 
-    The old one stays as it is. Raises ``StateInUseError`` while a coordinator serves the folder, or an API, which would
-    go on writing into the old one; ``ConfigurationError`` for an address that no store can have, and ``StorageError``
-    where that database is not empty or refuses.
+    Returns the number of rows. The old store stays as it is. Raises ``StateInUseError`` while a coordinator or an API
+    serves the folder, ``ConfigurationError`` for an address that cannot hold a store, and ``StorageError`` if that
+    database is not empty or refuses.
     """
     url = absolute(url)
     alone = disk.sole_user(state_dir / _STORE_LOCK, "process, such as `coordinator api`")
@@ -62,12 +65,12 @@ def move_store(state_dir: Path, url: str) -> int:
             raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")
         rows = old.copy_to(new)
         with disk_errors(state_dir):
-            write_durably(state_dir / ADDRESS_FILE, f"{url}\n".encode(), secret=True)  # it may hold a password
+            write_durably(state_dir / ADDRESS_FILE, f"{url}\n".encode(), secret=True)  # may contain a password
     return rows
 
 
 def sole_user(state_dir: Path) -> AbstractContextManager[None]:
-    """Nobody else serves, moves or replaces what is in ``state_dir`` meanwhile, else ``StateInUseError``."""
+    """Hold the folder's lock, so that nobody else serves, moves or replaces its content; else ``StateInUseError``."""
     return disk.sole_user(state_dir / _LOCK, "coordinator")
 
 
@@ -77,7 +80,10 @@ def staying(state_dir: Path) -> AbstractContextManager[None]:
 
 
 def is_served(state_dir: Path) -> bool:
-    """Whether somebody is its sole user now. Who would become that in this instant is refused: ask seldom."""
+    """Whether somebody holds the folder's lock now.
+
+    The test takes a shared lock for an instant, in which :func:`sole_user` would be refused: call it rarely.
+    """
     try:
         descriptor = os.open(state_dir / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the devices of an open fleet log in to its broker with."""
+"""The passwords with which the devices of an open fleet log in to its broker."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from coordinator.store.repository import Repository
 
 
 class Passwords(Repository[PasswordRecord]):
-    """By device, which has one or none."""
+    """Passwords by device, which has at most one."""
 
     table = tables.passwords
     record = PasswordRecord
 
     def put(self, password: PasswordRecord) -> None:
-        """The device's from now on, in the place of any other."""
+        """Set a device's password, replacing any earlier one."""
         self.remove(password.device)
         self._insert(password)
 
     def remove(self, device: str) -> None:
-        """The device has none any more."""
+        """Delete a device's password, if it has one."""
         self._delete(device=device)
 
     def all(self) -> tuple[PasswordRecord, ...]:
-        """Every one, by device."""
+        """Every password, by device."""
         return self._all("device")

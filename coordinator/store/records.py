@@ -1,4 +1,7 @@
-"""What the store holds, as values: one class a noun, with the fields of its table."""
+"""The values that the store holds: one class per noun, with the fields of its table.
+
+Fields that end in ``_s`` are times in seconds since the epoch. A ``digest`` is a SHA-256 in hexadecimal.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from edge_sdk.protocol.signing import Signature
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A device that has enrolled or said hello; ``memory_factor`` scales what it says it can spare.
+    """A device that has enrolled or said hello.
 
-    Since ``revoked_s`` it is not heard.
+    ``memory_factor`` multiplies the memory that the device reports as available. From ``revoked_s`` on, its messages
+    are ignored.
     """
 
     id: str
@@ -39,7 +43,7 @@ class DeviceRecord:
 
     @property
     def has_said_hello(self) -> bool:
-        """Whether it was ever there."""
+        """Whether the device has ever connected."""
         return self.profile != NOT_SEEN
 
 
@@ -47,8 +51,8 @@ class DeviceRecord:
 class TaskRecord:
     """A task; ``config`` is its encoded :class:`coordinator.config.TaskConfig`.
 
-    ``failure`` is why it failed, where it has and that is known. So many of its first rounds are ``forgiven``: what
-    came to nothing of them does not count any more.
+    ``failure`` is the reason for which it failed, if it has failed and the reason is known. ``forgiven`` is the number
+    of its first rounds whose failures no longer count, because an operator has started it again since.
     """
 
     name: str
@@ -61,7 +65,7 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """A global model: version 0 is the permuted foundation, version n the result of round n."""
+    """A global model: version 0 is the permuted foundation model, version n the result of round n."""
 
     task: str
     number: int
@@ -72,7 +76,7 @@ class VersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """A round; ``closed_s`` is when it was decided."""
+    """A round; ``closed_s`` is the time at which it was closed or abandoned."""
 
     task: str
     number: int
@@ -86,10 +90,11 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class OfferRecord:
-    """What a device was asked to train, and what came of it.
+    """The submodel that a device was asked to train in a round, and the outcome.
 
-    ``parameters`` counts its submodel's; batches pass ``micro_batch_size`` examples at a time, or whole. It takes at
-    most ``max_steps`` steps, or as many as the task's recipe says.
+    ``parameters`` is the submodel's number of parameters. A batch is processed ``micro_batch_size`` examples at a time,
+    or in one pass if ``None``. The device takes at most ``max_steps`` steps, or as many as the task's recipe says if
+    ``None``.
     """
 
     task: str
@@ -110,7 +115,7 @@ class OfferRecord:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRecord:
-    """An update and its verdict; ``weight`` is what it counts in aggregation."""
+    """An update and its verdict; ``weight`` is its weight in aggregation."""
 
     update_id: str
     task: str
@@ -127,7 +132,10 @@ class UpdateRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRecord:
-    """How the global model after a round (0: before the first), cut to ``width``, does on the coordinator's texts."""
+    """How well the global model after a round, cut to ``width``, does on the coordinator's test examples.
+
+    Round 0 is the model before the first round. ``accuracy`` is from 0 to 1, over ``samples`` targets.
+    """
 
     task: str
     round: int
@@ -140,7 +148,7 @@ class EvaluationRecord:
 
 @dataclass(frozen=True, slots=True)
 class RootRecord:
-    """A root of trust: its encoded envelope."""
+    """A version of the root of trust, as an encoded envelope."""
 
     version: int
     envelope: bytes
@@ -149,9 +157,9 @@ class RootRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRecord:
-    """A release of a version of a task's model; ``release`` rises.
+    """A release of one version of a task's model; ``release`` numbers always rise.
 
-    ``manifest`` is what is signed: an encoded :class:`edge_sdk.protocol.releases.ReleaseManifest`.
+    ``manifest`` holds the bytes that are signed: an encoded :class:`edge_sdk.protocol.releases.ReleaseManifest`.
     """
 
     release: int
@@ -164,7 +172,7 @@ class ReleaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class RolloutRecord:
-    """A release on its way; ``stage`` is the last that is open."""
+    """The rollout of a release; ``stage`` is the index of the last stage that is open."""
 
     rollout: int
     release: int
@@ -177,9 +185,10 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRecord:
-    """What one device is to run; ``number`` rises, ``parameters`` counts its submodel's.
+    """The export of a release that one device is to run; ``number`` always rises.
 
-    It is told once ``stage`` of its rollout is open. ``reason`` is why it failed, ``changed_s`` when that changed.
+    The device is told once ``stage`` of its rollout is open. ``parameters`` is the submodel's number of parameters,
+    ``reason`` says why the assignment failed, and ``changed_s`` is when its status last changed.
     """
 
     number: int
@@ -200,7 +209,7 @@ class AssignmentRecord:
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """A token of the API: the SHA-256 of its secret, and until when it is good."""
+    """A token of the API: the SHA-256 of its secret, and when it expires, if ever."""
 
     name: str
     role: AccessRole
@@ -211,9 +220,10 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentRecord:
-    """A one-time token to enrol with: the SHA-256 of its secret, until when it is good, and who has used it.
+    """A one-time enrolment token: the SHA-256 of its secret, when it expires, and which device has used it.
 
-    It is for ``device`` alone where one is named, which is put into ``group``, or stays where it is.
+    If ``device`` is set, only that device may use it. If ``group`` is set, the device joins that group; otherwise it
+    keeps its own.
     """
 
     digest: str
@@ -226,13 +236,13 @@ class EnrolmentRecord:
 
     @property
     def id(self) -> str:
-        """What people call it by, which tells nothing of the secret."""
+        """The name of the token for people: the start of its digest, which reveals nothing of the secret."""
         return self.digest[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """A device's certificate (DER) by its serial number in hexadecimal; since ``revoked_s`` it is worth nothing."""
+    """A device's certificate in DER, by its serial number in hexadecimal; it is invalid from ``revoked_s`` on."""
 
     serial: str
     device: str
@@ -244,7 +254,7 @@ class CertificateRecord:
 
 @dataclass(frozen=True, slots=True)
 class PasswordRecord:
-    """What a device of an open fleet logs in to the broker with, as far as the broker needs it to tell."""
+    """The broker password of a device of an open fleet, as the verifier that the broker checks it against."""
 
     device: str
     verifier: str
@@ -253,7 +263,7 @@ class PasswordRecord:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """Who did what, to what."""
+    """Who did what, to what, and when."""
 
     entry: int
     at_s: float

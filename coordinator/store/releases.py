@@ -1,4 +1,4 @@
-"""Whose keys count, what they have signed, how it goes out, and what each device was told to run."""
+"""Roots of trust, releases with their signatures, rollouts, and the assignments that each device was given."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Roots(Repository[RootRecord]):
     record = RootRecord
 
     def add(self, root: RootRecord) -> None:
-        """A new root; its version must be free."""
+        """Add a root; its version must be free."""
         self._insert(root)
 
     def latest(self) -> RootRecord | None:
-        """The newest, ``None`` before the first."""
+        """The newest root, or ``None`` before the first."""
         return self._last("version")
 
     def all(self) -> tuple[RootRecord, ...]:
@@ -36,31 +36,31 @@ class Roots(Repository[RootRecord]):
 
 
 class Releases(Repository[ReleaseRecord]):
-    """Releases by their rising number."""
+    """Releases by their number, which always rises."""
 
     table = tables.releases
     record = ReleaseRecord
 
     def add(self, task: str, version: int, created_s: float) -> int:
-        """A new release, whose manifest is to be described; its number, which is never given again."""
+        """Add a release whose manifest is still empty, and return its number, which is never used again."""
         values = {"task": task, "version": version, "created_s": created_s, "manifest": b"", "signatures": ()}
         (number,) = self._connection.execute(insert(self.table).values(**values)).inserted_primary_key or (0,)
         return int(number)
 
     def describe(self, release: int, manifest: bytes) -> None:
-        """What is to be signed."""
+        """Store the manifest that is to be signed."""
         self._update({"release": release}, manifest=manifest)
 
     def sign(self, release: int, signatures: tuple[Signature, ...]) -> None:
-        """All that it has from now on."""
+        """Replace the release's signatures by ``signatures``."""
         self._update({"release": release}, signatures=signatures)
 
     def get(self, release: int) -> ReleaseRecord | None:
-        """One release, ``None`` where there is none of this number."""
+        """The release with this number, or ``None`` if there is none."""
         return self._one(release=release)
 
     def page(self, most: int, after: int) -> tuple[ReleaseRecord, ...]:
-        """The first ``most`` releases after one."""
+        """The first ``most`` releases whose numbers are above ``after``."""
         return self._some(most, "release", after)
 
     def of_task(self, task: str) -> tuple[ReleaseRecord, ...]:
@@ -68,17 +68,17 @@ class Releases(Repository[ReleaseRecord]):
         return self._all("release", task=task)
 
     def newest_first(self, task: str | None, most: int, skipped: int = 0) -> tuple[ReleaseRecord, ...]:
-        """At most ``most`` of the newest after the first ``skipped``, of a task or of all."""
+        """At most ``most`` releases of a task, or of all, newest first, after skipping ``skipped``."""
         found = select(self.table).where(self._is_of(task)).order_by(self.table.c.release.desc())
         return self._found(found.limit(most).offset(skipped))
 
     def count(self, task: str | None) -> int:
-        """How many there are of a task, or of all."""
+        """The number of releases of a task, or of all."""
         found = select(func.count()).select_from(self.table).where(self._is_of(task))
         return self._connection.execute(found).scalar_one()
 
     def tasks(self) -> tuple[str, ...]:
-        """Those that have a release, by name."""
+        """The names of the tasks that have a release, sorted."""
         column = self.table.c.task
         return tuple(self._connection.execute(select(column).distinct().order_by(column)).scalars())
 
@@ -91,32 +91,32 @@ class Releases(Repository[ReleaseRecord]):
 
 
 class Rollouts(Repository[RolloutRecord]):
-    """Rollouts by their rising number."""
+    """Rollouts by their number, which always rises."""
 
     table = tables.rollouts
     record = RolloutRecord
 
     def add(self, release: int, task: str, plan: Plan, created_s: float) -> RolloutRecord:
-        """A new rollout, which runs."""
+        """Add a rollout, which is running and has its first stage open."""
         status = RolloutStatus.RUNNING
         values = {"release": release, "task": task, "plan": plan, "status": status, "stage": 0, "created_s": created_s}
         (number,) = self._connection.execute(insert(self.table).values(**values)).inserted_primary_key or (0,)
         return RolloutRecord(int(number), release, task, plan, status, 0, created_s)
 
     def set_status(self, rollout: int, status: RolloutStatus) -> None:
-        """Where it stands now."""
+        """Set the rollout's status."""
         self._update({"rollout": rollout}, status=status)
 
     def set_stage(self, rollout: int, stage: int) -> None:
-        """The last stage that is open."""
+        """Set the last stage that is open."""
         self._update({"rollout": rollout}, stage=stage)
 
     def get(self, rollout: int) -> RolloutRecord | None:
-        """One rollout, ``None`` where there is none of this number."""
+        """The rollout with this number, or ``None`` if there is none."""
         return self._one(rollout=rollout)
 
     def page(self, most: int, after: int) -> tuple[RolloutRecord, ...]:
-        """The first ``most`` rollouts after one."""
+        """The first ``most`` rollouts whose numbers are above ``after``."""
         return self._some(most, "rollout", after)
 
     def latest(self, task: str) -> RolloutRecord | None:
@@ -134,52 +134,55 @@ class Rollouts(Repository[RolloutRecord]):
 
 
 class Assignments(Repository[AssignmentRecord]):
-    """Assignments by their rising number."""
+    """Assignments by their number, which always rises."""
 
     table = tables.assignments
     record = AssignmentRecord
 
     def add(self, assignment: AssignmentRecord) -> AssignmentRecord:
-        """A new one with the next number, whatever ``assignment`` has; numbers are never used again."""
+        """Add an assignment under the next number, whatever number ``assignment`` has; numbers are never used again."""
         values = {name: value for name, value in _values(assignment).items() if name != "number"}
         (number,) = self._connection.execute(insert(self.table).values(**values)).inserted_primary_key or (0,)
         return replace(assignment, number=int(number))
 
     def stands(self, number: int, status: AssignmentStatus, reason: str, changed_s: float) -> None:
-        """What is known of it now."""
+        """Set an assignment's status, with the reason and the time of the change."""
         self._update({"number": number}, status=status, reason=reason, changed_s=changed_s)
 
     def reported(self, number: int, report: ReleaseReport) -> None:
-        """What the device has said last."""
+        """Store the device's latest report on an assignment."""
         self._update({"number": number}, report=report)
 
     def get(self, number: int) -> AssignmentRecord | None:
-        """One, ``None`` where there is none of this number."""
+        """The assignment with this number, or ``None`` if there is none."""
         return self._one(number=number)
 
     def latest(self, device: str) -> AssignmentRecord | None:
-        """The newest of a device, ``None`` where it never had one."""
+        """A device's newest assignment, or ``None`` if it never had one."""
         return self._last("number", device=device)
 
     def page(self, rollout: int, most: int, after: int) -> tuple[AssignmentRecord, ...]:
-        """The first ``most`` of a rollout after one."""
+        """The first ``most`` assignments of a rollout whose numbers are above ``after``."""
         return self._some(most, "number", after, rollout=rollout)
 
     def of_rollout(self, rollout: int) -> tuple[AssignmentRecord, ...]:
-        """Every one of a rollout, oldest first."""
+        """Every assignment of a rollout, oldest first."""
         return self._all("number", rollout=rollout)
 
     def standing(
         self, rollout: int, status: AssignmentStatus | None, most: int, skipped: int = 0
     ) -> tuple[AssignmentRecord, ...]:
-        """Those of a rollout that stand so, or all, by stage and device: at most ``most`` after ``skipped``."""
+        """A rollout's assignments with this status, or all if ``None``, by stage and device.
+
+        At most ``most`` are returned, after skipping ``skipped``.
+        """
         columns = self.table.c
         is_wanted = true() if status is None else columns.status == status
         found = select(self.table).where(columns.rollout == rollout, is_wanted).order_by(columns.stage, columns.device)
         return self._found(found.limit(most).offset(skipped))
 
     def by_stage(self, rollout: int) -> Mapping[tuple[int, AssignmentStatus], int]:
-        """In how many devices of each stage of a rollout it stands how."""
+        """The number of a rollout's devices by stage and status; combinations without devices are missing."""
         columns = self.table.c
         counted = (
             select(columns.stage, columns.status, func.count())
@@ -189,29 +192,29 @@ class Assignments(Repository[AssignmentRecord]):
         return {(row[0], row[1]): row[2] for row in self._connection.execute(counted)}
 
     def standings(self, rollout: int) -> Mapping[AssignmentStatus, int]:
-        """In how many devices of a rollout it stands how, every state named."""
+        """The number of a rollout's devices by status, with 0 for a status that no device has."""
         found = self.by_stage(rollout).items()
         return {each: sum(count for (_, status), count in found if status is each) for each in AssignmentStatus}
 
     def of_task(self, task: str) -> tuple[AssignmentRecord, ...]:
-        """Every one of a task, oldest first."""
+        """Every assignment of a task, oldest first."""
         return self._all("number", task=task)
 
     def of_device(self, device: str) -> tuple[AssignmentRecord, ...]:
-        """The newest of each task that a device has, newest first."""
+        """A device's newest assignment of each task, newest first."""
         newest = self._newest().where(self.table.c.device == device).subquery()
         found = select(self.table).join(newest, self.table.c.number == newest.c.number)
         return self._found(found.order_by(self.table.c.number.desc()))
 
     def newest_of(self, task: str, most: int, skipped: int = 0) -> tuple[AssignmentRecord, ...]:
-        """The newest of each device of a task, by device: at most ``most`` after the first ``skipped``."""
+        """The newest assignment of each device of a task, by device: at most ``most``, after skipping ``skipped``."""
         newest = self._newest().where(self.table.c.task == task).subquery()
         found = select(self.table).join(newest, self.table.c.number == newest.c.number)
         page = found.order_by(self.table.c.device).limit(most).offset(skipped)
         return self._found(page)
 
     def tally(self, task: str) -> Mapping[AssignmentStatus, int]:
-        """In how many of a task's devices the newest stands so."""
+        """The number of a task's devices by the status of their newest assignment."""
         newest = self._newest().where(self.table.c.task == task).subquery()
         status = self.table.c.status
         counted = select(status, func.count()).join(newest, self.table.c.number == newest.c.number).group_by(status)

@@ -1,6 +1,7 @@
-"""What all repositories do: rows to values and back.
+"""What all repositories share: turning rows into values and values into rows.
 
-Statements are built once and executed with parameters: building one takes longer than SQLite takes to execute it.
+Statements are built once and then executed with parameters, because building one takes longer than SQLite takes to
+execute it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _R = TypeVar("_R")
 
 
 class Repository(Generic[_R]):
-    """One table, inside one transaction; ``table`` and ``record`` have the same fields."""
+    """One table within one transaction; ``table`` and ``record`` have the same fields."""
 
     table: ClassVar[Table]
     record: type[_R]
@@ -48,26 +49,26 @@ class Repository(Generic[_R]):
         self._connection.execute(delete(self.table).where(_matches(self.table, tuple(key))), _named("is", key))
 
     def _one(self, **key: object) -> _R | None:
-        """The only record with these values, ``None`` where there is none."""
+        """The only record with these values, or ``None`` if there is none."""
         row = self._connection.execute(_selecting(self.table, tuple(key)), _named("is", key)).one_or_none()
         return None if row is None else self._read(row)
 
     def _all(self, *order: str, **key: object) -> tuple[_R, ...]:
-        """Every record with these values, in the order of these columns."""
+        """Every record with these values, sorted by the columns ``order``."""
         return self._found(_selecting(self.table, tuple(key), order), **key)
 
     def _some(self, most: int, order: str, after: object, **key: object) -> tuple[_R, ...]:
-        """The first ``most`` records with these values in the order of a column, of those beyond ``after``."""
+        """At most ``most`` records with these values and above ``after`` in the column ``order``, sorted by it."""
         statement = _selecting(self.table, tuple(key), (order,)).where(self.table.c[order] > after).limit(most)
         return self._found(statement, **key)
 
     def _last(self, order: str, **key: object) -> _R | None:
-        """Of the records with these values the last in the order of a column, ``None`` where there is none."""
+        """The record with these values that is greatest in the column ``order``, or ``None`` if there is none."""
         row = self._connection.execute(_newest(self.table, tuple(key), order), _named("is", key)).one_or_none()
         return None if row is None else self._read(row)
 
     def _found(self, statement: Select[Any], **key: object) -> tuple[_R, ...]:
-        """What a statement selects from the table."""
+        """The records of the table that a statement selects."""
         return tuple(map(self._read, self._connection.execute(statement, _named("is", key))))
 
     def _read(self, row: Row[Any]) -> _R:

@@ -17,31 +17,31 @@ class Rounds(Repository[RoundRecord]):
     record = RoundRecord
 
     def add(self, opened: RoundRecord) -> None:
-        """A new round; its number must be free."""
+        """Add a round; its number must be free."""
         self._insert(opened)
 
     def decide(self, task: str, number: int, phase: Phase, now_s: float) -> None:
-        """Close or abandon a round that collects; one that is decided stays as it is."""
+        """Close or abandon a round that is collecting; a round that is decided already does not change."""
         self._update({"task": task, "number": number, "phase": Phase.COLLECTING}, phase=phase, closed_s=now_s)
 
     def abandon(self, task: str, number: int) -> None:
-        """A round that was closed, and has lost the updates that it was closed with."""
+        """Abandon a round that was closed, because the updates that it was closed with are lost."""
         self._update({"task": task, "number": number}, phase=Phase.ABANDONED)
 
     def get(self, task: str, number: int) -> RoundRecord | None:
-        """One round, ``None`` where there is none of this number."""
+        """The round with this number, or ``None`` if there is none."""
         return self._one(task=task, number=number)
 
     def collecting(self, task: str) -> RoundRecord | None:
-        """The newest round that is not decided, ``None`` where all are."""
+        """The newest round that is still collecting, or ``None`` if all are decided."""
         return self._last("number", task=task, phase=Phase.COLLECTING)
 
     def newest(self, task: str) -> RoundRecord | None:
-        """The round that was opened last, ``None`` before the first."""
+        """The round that was opened last, or ``None`` before the first."""
         return self._last("number", task=task)
 
     def page(self, task: str, most: int, after: int) -> tuple[RoundRecord, ...]:
-        """The first ``most`` rounds of a task, of those after one."""
+        """The first ``most`` rounds of a task whose numbers are above ``after``."""
         return self._some(most, "number", after, task=task)
 
     def newest_first(self, task: str, most: int) -> tuple[RoundRecord, ...]:
@@ -51,7 +51,7 @@ class Rounds(Repository[RoundRecord]):
         return self._found(found)
 
     def count(self, task: str, phase: Phase) -> int:
-        """How many rounds of a task stand so."""
+        """The number of a task's rounds in this phase."""
         columns = self.table.c
         found = select(func.count()).select_from(self.table).where(columns.task == task, columns.phase == phase)
         return self._connection.execute(found).scalar_one()

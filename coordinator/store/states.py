@@ -1,13 +1,13 @@
-"""The states that are stored by name: renaming one is a migration."""
+"""The states that are stored by name; renaming one needs a migration."""
 
 from __future__ import annotations
 
 from enum import Enum
 
 DEFAULT_GROUP = "default"
-"""Where a device is that nobody put elsewhere."""
+"""The group of a device that was not put into another."""
 NOT_SEEN = "not-seen"
-"""The profile of a device that has enrolled and not said hello yet."""
+"""The profile of a device that has enrolled but not said hello yet."""
 
 
 class TaskStatus(str, Enum):

@@ -1,8 +1,8 @@
-"""The tables. Times are seconds on the wall clock, since they must mean the same after a restart.
+"""The tables of the store. Times are seconds since the epoch, so that they keep their meaning over a restart.
 
-Portable SQL: the same schema serves SQLite and PostgreSQL, and a change to it needs a revision in :mod:`.migrations`.
-Structured values are JSON text of typed structs, so a value that does not fit its type is found when it is read, not
-when it is used.
+The SQL is portable: one schema serves SQLite and PostgreSQL. Every change to it needs a revision in :mod:`.migrations`.
+Structured values are stored as JSON text of typed structs, so a value that does not fit its type fails when it is read,
+not later when it is used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _E = TypeVar("_E", bound=Enum)
 
 
 class Json(TypeDecorator[_T]):
-    """A value of one type as JSON text."""
+    """A value of one type, stored as JSON text."""
 
     impl = Text
     cache_ok = True
@@ -61,11 +61,11 @@ class Json(TypeDecorator[_T]):
         self._decoder = msgspec.json.Decoder(kind)
 
     def process_bind_param(self, value: _T | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """To JSON; ``None`` stays NULL."""
+        """Encode a value as JSON; ``None`` becomes NULL."""
         return None if value is None else msgspec.json.encode(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> _T | None:  # noqa: ARG002
-        """From JSON; ``StorageError`` where the text is not of the type."""
+        """Decode a value from JSON. Raises ``StorageError`` if the text does not fit the type."""
         if value is None:
             return None
         try:
@@ -75,7 +75,7 @@ class Json(TypeDecorator[_T]):
 
 
 class Named(TypeDecorator[_E]):
-    """A member of an enum by its value."""
+    """A member of an enum, stored as its value."""
 
     impl = String(32)
     cache_ok = True
@@ -85,16 +85,16 @@ class Named(TypeDecorator[_E]):
         self.kind = kind
 
     def process_bind_param(self, value: _E | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """To the member's value."""
+        """The member's value; ``None`` becomes NULL."""
         return None if value is None else str(value.value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> _E | None:  # noqa: ARG002
-        """To the member."""
+        """The member with this value; NULL becomes ``None``. Raises ``ValueError`` if there is none."""
         return None if value is None else self.kind(value)
 
 
 metadata = MetaData(
-    naming_convention={  # a migration can only change a constraint that has a name
+    naming_convention={  # a migration can change a constraint only if it has a name
         "ck": "ck_%(table_name)s_%(constraint_name)s",
         "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -169,7 +169,7 @@ offers = Table(
     Column("micro_batch_size", Integer),
     Column("max_steps", Integer),
     ForeignKeyConstraint(["task", "round"], ["rounds.task", "rounds.number"]),
-    Index(None, "device", "offered_s"),  # the newest of each device, of thousands of rounds
+    Index(None, "device", "offered_s"),  # finds a device's newest offer among those of thousands of rounds
 )
 
 updates = Table(
@@ -220,7 +220,7 @@ releases = Table(
     Column("manifest", LargeBinary, nullable=False),
     Column("signatures", Json(tuple[Signature, ...]), nullable=False),
     Column("created_s", Float, nullable=False),
-    sqlite_autoincrement=True,  # a number is never used twice: devices refuse what is older
+    sqlite_autoincrement=True,  # a number is never used twice: devices refuse a lower one than they have seen
 )
 
 rollouts = Table(
@@ -256,7 +256,7 @@ assignments = Table(
     Index(None, "task", "device", "number"),
     Index(None, "device"),
     Index(None, "rollout"),
-    sqlite_autoincrement=True,  # devices refuse what is older
+    sqlite_autoincrement=True,  # as for releases: devices refuse a lower number than they have seen
 )
 
 tokens = Table(

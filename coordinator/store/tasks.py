@@ -1,4 +1,4 @@
-"""What is to be trained."""
+"""The training tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Tasks(Repository[TaskRecord]):
     record = TaskRecord
 
     def add(self, name: str, config: bytes, now_s: float) -> TaskRecord:
-        """A new pending task; the earlier one, unchanged, where the name is taken."""
+        """Add a pending task; if the name is taken, the existing task is returned unchanged."""
         known = self.get(name)
         if known is not None:
             return known
@@ -24,15 +24,15 @@ class Tasks(Repository[TaskRecord]):
         return task
 
     def set_status(self, name: str, status: TaskStatus, failure: str | None = None) -> None:
-        """Where the task stands now, and why where it has failed."""
+        """Set a task's status, and the reason if it has failed."""
         self._update({"name": name}, status=status, failure=failure)
 
     def start(self, name: str, forgiven: int) -> None:
-        """The task runs, on an operator's word: so many of its rounds came to nothing before."""
+        """Set a task running at an operator's request; ``forgiven`` of its first rounds no longer count as failed."""
         self._update({"name": name}, status=TaskStatus.RUNNING, failure=None, forgiven=forgiven)
 
     def get(self, name: str) -> TaskRecord | None:
-        """One task, ``None`` where there is none of this name."""
+        """The task with this name, or ``None`` if there is none."""
         return self._one(name=name)
 
     def all(self) -> tuple[TaskRecord, ...]:

@@ -1,4 +1,4 @@
-"""How much there is of everything, counted by the database: for who watches a fleet and must not read all of it."""
+"""Counts of everything in the store, made by the database, so that monitoring a fleet need not read all of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_sdk.protocol.messages import Failure, Refusal, Verdict
 
 @dataclass(frozen=True, slots=True)
 class RoundTotals:
-    """The rounds of a task in one phase: how many, the newest's number, and when the last of them was decided."""
+    """A task's rounds in one phase: their count, the newest one's number, and when the last of them was decided."""
 
     count: int
     newest: int
@@ -22,26 +22,26 @@ class RoundTotals:
 
 
 class Totals:
-    """Of whole tables, or of one task's rounds from ``after``, which is not one of them, up to ``until``, which is."""
+    """Counts of whole tables, or of one task's rounds from ``after`` (exclusive) to ``until`` (inclusive)."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def devices(self) -> Mapping[tuple[str, bool, bool], int]:
-        """By profile, whether they are online, and whether they are revoked."""
+        """The number of devices by profile, whether they are online, and whether they are revoked."""
         columns = tables.devices.c
         by = (columns.profile, columns.online, columns.revoked_s.is_not(None).label("revoked"))
         rows = self._connection.execute(select(*by, func.count()).group_by(*by))
         return {(profile, online, bool(revoked)): count for profile, online, revoked, count in rows}
 
     def tasks(self) -> Mapping[TaskStatus, int]:
-        """By status."""
+        """The number of tasks by status; statuses without tasks are missing."""
         status = tables.tasks.c.status
         rows = self._connection.execute(select(status, func.count()).group_by(status))
         return dict(rows.all())
 
     def rounds(self) -> Mapping[tuple[str, Phase], RoundTotals]:
-        """By task and phase."""
+        """The totals of rounds by task and phase; combinations without rounds are missing."""
         columns = tables.rounds.c
         by = (columns.task, columns.phase)
         figures = (func.count(), func.max(columns.number), func.max(columns.closed_s))
@@ -49,7 +49,7 @@ class Totals:
         return {(task, phase): RoundTotals(*found) for task, phase, *found in rows}
 
     def assignments(self) -> Mapping[tuple[str, AssignmentStatus], int]:
-        """By task and status, of each device the newest of a task: what came before it does not count any more."""
+        """The number of devices by task and by the status of their newest assignment of that task."""
         columns = tables.assignments.c
         by, newest = (
             (columns.task, columns.status),
@@ -59,7 +59,7 @@ class Totals:
         return {(task, status): count for task, status, count in rows}
 
     def offers(self, task: str, after: int, until: int) -> Mapping[tuple[Outcome, Failure | None], int]:
-        """Of these rounds, by outcome and failure."""
+        """The number of offers of these rounds, by outcome and failure."""
         columns = tables.offers.c
         by = (columns.outcome, columns.failure)
         chosen = (columns.task == task, columns.round > after, columns.round <= until)
@@ -67,9 +67,9 @@ class Totals:
         return {(outcome, failure): count for outcome, failure, count in rows}
 
     def updates(self, task: str, after: int, until: int) -> Mapping[Verdict, tuple[int, int]]:
-        """Of these rounds, by the verdict that they got when they came: how many, and their bytes together.
+        """The number of updates of these rounds and their total size in bytes, by the verdict that they got on arrival.
 
-        An update of a device that was revoked since was accepted then.
+        An update whose device was revoked later counts as accepted.
         """
         columns = tables.updates.c
         chosen = (columns.task == task, columns.round > after, columns.round <= until)

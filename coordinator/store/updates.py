@@ -1,4 +1,4 @@
-"""Every update that got a verdict, once."""
+"""Every update that got a verdict, recorded once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from edge_sdk.protocol.messages import Refusal, Verdict
 
 
 class Updates(Repository[UpdateRecord]):
-    """Updates by id; a device has one slot a round."""
+    """Updates by id; a device has one slot per round."""
 
     table = tables.updates
     record = UpdateRecord
 
     def add(self, update: UpdateRecord) -> UpdateRecord:
-        """Record an update and return what counts: the same id again returns the earlier record and changes nothing.
+        """Record an update and return the record that counts.
 
-        Another id for a slot that is taken is not recorded and returns with ``Verdict.REJECTED_DUPLICATE``.
+        If the id is known, that is the earlier record, and nothing changes. If another update holds the device's slot
+        in this round, ``update`` is not recorded, and is returned with ``Verdict.REJECTED_DUPLICATE``.
         """
         known = self.get(update.update_id)
         if known is not None:
@@ -37,12 +38,12 @@ class Updates(Repository[UpdateRecord]):
         return update
 
     def revoked(self, task: str, number: int, device: str, reason: str) -> None:
-        """What the device has brought is not aggregated."""
+        """Reject the accepted update of a device that was revoked, so that it is not aggregated."""
         key = {"task": task, "round": number, "device": device, "verdict": Verdict.ACCEPTED}
         self._update(key, verdict=Verdict.REJECTED, reason=reason)
 
     def get(self, update_id: str) -> UpdateRecord | None:
-        """One update, ``None`` where there is none of this id."""
+        """The update with this id, or ``None`` if there is none."""
         return self._one(update_id=update_id)
 
     def of_round(self, task: str, number: int) -> tuple[UpdateRecord, ...]:
@@ -50,17 +51,17 @@ class Updates(Repository[UpdateRecord]):
         return self._all("update_id", task=task, round=number)
 
     def accepted(self, task: str, number: int) -> tuple[UpdateRecord, ...]:
-        """What a round aggregates, by id."""
+        """The accepted updates of a round, which are aggregated, by id."""
         return self._all("update_id", task=task, round=number, verdict=Verdict.ACCEPTED)
 
     def of_device(self, device: str, rounds: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], UpdateRecord]:
-        """What a device delivered in these rounds, each a task and a number."""
+        """The update that a device delivered in each of ``rounds``, which are pairs of task and round number."""
         columns = self.table.c
         found = select(self.table).where(columns.device == device, tuple_(columns.task, columns.round).in_([*rounds]))
         return {(one.task, one.round): one for one in self._found(found)}
 
     def uploaded_bytes(self, task: str, after: int) -> Mapping[int, int]:
-        """The size of all accepted updates of each round of a task, of those after one."""
+        """The total size in bytes of the accepted updates, for each round of a task after the round ``after``."""
         columns = self.table.c
         summed = (
             select(columns.round, func.sum(columns.size_bytes))

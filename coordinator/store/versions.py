@@ -14,19 +14,19 @@ class Versions(Repository[VersionRecord]):
     record = VersionRecord
 
     def add(self, version: VersionRecord) -> None:
-        """A new version; its number must be free."""
+        """Add a version; its number must be free."""
         self._insert(version)
 
     def get(self, task: str, number: int) -> VersionRecord | None:
-        """One version, ``None`` where there is none of this number."""
+        """The version with this number, or ``None`` if there is none."""
         return self._one(task=task, number=number)
 
     def latest(self, task: str) -> VersionRecord | None:
-        """The newest version, ``None`` before version 0."""
+        """The newest version, or ``None`` before version 0."""
         return self._last("number", task=task)
 
     def page(self, task: str, most: int, after: int) -> tuple[VersionRecord, ...]:
-        """The first ``most`` versions of a task, of those after one."""
+        """The first ``most`` versions of a task whose numbers are above ``after``."""
         return self._some(most, "number", after, task=task)
 
     def all(self, task: str) -> tuple[VersionRecord, ...]:
