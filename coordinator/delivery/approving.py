@@ -1,4 +1,4 @@
-"""A release until it may go out: recorded with its exports, looked at, and signed by enough of the release keys."""
+"""Prepares a release to go out: it is recorded with its exports, inspected, and signed by enough release keys."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Recipe
 from edge_sdk.protocol.releases import Export, ReleaseManifest, encoded, read
 from edge_sdk.protocol.signing import Role, Signature, sign, signers_of
 
-_MOST_BYTES = MAX_MESSAGE_BYTES // 2 - 4096  # what is left of a message's is for signatures
+_MOST_BYTES = MAX_MESSAGE_BYTES // 2 - 4096  # the rest of a message is for signatures
 
 
 class SignedManifest(msgspec.Struct, frozen=True):
-    """A file to sign, or that was signed: of a release, its number and the digest of what is signed."""
+    """The content of a file to sign, or of a signed one: a release's number, its manifest, and the signatures.
+
+    ``payload`` is the encoded manifest, which is what is signed.
+    """
 
     release: int
     payload: bytes
@@ -45,9 +48,10 @@ def record_release(
     now_s: float,
     days: float,
 ) -> int:
-    """A release of the version with this number and digest, which nobody has signed yet; its number.
+    """Record an unsigned release of the version with this number and digest, and return the release's number.
 
-    Raises ``ConfigurationError`` where its manifest does not fit into a message.
+    The release expires ``days`` after ``now_s``, which is in seconds since the epoch. Raises ``ConfigurationError`` if
+    its manifest does not fit into a message.
     """
     number, digest = version
     release = tx.releases.add(task, number, now_s)
@@ -77,12 +81,12 @@ def record_release(
 
 
 def manifest_of(record: ReleaseRecord) -> ReleaseManifest:
-    """What is signed, as a value."""
+    """The release's manifest, decoded."""
     return read(ReleaseManifest, record.manifest)
 
 
 def known_release(tx: Transaction, release: int) -> ReleaseRecord:
-    """The release of this number; ``ConfigurationError`` with the numbers that there are."""
+    """The release with this number. Raises ``ConfigurationError``, which lists those that exist, if there is none."""
     found = tx.releases.get(release)
     if found is None:
         numbers = ", ".join(str(known.release) for known in tx.releases.all()) or "none"
@@ -91,22 +95,22 @@ def known_release(tx: Transaction, release: int) -> ReleaseRecord:
 
 
 def signers(tx: Transaction, record: ReleaseRecord) -> tuple[int, int]:
-    """How many of the release keys that count now have signed, and how many it takes."""
+    """How many of the current root's release keys have signed the release, and how many have to."""
     keys = current_root(tx).release
     have = {each.key for each in record.signatures} & {*keys.keys}
     return len(have), keys.threshold
 
 
 def is_approved(tx: Transaction, record: ReleaseRecord) -> bool:
-    """Whether devices will take it."""
+    """Whether enough release keys have signed, so that devices accept the release."""
     have, needed = signers(tx, record)
     return have >= needed
 
 
 def approve(tx: Transaction, release: int, given: Sequence[Signature], now_s: float, who: str) -> tuple[int, int]:
-    """Add signatures; as :func:`signers` then. One that is there already changes nothing.
+    """Add signatures and return :func:`signers`; signatures by keys that have signed already are ignored.
 
-    Raises ``ConfigurationError`` for one that does not hold, or whose key is no release key.
+    Raises ``ConfigurationError`` for a signature that is invalid, or whose key is not a release key.
     """
     record, keys = known_release(tx, release), current_root(tx).release
     there = {each.key for each in record.signatures}
@@ -125,12 +129,15 @@ def approve(tx: Transaction, release: int, given: Sequence[Signature], now_s: fl
 
 
 def signatures_by(record: ReleaseRecord, keys: Sequence[Ed25519PrivateKey]) -> tuple[Signature, ...]:
-    """What these keys say of it."""
+    """The signatures of these keys over the release's manifest."""
     return tuple(sign(key, Role.RELEASE, record.manifest) for key in keys)
 
 
 def write_manifest(store: Store, release: int, file: Path) -> None:
-    """Put what there is to sign into a file, for a machine without the store. Raises ``ConfigurationError``."""
+    """Write the file to sign, for a machine that has no access to the store.
+
+    Raises ``ConfigurationError`` if there is no such release, ``StorageError`` if the file cannot be written.
+    """
     with store.reading() as tx:
         record = known_release(tx, release)
     with disk_errors(file):
@@ -138,12 +145,15 @@ def write_manifest(store: Store, release: int, file: Path) -> None:
 
 
 def file_to_sign(record: ReleaseRecord) -> bytes:
-    """What :func:`sign_manifest` takes as a file."""
+    """The content of the file that :func:`sign_manifest` takes."""
     return msgspec.json.encode(SignedManifest(record.release, record.manifest)) + b"\n"
 
 
 def sign_manifest(file: Path, key: Ed25519PrivateKey) -> tuple[ReleaseManifest, Path]:
-    """Sign what is in a file; what that is, and the file with the signature beside it. ``ConfigurationError``."""
+    """Sign the manifest in a file; returns the manifest, and the file with the signature, which lies beside the first.
+
+    Raises ``ConfigurationError`` if the file cannot be read or holds no manifest.
+    """
     given = read_signed(file)
     out = file.with_name(f"{file.stem}.{key.public_key().public_bytes_raw().hex()[:16]}.sig")
     signed = SignedManifest(given.release, given.payload, (sign(key, Role.RELEASE, given.payload),))
@@ -153,7 +163,7 @@ def sign_manifest(file: Path, key: Ed25519PrivateKey) -> tuple[ReleaseManifest, 
 
 
 def read_signed(file: Path) -> SignedManifest:
-    """A file to sign, or that was signed. Raises ``ConfigurationError``."""
+    """Read a file to sign, or a signed one. Raises ``ConfigurationError`` if it cannot be read or holds no manifest."""
     try:
         found = parse_signed(file.read_bytes())
     except OSError as error:
@@ -164,7 +174,7 @@ def read_signed(file: Path) -> SignedManifest:
 
 
 def signatures_in(given: SignedManifest) -> tuple[Signature, ...]:
-    """Those of a file that was signed. ``ConfigurationError`` where there is none."""
+    """The signatures of a signed file. Raises ``ConfigurationError`` if there are none."""
     if not given.signatures:
         raise ConfigurationError(
             f"this is what there is to sign of release {given.release}, and nobody has: give the file that "
@@ -174,7 +184,7 @@ def signatures_in(given: SignedManifest) -> tuple[Signature, ...]:
 
 
 def parse_signed(data: bytes) -> SignedManifest:
-    """As :func:`read_signed`, of bytes."""
+    """:func:`read_signed`, but from the content of the file."""
     try:
         found = _files.decode(data)
         read(ReleaseManifest, found.payload)

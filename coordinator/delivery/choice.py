@@ -1,4 +1,4 @@
-"""Which of the models that fit a device it should run: the best, which need not be the largest."""
+"""Chooses which of the models that fit a device it should run: the best, which is not always the largest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Judged(Generic[_T]):
-    """A model with its parameters counted, and its accuracy in 0..1 on ``samples`` held-out targets."""
+    """A model with its number of parameters, and its accuracy from 0 to 1 on ``samples`` held-out targets."""
 
     model: _T
     parameters: int
@@ -22,10 +22,10 @@ class Judged(Generic[_T]):
 
 
 def best_of(judged: Sequence[Judged[_T]]) -> _T | None:
-    """The largest of those that cannot be told from the most accurate; ``None`` where there are none.
+    """The largest model whose accuracy is within one standard error of the best; ``None`` if there are no models.
 
-    They are told apart by one standard error of the best's accuracy, sqrt(p(1 - p) / n). Of two with as many parameters
-    it is the smaller file: the other gains nothing.
+    The standard error is that of the best accuracy p over its n samples, sqrt(p(1 - p) / n). Of models with equally
+    many parameters, the smaller file is chosen: a larger one gains nothing.
     """
     if not judged:
         return None

@@ -1,4 +1,4 @@
-"""A release on demand: any version of a task's model, exported for the classes of device that are known."""
+"""Creates a release on demand: any version of a task's model, exported for the classes of devices that are known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from edge_sdk.transport.blob_folder import BlobFolder
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a release is to be of; the newest ``version`` where none is named, for all ``groups`` likewise."""
+    """What to release, and for whom.
+
+    If ``version`` is ``None``, it is the newest of ``task``; if ``groups`` is empty, it is for all groups. The release
+    is valid for ``days``. ``threads`` are the processor threads for exports and their evaluation.
+    """
 
     task: str
     version: int | None
@@ -36,9 +40,10 @@ class Wanted:
 def create_release(
     store: Store, state_dir: Path, wanted: Wanted, now_s: float, who: str, say: Callable[[str], None]
 ) -> int:
-    """Export, evaluate and record it; its number.
+    """Export, evaluate and record a release, and return its number.
 
-    Raises ``ConfigurationError`` where there is no such task or version, or no device that could run any of it.
+    Raises ``ConfigurationError`` if there is no such task or version, the version's blobs have been deleted, or no
+    known device can run any of it.
     """
     settings = CoordinatorConfig(state_dir=state_dir, broker="")
     blobs = BlobFolder(settings.blob_dir)

@@ -1,8 +1,8 @@
-"""The rollouts that are under way: what each device is told, and what becomes of it, in the store before it is said.
+"""The rollouts that are under way: what each device is told, and what its answer changes.
 
-The newest rollout of a task counts; one that a newer has followed is history. A release is told again whenever its
-device says hello or asks for work, until the device has answered. Operators change a rollout's status in the store,
-from any process; the desk follows within a tick.
+Every change is stored before it is sent. Only the newest rollout of a task counts; earlier ones are history. A release
+is sent again whenever its device says hello or asks for work, until the device has answered. Operators change a
+rollout's status in the store, from any process, and the desk follows at its next tick.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WAITING = {AssignmentStatus.SENT, AssignmentStatus.TRYING}
 class _Open:
     """A rollout as this process knows it, with its devices as they were when it was loaded.
 
-    ``left`` are those that were told to leave the release.
+    ``left`` holds the devices that this process has told to leave the release.
     """
 
     record: RolloutRecord
@@ -50,14 +50,14 @@ class _Open:
 
 
 class RolloutDesk:
-    """Every method is called from the service's loop."""
+    """Drives all rollouts of a coordinator. Every method is called from the service's loop."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._open: dict[str, _Open] = {}
 
     def tick(self) -> None:
-        """Follow the store, then the clock, and tell those who are due."""
+        """Read the operators' changes from the store, let time pass, and tell the devices that are due."""
         self._follow()
         for each in self._open.values():
             self._advance(each, Tick())
@@ -67,7 +67,7 @@ class RolloutDesk:
                 self._send(each, device, due(each.state))
 
     def send(self, device: str) -> bool:
-        """Tell a device again what it has not answered yet; whether it is to fetch and try something now."""
+        """Send a device again what it has not answered yet; returns whether it now has a release to fetch and try."""
         is_busy = False
         for each in self._open.values():
             if device in due(each.state).first:
@@ -79,7 +79,7 @@ class RolloutDesk:
         return is_busy
 
     def reported(self, device: str, report: ReleaseReport) -> None:
-        """What a device says of a release; anything but of its assignment in a rollout that is open is ignored."""
+        """Take a device's report on a release. One that is not on its assignment in the newest rollout is ignored."""
         each = self._open.get(report.task)
         assigned = None if each is None else each.assigned.get(device)
         if each is None or assigned is None or assigned.number != report.assignment:
@@ -91,14 +91,14 @@ class RolloutDesk:
             self._send(each, device, due(each.state))
 
     def is_settled(self, task: str) -> bool:
-        """Whether no device that was told of the newest release of a task owes an answer."""
+        """Whether no device that was told of a task's newest release still owes an answer."""
         each = self._open.get(task)
         return each is None or not any(member.status in _WAITING for member in each.state.members.values())
 
     # -- the store
 
     def _follow(self) -> None:
-        """The newest rollout of each task, as it stands now."""
+        """Load the newest rollout of each task, and take over its stored status."""
         with self._resources.store.reading() as tx:
             newest = {record.task: record for record in tx.rollouts.all()}
             for task, record in newest.items():
@@ -110,7 +110,7 @@ class RolloutDesk:
             known.state = replace(known.state, status=record.status)
 
     def _advance(self, each: _Open, event: Event, report: ReleaseReport | None = None) -> None:
-        """One step, with what it changes in one transaction; what an operator has said meanwhile comes first."""
+        """Take one step and store it in one transaction; a status that an operator has set meanwhile applies first."""
         before = each.state
         after = step(before, event, time.monotonic())
         if after == before and report is None:
@@ -132,7 +132,7 @@ class RolloutDesk:
     # -- the devices
 
     def _tell_first(self, each: _Open) -> None:
-        """Those that are there; the others hear of it when they come back."""
+        """Tell the devices that are due for the first time and online; the others are told when they come back."""
         if each.manifest.fleet != self._resources.settings.fleet:
             return
         with self._resources.store.reading() as tx:
@@ -172,15 +172,15 @@ class RolloutDesk:
         resources.send(device, message)
 
     def _roots(self) -> tuple[bytes, ...]:
-        """The newest after the first, which devices were given."""
+        """The newest envelopes of the root of trust, without the first, which devices got when they were set up."""
         with self._resources.store.reading() as tx:
             return tuple(root.envelope for root in tx.roots.all()[1:][-MAX_ROOTS:])
 
 
 def _loaded(tx: Transaction, record: RolloutRecord) -> _Open:
-    """A rollout as the store has it, from whose devices nothing was heard since now.
+    """Load a rollout from the store; from here on a monotonic clock counts how long its devices have been silent.
 
-    What they said while no coordinator was there nobody heard, and how long that was no clock tells.
+    What they said while no coordinator ran was not heard, so that time does not count as silence.
     """
     release = tx.releases.get(record.release)
     if release is None:

@@ -1,6 +1,6 @@
-"""What a release consists of: for every class of device the best submodel that it can run, in each precision asked for.
+"""What a release consists of: for every class of device the best submodel that it can run, in each chosen precision.
 
-Inference needs a fraction of training's memory, so what a device runs is usually larger than what it trained.
+Inference needs a fraction of training's memory, so a device usually runs a larger submodel than it trained.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def build_exports(
     budgets: Collection[Budget],
     precisions: Collection[Precision],
 ) -> tuple[Export, ...]:
-    """One export a submodel that some budget chooses and a precision, each run on the task's test examples.
+    """Export every submodel that some budget chooses, in every precision, and evaluate it on the task's test examples.
 
-    The largest come first. Nothing is exported in a precision that no budget has room for.
+    The largest come first. An export that needs more memory than every budget has is left out.
     """
     chosen = {submodel for budget in {*budgets} if (submodel := _choice(run, version, costs, ladder, budget))}
     most_bytes = max((budget.memory_bytes for budget in budgets), default=0)
@@ -44,7 +44,7 @@ def build_exports(
 
 
 def _choice(run: Run, version: ModelVersion, costs: TaskCosts, ladder: Ladder, budget: Budget) -> Submodel | None:
-    """The best of the widths that are evaluated anyway and the largest submodel of all, as far as they fit."""
+    """The best of the widths that are evaluated anyway and of the largest submodel, among those that fit the budget."""
     largest = ladder.for_inference(budget)
     if largest is None:
         return None

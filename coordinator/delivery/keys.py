@@ -1,7 +1,7 @@
-"""Ed25519 keys in files: the secret half as PKCS 8 in PEM, for its owner's eyes only, the public half beside it in hex.
+"""Ed25519 keys in files: the secret key as PKCS 8 in PEM, readable by its owner only; beside it the public key in hex.
 
-A coordinator has a key of its own for each role, made on first use: that of ``round`` always, the others where nobody
-has given it a root of trust whose keys lie elsewhere.
+A coordinator has a key of its own for the role ``round``, made on first use. It also makes one for each other role,
+unless it was given a root of trust, whose keys are kept elsewhere.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PUBLIC_BYTES = 32
 
 
 def key_file(folder: Path, role: Role) -> Path:
-    """Where a coordinator's own key for a role lies."""
+    """The path of a coordinator's own key for a role."""
     return folder / f"{role.value}.key"
 
 
 def own_key(folder: Path, role: Role) -> Ed25519PrivateKey:
-    """The coordinator's own, made where there is none.
+    """Read the coordinator's own key for a role, and make it first if there is none.
 
-    Raises ``ConfigurationError`` for a damaged key, ``StorageError`` where the disk refuses.
+    Raises ``ConfigurationError`` for a damaged key, ``StorageError`` if the disk refuses.
     """
     path = key_file(folder, role)
     if not path.exists():
@@ -42,15 +42,16 @@ def own_key(folder: Path, role: Role) -> Ed25519PrivateKey:
 
 
 def held_keys(folder: Path, role: Role) -> tuple[Ed25519PrivateKey, ...]:
-    """The coordinator's own key for a role, where it has one."""
+    """The coordinator's own key for a role, if it has one. Raises ``ConfigurationError`` for a damaged key."""
     path = key_file(folder, role)
     return (read_key(path),) if path.exists() else ()
 
 
 def new_key(path: Path, passphrase: str | None = None) -> str:
-    """Make a key in the file ``path``; its public half in hexadecimal, as it is in ``path`` with ``.pub`` at its end.
+    """Make a key in the file ``path`` and return its public key in hexadecimal.
 
-    Raises ``ConfigurationError`` where the file is there already, and ``StorageError``.
+    The public key is also written beside it, as ``.pub``. Raises ``ConfigurationError`` if the file exists already,
+    ``StorageError`` if the disk refuses.
     """
     if path.exists():
         raise ConfigurationError(f"{path} is there already: name another file")
@@ -60,7 +61,7 @@ def new_key(path: Path, passphrase: str | None = None) -> str:
 
 
 def read_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
-    """The secret key in a file. Raises ``ConfigurationError``."""
+    """Read the secret key in a file. Raises ``ConfigurationError`` if it cannot be read, decrypted, or used."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None if passphrase is None else passphrase.encode())
     except OSError as error:
@@ -78,7 +79,7 @@ def read_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
 
 
 def read_public(path: Path) -> bytes:
-    """The raw public key in a file of 64 hexadecimal digits. Raises ``ConfigurationError``."""
+    """Read the raw public key, 32 bytes, from a file of 64 hexadecimal digits. Raises ``ConfigurationError``."""
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except OSError as error:
@@ -91,7 +92,7 @@ def read_public(path: Path) -> bytes:
 
 
 def public_half(key: Ed25519PrivateKey) -> str:
-    """What others verify by, in hexadecimal."""
+    """The public key, with which others verify signatures, in hexadecimal."""
     return key.public_key().public_bytes_raw().hex()
 
 
@@ -102,7 +103,7 @@ def _write_public(path: Path, key: Ed25519PrivateKey) -> str:
 
 
 def _create(path: Path, passphrase: str | None) -> None:
-    """Never in place of another's: half a key would be refused for ever."""
+    """Write a new key, all of it or nothing, and never over an existing file: half a key could never be read again."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
         encryption = serialization.BestAvailableEncryption(passphrase.encode())

@@ -1,4 +1,4 @@
-"""How a rollout is to go, as programs and people say it."""
+"""Reads rollout plans, as programs write them and as people type them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_sdk.errors import ConfigurationError
 
 
 def read_plan(says: Mapping[str, object]) -> Plan:
-    """A plan under the names of :class:`Plan`. Raises ``ConfigurationError`` for what none can have."""
+    """A plan from values by the names of :class:`Plan`'s fields. Raises ``ConfigurationError`` for invalid ones."""
     try:
         return msgspec.convert(says, Plan)
     except msgspec.ValidationError as error:
@@ -26,7 +26,7 @@ def typed_plan(
     health_interval_s: float,
     trial: Mapping[str, float | None],
 ) -> Plan:
-    """As :func:`read_plan`, with ``stages`` between commas and shares in percent."""
+    """:func:`read_plan`, but with ``stages`` separated by commas, and shares in percent."""
     return read_plan(
         {
             "stages": [part.strip() for part in stages.split(",")],

@@ -1,8 +1,8 @@
-"""The root of trust: whose keys count, one version after the other, each signed by the one before.
+"""The root of trust: which keys count. Its versions form a chain, each signed by the keys of the one before.
 
-The first is made with the coordinator's own keys where none was installed: enough for a first try. A fleet whose
-inference models shall not be the coordinator's to sign installs one whose root and release keys lie elsewhere. The
-newest is in the state folder as ``root.json``, for the devices.
+The first is made with the coordinator's own keys if none was installed, which is enough for a first try. A fleet whose
+coordinator must not be able to sign inference models installs one whose root and release keys are kept elsewhere. The
+newest lies in the state folder as ``root.json``, for the devices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _FIRST_DAYS = 3650.0
 
 
 def ensure_root(store: Store, folder: Path, now_s: float) -> Path:
-    """The file with the newest root, which is made, with keys, where there is none. Raises as :func:`own_key`."""
+    """The file with the newest root of trust, which is made, together with its keys, if there is none.
+
+    Raises as :func:`own_key`.
+    """
     own_key(folder, Role.ROUND)
     with store.reading() as tx:
         latest = tx.roots.latest()
@@ -42,7 +45,7 @@ def ensure_root(store: Store, folder: Path, now_s: float) -> Path:
 
 
 def current_envelope(tx: Transaction) -> Envelope:
-    """The newest, with its signatures. Raises ``ConfigurationError`` where there is none."""
+    """The newest root, with its signatures. Raises ``ConfigurationError`` if there is none."""
     latest = tx.roots.latest()
     if latest is None:
         raise ConfigurationError("there is no root of trust: `coordinator root install FILE`, or `coordinator serve`")
@@ -50,20 +53,20 @@ def current_envelope(tx: Transaction) -> Envelope:
 
 
 def current_root(tx: Transaction) -> Root:
-    """The newest. Raises ``ConfigurationError`` where there is none."""
+    """The newest root. Raises ``ConfigurationError`` if there is none."""
     return read(Root, current_envelope(tx).payload)
 
 
 def install_root(store: Store, folder: Path, file: Path, now_s: float, who: str) -> Root:
-    """As :func:`install`, of the root in ``file``. Raises ``ConfigurationError`` also where it has none."""
+    """:func:`install` the root in ``file``. Also raises ``ConfigurationError`` if the file holds none."""
     return install(store, folder, read_root(file), str(file), now_s, who)
 
 
 def install(store: Store, folder: Path, envelope: Envelope, place: str, now_s: float, who: str) -> Root:
-    """Make a root, which errors call ``place``, the newest; devices follow with their next release.
+    """Make ``envelope`` the newest root; devices receive it with their next release. Errors call it ``place``.
 
-    Raises ``ConfigurationError`` where it is not signed by enough keys of its own and of the root before, is not the
-    next version, or has expired.
+    Raises ``ConfigurationError`` if it is not signed by enough of its own keys and of those of the root before, is not
+    the next version, or has expired.
     """
     with store.transaction() as tx:
         latest = tx.roots.latest()
@@ -87,7 +90,10 @@ def install(store: Store, folder: Path, envelope: Envelope, place: str, now_s: f
 
 
 def keys_in(files: Sequence[Path], threshold: int | None) -> Keys:
-    """The public keys in ``files``, all of which have to sign where no threshold is named. ``ConfigurationError``."""
+    """The public keys in ``files``, of which ``threshold`` have to sign; all if it is ``None``.
+
+    Raises ``ConfigurationError`` for a file that is no public key, or a threshold that the keys cannot reach.
+    """
     keys, needed = tuple(map(read_public, files)), threshold or len(files)
     try:
         return Keys(keys=keys, threshold=needed)
@@ -96,12 +102,15 @@ def keys_in(files: Sequence[Path], threshold: int | None) -> Keys:
 
 
 def first_root(root: Keys, release: Keys, round_keys: Keys, now_s: float, lasts_s: float) -> Root:
-    """Of a fleet that has none."""
+    """Version 1 of the root of trust, valid for ``lasts_s`` seconds, unsigned."""
     return Root(version=1, issued_s=now_s, expires_s=now_s + lasts_s, root=root, release=release, round=round_keys)
 
 
 def next_root(before: Path, changes: Mapping[str, Keys], now_s: float, lasts_s: float) -> Root:
-    """What follows the root in a file, with other keys in some roles. Raises ``ConfigurationError``."""
+    """The version after the root in the file ``before``, with the keys of some roles changed, unsigned.
+
+    Raises ``ConfigurationError`` if the file holds no root.
+    """
     known = read(Root, read_root(before).payload)
     return msgspec.structs.replace(
         known, version=known.version + 1, issued_s=now_s, expires_s=now_s + lasts_s, **changes
@@ -109,14 +118,17 @@ def next_root(before: Path, changes: Mapping[str, Keys], now_s: float, lasts_s: 
 
 
 def write_root(file: Path, root: Root, keys: Sequence[Ed25519PrivateKey]) -> None:
-    """A new file with ``root``, signed by ``keys``; ``ConfigurationError`` where there is one already."""
+    """Sign ``root`` with ``keys`` and write it to a new file. Raises ``ConfigurationError`` if the file exists."""
     if file.exists():
         raise ConfigurationError(f"{file} is there already: name another file")
     _save(file, _signed(root, keys))
 
 
 def sign_root(file: Path, key: Ed25519PrivateKey) -> Envelope:
-    """Add a signature to the root in a file. Raises ``ConfigurationError`` where it is none, or the key has signed."""
+    """Add a signature to the root in a file.
+
+    Raises ``ConfigurationError`` if the file holds no root, or the key has already signed it.
+    """
     envelope = read_root(file)
     signature = sign(key, Role.ROOT, envelope.payload)
     try:
@@ -129,12 +141,12 @@ def sign_root(file: Path, key: Ed25519PrivateKey) -> Envelope:
 
 
 def read_root(file: Path) -> Envelope:
-    """The envelope of the root in a file. Raises ``ConfigurationError``."""
+    """The envelope of the root in a file. Raises ``ConfigurationError`` if there is none."""
     return opened(load_root(file))
 
 
 def root_in(data: bytes, place: str) -> Envelope:
-    """The envelope of the root in JSON, which errors call ``place``. Raises ``ConfigurationError``."""
+    """The envelope of the root in the JSON ``data``. Raises ``ConfigurationError``, which names ``place``."""
     return opened(parse_root(data, place))
 
 

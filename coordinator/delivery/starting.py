@@ -1,4 +1,4 @@
-"""A rollout begins: for every device of a release's groups the best export that it can run, and the stage it is in."""
+"""Starts rollouts: chooses for every device in a release's groups the best export that it can run, and its stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_sdk.protocol.releases import Export, ReleaseManifest
 
 _OPEN = {RolloutStatus.RUNNING, RolloutStatus.PAUSED}
 _LEAVING = {AssignmentStatus.SENT, AssignmentStatus.TRYING, AssignmentStatus.HEALTHY}
-_NAMED = 3  # devices that an error names
+_NAMED = 3  # at most so many devices are named in an error
 _DONE = {
     Command.PAUSE: "pause rollout",
     Command.RESUME: "resume rollout",
@@ -27,10 +27,10 @@ _DONE = {
 
 
 def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: str) -> RolloutRecord:
-    """Record it with all its assignments; a coordinator that serves tells the devices within a second.
+    """Record a rollout with all its assignments; a running coordinator tells the devices within a second.
 
-    Raises ``ConfigurationError`` where the release is not approved or has expired, nobody can run it, another rollout
-    of its task is open, or ``plan`` cannot be.
+    Raises ``ConfigurationError`` if the release is not approved or has expired, no device can run it, another rollout
+    of its task is open, or ``plan`` is invalid.
     """
     record = known_release(tx, release)
     manifest = manifest_of(record)
@@ -61,10 +61,10 @@ def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: 
 
 
 def command_rollout(tx: Transaction, rollout: int, command: Command, now_s: float, who: str) -> RolloutRecord:
-    """Say it to a rollout; a coordinator that serves follows within a second.
+    """Give an operator's command to a rollout; a running coordinator follows within a second.
 
-    Raises ``ConfigurationError`` where there is no such rollout, it cannot be that any more, or a newer one of its task
-    has taken its place.
+    Raises ``ConfigurationError`` if there is no such rollout, the command does not go with its status, or a newer
+    rollout of its task has taken its place.
     """
     known = known_rollout(tx, rollout)
     newer = _newer(tx, known)
@@ -76,21 +76,22 @@ def command_rollout(tx: Transaction, rollout: int, command: Command, now_s: floa
 
 
 def commands_for(tx: Transaction, known: RolloutRecord) -> tuple[Command, ...]:
-    """What :func:`command_rollout` takes now."""
+    """The commands that :func:`command_rollout` accepts now."""
     return obeying(known.status) if _newer(tx, known) is None else ()
 
 
 def open_rollout(tx: Transaction, task: str) -> RolloutRecord | None:
-    """The rollout of a task that has not come to its end; ``None`` where a new one may begin.
+    """The rollout of a task that is not finished, or ``None`` if a new one may begin.
 
-    One that goes back is open while devices that are there have not answered: others may never do.
+    A rollout that is rolling back stays open until every device that is online has answered; it does not wait for the
+    others, which may never come back.
     """
     latest = tx.rollouts.latest(task)
     return latest if latest is not None and (latest.status in _OPEN or _leaving(tx, latest)) else None
 
 
 def known_rollout(tx: Transaction, rollout: int) -> RolloutRecord:
-    """The rollout of this number; ``ConfigurationError`` with the numbers that there are."""
+    """The rollout with this number. Raises ``ConfigurationError``, which lists those that exist, if there is none."""
     found = tx.rollouts.get(rollout)
     if found is None:
         numbers = ", ".join(str(known.rollout) for known in tx.rollouts.all()) or "none"
@@ -99,14 +100,14 @@ def known_rollout(tx: Transaction, rollout: int) -> RolloutRecord:
 
 
 def export_for(budget: Budget, exports: Sequence[Export]) -> Export | None:
-    """The best that fits; ``None`` where nothing does."""
+    """The best export that fits the budget, or ``None`` if none does."""
     fitting = [export for export in exports if export.inference_memory_bytes <= budget.memory_bytes]
     judged = [Judged(it, it.parameters, it.accuracy, it.samples, it.size_bytes) for it in fitting]
     return best_of(judged)
 
 
 def chosen_exports(tx: Transaction, manifest: ReleaseManifest) -> list[tuple[DeviceRecord, Export]]:
-    """What each device would run that is known, may run the release, and can."""
+    """The export for each known device that may run the release and has the memory for one of its exports."""
     chosen = list[tuple[DeviceRecord, Export]]()
     for known in tx.devices.all():
         is_asked = known.revoked_s is None and (not manifest.groups or known.group in manifest.groups)
@@ -119,7 +120,7 @@ def chosen_exports(tx: Transaction, manifest: ReleaseManifest) -> list[tuple[Dev
 
 
 def _leaving(tx: Transaction, known: RolloutRecord) -> list[str]:
-    """The devices that are there and have yet to say that they left the release of a rollout that goes back."""
+    """The online devices that have not yet reported that they left the release of a rollout that is rolling back."""
     if known.status is not RolloutStatus.ROLLING_BACK:
         return []
     there = {device.id for device in tx.devices.all() if device.online}  # none that is revoked
@@ -128,7 +129,7 @@ def _leaving(tx: Transaction, known: RolloutRecord) -> list[str]:
 
 
 def _newer(tx: Transaction, known: RolloutRecord) -> RolloutRecord | None:
-    """The rollout that has taken its place."""
+    """The newer rollout that has taken this one's place, or ``None``."""
     latest = tx.rollouts.latest(known.task)
     return None if latest is None or latest.rollout == known.rollout else latest
 
