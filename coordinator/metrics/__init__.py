@@ -1,1 +1,1 @@
-"""What operators watch, in Prometheus' words: the fleet by the API, a coordinator by itself, and a board of both."""
+"""Metrics for Prometheus: the fleet's, over the API; a coordinator's own; and a Grafana board that shows both."""

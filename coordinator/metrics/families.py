@@ -1,4 +1,4 @@
-"""One metric with all its samples, as a collector yields it: by the values of its labels, in their order."""
+"""Builds one metric with all its samples, as a collector yields it; samples are keyed by the values of their labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _L = TypeVar("_L", bound=tuple[str, ...])
 
 
 def gauge(name: str, about: str, samples: Mapping[_L, float], *labels: str) -> Metric:
-    """What goes up and down."""
+    """A metric that rises and falls."""
     family = GaugeMetricFamily(name, about, labels=labels)
     for values, value in samples.items():
         family.add_metric(values, value)
@@ -19,7 +19,7 @@ def gauge(name: str, about: str, samples: Mapping[_L, float], *labels: str) -> M
 
 
 def counter(name: str, about: str, samples: Mapping[_L, float], *labels: str) -> Metric:
-    """What only rises, but for a restart; ``name`` ends in ``_total``."""
+    """A metric that only rises, except that a restart may reset it; ``name`` ends in ``_total``."""
     family = CounterMetricFamily(name, about, labels=labels)
     for values, value in samples.items():
         family.add_metric(values, value)

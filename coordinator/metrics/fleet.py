@@ -1,11 +1,11 @@
-"""The fleet, read off the store whenever Prometheus asks.
+"""Metrics of the fleet, read from the store whenever Prometheus asks.
 
-There are few series, however large a fleet grows: no device has one of its own. Devices say themselves what profile
-they are of, so the ``MOST_PROFILES`` commonest have their names and all others are ``other``. Operators make tasks;
-the ``MOST_TASKS`` newest are told of. All other labels have the values of an enum.
+The number of series is bounded, however large a fleet grows: no device has a series of its own. Devices choose their
+profile's name themselves, so only the ``MOST_PROFILES`` commonest are named, and all others are ``other``. Operators
+create tasks, of which the ``MOST_TASKS`` newest are shown. All other labels have the values of an enum.
 
-A round that is decided does not change any more. What it had is counted once and kept, so that asking takes no longer
-after a year; that is also why these figures only rise.
+A decided round does not change any more. Its figures are counted once and kept in memory, so that a scrape takes no
+longer after a year than on the first day, and the counters never fall.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from edge_sdk.protocol.messages import Failure, Verdict
 MOST_PROFILES = 50
 MOST_TASKS = 100
 _DECIDED = (Phase.CLOSED, Phase.ABANDONED)
-_ENDS = {Outcome.OFFERED: "unanswered"}  # of an offer whose round is over
+_ENDS = {Outcome.OFFERED: "unanswered"}  # the name for an offer whose round was decided without an answer
 _OTHER = "other"
 _NO_LIMIT = 2**31 - 1
 _Rounds = Mapping[tuple[str, Phase], RoundTotals]
 
 
 def fleet_registry(store: Store) -> CollectorRegistry:
-    """All that the API shows to Prometheus, its own process included."""
+    """The registry of everything that the API shows to Prometheus, including the figures of its own process."""
     registry = CollectorRegistry()
     registry.register(FleetCollector(store))
     ProcessCollector(registry=registry)
@@ -43,7 +43,7 @@ def fleet_registry(store: Store) -> CollectorRegistry:
 
 
 class FleetCollector(Collector):
-    """Of one store; may be asked from several threads. Raises ``StorageError``."""
+    """Collects the metrics of one store; thread-safe. Raises ``StorageError`` if the store cannot be read."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class FleetCollector(Collector):
         self._decided: dict[str, _Decided] = {}
 
     def collect(self) -> Iterator[Metric]:
-        """One state of the store."""
+        """All metrics, from one consistent state of the store."""
         revision = self._store.revision() or "0"
         with self._lock, self._store.reading() as tx:
             found = [*_build(revision), *_devices(tx), *self._tasks(tx)]
@@ -71,7 +71,7 @@ class FleetCollector(Collector):
 
 
 class _Decided:
-    """What the rounds of a task up to ``until`` have had."""
+    """Counts of a task's decided rounds, up to and including round ``until``."""
 
     def __init__(self, task: str) -> None:
         self.task, self.until = task, 0
@@ -80,7 +80,7 @@ class _Decided:
         self.update_bytes: Counter[Verdict] = Counter()
 
     def go_on(self, tx: Transaction, rounds: _Rounds) -> None:
-        """Up to the newest round that is decided."""
+        """Add the rounds that have been decided since, up to the newest."""
         until = max((rounds[self.task, phase].newest for phase in _DECIDED if (self.task, phase) in rounds), default=0)
         if until > self.until:
             self.offers.update(tx.totals.offers(self.task, self.until, until))

@@ -1,4 +1,4 @@
-"""What a serving coordinator shows of itself to Prometheus: over HTTP, on this machine only, to anybody there."""
+"""Metrics of a serving coordinator's process, over HTTP on the loopback interface only, without a token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _HOST = "127.0.0.1"
 
 @contextmanager
 def showing(vitals: Callable[[], Vitals], port: int) -> Iterator[None]:
-    """At ``http://127.0.0.1:<port>/metrics`` until the context is left. Raises ``PortInUseError``."""
+    """Serve the metrics at ``http://127.0.0.1:<port>/metrics`` until the context is left.
+
+    Raises ``PortInUseError`` if the port is taken.
+    """
     registry = CollectorRegistry()
     registry.register(VitalsCollector(vitals))
     ProcessCollector(registry=registry)
@@ -39,13 +42,13 @@ def showing(vitals: Callable[[], Vitals], port: int) -> Iterator[None]:
 
 
 class VitalsCollector(Collector):
-    """Of one coordinator."""
+    """Collects the metrics of one coordinator."""
 
     def __init__(self, vitals: Callable[[], Vitals]) -> None:
         self._vitals = vitals
 
     def collect(self) -> Iterator[Metric]:
-        """As its loop noted last."""
+        """The figures that the coordinator's loop noted last."""
         now = self._vitals()
         yield gauge("raffm_last_tick_timestamp_seconds", "When the loop noted this.", {(): now.at_s})
         yield gauge("raffm_broker_connected", "Whether the link to the broker is up.", {(): now.is_connected})

@@ -1,4 +1,4 @@
-"""How a serving coordinator is: what its loop notes of itself twice a second, for whoever asks."""
+"""The state of a serving coordinator, which its loop notes twice a second for whoever asks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """At ``at_s`` on the wall clock. Messages are counted by their type, and blobs in the bytes of their chunks.
+    """The state at ``at_s``, in seconds since the epoch.
 
-    ``transfers`` are fetched or wait for their turn, ``unread`` messages wait for the loop, ``work`` is heavy and runs
-    beside it or waits, and ``refused`` of it waits for the disk.
+    ``received`` and ``sent`` count messages by type; ``received_bytes`` and ``sent_bytes`` count the chunks of blobs.
+    ``transfers`` is the number of blobs being fetched or waiting for their turn, ``unread`` that of messages waiting
+    for the loop. ``work`` is the number of heavy jobs that run beside the loop or wait, and ``refused`` that of the
+    jobs that wait for space on the disk.
     """
 
     at_s: float = 0.0
