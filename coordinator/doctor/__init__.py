@@ -1,1 +1,1 @@
-"""`coordinator doctor`: what is wrong with a coordinator's folder, store, blobs, broker and tasks, and what to do."""
+"""`coordinator doctor`: checks a coordinator's folder, store, blobs, broker and tasks, and advises on what is wrong."""

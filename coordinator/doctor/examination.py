@@ -1,4 +1,4 @@
-"""All checks, in their order; what needs the store is left out where that cannot be read."""
+"""All checks, in their order. Checks that need the store are left out if it cannot be read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Checks = Sequence[tuple[str, Callable[[Patient], Iterator[Finding]]]]
 
 
 def packages(_: Patient) -> Iterator[Finding]:
-    """What prepares, aggregates and exports models."""
+    """Whether the packages that prepare, aggregate and export models are installed."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         advice = "pip install 'raffm-edge[coordinator]'"
@@ -28,7 +28,7 @@ def packages(_: Patient) -> Iterator[Finding]:
 
 
 def broker(patient: Patient) -> Iterator[Finding]:
-    """Every step on the way to the broker, until one fails."""
+    """Every step on the way to the broker, up to the first that fails."""
     linked = patient.linked()
     if linked.broker is not None:
         from edge_sdk.diagnosis.reaching import reach  # noqa: PLC0415 - paho may be what is missing
@@ -55,7 +55,10 @@ _RECORDED: _Checks = (
 
 
 def examine_coordinator(patient: Patient) -> list[Finding]:
-    """What is found; a folder that is not there has no content, and a store that cannot be read no records."""
+    """All findings.
+
+    If the folder does not exist, its content is not checked; if the store cannot be read, neither are its records.
+    """
     findings = examine(patient, (*_MACHINE, *_FOLDER))
     if patient.state_dir.is_dir():
         findings += examine(patient, _CONTENT)
@@ -65,6 +68,6 @@ def examine_coordinator(patient: Patient) -> list[Finding]:
 
 
 def require_well(findings: Sequence[Finding]) -> None:
-    """Raise ``UnfitCoordinatorError``, naming the checks that failed."""
+    """Raise ``UnfitCoordinatorError``, which names the failed checks, if there are any."""
     if names := failed(findings):
         raise UnfitCoordinatorError(f"something is wrong, see above: {', '.join(names)}")

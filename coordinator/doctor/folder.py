@@ -1,4 +1,4 @@
-"""The state folder: who may read and write it, its keys, and whether a coordinator works in it."""
+"""The state folder: who may read and write it, its keys, and whether a coordinator is running in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHERS, _OTHERS_WRITE = 0o077, 0o022
 
 
 def state_folder(patient: Patient) -> Iterator[Finding]:
-    """Its owner's alone to write: who else writes there puts another key in the place of the fleet's."""
+    """Whether only its owner can write to it: anybody else who can could replace the fleet's keys."""
     folder = patient.state_dir
     if not folder.is_dir():
         yield Finding(
@@ -33,7 +33,7 @@ def state_folder(patient: Patient) -> Iterator[Finding]:
 
 
 def secrets(patient: Patient) -> Iterator[Finding]:
-    """Keys, and the address of a database, which may have a password."""
+    """Whether only their owner can read the keys, and the address of a database, which may contain a password."""
     known = sorted(_secrets(patient.state_dir))
     for path in known:
         if _mode(path) & _OTHERS:
@@ -45,7 +45,7 @@ def secrets(patient: Patient) -> Iterator[Finding]:
 
 
 def keys(patient: Patient) -> Iterator[Finding]:
-    """What the coordinator signs with, as far as it holds the keys."""
+    """Whether the signing keys that the coordinator holds can be read and match their public halves."""
     held = [path for role in Role if (path := key_file(patient.state_dir, role)).exists()]
     broken = False
     for path in held:
@@ -66,7 +66,7 @@ def keys(patient: Patient) -> Iterator[Finding]:
 
 
 def serving(patient: Patient) -> Iterator[Finding]:
-    """The lock of the folder."""
+    """Whether a coordinator holds the folder's lock."""
     words = (
         "a coordinator works in the folder" if is_served(patient.state_dir) else "no coordinator works in the folder"
     )

@@ -1,4 +1,4 @@
-"""Whom the doctor examines, without changing anything there."""
+"""What the doctor examines. It changes nothing there."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from edge_sdk.transport.address import MqttVersion
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A state folder, and the broker that its coordinator is to use; ``all_blobs`` reads every one, not a sample.
+    """A state folder, and the broker that its coordinator is to use.
 
-    The broker is asked for a session where the doctor ``may_log_in`` there.
+    With ``all_blobs`` every blob is read, otherwise a sample. The broker is asked for a session only with
+    ``may_log_in``.
     """
 
     state_dir: Path
@@ -33,9 +34,10 @@ class Patient:
     may_log_in: bool = True
 
     def linked(self) -> Patient:
-        """With the broker of a fleet that has an authority, where none is named. Raises ``ConfigurationError``.
+        """The same, with the broker of the fleet that has an authority here, if no broker is named.
 
-        Nobody logs in there by the coordinator's name, which would end its session.
+        Then ``may_log_in`` is off: a session under the coordinator's name would end the coordinator's own. Raises
+        ``ConfigurationError`` if the fleet's settings cannot be read.
         """
         fleet = None if self.broker is not None else open_fleet(self.state_dir)
         if fleet is None:
@@ -52,11 +54,14 @@ class Patient:
 
     @property
     def blob_dir(self) -> Path:
-        """Where its blobs lie."""
+        """The folder of its blobs."""
         return self.state_dir / "blobs"
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """Its store, of the newest schema. Raises ``ConfigurationError`` where there is none, and ``StorageError``."""
+        """A read transaction on its store, without upgrading the schema.
+
+        Raises ``ConfigurationError`` if there is no store, ``StorageError`` if it cannot be read.
+        """
         with closing(look_into(self.state_dir)) as store, store.reading() as tx:
             yield tx

@@ -1,4 +1,4 @@
-"""The store, the blobs that it records, and the disk that both need."""
+"""Checks the store, the blobs that it records, and the free disk space that both need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMED = 3
 
 
 def store(patient: Patient) -> Iterator[Finding]:
-    """It is opened and left as it is."""
+    """Whether the store opens and has the newest schema; it is not upgraded."""
     if is_new(patient.state_dir):
         yield Finding("store", Mark.WARNING, "none yet", "`coordinator task create` makes it")
         return
@@ -51,7 +51,7 @@ def store(patient: Patient) -> Iterator[Finding]:
 
 
 def disk(patient: Patient) -> Iterator[Finding]:
-    """Room for the next round of every task that goes on: its updates, and the version that they become."""
+    """Whether the disk has space for the next round of every unfinished task: its updates and the resulting version."""
     free = shutil.disk_usage(patient.state_dir).free
     with patient.reading() as tx:
         tasks = [read_task(known.config) for known in tx.tasks.all() if known.status in GOES_ON]
@@ -66,12 +66,12 @@ def disk(patient: Patient) -> Iterator[Finding]:
 
 
 def blobs(patient: Patient) -> Iterator[Finding]:
-    """Those that the store records are there, and some or all of them are what they are named after."""
+    """Whether all recorded blobs exist, and whether those that are read, a sample or all, match their digests."""
     with patient.reading() as tx:
         recorded = recorded_blobs(tx)
     there = {digest for digest in recorded if (patient.blob_dir / digest).exists()}
     with patient.reading() as tx:
-        missing = (recorded - there) & recorded_blobs(tx)  # a coordinator that works meanwhile deletes what is over
+        missing = (recorded - there) & recorded_blobs(tx)  # a running coordinator may have deleted some meanwhile
     if missing:
         advice = "copy them from a backup, which has them under blobs/: their tasks cannot go on without"
         yield Finding("blobs", Mark.FAILURE, f"missing: {len(missing)} of {len(recorded)}, {_few(missing)}", advice)
@@ -90,7 +90,10 @@ def blobs(patient: Patient) -> Iterator[Finding]:
 
 
 def _round_bytes(tx: Transaction, task: TaskConfig) -> int:
-    """About what the last round took, or, before the first, an update as large as the model of each device."""
+    """An estimate of a round's size in bytes: that of the last one.
+
+    Before the first round, every device's update counts as much as the whole model.
+    """
     latest, newest = tx.versions.latest(task.name), tx.rounds.newest(task.name)
     version = _model_bytes(task) if latest is None else sum(entry.size_bytes for entry in latest.blobs)
     if newest is None:
@@ -109,7 +112,7 @@ def _sample(digests: Collection[str]) -> list[str]:
 def _is_sound(blob: Path) -> bool:
     try:
         return is_sound(blob)
-    except OSError:  # a bad sector; or a coordinator needed it no longer, and has deleted it
+    except OSError:  # a bad sector, or a running coordinator has deleted the blob meanwhile
         return not blob.exists()
 
 

@@ -1,4 +1,4 @@
-"""The tasks, and the devices that they need."""
+"""Checks the tasks, and the devices that they need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WAITS = {TaskStatus.PENDING, TaskStatus.RUNNING}
 
 
 def tasks(patient: Patient) -> Iterator[Finding]:
-    """What each works on is still there, those that failed, and those that wait for a coordinator."""
+    """Whether the tasks' files still exist, which tasks have failed, and which wait with no coordinator running."""
     with patient.reading() as tx:
         known = tx.tasks.all()
     failures = {task.name: task.failure or _UNKNOWN for task in known if task.status is TaskStatus.FAILED}
@@ -47,7 +47,7 @@ def tasks(patient: Patient) -> Iterator[Finding]:
 
 
 def devices(patient: Patient) -> Iterator[Finding]:
-    """Those that have not been heard of, and tasks for whose rounds too few are online."""
+    """Which devices have been silent for long, and which tasks have too few devices online for a round."""
     with patient.reading() as tx:
         everybody = tx.devices.all()
         wanted = [read_task(task.config) for task in tx.tasks.all() if task.status in _WAITS]
@@ -59,14 +59,14 @@ def devices(patient: Patient) -> Iterator[Finding]:
         [it for it in known if not it.has_said_hello], "enrolled a week ago or more, never heard", advice
     )
     found = f"{len(known)} known" if known else "none yet"
-    if is_served(patient.state_dir):  # else nobody notes who comes and goes
+    if is_served(patient.state_dir):  # otherwise nobody records which devices are online
         yield from _too_few(wanted, known)
         found += f", {sum(it.online for it in known)} of them online"
     yield Finding("devices", Mark.OK, found)
 
 
 def _silent(devices: Sequence[DeviceRecord], words: str, advice: str) -> Iterator[Finding]:
-    """Of these devices those that have not spoken for a week, the last heard of first."""
+    """Name those of these devices that have sent nothing for a week, the most recently heard first."""
     days = {it.id: (time.time() - it.last_seen_s) / _DAY_S for it in devices}
     silent = sorted((name for name in days if days[name] > _SILENT_DAYS), key=days.__getitem__)
     if silent:
@@ -76,7 +76,7 @@ def _silent(devices: Sequence[DeviceRecord], words: str, advice: str) -> Iterato
 
 
 def _sources(task: TaskRecord) -> Iterator[Finding]:
-    """The model's folder and the files of a task; one that has ended needs them to be saved, or started again."""
+    """Whether a task's model folder and files exist; a finished task needs them to be saved or started again."""
     config = read_task(task.config)
     mark = Mark.FAILURE if task.status in GOES_ON else Mark.WARNING
     try:
