@@ -1,1 +1,1 @@
-"""What the command line does, over HTTP: tasks and tokens changed, everything else read. Its pages are OpenAPI."""
+"""The REST API: what the command line shows and changes, over HTTP. Its reference is an OpenAPI document."""

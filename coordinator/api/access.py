@@ -1,4 +1,4 @@
-"""Tokens: made once, shown once, kept as a digest; and what their bearers may do."""
+"""API tokens: made once, shown once, stored as a digest. A token's role says what its bearer may do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _MOST_DAYS = 36500
 
 
 def make_token(store: Store, name: str, role: AccessRole, days: float | None, now_s: float, who: str) -> str:
-    """A new token for ``days``, or for good; its secret, which nobody can read again.
+    """Make a token that is valid for ``days``, or for ever if ``None``, and return its secret, which is not stored.
 
-    Raises ``ConfigurationError`` for a name that is taken or is none, and for days that are none.
+    Raises ``ConfigurationError`` for a name that is invalid or taken, and for ``days`` that are not a number or too
+    many.
     """
     check_name(name, "token")
-    if days is not None and (math.isnan(days) or days > _MOST_DAYS):  # what is no number would be no end
+    if days is not None and (math.isnan(days) or days > _MOST_DAYS):  # a token of NaN days would never expire
         raise ConfigurationError(f"a token is good for up to {_MOST_DAYS} days, not for {days}")
     secret = new_secret(_PREFIX)
     expires_s = None if days is None else now_s + days * _DAY_S
@@ -35,7 +36,7 @@ def make_token(store: Store, name: str, role: AccessRole, days: float | None, no
 
 
 def revoke_token(store: Store, name: str, now_s: float, who: str) -> None:
-    """The token is worth nothing from now on; ``ConfigurationError`` where there is none of this name."""
+    """Delete a token, which is invalid from now on. Raises ``ConfigurationError`` if there is none with this name."""
     with store.transaction() as tx:
         if tx.tokens.get(name) is None:
             names = ", ".join(known.name for known in tx.tokens.all()) or "none"
@@ -45,12 +46,12 @@ def revoke_token(store: Store, name: str, now_s: float, who: str) -> None:
 
 
 def bearer_of(tx: Transaction, secret: str, now_s: float) -> TokenRecord | None:
-    """Whose secret this is; ``None`` where nobody's, or where the token has expired."""
+    """The token with this secret; ``None`` if there is none, or it has expired."""
     return bearer_by(tx, digest_of(secret), now_s)
 
 
 def bearer_by(tx: Transaction, digest: str, now_s: float) -> TokenRecord | None:
-    """As :func:`bearer_of`, of the digest of a secret."""
+    """:func:`bearer_of`, but from the digest of the secret."""
     known = tx.tokens.of_digest(digest)
     is_good = known is not None and (known.expires_s is None or now_s < known.expires_s)
     return known if is_good else None

@@ -1,7 +1,7 @@
-"""The REST API of one coordinator's store: what the command line shows and changes, for programs and pages.
+"""The REST API of one coordinator's store: what the command line shows and changes, for programs and web pages.
 
-Every request but ``/health`` carries a token (``Authorization: Bearer …``). What changes something is in the audit log
-in the same transaction. A task's paths are of the coordinator's machine.
+Every request except ``/health`` needs a token (``Authorization: Bearer …``). A change and its entry in the audit log
+are written in one transaction. Paths in a task's settings are paths on the coordinator's machine.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ _CODES = {
     MalformedMessageError: status.HTTP_400_BAD_REQUEST,
     UntrustedError: status.HTTP_401_UNAUTHORIZED,
 }
-"""Of what is no fault of the server's."""
+"""The status codes of errors that are the client's; any other is the server's, 503."""
 _AWAY_S = 5
-"""When to ask again while the database is away; less than a restart of it takes is too soon."""
+"""The Retry-After while the database is away, about as long as its restart takes."""
 
 
 def create_app(store: Store, state_dir: Path | None = None, limits: Limits | None = None) -> FastAPI:
-    """The API of ``store``, which outlives it; devices enrol where ``state_dir`` has the fleet's authority.
+    """The API of ``store``, which the caller closes after the app has ended.
 
-    Clients that ask more than ``limits`` allow are told to wait.
+    Devices can enrol if ``state_dir`` has the fleet's authority. Clients that exceed ``limits`` are told to wait.
     """
     app = FastAPI(title="raffm-edge coordinator", version="1", docs_url=None, redoc_url=None)
     app.state.store, app.state.state_dir = store, state_dir
@@ -106,7 +106,7 @@ def create_app(store: Store, state_dir: Path | None = None, limits: Limits | Non
 
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
-    """One line, as on the command line; what the disk or the database refuses is the server's fault."""
+    """Answer with the error in one line, as on the command line; errors of the disk or the database are 503."""
     if isinstance(error, AnyHTTPException):
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
     if isinstance(error, RequestValidationError):
@@ -114,7 +114,7 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UnicodeEncodeError):
         return JSONResponse({"error": "the request has text that is none in UTF-8"}, status.HTTP_400_BAD_REQUEST)
     codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
-    said = str(error).encode(errors="backslashreplace").decode()  # it may quote half a pair of JSON's \ud800
+    said = str(error).encode(errors="backslashreplace").decode()  # it may quote a lone surrogate, JSON's \ud800
     again = {"Retry-After": str(_AWAY_S)} if isinstance(error, StoreAwayError) else None
     return JSONResponse({"error": said}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE), again)
 
@@ -125,7 +125,7 @@ def _well() -> dict[str, str]:
 
 
 class _HeadAsGet:
-    """Who watches with HEAD is answered as with GET; the server keeps the body to itself."""
+    """Answers HEAD, which some monitors use, as GET; the server does not send the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -136,7 +136,7 @@ class _HeadAsGet:
 
 
 def _first_of(error: RequestValidationError) -> str:
-    """Where the first thing is that does not fit, and why; what was sent may be a secret, and is not repeated."""
+    """Where the first invalid value is, and why; the value itself may be a secret, and is not repeated."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 

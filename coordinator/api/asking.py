@@ -1,4 +1,4 @@
-"""What every route of the API takes: the store, a token that may, and how an answer is cut into pages."""
+"""What the API's routes have in common: the store, a token with the role they need, and answers in pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ After = Annotated[
 ]
 _bearer = HTTPBearer(description="A token, from `coordinator token create`.")
 Answers = dict[int | str, dict[str, Any]]
-"""What FastAPI is told of an operation's answers."""
+"""An operation's possible answers by status code, as FastAPI takes them for the OpenAPI document."""
 WAIT: Answers = {
     status.HTTP_429_TOO_MANY_REQUESTS: {
         "model": Problem,
@@ -116,7 +116,10 @@ Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]
 
 
 def page_of(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[Sequence[_T], str | None]:
-    """The first of what comes after, and how to ask for the rest."""
+    """The first ``limit`` of ``found``, and the key to ask for the next page with; ``None`` if that was all.
+
+    ``found`` has to have one more than ``limit`` if there is more.
+    """
     some = found[:limit]
     return some, key(some[-1]) if len(found) > limit else None
 
@@ -124,7 +127,7 @@ def page_of(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[
 def listed(
     found: Sequence[_T], key: Callable[[_T], str], limit: int, after: str | None
 ) -> tuple[Sequence[_T], str | None]:
-    """As :func:`page_of`, of all that there is; 400 where what the page before ended with is there no more."""
+    """:func:`page_of`, but of everything after the one with key ``after``. Answers 400 if that no longer exists."""
     if after is None:
         return page_of(found, key, limit)
     for number, one in enumerate(found):
@@ -134,7 +137,7 @@ def listed(
 
 
 def known_or_404(look: Callable[[], _T]) -> _T:
-    """What ``look`` finds; 404 where it says that there is none."""
+    """The result of ``look``. Answers 404 if it raises ``ConfigurationError``, that is, if there is no such thing."""
     try:
         return look()
     except StorageError:

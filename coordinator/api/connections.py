@@ -1,9 +1,9 @@
-"""What a stranger may hold of the API's process: so much memory for a request, and a connection for so long.
+"""Limits on what an unauthenticated client can hold of the API's process: memory per request, and time per connection.
 
-The framework reads a request to its end before it looks at the token, and the server waits for as long as a client
-takes. So a body has a limit, and a connection ends where no whole request has come within ``PATIENCE_S``, or an answer
-is not read. Where there are more connections than ``MOST_CONNECTIONS``, or than half of the files
-that the process may open, a new one ends the one that has waited longest, so that whoever comes is heard.
+The framework reads a whole request before it checks the token, and the server waits as long as a client takes. So the
+size of a body is limited, and a connection is closed if no whole request has come within ``PATIENCE_S``, or if an
+answer is not read. Beyond ``MOST_CONNECTIONS``, or half of the files that the process may open, a new connection closes
+the one that has waited longest, so that a newcomer is always served.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_BODY_BYTES = 1 << 20
-"""Of a request: several times the largest manifest or task."""
+"""The largest body of a request, 1 MiB: several times the largest manifest or task."""
 MOST_CONNECTIONS = 1000
 PATIENCE_S, READING_S = 30.0, 600.0
-"""For a request to come, and for the end of an answer to be read."""
+"""How long to wait for a whole request, and for the client to read the end of an answer."""
 _MOST_FILES = 65536
 
 
 class BodyLimit:
-    """An app that reads no more than ``MOST_BODY_BYTES`` of any request: else it answers 413."""
+    """Middleware that reads at most ``MOST_BODY_BYTES`` of a request's body, and answers 413 if there is more."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting what is read of it."""
+        """Pass a request on, and count the bytes of its body as they are read."""
         left_bytes = MOST_BODY_BYTES
 
         async def counted() -> Message:
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
     """One connection, which is ended where nothing comes of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait, in the place of whoever has waited longest where there are too many."""
+        """Start to wait for a request; if there are too many connections, close the one that has waited longest."""
         super().connection_made(transport)
         self._wait()
         known = [it for it in self.connections if isinstance(it, Connection) and not it.transport.is_closing()]
@@ -57,19 +57,19 @@ class Connection(H11Protocol):
             min((it for it in known if not it.is_answered), key=lambda it: it.since_s).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._timer.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for what is left of the answer to be read, and for the next request."""
+        """Wait for the client to read the rest of the answer, and for its next request."""
         super().on_response_complete()
         self._timer.cancel()
         self._wait()
 
     @property
     def is_answered(self) -> bool:
-        """Whether a whole request has come, whose answer is being made."""
+        """Whether a whole request has come, and its answer is being made."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def _wait(self) -> None:
@@ -86,7 +86,10 @@ class Connection(H11Protocol):
 
 
 def raise_file_limit() -> None:
-    """As far as the system lets this process: a connection is a file, also one that has not got through TLS yet."""
+    """Raise this process's limit of open files as far as allowed, to at most 65,536.
+
+    Every connection is an open file, even one that has not completed its TLS handshake.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

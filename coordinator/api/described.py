@@ -1,4 +1,4 @@
-"""The API's own page about itself: every operation on one page that loads nothing, from anywhere."""
+"""The API's own documentation page: every operation on one page, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _templates = Environment(loader=PackageLoader("coordinator.api"), autoescape=Tru
 
 
 def describe(app: FastAPI) -> None:
-    """Add the page.
+    """Add the page to ``app``.
 
-    FastAPI's own has a browser load and run scripts of others', as the one who is logged in to the dashboard beside
-    it, and is empty where there is no way to them.
+    FastAPI's own page makes the browser load scripts from other servers and run them with the session of a user of the
+    dashboard, which is on the same server. Without access to those servers it stays empty.
     """
 
     def show() -> HTMLResponse:

@@ -1,7 +1,7 @@
-"""Devices become known, and are revoked: what operators do about it, and the one thing that a device does over HTTP.
+"""Enrolment and revocation of devices: the operators' part, and the one request that a device makes over HTTP.
 
-A device has a one-time token and nothing else. What it sends is small, is counted while it comes, and is looked at in
-the order of :mod:`coordinator.fleet.enrolment`.
+A device has nothing but a one-time token. Its request is limited in size while it is being read, and is checked in the
+order that :mod:`coordinator.fleet.enrolment` gives.
 """
 
 from __future__ import annotations

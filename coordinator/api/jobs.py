@@ -1,7 +1,7 @@
-"""Heavy work for the API, in a process of its own: what it takes of memory goes with it, and torch never comes here.
+"""Heavy work for the API, in a process of its own, whose memory ends with it. The API itself never imports torch.
 
-The process reads one job as a line of JSON, and answers with one. It ends, and takes what it has made with it, when its
-input does, which also happens where the API is killed.
+The process reads one job from its input as a line of JSON, and answers with JSON. If its input is closed, which also
+happens if the API is killed, it ends and deletes what it has made.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from edge_sdk.errors import ConfigurationError, DataFormatError, ModelFormatErro
 from edge_sdk.transport.blob_folder import BlobFolder
 
 MADE = "made.tar"
-"""What a job that makes a file calls it, in its ``folder``."""
+"""The name of the file that a job makes in its ``folder``."""
 
 
 class _Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """``folder`` is one for what the job makes, and goes with it."""
+    """A job on a state folder; it makes its files in ``folder``, which is deleted with them."""
 
     state_dir: str
     folder: str | None = None
 
 
 class SaveModel(_Job, frozen=True, kw_only=True):
-    """A version as a Hugging Face folder, or PEFT's, in an archive; its number."""
+    """Save a version as an archive of a Hugging Face or PEFT folder; the result is its number."""
 
     task: str
     version: int | None
@@ -57,7 +57,7 @@ class SaveModel(_Job, frozen=True, kw_only=True):
 
 
 class BackUp(_Job, frozen=True, kw_only=True):
-    """All that the coordinator is, as one file; how many blobs are in it."""
+    """Back up the coordinator's whole state in one file; the result is the number of blobs in it."""
 
     def do(self) -> int:
         """Raises as :func:`back_up`."""
@@ -65,7 +65,7 @@ class BackUp(_Job, frozen=True, kw_only=True):
 
 
 class MakeRelease(_Job, frozen=True, kw_only=True):
-    """A release; its number."""
+    """Create a release; the result is its number."""
 
     wanted: Wanted
     who: str
@@ -78,12 +78,12 @@ class MakeRelease(_Job, frozen=True, kw_only=True):
 
 
 class Examine(_Job, frozen=True, kw_only=True):
-    """What the doctor finds."""
+    """Run the doctor; the result is its findings as JSON."""
 
     all_blobs: bool
 
     def do(self) -> dict[str, object]:
-        """Never raises: what keeps it from looking is a finding."""
+        """Never raises: whatever prevents a check is itself a finding."""
         return as_json(examine_coordinator(Patient(Path(self.state_dir), all_blobs=self.all_blobs)))
 
 
@@ -91,7 +91,7 @@ Job = SaveModel | BackUp | MakeRelease | Examine
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a job came to, or why it failed; ``is_asked_wrong`` where that is for the caller to mend."""
+    """The result of a job, or why it failed; ``is_asked_wrong`` if the caller can mend that by asking differently."""
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: str | None = None
@@ -125,7 +125,7 @@ def _end_with_input(job: Job) -> None:
 
 
 def main() -> None:
-    """Do the one job."""
+    """Do the one job that comes on standard input."""
     job = _jobs.decode(sys.stdin.buffer.readline())
     Thread(target=_end_with_input, args=(job,), daemon=True).start()
     sys.stdout.buffer.write(msgspec.json.encode(_answer_to(job)))

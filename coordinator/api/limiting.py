@@ -1,11 +1,12 @@
-"""How often somebody may ask, and how often guess a token, in memory that does not grow with how many there are.
+"""Rate limits: how often a client may ask, and how often it may guess a token. Their memory is bounded.
 
-A client is an IPv4 address, or the /64 of an IPv6 one, which is one customer's. Each has a bucket of a minute's worth
-that fills as time passes: the generic cell rate algorithm (ITU-T I.371), one number a client. Where more clients are
-known than there is room for, those that come then share one bucket, so that addresses are no way around a limit.
+A client is an IPv4 address, or the /64 network of an IPv6 address, which usually belongs to one customer. Each has a
+bucket that holds a minute's worth and refills as time passes: the generic cell rate algorithm (ITU-T I.371), which
+stores one number per client. Beyond a maximal number of clients, further ones share one bucket, so that many addresses
+are no way around a limit.
 
-A secret that is wrong counts for its sender and for itself. Once either has used its guesses up, secrets are not looked
-at, right ones neither, until there is a guess again.
+A wrong secret counts against its sender and against the secret itself. When either has used up its guesses, no secret
+is checked, not even a right one, until a guess is available again.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _CLIENT_PREFIX = 64
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client, or one token, may ask in a minute, and how many wrong secrets it may show; 0 is any number.
+    """Limits per minute: requests of one client or with one token, and wrong secrets; 0 means no limit.
 
-    ``ConfigurationError`` below that.
+    Raises ``ConfigurationError`` for a negative limit.
     """
 
     requests_per_minute: int = 1200
@@ -49,7 +50,7 @@ class Limits:
 
 
 class Limiter:
-    """So many a minute for each name, ``most`` of which are known apart; 0 is any number."""
+    """Allows ``per_minute`` events for each name; 0 is no limit. At most ``most`` names have their own buckets."""
 
     def __init__(self, per_minute: int, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval_s = _MINUTE_S / per_minute if per_minute else 0.0
@@ -61,14 +62,14 @@ class Limiter:
         return len(self._full_at_s)
 
     def wait_s(self, name: str) -> float:
-        """Until there is room for one more; 0 where there is now."""
+        """Seconds until one more is allowed; 0 if it is now."""
         with self._lock:
             now_s = self._clock()
             full_at_s = self._full_at_s.get(self._known(name, now_s), now_s)
             return max(0.0, full_at_s - now_s - (_MINUTE_S - self._interval_s)) if self._interval_s else 0.0
 
     def count(self, name: str) -> None:
-        """One more."""
+        """Count one more."""
         if not self._interval_s:
             return
         with self._lock:
@@ -77,14 +78,14 @@ class Limiter:
             self._full_at_s[known] = max(now_s, self._full_at_s.get(known, now_s)) + self._interval_s
 
     def take_s(self, name: str) -> float:
-        """Count one more where there is room, and else for how long to wait."""
+        """Count one more and return 0 if it is allowed; otherwise return the seconds to wait."""
         waiting_s = self.wait_s(name)
         if not waiting_s:
             self.count(name)
         return waiting_s
 
     def _known(self, name: str, now_s: float) -> str:
-        """Itself, or the crowd's where there is no room; those whose buckets are full again are forgotten."""
+        """``name``, or the shared bucket's if there is no space; names whose buckets are full again are forgotten."""
         if name in self._full_at_s or len(self._full_at_s) < self._most:
             return name
         if now_s >= self._swept_s + _SWEEP_S:
@@ -94,35 +95,35 @@ class Limiter:
 
 
 class Guard:
-    """Of one API, with its dashboard: who has to wait."""
+    """Decides who has to wait, for one API together with its dashboard."""
 
     def __init__(self, limits: Limits) -> None:
         self._requests = Limiter(limits.requests_per_minute)
         self._failures = Limiter(limits.failures_per_minute)
 
     def came(self, client: str) -> float:
-        """A request has come: for how long its sender has to wait, 0 where it need not."""
+        """Count a request; returns the seconds that its sender has to wait, 0 if it may be served."""
         return self._requests.take_s(f"from {client}")
 
     def require_guess(self, request: Request, secret: str) -> None:
-        """429 where the sender, or this secret, has been wrong too often."""
+        """Answer 429 if this sender, or this secret, has been wrong too often."""
         _require(max(map(self._failures.wait_s, _names(request, secret))), "too many wrong tokens")
 
     def missed(self, request: Request, secret: str) -> None:
-        """A secret was wrong."""
+        """Count a wrong secret."""
         for name in _names(request, secret):
             self._failures.count(name)
         _log.warning("%s shows a token that is good for nothing", client_of(request.scope))
 
     def require_rate(self, request: Request, token: str) -> None:
-        """429 where a token, by its name, asks too often from wherever; once for each request."""
+        """Answer 429 if the token with this name is used too often, from anywhere; counts each request once."""
         if not getattr(request.state, "is_counted", False):
             request.state.is_counted = True
             _require(self._requests.take_s(f"token {token}"), f"too many requests with token {token!r}")
 
 
 class Throttle:
-    """Before all else of an app: a client that asks too often is told to wait."""
+    """Outermost middleware of an app: tells a client that asks too often to wait."""
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app, self._guard = app, guard
@@ -139,7 +140,7 @@ class Throttle:
 
 
 def client_of(scope: Scope) -> str:
-    """Who is at the other end, as far as it has a bucket of its own."""
+    """The client that a request counts against: its IPv4 address or IPv6 /64 network."""
     host = (scope.get("client") or ("unknown",))[0]
     try:
         address = ipaddress.ip_address(host)

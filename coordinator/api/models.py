@@ -1,4 +1,4 @@
-"""The models that tasks have come to, over HTTP: listed, downloaded, and made into releases where they lie."""
+"""The models of tasks, over HTTP: listed, downloaded, and made into releases on the coordinator's machine."""
 
 from __future__ import annotations
 

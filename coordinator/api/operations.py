@@ -1,4 +1,4 @@
-"""How the coordinator is, over HTTP: metrics, the doctor, the fleet's authority and root of trust, and its backup."""
+"""Operating a coordinator over HTTP: metrics, the doctor, the fleet's authority and root of trust, and backups."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Releases and rollouts over HTTP: looked at, signed with what a key elsewhere has signed, sent out and stopped.
+"""Releases and rollouts over HTTP: inspected, approved with signatures made elsewhere, rolled out and stopped.
 
-A release is made where the model is, by ``coordinator release create`` or at a task's end. No secret key comes here.
+Releases are made on the coordinator's machine. No secret key ever reaches the API.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _I = TypeVar("_I")
 
 
 def plain(value: object) -> dict[str, JsonValue]:
-    """A struct as JSON has it; tuples, bytes and times are none there."""
+    """A struct as plain JSON values, in which there are no tuples, bytes or times."""
     decoded: dict[str, JsonValue] = msgspec.json.decode(msgspec.json.encode(value))
     return decoded
 
@@ -31,7 +31,7 @@ Plain = Annotated[dict[str, JsonValue], BeforeValidator(plain)]
 
 
 class _Record(BaseModel):
-    """What is read off a record of the store by the same names."""
+    """A schema whose fields are read from a record of the store by the same names."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,4 +1,4 @@
-"""The API as a process: on loopback, or with TLS."""
+"""Serves the API as a process: on loopback, or with TLS."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from edge_sdk.errors import ConfigurationError, PortInUseError
 from edge_sdk.transport.address import is_loopback, show_certificate
 
 _log = logging.getLogger(__name__)
-_GRACE_S = 3  # for answers that are on their way
+_GRACE_S = 3  # time to finish answers that have been begun
 _PORT = 8080
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to be told apart
-_BACKLOG = 128  # asyncio logs that it is out of files so many times at once
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - only compared with
+_BACKLOG = 128  # asyncio logs so many times at once that the process is out of files
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where, and with which certificate; ``name`` is what others call this machine, where ``host`` is all it has.
+    """Where to listen, and with which certificate.
 
-    Raises ``ConfigurationError`` for plain HTTP off this machine, unless allowed, and a certificate that is none.
+    ``name`` is the host name for others, used in :attr:`address` if ``host`` stands for every interface. Raises
+    ``ConfigurationError`` for plain HTTP beyond this machine, unless it is allowed, and for an unusable certificate.
     """
 
     host: str = "127.0.0.1"
@@ -63,9 +64,10 @@ class Listening:
         *,
         allow_plaintext: bool,
     ) -> Listening:
-        """As it is told, and as a fleet that has an authority says for the rest; a certificate is made where need be.
+        """The given settings, completed from those of a fleet with an authority.
 
-        Raises ``ConfigurationError`` for a key without its certificate too, and ``StorageError``.
+        If there is no certificate, the fleet's authority makes one, unless plain text is allowed. Also raises
+        ``ConfigurationError`` for a key without its certificate, and ``StorageError`` if the disk refuses.
         """
         if certificate is None and key is not None:
             raise ConfigurationError(f"--key {key} is given without its --certificate: give both")
@@ -78,16 +80,17 @@ class Listening:
 
     @property
     def address(self) -> str:
-        """As a browser takes it."""
+        """The URL for a browser."""
         named = self.name if self.host in _EVERYWHERE and self.name else self.host
         host = f"[{named}]" if ":" in named else named
         return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
 
 
 def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) -> None:
-    """Serve until Ctrl-C or SIGTERM, and then at most ``_GRACE_S`` more; ``dashboard`` is the path of one, to be told.
+    """Serve until Ctrl-C or SIGTERM, and then at most ``_GRACE_S`` seconds more.
 
-    Raises ``PortInUseError``.
+    ``dashboard`` is the path of the dashboard, if there is one, for the log. Raises ``PortInUseError`` if the port is
+    taken, and ``ConfigurationError`` if the address cannot be listened on.
     """
     raise_file_limit()
     with closing(_listener(listening)) as listener:
@@ -108,7 +111,7 @@ def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) 
         )
         server = uvicorn.Server(config)
 
-        def stop(*_: object) -> None:  # before uvicorn listens to signals, and when it raises them again at its end
+        def stop(*_: object) -> None:  # for signals before uvicorn handles them, and those it re-raises at its end
             server.should_exit = True
 
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,6 +1,7 @@
-"""Where the API has heavy work done: one piece at a time, each in a process of its own, so that memory is bounded.
+"""Runs heavy work for the API, one job at a time, each in a process of its own, so that memory is bounded.
 
-A file that is made has no name by the time that it is sent, so nothing of it stays, whatever ends the sending.
+A file that a job makes is deleted before it is sent from its open handle, so that nothing of it remains, however the
+sending ends.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ _answers = msgspec.json.Decoder(Answer)
 
 
 class Workshop:
-    """Of one API."""
+    """The heavy work of one API."""
 
     def __init__(self) -> None:
         self._is_busy = False
 
     async def perform(self, job: Job) -> bytes:
-        """Do ``job``; its result as JSON. 409 while another is done, and the errors that ``job`` raises."""
+        """Do ``job`` and return its result as JSON. Answers 409 while another job runs; raises what ``job`` raises."""
         if self._is_busy:
             detail = "other heavy work is being done for somebody: try again when it has ended"
             raise HTTPException(status.HTTP_409_CONFLICT, detail, {"Retry-After": str(_TRY_AGAIN_S)})
@@ -47,14 +48,14 @@ class Workshop:
             self._is_busy = False
 
     async def make(self, state_dir: Path, job_in: Callable[[str], Job]) -> tuple[bytes, IO[bytes]]:
-        """Do a job that makes a file; its result as JSON, and the file, which goes once it is closed."""
+        """Do a job that makes a file; returns its result as JSON, and the open file, which is gone once closed."""
         with disk_errors(state_dir), TemporaryDirectory(dir=state_dir, prefix=".work-") as folder:
             result = await self.perform(job_in(folder))
             return result, (Path(folder) / MADE).open("rb")
 
 
 def sent(file: IO[bytes], name: str) -> StreamingResponse:
-    """The answer that is ``file``, piece by piece; it is closed afterwards."""
+    """A response that streams ``file`` in pieces and closes it at the end."""
     headers = {
         "Content-Length": str(os.fstat(file.fileno()).st_size),
         "Content-Disposition": f'attachment; filename="{name}"',
