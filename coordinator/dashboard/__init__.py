@@ -1,13 +1,12 @@
-"""The dashboard: what the command line and the API show and change of a fleet, as pages on the API's server.
+"""The dashboard: web pages on the API's server that show and change what the command line and the API do.
 
-Pages are rendered here, by Jinja, and are whole without any script; one small script asks again every few seconds and
-puts what has changed into its place. So there is no state but a session, nothing is fetched from anywhere else, and
-the content security policy allows no inline script or style and no ``eval``, which a page built in the browser needs.
-Everything comes from the store through its repositories, and is changed through the functions that the command line
-calls.
+Pages are rendered here, with Jinja, and work without any script. One small script requests the page again every few
+seconds and replaces what has changed. So the only state is a session, nothing is loaded from another server, and the
+content security policy allows no inline script or style and no ``eval``, which a page built in the browser would need.
+All data is read from the store through its repositories, and changed by the functions that the command line calls.
 
     app.py       mounts it under ``/dashboard``: headers, errors, files
-    access.py    who looks: log in by a token, a cookie, roles
-    rendering.py templates and the words of figures
-    …            one module a page; ``pictures`` and ``charts`` are pure geometry
+    access.py    authentication: login with a token, a cookie, roles
+    rendering.py templates, and how figures are written
+    …            one module per page; ``pictures`` and ``charts`` are pure geometry
 """

@@ -1,8 +1,8 @@
-"""Who looks at the dashboard: a token logs in, a cookie stays logged in, the token's role decides.
+"""Access to the dashboard: a token logs in, a cookie keeps the session, and the token's role decides what is allowed.
 
-The cookie is the session's id, for this path alone, out of reach of scripts and of other sites. What changes something
-must come from a page of this server: the browser says so (``Sec-Fetch-Site``, or ``Origin`` where it is older). The
-token is asked for again at every request, so that a session ends with it.
+The cookie holds the session's id. It is sent to this path only, and neither scripts nor other sites can use it. A
+request that changes something has to come from a page of this server, which the browser says in ``Sec-Fetch-Site``, or
+in ``Origin`` if it is older. Every request checks the token again, so that a session ends with its token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the pages work with."""
+    """What the pages share: the store, the state folder, the models' sizes, the sessions, and the rate limits."""
 
     store: Store
     state_dir: Path
@@ -44,7 +44,7 @@ class Desk:
 
 
 class LoginNeededError(Exception):
-    """Nobody is logged in; ``wanted`` is what was asked for."""
+    """The visitor is not logged in; ``wanted`` is the address that was requested."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__()
@@ -74,14 +74,14 @@ def _may(role: AccessRole) -> Callable[..., TokenRecord]:
 
 
 def _wanted(request: Request) -> str:
-    """Where to go after logging in: the page itself, where it was one."""
+    """The address to go to after login: the requested one if it was a page."""
     if request.method != "GET":
         return PATH
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 async def _posted(request: Request) -> Mapping[str, str]:
-    """The fields of a form, from a page of this server."""
+    """The fields of a form that a page of this server has sent; else 403."""
     said = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin", "").partition("://")[2]
     is_own = said == "same-origin" if said else origin and origin == request.headers.get("host")
@@ -109,13 +109,13 @@ Form = Annotated[Mapping[str, str], Depends(_posted)]
 
 @router.get("/login")
 def login_page(request: Request, then: Annotated[str, Query(max_length=2000)] = PATH) -> Response:
-    """Ask for a token."""
+    """Show the form that asks for a token."""
     return page(request, "login.html", then=then)
 
 
 @router.post("/login")
 def log_in(request: Request, desk: Opened, form: Form) -> Response:
-    """Open a session for the bearer of a token, and go where they wanted to."""
+    """Open a session for the bearer of a token, and redirect to the page that was wanted."""
     secret, then = form.get("token", "").strip(), form.get("then", PATH)
     try:
         desk.guard.require_guess(request, secret)
@@ -152,11 +152,11 @@ def log_out(request: Request, desk: Opened) -> Response:
 
 
 async def to_login(_: Request, error: Exception) -> Response:
-    """The answer to :class:`LoginNeededError`."""
+    """Answer :class:`LoginNeededError` with a redirect to the login page."""
     wanted = error.wanted if isinstance(error, LoginNeededError) else PATH
     return RedirectResponse(f"{PATH}/login?{urlencode({'then': wanted})}", status.HTTP_303_SEE_OTHER)
 
 
 def _is_here(wanted: str) -> bool:
-    """Whether an address is of the dashboard: nobody is sent elsewhere."""
+    """Whether an address belongs to the dashboard; a login never redirects elsewhere."""
     return wanted == PATH or wanted.startswith(f"{PATH}/")

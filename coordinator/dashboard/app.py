@@ -1,4 +1,4 @@
-"""The dashboard as a part of the API's server: its pages and files under ``/dashboard``, and their headers."""
+"""Mounts the dashboard on the API's server: its pages and files under ``/dashboard``, and their headers."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _FILES = Path(__file__).parent / "static"
 
 
 def add_dashboard(app: FastAPI, store: Store, state_dir: Path) -> str:
-    """Show what ``store`` knows on pages of ``app``; ``state_dir`` has its blobs, and is where paths begin.
+    """Add the dashboard of ``store`` to ``app`` and return the path that it is under.
 
-    Returns the path that the pages are under.
+    ``state_dir`` contains the blobs; relative paths in tasks start there.
     """
     blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
     desk = access.Desk(store, state_dir.absolute(), ModelSizes(blobs), Sessions(), app.state.guard)
@@ -73,7 +73,7 @@ def _first_page() -> Response:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """What is wrong, in one line, on a page."""
+    """Show an error page with the error in one line."""
     if isinstance(error, HTTPException):
         code, told = error.status_code, str(error.detail)
     elif isinstance(error, RequestValidationError):
@@ -86,7 +86,7 @@ async def _told(request: Request, error: Exception) -> Response:
 
 
 class _Headers:
-    """Every answer says what a browser may do with it; pages are kept by nobody, files are asked for again."""
+    """Adds security headers to every answer. Browsers store no pages, and check whether a stored file has changed."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Accuracy over the rounds as the geometry of a line chart; the template draws it, the style sheet colours it."""
+"""Accuracy over the rounds, as the geometry of a line chart; the template draws it, and the style sheet colours it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One width: its path, its points, and where its label is written."""
+    """The line of one width: its SVG path, its points, its last value in percent, and the height of its label."""
 
     name: str
     path: str
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One round: the stretch of x that belongs to it, and what each width was then."""
+    """One round: its interval on the x axis, its position in it, and the value of each width, in percent."""
 
     number: int
     left: float
@@ -41,7 +41,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A line chart in a box of ``width`` by ``height``: lines of the grid by y, ticks by x, each with its label."""
+    """A line chart in a box of ``width`` by ``height``: grid lines by y and ticks by x, each with its label."""
 
     width: float
     height: float
@@ -54,14 +54,14 @@ class Chart:
 
 
 def shown_widths(found: Iterable[EvaluationRecord]) -> tuple[str, ...]:
-    """Full, half and quarter, as far as they were evaluated; else the three largest."""
+    """Full, half and quarter width, as far as they were evaluated; if none was, the three largest."""
     sizes = {one.width: one.parameters for one in found}
     usual = tuple(width for width in SHOWN_WIDTHS if width in sizes)
     return usual or tuple(sorted(sizes, key=lambda width: -sizes[width])[:3])
 
 
 def accuracy_chart(found: Sequence[EvaluationRecord], width: float, height: float) -> Chart | None:
-    """The accuracy of each shown width, in percent; ``None`` where nothing was evaluated yet."""
+    """The accuracy of each shown width, in percent; ``None`` if nothing was evaluated yet."""
     curves = {
         name: {one.round: 100 * one.accuracy for one in found if one.width == name} for name in shown_widths(found)
     }
@@ -84,7 +84,7 @@ def accuracy_chart(found: Sequence[EvaluationRecord], width: float, height: floa
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Where a round and a percentage lie."""
+    """Maps rounds and percentages to coordinates."""
 
     first: int
     last: int
@@ -117,7 +117,7 @@ def _lines(curves: Mapping[str, Mapping[int, float]], scale: _Scale) -> tuple[Li
 
 
 def _range(values: Iterable[float]) -> tuple[int, int, int]:
-    """Round bounds in percent around the values, and the step between lines of the grid: at most six of them."""
+    """Round bounds around the values, in percent, and the step between grid lines, of which there are at most six."""
     known = [*values]
     low, high = min(known), max(known)
     step = next(step for step in _STEPS if (high - low) / step <= 4)
@@ -126,7 +126,7 @@ def _range(values: Iterable[float]) -> tuple[int, int, int]:
 
 
 def _apart(ends: Mapping[str, float]) -> dict[str, float]:
-    """Heights for labels, as near as may be to where their lines end, none over another."""
+    """Heights for the labels, each as near as possible to the end of its line, without overlaps."""
     placed = dict[str, float]()
     for name, y in sorted(ends.items(), key=lambda end: end[1]):
         placed[name] = max(y, max(placed.values(), default=-math.inf) + _LABEL_HEIGHT)

@@ -1,4 +1,4 @@
-"""The fleet: who is there, what each can spare, and what each trains; and one device."""
+"""The pages of the fleet: which devices are there, what each has to spare and trains; and the page of one device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from coordinator.store.states import Phase
 
 ROWS = 50
 _LARGE = (560.0, 18.0)
-"""How wide the large picture is, and how high a row of it."""
+"""The width of the large picture, and the height of one of its rows, in SVG units."""
 router = APIRouter()
 Number = Annotated[int, Query(alias="page", ge=1, le=1_000_000)]
 
@@ -38,7 +38,7 @@ class Presence(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class FleetRow:
-    """A device and the newest that it was asked."""
+    """A device with its newest offer, if it ever had one."""
 
     device: DeviceRecord
     offer: OfferRecord | None
@@ -48,7 +48,7 @@ class FleetRow:
 
 @dataclass(frozen=True, slots=True)
 class OfferRow:
-    """A round that a device was asked in."""
+    """An offer of one device, with its outcome and its update, if there is one."""
 
     offer: OfferRecord
     picture: Picture | None
@@ -58,7 +58,7 @@ class OfferRow:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRow:
-    """What a device was sent to run."""
+    """An assignment of a release to a device, with its status."""
 
     release: AssignmentRecord
     picture: Picture | None
@@ -75,7 +75,7 @@ def show_fleet(
     group: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,64}$")] = "",
     number: Number = 1,
 ) -> Response:
-    """A page of the fleet."""
+    """One page of the fleet's devices."""
     online = None if state is Presence.ALL else state is Presence.ONLINE
     wanted = DeviceFilter(q.strip(), online, group or None)
     with desk.store.reading() as tx:
@@ -109,7 +109,7 @@ def show_device(
     device: Name,
     number: Number = 1,
 ) -> Response:
-    """One device: what it said of itself, what it runs, and every round that it was asked in."""
+    """One device: what it reports of itself, what it runs, and every round in which it was asked."""
     with desk.store.reading() as tx:
         known = tx.devices.get(device)
         if known is None:
@@ -133,7 +133,7 @@ def show_device(
 
 
 def last_page(rows: int) -> int:
-    """The number of the last page of so many rows."""
+    """The number of the last page if there are ``rows`` rows."""
     return max(1, math.ceil(rows / ROWS))
 
 
@@ -150,7 +150,7 @@ def fleet_rows(tx: Transaction, devices: Sequence[DeviceRecord], sizes: ModelSiz
 
 
 def offer_rows(tx: Transaction, offers: Sequence[OfferRecord], sizes: ModelSizes) -> list[OfferRow]:
-    """What became of each offer of one device."""
+    """Each offer with its outcome; all have to be of one device."""
     models, open_rounds = _sizes(tx, offers, sizes), _open_rounds(tx, offers)
     keys = [(offer.task, offer.round) for offer in offers]
     updates = tx.updates.of_device(offers[0].device, keys) if offers else {}
@@ -161,7 +161,7 @@ def offer_rows(tx: Transaction, offers: Sequence[OfferRecord], sizes: ModelSizes
 
 
 def release_rows(tx: Transaction, releases: Sequence[AssignmentRecord], sizes: ModelSizes) -> list[ReleaseRow]:
-    """Each release with its picture."""
+    """Each assignment with its picture."""
     models = _sizes(tx, releases, sizes)
     return [ReleaseRow(one, _small(one, models), word_of_release(one)) for one in releases]
 
@@ -182,12 +182,12 @@ def _large(known: OfferRecord | None, models: Mapping[str, Sizes | None]) -> Pic
 def _sizes(
     tx: Transaction, found: Iterable[OfferRecord | AssignmentRecord | None], sizes: ModelSizes
 ) -> dict[str, Sizes | None]:
-    """The model's sizes, by task."""
+    """The sizes of each task's newest model; ``None`` for a task without a readable one."""
     return {task: sizes.of(tx.versions.latest(task)) for task in {one.task for one in found if one is not None}}
 
 
 def _open_rounds(tx: Transaction, offers: Iterable[OfferRecord]) -> set[tuple[str, int]]:
-    """Those rounds of the offers that still collect."""
+    """The rounds of these offers that are still collecting."""
     keys = {(offer.task, offer.round) for offer in offers}
     found = ((key, tx.rounds.get(*key)) for key in keys)
     return {key for key, known in found if known is not None and known.phase is Phase.COLLECTING}

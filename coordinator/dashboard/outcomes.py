@@ -1,6 +1,6 @@
-"""What the states of the store are called on a page, and which mark stands before the word.
+"""The words and marks with which pages show the states that are stored.
 
-A mark is told by its shape; its colour says the same again.
+A mark can be told by its shape alone; its colour only repeats that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from coordinator.store.states import AssignmentStatus, Outcome, Phase, RolloutSt
 
 
 class Mark(str, Enum):
-    """The shapes."""
+    """The shapes of marks."""
 
     GOOD = "good"
     BUSY = "busy"
@@ -24,7 +24,7 @@ class Mark(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A state in words; ``detail`` is why, as whoever reported it said it."""
+    """A state in words; ``detail`` is the reason, in the words of whoever reported it."""
 
     mark: Mark
     text: str
@@ -63,22 +63,22 @@ _STANDING = {
 
 
 def word_of_task(status: TaskStatus) -> Word:
-    """Where a task stands."""
+    """The status of a task."""
     return _TASKS[status]
 
 
 def word_of_round(known: RoundRecord) -> Word:
-    """Where a round stands."""
+    """The phase of a round."""
     return _PHASES[known.phase]
 
 
 def word_of_rollout(status: RolloutStatus) -> Word:
-    """Where a rollout stands."""
+    """The status of a rollout."""
     return _ROLLOUTS[status]
 
 
 def word_of_approval(missing: int, *, has_expired: bool) -> Word:
-    """Whether a release may go out that lacks so many signatures."""
+    """Whether a release that lacks ``missing`` signatures may go out."""
     if has_expired:
         return Word(Mark.BAD, "expired")
     if missing > 0:
@@ -87,18 +87,18 @@ def word_of_approval(missing: int, *, has_expired: bool) -> Word:
 
 
 def word_of_standing(status: AssignmentStatus) -> Word:
-    """Where a device stands to a release."""
+    """A device's status in a rollout."""
     return _STANDING[status]
 
 
 def word_of_release(known: AssignmentRecord) -> Word:
-    """What a device says of its release."""
+    """A device's status in a rollout, with the reason or the detail that it reported."""
     word = _STANDING[known.status]
     return Word(word.mark, word.text, known.reason or (known.report.detail if known.report else ""))
 
 
 def word_of_offer(known: OfferRecord, *, is_open: bool) -> Word:
-    """What came of an offer; ``is_open`` while its round still collects."""
+    """The outcome of an offer; ``is_open`` while its round is still collecting."""
     if known.outcome is Outcome.UPDATED:
         return Word(Mark.GOOD, "delivered")
     if known.outcome is Outcome.FAILED:

@@ -1,4 +1,4 @@
-"""A submodel as a small picture: a row a layer; in it the heads that are kept, and the part of the FFN neurons."""
+"""A submodel as a small picture: one row per layer, with the heads that are kept and the part of the FFN neurons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the whole model has: layers, and heads and FFN neurons in each."""
+    """The sizes of a whole model: its layers, and the heads and FFN neurons in each."""
 
     layers: int
     heads: int
@@ -31,9 +31,9 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Two SVG paths in a box of ``width`` by ``height``: the whole model, and over it what is kept.
+    """Two SVG paths in a box of ``width`` by ``height``: the whole model, and over it the part that is kept.
 
-    ``ffn_x`` is where the neurons begin, and ``rows_y`` the middle of each layer's row.
+    ``ffn_x`` is where the neurons begin, ``rows_y`` the middle of each layer's row.
     """
 
     width: float
@@ -45,7 +45,7 @@ class Picture:
 
 
 class ModelSizes:
-    """The sizes of the models in a folder of blobs, read once a model. Threads may share it."""
+    """The sizes of the models in a folder of blobs, each read once and then kept in memory; thread-safe."""
 
     def __init__(self, blobs: BlobFolder) -> None:
         self._blobs = blobs
@@ -53,7 +53,7 @@ class ModelSizes:
         self._known: dict[str, Sizes] = {}
 
     def of(self, version: VersionRecord | None) -> Sizes | None:
-        """Of a version's model; ``None`` before the first version, and where its blobs are damaged or elsewhere."""
+        """The sizes of a version's model; ``None`` without a version, or if its blobs are missing or damaged."""
         entries = () if version is None else version.blobs
         digest = next((entry.digest for entry in entries if entry.part is Part.ORDERING), None)
         if digest is None or not self._blobs.has(digest):
@@ -62,7 +62,7 @@ class ModelSizes:
             if digest not in self._known:
                 try:
                     ordering = read_ordering(self._blobs, digest)
-                except RaffmError:  # the doctor says more; a page has its words without the picture
+                except RaffmError:  # the doctor reports it; the page is shown without the picture
                     return None
                 while len(self._known) >= _MOST_KNOWN:
                     del self._known[next(iter(self._known))]
@@ -71,7 +71,7 @@ class ModelSizes:
 
 
 def picture(submodel: Submodel, sizes: Sizes, width: float = 112.0, height: float = 30.0) -> Picture:
-    """``submodel`` in a model of ``sizes``. Heads are squares of their own where there is room for that."""
+    """Draw ``submodel`` within a model of ``sizes``. Heads are separate squares if there is space for that."""
     step = height / sizes.layers
     row = step * 0.8 if step >= _LEAST_ROW else step
     heads_width, ffn_x = _HEADS_SHARE * width, (_HEADS_SHARE + _GAP_SHARE) * width
@@ -100,7 +100,7 @@ def picture(submodel: Submodel, sizes: Sizes, width: float = 112.0, height: floa
 
 
 def _cells(window: tuple[int, int], of: int, width: float) -> Iterator[_Span]:
-    """As :func:`_spans`, each unit by itself."""
+    """:func:`_spans`, but with every unit on its own if each is wide enough."""
     cell = width / of
     if cell < _LEAST_CELL:
         yield from _spans(window, of, width)
@@ -112,7 +112,7 @@ def _cells(window: tuple[int, int], of: int, width: float) -> Iterator[_Span]:
 
 
 def _spans(window: tuple[int, int], of: int, width: float) -> Iterator[_Span]:
-    """A window (first unit, how many), which may go around the end, as one or two stretches."""
+    """The intervals on the x axis of a window (first unit, count); two if it wraps around the end."""
     first, count = window
     end = first + count
     for start, stop in ((first, min(end, of)), (0, max(0, end - of))):

@@ -1,6 +1,6 @@
-"""Releases: what each consists of and is worth, who has signed it, and the form that takes another signature.
+"""The pages of releases: their exports and accuracy, who has signed, and the form that takes another signature.
 
-No secret key comes here: what there is to sign is taken to where the key is, and what was signed there is handed in.
+Secret keys never come here: the file to sign is downloaded and taken to the key, and the signed file is handed in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRow:
-    """A release in figures; ``rollout`` is its newest."""
+    """A release in figures; ``rollout`` is its newest rollout, if it has one."""
 
     release: ReleaseRecord
     manifest: ReleaseManifest
@@ -54,24 +54,24 @@ class ReleaseRow:
 
     @property
     def accuracy(self) -> float:
-        """Of its best export, on the task's test examples."""
+        """The accuracy of its best export on the task's test examples, from 0 to 1."""
         return max(export.accuracy for export in self.manifest.exports)
 
     @property
     def sizes_bytes(self) -> tuple[int, int]:
-        """Of its smallest and its largest file."""
+        """The sizes of its smallest and its largest file."""
         sizes = [export.size_bytes for export in self.manifest.exports]
         return min(sizes), max(sizes)
 
     @property
     def may_go_out(self) -> bool:
-        """Whether devices will take it."""
+        """Whether devices accept the release: it has enough signatures and has not expired."""
         return self.have >= self.needed and self.manifest.expires_s > time.time()
 
 
 @dataclass(frozen=True, slots=True)
 class ExportRow:
-    """A model file of a release, and how many devices of which profile it is the best for."""
+    """A model file of a release, and the number of devices by profile for which it is the best."""
 
     export: Export
     picture: Picture | None
@@ -80,7 +80,7 @@ class ExportRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A release key: ``counts`` where it is one of the root of trust's now."""
+    """A release key; ``counts`` if it is one of the current root of trust."""
 
     name: str
     has_signed: bool
@@ -95,7 +95,7 @@ def show_releases(
     task: Annotated[str, Query(pattern=r"^[a-z0-9-]{0,64}$")] = "",
     number: Number = 1,
 ) -> Response:
-    """A page of the releases of one task, or of all, newest first."""
+    """One page of the releases of a task, or of all, newest first."""
     chosen = task or None
     with desk.store.reading() as tx:
         if chosen is not None:
@@ -109,13 +109,13 @@ def show_releases(
 
 @router.get("/releases/{release}")
 def show_release(request: Request, desk: Opened, _: Viewer, release: Numbered) -> Response:
-    """One release: what there is to look at before it is signed, and who has signed it."""
+    """One release: what to inspect before it is signed, and who has signed it."""
     return _release_page(request, desk, release)
 
 
 @router.get("/releases/{release}/to-sign")
 def give_what_to_sign(desk: Opened, _: Viewer, release: Numbered) -> Response:
-    """The file for ``coordinator release sign``."""
+    """Download the file for ``coordinator release sign``."""
     with desk.store.reading() as tx:
         file = file_to_sign(known_release(tx, release))
     return Response(
@@ -127,7 +127,7 @@ def give_what_to_sign(desk: Opened, _: Viewer, release: Numbered) -> Response:
 
 @router.post("/releases/{release}/approve")
 def approve_release(request: Request, desk: Opened, who: Operator, form: Form, release: Numbered) -> Response:
-    """Add the signatures in a file that was signed elsewhere; else the release again, with what is wrong."""
+    """Add the signatures from a file that was signed elsewhere; if one is refused, show the release with the error."""
     signed = form.get("signed", "")
     with desk.store.reading() as tx:
         known_release(tx, release)
@@ -141,7 +141,7 @@ def approve_release(request: Request, desk: Opened, who: Operator, form: Form, r
 
 
 def release_row(tx: Transaction, release: int) -> ReleaseRow:
-    """One release in figures. Raises ``ConfigurationError`` where there is none of this number."""
+    """One release in figures. Raises ``ConfigurationError`` if there is none with this number."""
     return _rows(tx, [known_release(tx, release)])[0]
 
 
@@ -175,14 +175,14 @@ def _release_page(
 
 
 def _keys(tx: Transaction, known: ReleaseRecord) -> list[KeyRow]:
-    """The release keys that count now, then those that have signed and do not any more."""
+    """The current release keys, then the keys that have signed but no longer count."""
     trusted, signed = current_root(tx).release.keys, [each.key for each in known.signatures]
     rows = [KeyRow(key.hex()[:16], key in signed) for key in trusted]
     return rows + [KeyRow(key.hex()[:16], has_signed=True, counts=False) for key in signed if key not in trusted]
 
 
 def _exports(tx: Transaction, desk: Desk, row: ReleaseRow) -> list[ExportRow]:
-    """Each model file, with the devices that would run it now, by how many there are of a profile."""
+    """Each model file, with the devices that would run it now, by profile, most common profile first."""
     profiles: dict[str, Counter[str]] = {}
     for device, export in chosen_exports(tx, row.manifest):
         profiles.setdefault(export.name, Counter())[device.profile] += 1

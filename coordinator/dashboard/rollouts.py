@@ -1,4 +1,4 @@
-"""Rollouts: the form that begins one, how far each is, where every device stands, and the buttons that steer it."""
+"""The pages of rollouts: the form that starts one, its progress, its devices, and the buttons that steer it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NAMES = {
     "most_accuracy_lost": "most accuracy lost",
     "most_latency_ms": "most milliseconds",
 }
-"""The figures of the form, as errors call them."""
+"""The form's numeric fields, and what errors call them."""
 _WORDS = {
     Command.PAUSE: "Pause",
     Command.RESUME: "Resume",
@@ -46,13 +46,13 @@ router = APIRouter()
 
 @router.get("/releases/{release}/new-rollout")
 def ask_for_rollout(request: Request, desk: Opened, _: Operator, release: Numbered) -> Response:
-    """A form for a rollout, with what goes without saying in it."""
+    """The form for a rollout, filled in with the defaults."""
     return _form_page(request, desk, release, _usual())
 
 
 @router.post("/releases/{release}/rollouts")
 def begin_rollout(request: Request, desk: Opened, who: Operator, form: Form, release: Numbered) -> Response:
-    """Send an approved release out; else the form again, with what is wrong."""
+    """Start a rollout of an approved release; if that is refused, show the form again with the error."""
     with desk.store.reading() as tx:
         release_row(tx, release)
     try:
@@ -69,7 +69,7 @@ def begin_rollout(request: Request, desk: Opened, who: Operator, form: Form, rel
 def show_rollout(
     request: Request, desk: Opened, _: Viewer, rollout: Numbered, state: Standing = "", number: Number = 1
 ) -> Response:
-    """One rollout, with a page of its devices."""
+    """One rollout, with one page of its devices."""
     return _rollout_page(request, desk, rollout, state, number)
 
 
@@ -82,7 +82,7 @@ def say_to_rollout(
     rollout: Numbered,
     command: Command,
 ) -> Response:
-    """Pause, resume, halt it, or roll it back on every device; else its page again, with why not."""
+    """Pause, resume, halt or roll back a rollout; if that is not possible, show its page with the reason."""
     with desk.store.reading() as tx:
         known_rollout(tx, rollout)
     try:
@@ -94,7 +94,7 @@ def say_to_rollout(
 
 
 def _usual() -> dict[str, str]:
-    """The form as it is before anybody has typed."""
+    """The form's values before anybody has typed."""
     plan = Plan()
     figures = {
         "success": 100 * plan.success_share,
@@ -106,7 +106,7 @@ def _usual() -> dict[str, str]:
 
 
 def _plan(form: Mapping[str, str]) -> Plan:
-    """What was typed. Raises ``ConfigurationError``."""
+    """The plan that was typed. Raises ``ConfigurationError`` for invalid values."""
     return typed_plan(
         stages=form.get("stages", ""),
         success_percent=_figure(form, "success"),

@@ -1,4 +1,4 @@
-"""The rounds of one task as they come in: accuracy by width, bytes, and who was asked, delivered or did not."""
+"""The page of a task's rounds: accuracy by width, bytes, and how many devices were asked, delivered or did not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """A round in figures; ``late`` are those who have not answered, of a round that is decided."""
+    """A round in figures; ``late`` counts the offers that had neither an update nor a failure when it was decided."""
 
     round: RoundRecord
     word: Word
@@ -41,7 +41,7 @@ class RoundRow:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a task is; ``accuracy`` is its newest version's, by width."""
+    """The progress of a task; ``accuracy`` is that of its newest version, by width."""
 
     task: TaskRecord
     word: Word
@@ -55,7 +55,7 @@ class Progress:
 def show_rounds(
     request: Request, desk: Opened, _: Viewer, task: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None
 ) -> Response:
-    """The newest rounds of a task: the one asked for, or one that runs, or the newest."""
+    """The newest rounds of a task: the requested one, else the newest that is running, else the newest."""
     with desk.store.reading() as tx:
         tasks = tx.tasks.all()
         chosen = known_task(tx, task) if task else _liveliest(tasks)
@@ -78,7 +78,7 @@ def show_rounds(
 
 
 def progress_of(tx: Transaction, known: TaskRecord) -> Progress:
-    """As the store has it."""
+    """The progress of a task."""
     latest = tx.versions.latest(known.name)
     judged = () if latest is None else tx.evaluations.of_round(known.name, latest.number)
     return Progress(
@@ -92,7 +92,7 @@ def progress_of(tx: Transaction, known: TaskRecord) -> Progress:
 
 
 def round_rows(tx: Transaction, task: str, found: Sequence[EvaluationRecord]) -> list[RoundRow]:
-    """The newest rounds, newest first; ``found`` has how good each was."""
+    """The newest rounds, newest first; ``found`` holds the evaluations."""
     rounds = tx.rounds.newest_first(task, _ROUNDS)
     after = rounds[-1].number - 1 if rounds else 0
     tally, uploaded = tx.offers.tally(task, after), tx.updates.uploaded_bytes(task, after)
@@ -121,7 +121,7 @@ def _liveliest(tasks: Sequence[TaskRecord]) -> TaskRecord | None:
 
 
 def _is_closing(progress: Progress, rows: Sequence[RoundRow]) -> bool:
-    """Whether the newest round has its updates and its version is in the making."""
+    """Whether the newest closed round has its updates, and its version is still being made."""
     is_running = progress.task.status is TaskStatus.RUNNING
     closed = [row.round.number for row in rows if row.round.phase is Phase.CLOSED]
     return is_running and bool(closed) and closed[0] > (progress.version or 0)

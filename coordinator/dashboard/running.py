@@ -1,4 +1,4 @@
-"""What each device of a task was told to run last, and how it does there."""
+"""The page of what each device of a task was last told to run, and how that goes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def show_running(
     task: Annotated[str | None, Query(pattern=r"^[a-z0-9-]{1,64}$")] = None,
     number: Number = 1,
 ) -> Response:
-    """The newest release of each device of a task: the one asked for, or the newest that has been released."""
+    """The newest assignment of each device of a task: the requested task, or the newest one with a release."""
     with desk.store.reading() as tx:
         tallies = {known.name: tx.assignments.tally(known.name) for known in reversed(tx.tasks.all())}
         released = [name for name, tally in tallies.items() if tally]

@@ -1,4 +1,4 @@
-"""Who is logged in: for a working day, and no longer than this process lives or the token is good."""
+"""The sessions of logged-in visitors: each lasts at most 12 hours, and ends with its token or with this process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MOST_SESSIONS = 1000
 
 
 class Sessions:
-    """Session ids of 256 random bits, and the digest of the token that each was opened with.
+    """Session ids of 256 random bits, each with the digest of the token that opened it.
 
-    One session more than ``MOST_SESSIONS`` ends the oldest.
+    When there are ``MOST_SESSIONS``, a new session ends the oldest.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,7 +23,7 @@ class Sessions:
         self._open: dict[str, tuple[str, float]] = {}
 
     def open(self, token_digest: str) -> str:
-        """A new session; its id is all that opens it."""
+        """Open a session and return its id, which alone gives access to it."""
         session = secrets.token_urlsafe(32)
         with self._lock:
             if len(self._open) >= MOST_SESSIONS:
@@ -32,12 +32,12 @@ class Sessions:
         return session
 
     def token_digest(self, session: str) -> str | None:
-        """With which token a session was opened; ``None`` where it is over, or never was."""
+        """The digest of the token that opened a session; ``None`` if the session has ended or never existed."""
         with self._lock:
             digest, ends_s = self._open.get(session, (None, 0.0))
             return digest if self._clock() < ends_s else None
 
     def close(self, session: str) -> None:
-        """The session is over; idempotent."""
+        """End a session; idempotent."""
         with self._lock:
             self._open.pop(session, None)

@@ -1,4 +1,4 @@
-"""A rollout's stages as bars: of each stage's devices, how many are healthy, at it, not told yet, and back or lost."""
+"""A rollout's stages as bars: the shares of a stage's devices that are healthy, under way, not told yet, and lost."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _KINDS = {
     "waiting": (AssignmentStatus.PENDING,),
     "lost": (AssignmentStatus.FAILED, AssignmentStatus.ROLLED_BACK),
 }
-"""What a bar is made of, from its left to its right."""
+"""The parts of a bar from left to right, with the statuses that each counts."""
 _GOING_BACK = (RolloutStatus.ROLLING_BACK, RolloutStatus.ROLLED_BACK)
 Tally = Mapping[tuple[int, AssignmentStatus], int]
-"""How many devices of a stage stand how."""
+"""The number of devices by stage and status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of a bar from 0 to 100, by its kind."""
+    """A part of a bar, by its kind; ``left`` and ``width`` are in percent of the bar."""
 
     kind: str
     left: float
@@ -32,7 +32,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a rollout: its own devices, which are in no stage before it, and how they stand."""
+    """One stage of a rollout, with its own devices only, which are in no earlier stage, and their statuses."""
 
     name: str
     word: Word
@@ -40,11 +40,11 @@ class Stage:
     standing: tuple[tuple[Word, int], ...]
     bar: tuple[Stretch, ...]
     needed: float
-    """How far of the bar has to be healthy before the next stage opens, from 0 to 100."""
+    """The percentage of its devices that have to be healthy before the next stage opens."""
 
 
 def stages_of(known: RolloutRecord, tally: Tally) -> list[Stage]:
-    """Every stage of the plan."""
+    """Every stage of a rollout's plan."""
     return [_stage(known, number, tally) for number in range(len(known.plan.stages))]
 
 

@@ -1,4 +1,4 @@
-"""Tasks: how far each is, how it was set, and the buttons that start, pause, stop and create one."""
+"""The pages of tasks: their progress, their settings, and the buttons that create, start, pause and stop one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ router = APIRouter()
 
 
 class Verb(str, Enum):
-    """What a button does to a task, by the last part of its address."""
+    """What a button does to a task; the value is the last part of its address."""
 
     START = "start"
     PAUSE = "pause"
@@ -36,7 +36,7 @@ class Verb(str, Enum):
 
     @property
     def wanted(self) -> TaskStatus:
-        """How the task then stands."""
+        """The status that the button sets."""
         return {Verb.START: TaskStatus.PENDING, Verb.PAUSE: TaskStatus.PAUSED, Verb.STOP: TaskStatus.STOPPED}[self]
 
 
@@ -50,13 +50,13 @@ def show_tasks(request: Request, desk: Opened, _: Viewer) -> Response:
 
 @router.get("/new-task")
 def ask_for_task(request: Request, _: Operator) -> Response:
-    """A form for a task, with an example in it."""
+    """The form for a new task, with an example in it."""
     return page(request, "new_task.html", toml=example())
 
 
 @router.post("/tasks")
 def create_task(request: Request, desk: Opened, who: Operator, form: Form) -> Response:
-    """Queue the task that the form says; else the form again, with what is wrong."""
+    """Queue the task that the form describes; if it is invalid, show the form again with the error."""
     toml = form.get("toml", "").replace("\r\n", "\n")
     try:
         config = task_of_toml(toml.encode(), "task", desk.state_dir)
@@ -74,7 +74,7 @@ def show_task(request: Request, desk: Opened, _: Viewer, task: Name) -> Response
 
 @router.post("/tasks/{task}/{verb}")
 def change_task(request: Request, desk: Opened, who: Operator, form: Form, task: Name, verb: Verb) -> Response:  # noqa: ARG001
-    """Start, pause or stop a task; else its page again, with why not."""
+    """Start, pause or stop a task; if that is not possible, show its page with the reason."""
     with desk.store.reading() as tx:
         known_task(tx, task)
     try:
@@ -85,7 +85,7 @@ def change_task(request: Request, desk: Opened, who: Operator, form: Form, task:
 
 
 def example() -> str:
-    """A task in TOML, to begin with."""
+    """An example of a task in TOML, to start from."""
     return files("coordinator.dashboard").joinpath("example.toml").read_text(encoding="utf-8")
 
 
@@ -116,7 +116,7 @@ def _task_page(request: Request, desk: Desk, task: str, *, told: str = "", code:
 
 
 def _settings(config: TaskConfig) -> tuple[list[Row], list[Row]]:
-    """What was chosen for this task, and what is as it is for every task."""
+    """The settings that were chosen for this task, and those that have their defaults."""
     plain = TaskConfig(**{name: getattr(config, name) for name in _REQUIRED})
     usual = [row for row in settings_of(plain) if row["setting"] not in _REQUIRED]
     chosen = [row for row in settings_of(config) if row not in usual]
@@ -125,7 +125,7 @@ def _settings(config: TaskConfig) -> tuple[list[Row], list[Row]]:
 
 
 def _by_version(found: Sequence[EvaluationRecord]) -> Mapping[int, Mapping[str, EvaluationRecord]]:
-    """How each version does at each width, newest first."""
+    """The evaluations of each version by width, newest version first."""
     versions: dict[int, dict[str, EvaluationRecord]] = {}
     for one in sorted(found, key=lambda one: -one.round):
         versions.setdefault(one.round, {})[one.width] = one
