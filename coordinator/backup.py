@@ -1,12 +1,12 @@
-"""All that a coordinator is, as one file: its store, the blobs that the store records, and its keys.
+"""Backs up all of a coordinator's state in one file: its store, the blobs that the store records, and its keys.
 
-    coordinator.sqlite   whatever database the store lies in
-    round.key, …         secret: whoever has the file can sign what the coordinator does
-    fleet.json, ca/      secret: whoever has the files can name devices, where the fleet has an authority
+    coordinator.sqlite   the store, whatever database it was in
+    round.key, …         secret: whoever has the file can sign in the coordinator's name
+    fleet.json, ca/      secret, if the fleet has an authority: whoever has these can issue device certificates
     blobs/<digest>       newest versions, releases, and updates that are not aggregated yet
 
-A backup may be taken while a coordinator serves. A restored one goes on from that moment: devices send again what has
-no receipt, and are told again what they were told since.
+A backup may be taken while a coordinator serves. A restored coordinator continues from that moment: devices send again
+what they have no receipt for, and are told again what they had been told since.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _RELEASES_SINCE = 1_000_000
 
 
 def back_up(state_dir: Path, file: Path) -> int:
-    """Write all of ``state_dir`` to ``file``, which only its owner can read; how many blobs are in it.
+    """Write all of ``state_dir`` to ``file``, which only its owner can read; returns the number of blobs in it.
 
-    Raises ``ConfigurationError`` where there is nothing to back up or ``file`` is there, and ``StorageError``.
+    Raises ``ConfigurationError`` if there is nothing to back up or ``file`` exists, ``StorageError`` if the disk
+    refuses.
     """
     if is_new(state_dir):
         raise ConfigurationError(f"state folder {state_dir} has no store: there is nothing to back up")
@@ -52,31 +53,32 @@ def back_up(state_dir: Path, file: Path) -> int:
             needed = _copied(store, copy)
             try:
                 _pack(file, state_dir, copy, needed)
-            except FileNotFoundError:  # its coordinator has deleted a blob since, which a newer store does not record
+            except FileNotFoundError:  # the coordinator has deleted a blob that its store no longer records
                 continue
             return len(needed)
     raise StorageError(f"blobs of {state_dir} go faster than they are copied: try again")
 
 
 def restore(file: Path, state_dir: Path) -> int:
-    """Make ``state_dir`` what it was when ``file`` was written; how many blobs came.
+    """Restore ``state_dir`` to its state when ``file`` was written; returns the number of blobs.
 
-    Releases get numbers beyond any that was given since, as devices refuse what is not newer. What an interrupted
-    restoring left is completed by the next. Raises ``ConfigurationError`` where the folder has a store or another key,
-    ``DataFormatError`` for a file that is no backup or a damaged one, and ``StorageError``.
+    The next release gets a number above any that was used since, because devices refuse a number that is not newer. An
+    interrupted restoration is completed by the next. Raises ``ConfigurationError`` if the folder has a store or other
+    keys, ``DataFormatError`` for a file that is damaged or no backup, ``StateInUseError`` while the folder is in use,
+    and ``StorageError`` if the disk refuses.
     """
     with sole_user(state_dir):
         if not is_new(state_dir):
             raise ConfigurationError(f"state folder {state_dir} has a store: restore into another one")
         try:
-            with disk_errors(file), tarfile.open(file, "r:") as archive:  # compressed or sparse, it could be a bomb
+            with disk_errors(file), tarfile.open(file, "r:") as archive:  # uncompressed only: others may be bombs
                 return _unpack(archive, file, state_dir)
-        except (tarfile.TarError, EOFError, ValueError) as error:  # the last for numbers in heads that are none
+        except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: an invalid number in a header
             raise DataFormatError(f"{file} is no backup of a coordinator, or is cut short ({error})") from error
 
 
 def _copied(store: Store, copy: Path) -> set[str]:
-    """Make ``copy`` of one moment of ``store``; the blobs that it records."""
+    """Copy one consistent state of ``store`` to the file ``copy``; returns the digests of the blobs that it records."""
     with closing(_store_in(copy)) as other:
         store.copy_to(other)
         with other.reading() as tx:
@@ -94,7 +96,7 @@ def _pack(file: Path, state_dir: Path, copy: Path, digests: set[str]) -> None:
 
 
 def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
-    """The store comes last, and at once: without it the folder is still new."""
+    """Unpack the archive. The store is put in place last, in one step: until then the folder counts as new."""
     blobs, digests, keys = BlobFolder(state_dir / _BLOBS), set[str](), dict[str, bytes]()
     with TemporaryDirectory(dir=state_dir) as scratch:
         part, copy = Path(scratch) / "part", Path(scratch) / SQLITE_FILE
@@ -120,7 +122,7 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> IO[bytes]:
-    """Of a plain file by one of the names that a backup has; ``DataFormatError`` for anything else."""
+    """The content of a plain file with one of a backup's names; raises ``DataFormatError`` for anything else."""
     is_known = member.name in {SQLITE_FILE, *_KEYS} or member.name.rpartition("/")[0] == _BLOBS
     content = archive.extractfile(member) if is_known and member.isreg() and not member.issparse() else None
     if content is None:
@@ -147,7 +149,7 @@ def _check_store(copy: Path, digests: set[str], file: Path) -> None:
         try:
             with store.reading() as tx:
                 lacking = recorded_blobs(tx) - digests
-        except TypeError as error:  # nothing, in a column that has no row without
+        except TypeError as error:  # NULL in a column that never has it
             raise DataFormatError(f"{file} is damaged: its store cannot be read ({error})") from error
         if lacking:
             raise DataFormatError(f"{file} is damaged: {len(lacking)} blobs that its store records are not in it")

@@ -1,17 +1,18 @@
-"""The embedded broker: rumqttd, from the ``iotcore`` wheel, in a process of its own on this machine's loopback.
+"""The embedded broker: rumqttd, from the ``iotcore`` wheel, in a process of its own that listens on loopback only.
 
-For trials and small fleets. It has no access control and keeps its messages in memory; a fleet on a network uses
-mosquitto or another real broker.
+It is meant for trials and small fleets: it has no access control and keeps its messages in memory. A fleet on a network
+uses mosquitto or another full broker.
 
-rumqttd keeps one log per subscription filter, in memory, and when a log is full it drops the oldest segment, delivered
-or not. Without its oldest segment, a log must therefore still hold all that can be on its way at once:
+rumqttd keeps one log per subscription filter, in memory. When a log is full, rumqttd drops its oldest segment,
+delivered or not. So even without its oldest segment, a log must be able to hold all that can be in flight at once:
 
-    log of                 on its way at most                                          so it keeps
+    log of                 in flight at most                                           so it keeps
     <device>/chunk/down    what a device asks for: 2 transfers x 8 chunks x 128 KiB    4 segments of 1 MiB
     +/chunk/up             what the coordinator asks for: 16 x 8 x 128 KiB = 16 MiB    6 segments of 4 MiB
     all others             small messages                                              4 segments of 1 MiB
 
-It keeps that much for good: 16 devices that fetched 20 MB each leave it at 160 MiB, 32 MiB of which are Python's.
+This memory is never freed: after 16 devices have fetched 20 MB each, the process takes 160 MiB, of which 32 MiB are
+Python's.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ max_inflight_count = 100
 
 
 class EmbeddedBroker:
-    """A running broker; ``with EmbeddedBroker(folder) as broker`` ends it.
+    """A running broker, which ends with the context: ``with EmbeddedBroker(folder) as broker``.
 
-    ``broker.toml`` and ``broker.log`` are written to ``state_dir``. Port 0 takes any free port. Raises
-    ``PortInUseError`` where the port is taken, and ``BrokerUnreachableError`` where the broker does not come up.
+    It writes ``broker.toml`` and ``broker.log`` to ``state_dir``. Port 0 takes any free port. Raises ``PortInUseError``
+    if the port is taken, and ``BrokerUnreachableError`` if the broker does not start within 10 seconds.
     """
 
     def __init__(self, state_dir: Path, port: int = 0) -> None:
@@ -93,16 +94,16 @@ class EmbeddedBroker:
 
     @property
     def process_id(self) -> int:
-        """The broker's process."""
+        """The id of the broker's process."""
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether the broker's process lives."""
+        """Whether the broker's process is running."""
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End the broker, within two seconds; idempotent."""
+        """End the broker, by force after one second; idempotent."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -119,7 +120,10 @@ class EmbeddedBroker:
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def _answers_in_time(self) -> bool:
-        """Ended where it does not: between finding a free port and listening there, another program may take it."""
+        """Whether the broker accepts connections in time; if not, it is ended.
+
+        Another program may take the port after it was found to be free and before the broker listens there.
+        """
         give_up_s = time.monotonic() + _START_TIMEOUT_S
         while not _answers(self.address):
             if not self.is_running or time.monotonic() > give_up_s:
@@ -129,7 +133,7 @@ class EmbeddedBroker:
         return True
 
     def _said(self) -> str:
-        """The last line of its log."""
+        """The last line of the broker's log."""
         return self._log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2][:400]
 
 
@@ -143,9 +147,9 @@ def _answers(address: BrokerAddress) -> bool:
 
 
 def _free_port(port: int) -> int:
-    """``port`` itself where nobody listens on it, or any free one for 0."""
+    """``port`` if nobody listens there, or any free port for 0. Raises ``PortInUseError`` otherwise."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port closed a moment ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port closed a moment ago counts as free
         try:
             probe.bind((_HOST, port))
         except OSError as error:
@@ -155,10 +159,10 @@ def _free_port(port: int) -> int:
 
 
 def _serve(configuration: str) -> None:
-    """The child process: run rumqttd until standard input ends, which it does even if the parent is killed."""
+    """The child process: runs rumqttd until standard input ends, which happens even if the parent is killed."""
     from iotcore import IotCoreBroker  # noqa: PLC0415 the parent does not need the native library
 
-    logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # its tracing reports every packet as an error
+    logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # its tracing logs every packet as an error
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     IotCoreBroker(config_path=configuration).run_forever()
 

@@ -121,7 +121,7 @@ def serve(
         with _metrics_of(service, metrics_port):
             service.run()
         if service.is_working:
-            os._exit(0)  # the interpreter would wait for minutes of work that the next start does again
+            os._exit(0)  # the interpreter would wait minutes for work that the next start repeats anyway
 
 
 def _metrics_of(service: Service, port: int | None) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""What an operator decides: the coordinator's own settings, and a task's."""
+"""Everything that an operator can set: the coordinator's own settings, and those of a task."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from edge_sdk.transport.web import check_address
 
 
 class Participation(str, Enum):
-    """Which devices a task's rounds take in."""
+    """Which devices take part in a task's rounds: all, or only those that can train the whole model."""
 
     ALL = "all"
     ABLE = "able"
 
 
 class Salience(str, Enum):
-    """By what units are ranked before the permutation; see :mod:`coordinator.models.salience`."""
+    """The metric that ranks heads and neurons before the permutation; see :mod:`coordinator.models.salience`."""
 
     TAYLOR = "taylor"
     L1 = "l1"
@@ -43,26 +43,29 @@ class Salience(str, Enum):
 
 
 STATE_DIR_VARIABLE = "RAFFM_COORDINATOR_STATE_DIR"
-"""Of the environment; names the state folder of every command that is given none."""
+"""The environment variable that names the state folder for commands without ``--state-dir``."""
 DEFAULT_RECIPE = Recipe(learning_rate=1e-4, batch_size=16, epochs=1, max_tokens=32)
 
 
-_Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]  # PostgreSQL's integers end at twice that
+_Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]  # PostgreSQL's integers end at about twice that
 
 
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training task. Paths are of this machine.
+    """One training task. Paths are paths on the coordinator's machine.
 
-    A round opens once ``min_devices`` have asked for work, or ``quorum`` of them some time after the last round, and
-    takes in all of them, or ``max_devices`` drawn by ``seed``; it
-    closes when everybody in it has answered, or at ``round_deadline_s`` with at least ``quorum`` updates.
-    ``data`` says what examples are learnt from, ``targets`` which devices are asked, and ``schedule`` when a round may
-    open. ``space`` says in what submodels
-    may differ, and ``nesting`` which narrower ones a device trains besides its own.
-    Every version is evaluated at ``evaluated_shares`` of the model's width, and what is released is chosen among them
-    and the largest submodel that fits. ``keep_versions`` of the newest are kept, and those that were released. Updates
-    come in ``encoding``, and ``admission`` says which are let in. ``ConfigurationError`` where ``adapters`` do not go
-    with ``part``, ``aggregation`` or ``encoding``, or cannot be cut, and where no round could ever open.
+    A round opens once ``min_devices`` have asked for work. After ``CoordinatorConfig.gather_s`` of waiting, ``quorum``
+    of them are enough. It takes in all of them, or ``max_devices`` drawn by ``seed``. It ends when all of those have
+    answered, or at ``round_deadline_s``, and counts if at least ``quorum`` updates have come.
+
+    ``data`` selects the examples, ``targets`` the devices, and ``schedule`` the times at which a round may open.
+    ``space`` says in what submodels may differ, ``nesting`` which narrower ones a device trains within its own. Devices
+    send updates in ``encoding``, and ``admission`` limits which are accepted.
+
+    Every version is evaluated at ``evaluated_shares`` of the model's width, and a release chooses among these and the
+    largest submodel that fits. The newest ``keep_versions`` are kept, as are those that were released.
+
+    Raises ``ConfigurationError`` if ``adapters`` do not go with ``part``, ``aggregation`` or ``encoding``, or cannot be
+    cut, and if no round could ever open.
     """
 
     name: str
@@ -99,7 +102,10 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def offered_encoding(self) -> Encoding:
-        """Without feedback where every round makes the factors of adapters anew: what was lost of old ones is lost."""
+        """``encoding``, but without error feedback if the adapters' factors are made anew in every round.
+
+        An error of old factors means nothing for new ones.
+        """
         return msgspec.structs.replace(self.encoding, feedback=self.encoding.feedback and not self._remakes_factors)
 
     @property
@@ -134,20 +140,21 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             )
 
 
-# made once, on import: msgspec crashes where two threads meet a type for the first time
+# made once, on import: msgspec can crash if two threads use a type for the first time at the same moment
 _tasks = msgspec.json.Decoder(TaskConfig)
 _PATHS = ("model_dir", "calibration_file", "test_file")
 
 
 def read_task(encoded: bytes) -> TaskConfig:
-    """A task as the store keeps it."""
+    """Decode a task from the store."""
     return _tasks.decode(encoded)
 
 
 def encoded_task(config: TaskConfig) -> bytes:
-    """As the store keeps it. Raises ``ConfigurationError`` for a value that no task can have.
+    """Encode a task for the store. Raises ``ConfigurationError`` for an invalid value.
 
-    What a program or a command line has put together was not looked at before; and JSON has no infinity, nor NaN.
+    Values that were set by a program or on the command line have not been checked before. JSON has no infinity and no
+    NaN.
     """
     try:
         checked = msgspec.convert(msgspec.to_builtins(config), TaskConfig)
@@ -162,9 +169,9 @@ def encoded_task(config: TaskConfig) -> bytes:
 
 
 def task_of_file(path: Path) -> TaskConfig:
-    """A task as a TOML file says it; paths in it are meant from its folder on.
+    """Read a task from a TOML file; relative paths in it start at the file's folder.
 
-    Raises ``ConfigurationError`` for a file that cannot be read, or says what no task can have.
+    Raises ``ConfigurationError`` for a file that cannot be read, and for invalid settings.
     """
     try:
         data = path.read_bytes()
@@ -174,7 +181,7 @@ def task_of_file(path: Path) -> TaskConfig:
 
 
 def task_of_toml(data: bytes, place: str, folder: Path) -> TaskConfig:
-    """A task as TOML says it, which errors call ``place``; paths in it are meant from ``folder`` on."""
+    """A task from TOML; relative paths in it start at ``folder``. Errors, ``ConfigurationError``, call it ``place``."""
     says = parse_toml(data, place)
     says |= {name: str(folder / says[name]) for name in _PATHS if isinstance(says.get(name), str)}
     try:
@@ -184,7 +191,7 @@ def task_of_toml(data: bytes, place: str, folder: Path) -> TaskConfig:
 
 
 def parse_encoding(text: str) -> Encoding:
-    """``fp32``, ``fp16``, ``int8``, ``topk`` or ``topk:SHARE``. Raises ``ConfigurationError``."""
+    """Parse ``fp32``, ``fp16``, ``int8``, ``topk`` or ``topk:SHARE``. Raises ``ConfigurationError`` for all else."""
     kind, colon, share = text.partition(":")
     says = {"kind": kind, "share": share} if colon and kind == EncodingKind.TOPK.value else {"kind": text}
     try:
@@ -197,10 +204,10 @@ def parse_encoding(text: str) -> Encoding:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorConfig:
-    """Where state lies, which broker, and every limit of the service.
+    """The state folder, the broker, and the limits of the service. Durations are in seconds.
 
-    Under ``blob_url`` a web server shows what is in the folder of the blobs, by digest; ``ConfigurationError`` where it
-    is not HTTPS.
+    At ``blob_url`` a web server offers the files of the blob folder, by digest. Raises ``ConfigurationError`` if it is
+    not an HTTPS address.
     """
 
     state_dir: Path
@@ -231,9 +238,12 @@ class CoordinatorConfig:
 
     @property
     def template_cache(self) -> Path:
-        """Where compiled templates are kept for every state folder of this user; made, and else this one's own."""
+        """The folder of compiled templates: this user's cache, shared by all state folders, or one in the state folder.
+
+        The latter is used if the cache cannot be written.
+        """
         shared = user_cache_path("raffm-edge") / "templates"
-        with suppress(OSError):  # a service may have no home to write to
+        with suppress(OSError):  # a service's user may have no home folder that it can write to
             shared.mkdir(parents=True, exist_ok=True)
         return shared if os.access(shared, os.W_OK) else self.state_dir / "templates"
 

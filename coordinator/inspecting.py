@@ -1,4 +1,4 @@
-"""`coordinator model inspect`: what a model's units weigh, as a table, and what its submodels know, as a picture."""
+"""`coordinator model inspect`: the salience of a model's units as a table, and its submodels' accuracy as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_sdk.disk import disk_errors
 
 
 def layer_rows(inspection: Inspection, metric: Salience) -> list[Row]:
-    """One row a layer: its share of all salience, and how much of its own its best half of heads and neurons has."""
+    """One row per layer: its share of all salience, and how much of its own the best half of its units holds."""
     salience = inspection.salience[metric]
     total = salience.heads.sum() + salience.ffn.sum()
     place = {layer: rank for rank, layer in enumerate(salience.layer_ranking(), start=1)}
@@ -35,7 +35,7 @@ def layer_rows(inspection: Inspection, metric: Salience) -> list[Row]:
 
 
 def width_rows(inspection: Inspection) -> list[Row]:
-    """One row a width: its size, and its accuracy by each metric, without any training."""
+    """One row per width: its size, and its accuracy without training if units are ranked by each metric."""
     curves = inspection.curves
     first = next(iter(curves.values()))
     return [
@@ -49,7 +49,7 @@ def width_rows(inspection: Inspection) -> list[Row]:
 
 
 def write_picture(inspection: Inspection, path: Path) -> None:
-    """The curves of all metrics, and how salience is spread over each layer by the first of them."""
+    """Draw the accuracy curves of all metrics, and how the first one's salience is spread in each layer, as SVG."""
     metric, salience = next(iter(inspection.salience.items()))
     panels = [
         ("Accuracy of the submodel, cut without training", partial(_draw_curves, inspection)),
@@ -69,7 +69,7 @@ def _draw_curves(inspection: Inspection, axes: Axes) -> None:
 
 
 def _draw_spread(values: np.ndarray, axes: Axes) -> None:
-    """One line a layer: what share of the layer's salience its first units have together."""
+    """One line per layer: the cumulative share of the layer's salience, most salient units first."""
     for layer, units in enumerate(values):
         share = np.concatenate([[0.0], np.sort(units)[::-1].cumsum() / max(units.sum(), np.finfo(float).tiny)])
         axes.plot(100 * np.linspace(0, 1, len(share)), 100 * share, label=f"layer {layer}", linewidth=1)

@@ -1,4 +1,4 @@
-"""What the store knows, as rows for a terminal or as JSON."""
+"""The content of the store as rows, for tables in a terminal and for JSON."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _DEVICE_COLUMNS = (
     ("link\nkB/s", "link_kb_per_s", "{:.0f}"),
     ("release", "release", "{}"),
 )
-"""Heading, key of the row, and form."""
-_ANY_WIDTH = 1 << 20  # columns of a terminal
-_NARROW = 2  # columns of a table: a name and a value
+"""The heading of each column, its key in the row, and its format."""
+_ANY_WIDTH = 1 << 20  # terminal columns, more than any table takes
+_NARROW = 2  # table columns: a name and a value
 
 
 def device_rows(store: Store, now_s: float) -> list[Row]:
-    """One row a device: what it is, what it can spare and how it does, what it runs; ``None`` is what is unknown."""
+    """One row per device: its profile and state, what it has to spare, and its release; unknown values are ``None``."""
     with store.reading() as tx:
         return [
             {
@@ -72,7 +72,10 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
 
 
 def show_devices(rows: Sequence[Row]) -> None:
-    """Print what of ``rows`` fits into 100 columns; a profile's name gives way first, after what no device can say."""
+    """Print the main columns of ``rows``, which fit into 100 characters.
+
+    Columns for which no device has a value are left out. If space is short, the profile's name is cut first.
+    """
     said = {name for row in rows for name in row if name not in _SPARE or row[name] is not None}
     columns = [column for column in _DEVICE_COLUMNS if column[1] in said]
     table = Table(box=None, pad_edge=False, collapse_padding=True)
@@ -87,38 +90,38 @@ def show_devices(rows: Sequence[Row]) -> None:
 
 
 def round_rows(store: Store, task: str | None) -> list[Row]:
-    """One row a round of every task, or of ``task`` alone."""
+    """One row per round of ``task``, or of every task if ``None``."""
     with store.reading() as tx:
         names = [known.name for known in tx.tasks.all() if task in {None, known.name}]
         return [_round_row(tx, known) for name in names for known in tx.rounds.all(name)]
 
 
 def task_rows(store: Store) -> list[Row]:
-    """One row a task."""
+    """One row per task."""
     with store.reading() as tx:
         return [_task_row(tx, known) for known in tx.tasks.all()]
 
 
 def state_rows(store: Store, task: str) -> list[Row]:
-    """One row: where ``task`` stands, and why it failed; ``ConfigurationError`` where there is no such task."""
+    """One row: the status of ``task``, and why it failed. Raises ``ConfigurationError`` if there is no such task."""
     with store.reading() as tx:
         known = known_task(tx, task)
         return [_task_row(tx, known) | {"failure": known.failure}]
 
 
 def setting_rows(store: Store, task: str) -> list[Row]:
-    """One row a setting of ``task``, under its name in TOML; ``ConfigurationError`` where there is no such task."""
+    """One row per setting of ``task``, by its name in TOML. Raises ``ConfigurationError`` if there is no such task."""
     with store.reading() as tx:
         return settings_of(read_task(known_task(tx, task).config))
 
 
 def settings_of(config: TaskConfig) -> list[Row]:
-    """As :func:`setting_rows`, of a task's settings."""
+    """:func:`setting_rows`, but from a task's settings."""
     return [{"setting": name, "value": _plain(value)} for name, value in _flat("", msgspec.to_builtins(config))]
 
 
 def version_rows(store: Store, task: str) -> list[Row]:
-    """One row a version of ``task``: the share that is right by width."""
+    """One row per version of ``task``: its accuracy by width, from 0 to 1."""
     with store.reading() as tx:
         found = tx.evaluations.all(task)
     numbers = sorted({one.round for one in found})
@@ -129,13 +132,13 @@ def version_rows(store: Store, task: str) -> list[Row]:
 
 
 def release_rows(store: Store) -> list[Row]:
-    """One row a release."""
+    """One row per release."""
     with store.reading() as tx:
         return [_release_row(tx, known) for known in tx.releases.all()]
 
 
 def export_rows(store: Store, release: int) -> list[Row]:
-    """One row an export of a release, as it is before anybody signs it."""
+    """One row per export of a release. Raises ``ConfigurationError`` if there is no such release."""
     with store.reading() as tx:
         manifest = manifest_of(known_release(tx, release))
     return [
@@ -156,13 +159,13 @@ def export_rows(store: Store, release: int) -> list[Row]:
 
 
 def rollout_rows(store: Store) -> list[Row]:
-    """One row a rollout: how many of its devices stand how."""
+    """One row per rollout, with the number of its devices by status."""
     with store.reading() as tx:
         return [_rollout_row(tx, known) for known in tx.rollouts.all()]
 
 
 def assignment_rows(store: Store, rollout: int) -> list[Row]:
-    """One row a device of a rollout, in the order of the stages."""
+    """One row per device of a rollout, by stage. Raises ``ConfigurationError`` if there is no such rollout."""
     with store.reading() as tx:
         plan = known_rollout(tx, rollout).plan
         found = sorted(tx.assignments.of_rollout(rollout), key=lambda known: (known.stage, known.device))
@@ -181,7 +184,7 @@ def assignment_rows(store: Store, rollout: int) -> list[Row]:
 
 
 def root_rows(envelope: Envelope) -> list[Row]:
-    """One row a key of a root of trust."""
+    """One row per key of a root of trust."""
     root = read(Root, envelope.payload)
     signed = {each.key for each in envelope.signatures}
     return [
@@ -199,7 +202,7 @@ def root_rows(envelope: Envelope) -> list[Row]:
 
 
 def token_rows(store: Store, now_s: float) -> list[Row]:
-    """One row a token."""
+    """One row per token."""
     with store.reading() as tx:
         return [
             {
@@ -213,7 +216,7 @@ def token_rows(store: Store, now_s: float) -> list[Row]:
 
 
 def fleet_rows(fleet: Fleet) -> list[Row]:
-    """One row, of what a fleet with an authority tells its devices."""
+    """One row with what a fleet with an authority tells its devices."""
     _, ends_s = span_of(fleet.authority.certificate)
     return [
         {
@@ -228,7 +231,7 @@ def fleet_rows(fleet: Fleet) -> list[Row]:
 
 
 def enrolment_rows(store: Store) -> list[Row]:
-    """One row a one-time token, without its secret."""
+    """One row per one-time token, without its secret."""
     with store.reading() as tx:
         return [
             {
@@ -244,7 +247,7 @@ def enrolment_rows(store: Store) -> list[Row]:
 
 
 def certificate_rows(store: Store, device: str) -> list[Row]:
-    """One row a certificate of a device, oldest first; ``ConfigurationError`` where there is no such device."""
+    """One row per certificate of a device, oldest first. Raises ``ConfigurationError`` if the device is not known."""
     with store.reading() as tx:
         known_device(tx, device)
         return [
@@ -259,7 +262,7 @@ def certificate_rows(store: Store, device: str) -> list[Row]:
 
 
 def audit_rows(store: Store, most: int) -> list[Row]:
-    """One row a change, newest first."""
+    """One row per change, newest first."""
     with store.reading() as tx:
         return [
             {
@@ -274,7 +277,7 @@ def audit_rows(store: Store, most: int) -> list[Row]:
 
 
 def show(rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print ``rows``: a table, or one below the other where a word of many columns would be cut; as JSON, one array."""
+    """Print ``rows`` as JSON, or as a table; if a word would not fit into its column, as blocks of names and values."""
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
         return
@@ -340,7 +343,7 @@ def _at(time_s: float) -> str:
 
 
 def _spare(snapshot: Snapshot | None) -> Row:
-    """What the device said of itself last, under the same names where it has not."""
+    """What the device last reported of itself; every value is ``None`` if it has reported nothing."""
     if snapshot is None:
         return dict.fromkeys(_SPARE)
     values: tuple[Cell, ...] = (

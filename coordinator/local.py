@@ -1,4 +1,4 @@
-"""A broker and a coordinator on this machine for as long as a program needs them: for first tries and the examples."""
+"""A broker and a coordinator on this machine, for as long as a program needs them: for first tries and the examples."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PATIENCE_S = 600.0
 
 
 class TaskFailedError(RaffmError):
-    """The coordinator gave a task up."""
+    """The task failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalCoordinator:
-    """What :func:`local_coordinator` has started. ``broker`` and ``root`` are what an agent has to be told."""
+    """What :func:`local_coordinator` has started; agents need the address ``broker`` and the file ``root``."""
 
     state_dir: Path
     broker: str
@@ -39,9 +39,9 @@ class LocalCoordinator:
     processes: Processes
 
     def command(self, *words: str | Path) -> None:
-        """Type ``coordinator`` and ``words``, without ``--state-dir``; it prints what it prints in a terminal.
+        """Run ``coordinator`` with ``words``, without ``--state-dir``; it prints as in a terminal.
 
-        Raises ``subprocess.CalledProcessError`` where it ends with an error, which it has told by then.
+        Raises ``subprocess.CalledProcessError`` if it fails; by then it has printed why.
         """
         subprocess.run(
             [sys.executable, "-m", "coordinator.cli", *map(str, words)],
@@ -52,7 +52,8 @@ class LocalCoordinator:
     def wait_for(self, task: str, timeout_s: float = _PATIENCE_S) -> None:
         """Return once ``task`` is done, and every device has reported on its release.
 
-        Raises ``TaskFailedError``, ``ProcessDiedError`` where the coordinator has ended, and ``DeadlineError``.
+        Raises ``TaskFailedError``, ``ProcessDiedError`` if the coordinator has ended with an error, ``DeadlineError``
+        after ``timeout_s``, and ``ConfigurationError`` if there is no such task.
         """
         give_up_s = time.monotonic() + timeout_s
         while not self.is_done(task):
@@ -61,7 +62,7 @@ class LocalCoordinator:
             time.sleep(_POLL_S)
 
     def is_done(self, task: str) -> bool:
-        """Whether ``task`` has come to its end; raises as :meth:`wait_for`, but no ``DeadlineError``."""
+        """Whether ``task`` is done. Raises as :meth:`wait_for`, except ``DeadlineError``."""
         self.processes.check()
         with self._store() as store, store.reading() as tx:
             known = {record.name: record for record in tx.tasks.all()}
@@ -72,13 +73,13 @@ class LocalCoordinator:
         return known[task].status is TaskStatus.DONE
 
     def rounds(self, task: str) -> list[Row]:
-        """What ``coordinator round list`` shows: one row a round."""
+        """The rows of ``coordinator round list``: one per round."""
         with self._store() as store:
             return round_rows(store, task)
 
     @property
     def log(self) -> Path:
-        """What the coordinator says."""
+        """The file with the coordinator's output."""
         return self.processes.log_of("coordinator")
 
     @contextmanager
@@ -92,12 +93,12 @@ class LocalCoordinator:
 
 @contextmanager
 def local_coordinator(state_dir: Path) -> Iterator[LocalCoordinator]:
-    """The embedded broker and ``coordinator serve``, each a process on loopback; leaving the context ends both.
+    """Run the embedded broker and ``coordinator serve``, each as a process on loopback; leaving the context ends both.
 
-    All that the coordinator knows is in ``state_dir``, so that another context there goes on where this one ended.
-    Use it on the main thread: Ctrl-C and SIGTERM leave through the context.
+    All state is in ``state_dir``, so that a later context there continues where this one ended. Use it on the main
+    thread: Ctrl-C and SIGTERM leave through the context.
 
-    Raises what :class:`EmbeddedBroker` raises.
+    Raises as :class:`EmbeddedBroker`.
     """
     with interruptible(), EmbeddedBroker(state_dir) as broker, Processes(state_dir) as processes:
         with closing(open_store(state_dir)) as store:

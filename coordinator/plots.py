@@ -1,4 +1,4 @@
-"""Plots as SVG: panels side by side, the same bytes for the same numbers."""
+"""Plots as SVG: panels side by side; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Panel = tuple[str, Callable[[Axes], None]]
-"""A title, and what draws below it."""
+"""A title, and the function that draws the plot below it."""
 
 
 def svg(panels: Sequence[Panel]) -> str:

@@ -1,4 +1,4 @@
-"""Processes of this installation: started together, watched, and ended together, whatever happens."""
+"""Processes of this installation, which are started and watched together, and always ended together."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ProcessDiedError(RaffmError):
 
 
 class Interrupted(SystemExit):
-    """Ctrl-C, or a polite request to end."""
+    """Ctrl-C or SIGTERM has asked the program to end."""
 
 
 class Processes:
-    """Runs commands of this installation, each in a session of its own with its output in ``<folder>/<name>.log``.
+    """Runs commands of this installation, each in its own session, with its output in ``<folder>/<name>.log``.
 
-    Leaving the context ends every one: politely first, by force after ``GRACE_S`` seconds.
+    Leaving the context ends all of them: by SIGTERM first, by SIGKILL after ``GRACE_S`` seconds.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, module: str, arguments: Sequence[str]) -> None:
-        """Start ``python -m module arguments``."""
+        """Start ``python -m module arguments`` under ``name``."""
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with self.log_of(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
@@ -54,18 +54,18 @@ class Processes:
             )
 
     def log_of(self, name: str) -> Path:
-        """Where a process writes what it says."""
+        """The file with a process's output."""
         return self._folder / f"{name}.log"
 
     def check(self) -> None:
-        """Raise ``ProcessDiedError`` with the last line that it said where a process has ended with an error."""
+        """Raise ``ProcessDiedError``, with the last line of its output, if a process has ended with an error."""
         for name, process in self._running.items():
             if process.poll():
                 said = last_line(self.log_of(name))
                 raise ProcessDiedError(f"{name} ended with exit code {process.returncode}: {said}")
 
     def ended(self, name: str) -> bool:
-        """Whether the process has ended by itself."""
+        """Whether the process has ended."""
         return self._running[name].poll() is not None
 
     def stop(self) -> None:
@@ -90,22 +90,22 @@ class Processes:
 
 
 def last_line(log: Path) -> str:
-    """Of what a process said."""
+    """The last line of a process's output, at most 300 characters."""
     lines = log.read_text(errors="replace").strip().splitlines() or ["(it said nothing)"]
     return lines[-1][:300]
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """To the whole session where it still runs, so that nothing a process started outlives it."""
+    """Signal the process's whole session, if it still exists, so that nothing that it has started outlives it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave through the contexts, which end every process; the same again changes nothing.
+    """Make Ctrl-C and SIGTERM raise :class:`Interrupted`, so that the contexts end every process.
 
-    Of the main thread only, as Python has it.
+    Further ones are ignored. Works on the main thread only, as Python's signal handlers do.
     """
 
     def leave(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What a task's conductor works with: the service's hands."""
+"""What a task's conductor uses of the service."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from edge_sdk.transport.blob_folder import BlobFolder
 
 
 class Submit(Protocol):
-    """Run ``work`` beside the loop and hand its result to ``then`` on the loop, or tell ``fail`` of a named error.
+    """Run ``work`` beside the loop, then call ``then`` with its result, or ``fail`` with an error in one line.
 
-    Work that the disk refused is done again until it does not.
+    Both are called on the loop. Work that fails because the disk refuses is repeated until it succeeds.
     """
 
     def __call__(self, work: Callable[[], Any], then: Callable[[Any], None], fail: Callable[[str], None]) -> None:
-        """Return at once."""
+        """Queue the work and return at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """``send(device, message)`` publishes, or says that the message is too large to be sent.
+    """The service's functions, for the conductors of tasks.
 
-    ``fetch(device, digest, size_bytes)`` pulls a blob from a device, ``cancel(digest)`` pulls it no longer. ``sweep()``
-    deletes what nobody needs, once nothing is in the making. ``key`` signs in the role ``round``.
+    ``send(device, message)`` publishes a message; it returns whether that is too large to be sent. ``fetch(device,
+    digest, size_bytes)`` pulls a blob from a device, and ``cancel(digest)`` stops that. ``sweep()`` deletes blobs that
+    nothing needs, as soon as no heavy work is running. ``key`` signs in the role ``round``.
     """
 
     settings: CoordinatorConfig
@@ -46,11 +47,11 @@ class Resources:
 
     @property
     def template_cache(self) -> Path:
-        """Where compiled templates are kept for the next start."""
+        """The folder where compiled templates are kept for the next start."""
         return self.settings.template_cache
 
     def addressed(self, entries: Iterable[BlobEntry]) -> tuple[BlobEntry, ...]:
-        """These blobs with their addresses on the web, where a web server shows them."""
+        """These blobs with their HTTPS addresses, if a web server offers them."""
         base = self.settings.blob_url
         if base is None:
             return tuple(entries)

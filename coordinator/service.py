@@ -1,7 +1,7 @@
-"""The coordinator as a process: one loop that hears devices, keeps the registry, moves blobs and drives tasks.
+"""The coordinator as a process: one loop that receives messages, keeps the registry, moves blobs and drives tasks.
 
-All state that matters is in the store and in the blob folder before anyone is told, so the process may end at any
-instant and be started again.
+Everything is in the store and in the blob folder before anyone is told of it, so the process may end at any moment and
+be started again.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ from edge_sdk.transport.exchange import BlobExchange, Fetched, Outcome
 from edge_sdk.transport.mqtt import MqttTransport
 
 _log = logging.getLogger(__name__)
-_TICK_S = 0.5  # a round is decided at its deadline or so much later
-_DISK_PAUSE_S = 15.0  # until work that the disk refused is tried again
-_CUT_OFF_S = 10.0  # after which the broker should have ended a revoked device's session
-_MAX_TRANSFERS = 16  # the embedded broker's logs are sized for it
+_TICK_S = 0.5  # a round is decided at most this much after its deadline
+_DISK_PAUSE_S = 15.0  # the pause before work that the disk refused is tried again
+_CUT_OFF_S = 10.0  # how long the broker may take to end a revoked device's session
+_MAX_TRANSFERS = 16  # the sizes of the embedded broker's logs depend on it
 
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """Heavy ``work`` has ended; delivered to the loop like a message."""
+    """Heavy ``work`` has ended; this is delivered to the loop like a message."""
 
     future: Future[Any]
     work: Callable[[], Any]
@@ -80,7 +80,7 @@ def mqtt_transport(config: CoordinatorConfig) -> MqttTransport:
 
 
 class Service:
-    """Serves one fleet over ``transport`` until :meth:`stop`, or until its tasks are done where so configured."""
+    """Serves one fleet over ``transport`` until :meth:`stop`, or with ``exit_when_done`` until its tasks have ended."""
 
     def __init__(self, config: CoordinatorConfig, store: Store, transport: Transport) -> None:
         self._config = config
@@ -114,9 +114,11 @@ class Service:
         self._agenda = Agenda(resources)
 
     def run(self) -> None:
-        """Connect and serve. Raises ``BrokerUnreachableError``, ``StorageError``, and what ends a task.
+        """Connect and serve.
 
-        While its database is away, it waits: messages lie in the broker, and devices work on.
+        While its database is away, it waits: messages lie in the broker, and devices work on. Raises
+        ``BrokerUnreachableError`` if the broker cannot be reached at first, ``StorageError`` and, with
+        ``exit_when_done``, the error that a task fails with.
         """
         self._transport.connect()
         try:
@@ -134,13 +136,13 @@ class Service:
         _log.info("the coordinator has ended")
 
     def stop(self) -> None:
-        """End the loop soon; may be called from a signal handler or another thread."""
+        """End the loop soon; safe to call from a signal handler or another thread."""
         self._stopping.set()
         self._store.wait_no_more()
 
     @property
     def is_working(self) -> bool:
-        """Whether heavy work runs beside the loop, which cannot be stopped and outlasts :meth:`run`."""
+        """Whether heavy work is running beside the loop; it cannot be stopped, and outlasts :meth:`run`."""
         return self._making > 0
 
     # -- the loop
@@ -166,9 +168,10 @@ class Service:
                 pass
 
     def _go_on_after(self, done: WorkDone) -> None:
-        """A task that cannot go on fails with its reason; the service goes on, unless that was all it was to do.
+        """Continue after heavy work. A task whose work failed fails with that reason, and the service goes on.
 
-        What only a disk refused is tried again, here or by the next start.
+        Work that only the disk refused is tried again, here or at the next start. With ``exit_when_done`` every error
+        ends the service.
         """
         self._making -= 1
         try:
@@ -185,7 +188,7 @@ class Service:
         self._sweep_if_due()
 
     def _go_on_with(self, done: WorkDone, result: object) -> None:
-        """What comes of the work may be refused too, as a release that no key is there for."""
+        """Hand the result on, which may be refused too, for example a release that there is no key for."""
         try:
             done.then(result)
         except StorageError:
@@ -213,7 +216,7 @@ class Service:
         self.vitals = self._noted()
 
     def _noted(self) -> Vitals:
-        """A value of its own, which another thread may read meanwhile."""
+        """The current figures as a new value, which another thread may read."""
         return Vitals(
             at_s=time.time(),
             is_connected=self._is_connected,
@@ -231,7 +234,7 @@ class Service:
         return self._config.exit_when_done and self._agenda.is_over()
 
     def _absences(self, now_s: float) -> dict[str, float]:
-        """For how long each device that is offline has been, as far as this process has seen; and who is revoked."""
+        """For how many seconds each offline device has been away, as seen by this process; also notes the revoked."""
         with self._store.reading() as tx:
             devices = tx.devices.all()
         gone = [known.id for known in devices if not known.online]
@@ -244,7 +247,7 @@ class Service:
     # -- messages
 
     def _receive(self, incoming: Incoming) -> None:
-        """Whatever is malformed is refused and dropped; it never ends the loop."""
+        """Handle a message; a malformed one is logged and dropped, and never ends the loop."""
         try:
             topic = parse(incoming.topic)
             message = decode_from_device(incoming.payload) if incoming.payload else None
@@ -257,7 +260,7 @@ class Service:
             self._dispatch(topic.device, message)
 
     def _overhear(self, device: str) -> None:
-        """A revoked device speaks: nobody listens, and the log says so once where it goes on."""
+        """Ignore a message of a revoked device, and log once if the broker has not ended its session in time."""
         is_late = time.monotonic() - self._revoked[device] > _CUT_OFF_S
         if is_late and device not in self._overheard:
             self._overheard.add(device)
@@ -293,7 +296,7 @@ class Service:
     def _answer_to_renew(self, device: str, message: Renew) -> Renewed | Refused:
         try:
             fleet = open_fleet(self._config.state_dir)
-        except RaffmError as error:  # its files are damaged or gone, which is no reason to stop serving
+        except RaffmError as error:  # the authority's files are damaged or gone, which is no reason to stop serving
             _log.error("%s gets no new certificate: %s", device, error)
             return Refused(reason="the fleet's authority cannot be read now")
         if fleet is None:
@@ -306,7 +309,7 @@ class Service:
         return Renewed(certificate=made.public_bytes(Encoding.DER))
 
     def _register(self, device: str, message: Hello | Offline) -> None:
-        """Keep the registry. The topic says who speaks; a message that names another is refused."""
+        """Record a hello or a goodbye. The topic identifies the device; a message that names another one is refused."""
         if message.device != device:
             self._send(device, Refused(reason=f"the message names {message.device}, its topic {device}"))
             return
@@ -330,7 +333,7 @@ class Service:
     # -- what the tasks work with
 
     def _send(self, device: str, message: CoordinatorMessage) -> bool:
-        """Whether it is too large, for this broker or for any receiver."""
+        """Send a message; returns whether it is too large, for this broker or for any receiver."""
         if device in self._revoked:
             return False
         kind, payload, is_bulk = type_of(message), encode(message), isinstance(message, Chunk)
@@ -368,6 +371,6 @@ class Service:
         self._sweep_if_due()
 
     def _sweep_if_due(self) -> None:
-        """Blobs that are being made are in no record yet: nothing is deleted meanwhile."""
+        """Delete unneeded blobs, but not during heavy work: the blobs that it makes are not recorded yet."""
         if self._sweep_is_due and self._making == 0 and not self._refused:
             self._sweep_is_due = not self._agenda.sweep()

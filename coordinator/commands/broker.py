@@ -1,4 +1,4 @@
-"""`coordinator broker …`: the embedded broker for first tries, and the configuration of one for production."""
+"""`coordinator broker …`: runs the embedded broker for first tries, and writes the configuration of a real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ broker_app = typer.Typer(invoke_without_command=True)
 
 
 class Kind(str, Enum):
-    """Brokers whose configuration is known."""
+    """The brokers for which a configuration can be written."""
 
     MOSQUITTO = "mosquitto"
 

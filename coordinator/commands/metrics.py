@@ -1,4 +1,4 @@
-"""`coordinator metrics …`: what Prometheus and Grafana are told."""
+"""`coordinator metrics …`: prints the board for Grafana."""
 
 from __future__ import annotations
 

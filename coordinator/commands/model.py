@@ -1,4 +1,4 @@
-"""`coordinator model …`: what can be trained, and what was."""
+"""`coordinator model …`: inspects models, makes new ones, and saves trained ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands take, and how they find what they work on."""
+"""Options that several commands share, and how commands open the store and read keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def typist() -> str:
-    """Whom the audit log names."""
+    """The name that the audit log records for changes on the command line."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -38,14 +38,14 @@ def typist() -> str:
 
 
 def open_store(state_dir: Path, patience_s: float = 0.0) -> Store:
-    """As :func:`coordinator.store.opening.open_store`."""
+    """:func:`coordinator.store.opening.open_store`, imported only when a command needs it."""
     from coordinator.store.opening import open_store as opened
 
     return opened(state_dir, patience_s)
 
 
 def read_key_file(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:
-    """As :func:`coordinator.delivery.keys.read_key`, with the passphrase in a file."""
+    """:func:`coordinator.delivery.keys.read_key`, with the passphrase read from a file."""
     from coordinator.delivery.keys import read_key
     from edge_sdk.security.secrets import read_secret
 

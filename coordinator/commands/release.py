@@ -1,4 +1,4 @@
-"""`coordinator release …`: what may serve inference, looked at and signed before it goes out."""
+"""`coordinator release …`: creates the releases that may serve inference, shows them, and signs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coordinator rollout …`: a release on its way to the devices."""
+"""`coordinator rollout …`: sends a release out to the devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coordinator task …`: what is to be trained, and when it pauses and ends."""
+"""`coordinator task …`: creates training tasks, and starts, pauses and stops them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coordinator token …`: who may use the API."""
+"""`coordinator token …`: the tokens with which clients use the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`coordinator key …` and `coordinator root …`: whose signatures count."""
+"""`coordinator key …` and `coordinator root …`: the keys whose signatures count."""
 
 from __future__ import annotations
 
