@@ -134,8 +134,10 @@ def test_server_that_is_there_and_refuses_is_not_waited_for(server: PostgresServ
 
 def test_coordinator_serves_on_after_a_restart_of_its_database(server: PostgresServer, tmp_path: Path) -> None:
     with opened(server) as store:
-        service, thread = started(store, tmp_path)
+        service, thread, link = started(store, tmp_path)
+        link.hold()
         with away(server, 2.0):
+            link.go_on.set()
             time.sleep(1.0)  # its ticks are half a second apart
             assert thread.is_alive()
         time.sleep(1.0)
@@ -147,9 +149,11 @@ def test_coordinator_serves_on_after_a_restart_of_its_database(server: PostgresS
 
 def test_coordinator_that_waits_can_be_stopped(server: PostgresServer, tmp_path: Path) -> None:
     with opened(server) as store:
-        service, thread = started(store, tmp_path)
+        service, thread, link = started(store, tmp_path)
+        link.hold()
         server.stop()
         try:
+            link.go_on.set()
             time.sleep(1.0)
             service.stop()
             thread.join(_PATIENCE_S / 2)
@@ -158,12 +162,33 @@ def test_coordinator_that_waits_can_be_stopped(server: PostgresServer, tmp_path:
             server.start()
 
 
-def started(store: Store, state_dir: Path) -> tuple[Service, threading.Thread]:
+class HeldLink(MemoryTransport):
+    """Keeps who receives waiting, so that no transaction has begun when the server ends: that would end the service."""
+
+    def __init__(self, fleet: str) -> None:
+        super().__init__(MemoryHub(), coordinator_filters(fleet))
+        self.go_on, self._is_held = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def hold(self) -> None:
+        """Returns once the service waits."""
+        self.go_on.clear()
+        assert self._is_held.wait(_PATIENCE_S)
+
+    def receive(self, timeout_s: float) -> object:
+        if not self.go_on.is_set():
+            self._is_held.set()
+            self.go_on.wait()
+        return super().receive(timeout_s)
+
+
+def started(store: Store, state_dir: Path) -> tuple[Service, threading.Thread, HeldLink]:
     config = CoordinatorConfig(state_dir=state_dir, broker="mqtt://127.0.0.1:1883")
-    service = Service(config, store, MemoryTransport(MemoryHub(), coordinator_filters(config.fleet)))
+    link = HeldLink(config.fleet)
+    service = Service(config, store, link)
     thread = threading.Thread(target=service.run)
     thread.start()
-    return service, thread
+    return service, thread, link
 
 
 def test_request_is_told_when_to_ask_again(server: PostgresServer) -> None:
