@@ -266,6 +266,7 @@ def test_release_is_approved_rolled_out_and_halted_in_the_browser(browser: Brows
         assert page.get_by_text(EVIL).is_visible()
         press_button(page, "Halt", "halted")
         assert page.locator(".buttons").get_by_role("button").all_inner_texts() == ["Roll back"]
+        page.wait_for_load_state()  # what is chosen before the page's script runs is not heard
         page.get_by_label("State").select_option("Healthy")
         page.locator("tbody tr").nth(1).wait_for(state="detached")
         assert page.locator("tbody th").all_inner_texts() == [first.device]

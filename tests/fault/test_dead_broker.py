@@ -108,7 +108,8 @@ def test_update_that_the_broker_acknowledged_and_lost_comes_out_of_the_outbox(
         return small_update(device, offer, weights)
 
     fleet = fleet_on(broker, work, resends=resends)
-    monkeypatch.setattr(mqtt, "_RECONNECT_FIRST_S", (1.5, 1.6))  # the coordinator comes back last
+    for name in ("_RECONNECT_FIRST_S", "_RECONNECT_LAST_S"):  # the coordinator comes back last
+        monkeypatch.setattr(mqtt, name, (1.5, 1.6))
     with light_models(), served(tmp_path, broker, rounds=1) as coordinator, fleet:
         killed.wait(_PATIENCE_S)
         broker.kill()
