@@ -79,12 +79,12 @@ def sole_user(lock: Path, who: str) -> AbstractContextManager[None]:
     Raises ``StateInUseError`` if it is held already, naming its folder and ``who`` uses it (such as "agent"), and
     ``StorageError`` if the disk refuses.
     """
-    return _holding(lock, who, fcntl.LOCK_EX)
+    return _holding(lock, who, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def one_of_users(lock: Path, who: str) -> AbstractContextManager[None]:
-    """As :func:`sole_user`, beside others that hold it so too."""
-    return _holding(lock, who, fcntl.LOCK_SH)
+def one_of_users(lock: Path, who: str, *, waits: bool = False) -> AbstractContextManager[None]:
+    """As :func:`sole_user`, but beside others that hold it so too. With ``waits``, a sole user is waited for."""
+    return _holding(lock, who, fcntl.LOCK_SH | (0 if waits else fcntl.LOCK_NB))
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _holding(lock: Path, who: str, kind: int) -> Iterator[None]:
 
 def _lock(descriptor: int, folder: Path, who: str, kind: int) -> None:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind)
     except BlockingIOError as error:
         raise StateInUseError(f"state folder {folder} is in use by another {who}: end it first") from error
 

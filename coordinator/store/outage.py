@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from threading import Event, Lock
+from threading import Lock
 
 from edge_sdk.errors import StoreAwayError
 
@@ -35,7 +35,7 @@ class Outage:
         self._answers = answers
         self._since_s: float | None = None
         self._lock = Lock()
-        self._is_ending = Event()
+        self._is_ending = False  # no Event: its lock is not for signal handlers
 
     def waited(self, why: str) -> bool:
         """Wait until the server answers; whether that took any time.
@@ -47,7 +47,8 @@ class Outage:
         if self._patience_s == 0.0:
             raise StoreAwayError(f"store {self._name} does not answer: {why}")
         since_s = self._begin(why)
-        while time.monotonic() - since_s < self._patience_s and not self._is_ending.wait(_PAUSE_S):
+        while time.monotonic() - since_s < self._patience_s and not self._is_ending:
+            time.sleep(_PAUSE_S)
             if self._answers():
                 return True
         away_s = time.monotonic() - since_s
@@ -64,7 +65,7 @@ class Outage:
 
     def wait_no_more(self) -> None:
         """Whoever waits is told at once; may be called from a signal handler."""
-        self._is_ending.set()
+        self._is_ending = True
 
     def _begin(self, why: str) -> float:
         with self._lock:

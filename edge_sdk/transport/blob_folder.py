@@ -14,7 +14,6 @@ a time may fetch into a folder.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -22,15 +21,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from edge_sdk.disk import disk_errors
-from edge_sdk.errors import BlobCorruptError, MalformedMessageError, StorageError
+from edge_sdk.disk import disk_errors, one_of_users, sole_user
+from edge_sdk.errors import BlobCorruptError, MalformedMessageError, StateInUseError, StorageError
 from edge_sdk.protocol.blobs import digest_of, grain_count, missing_grains
 from edge_sdk.protocol.messages import GRAIN_BYTES
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LOCK = "in-use"
 _COPY_BYTES = 1 << 20
 _ABANDONED_S = 3600.0
 
@@ -122,33 +122,20 @@ class BlobFolder:
             for name in (path, *_partial_paths(path)):
                 name.unlink(missing_ok=True)
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """No process deletes what is in no record meanwhile; who does so right now is waited for."""
-        with self._lock_file() as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            yield
+    def in_use(self) -> AbstractContextManager[None]:
+        """While this is open, no process deletes blobs that no record names; one that does so now is waited for."""
+        return one_of_users(self.path / _LOCK, "process", waits=True)
 
     @contextmanager
     def deleting(self) -> Iterator[bool]:
-        """Whether nobody has this folder in use, nor will meanwhile."""
-        with self._lock_file() as descriptor:
+        """Whether nobody has this folder in use; if so, nobody else will while this is open."""
+        is_alone = True
+        with ExitStack() as held:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(sole_user(self.path / _LOCK, "process"))
+            except StateInUseError:
                 is_alone = False
-            else:
-                is_alone = True
             yield is_alone
-
-    @contextmanager
-    def _lock_file(self) -> Iterator[int]:
-        with disk_errors(self.path):
-            descriptor = os.open(self.path / "in-use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
     def keep_only(self, digests: AbstractSet[str]) -> None:
         """Remove every other blob, complete or partial."""

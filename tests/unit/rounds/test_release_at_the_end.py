@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,22 @@ class Slow:
         return self._build(*words)
 
 
-@pytest.mark.parametrize("is_started_at_once", [True, False])
-def test_task_that_is_stopped_while_its_release_is_made_releases_it_once_it_is_started(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, is_started_at_once: bool
-) -> None:
+@contextmanager
+def stopped_while_it_is_made(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Served, Slow]]:
+    """A coordinator whose task has just been stopped, while its release waits to be made."""
     slow = Slow(monkeypatch)
     with shop.serve() as served, shop.fleet():
         assert slow.begun.wait(30)
         change_status(served.store, "news", TaskStatus.STOPPED, 0.0, "a test")
         time.sleep(0.2)
+        yield served, slow
+
+
+@pytest.mark.parametrize("is_started_at_once", [True, False])
+def test_task_that_is_stopped_while_its_release_is_made_releases_it_once_it_is_started(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, is_started_at_once: bool
+) -> None:
+    with stopped_while_it_is_made(shop, monkeypatch) as (served, slow):
         if not is_started_at_once:
             slow.go_on.set()
             time.sleep(0.5)
@@ -142,11 +150,7 @@ def test_task_that_is_stopped_while_its_release_is_made_releases_it_once_it_is_s
 def test_release_that_an_operator_has_made_of_the_last_version_is_not_the_tasks_own(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(monkeypatch)
-    with shop.serve() as served, shop.fleet():
-        assert slow.begun.wait(30)
-        change_status(served.store, "news", TaskStatus.STOPPED, 0.0, "a test")
-        time.sleep(0.2)
+    with stopped_while_it_is_made(shop, monkeypatch) as (served, slow):
         slow.go_on.set()
         with served.store.transaction() as tx:
             own = {"labels": ("a", "b"), "fleet": "default", "groups": (), "now_s": time.time(), "days": 2.0}
