@@ -38,10 +38,11 @@ test-all: mosquitto
 test-arm: | $(BIN)/python
 	$(BIN)/python -m tests.on_arm
 
-# a package for boards with this machine's Debian and architecture; .venv builds it, the system's Python is in it
+# a package for boards with this machine's Debian and architecture; .venv builds it, the system's Python is in it;
+# EXTRAS=images,parquet for what else it is to read
 deb: | $(BIN)/python
 	@$(PIP) install $(PINNED) -e . $(OR_SAY)
-	$(BIN)/python -m edge_sdk.service.debian.build
+	$(BIN)/python -m edge_sdk.service.debian.build --extras '$(EXTRAS)'
 
 # every figure; hours, since some train fleets; writes tests/benchmarks/RESULTS.md
 bench: $(VENV)/.demo $(VENV)/.dev chromium

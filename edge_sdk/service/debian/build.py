@@ -11,11 +11,13 @@ from pathlib import Path
 
 from edge_sdk import __version__
 from edge_sdk.errors import RaffmError, StorageError
+from edge_sdk.service.debian.slim import remove_unused_files, unused_distributions
 from edge_sdk.service.unit import NAME, UNIT, Unit, sysusers_text, tmpfiles_text, unit_text
 from edge_sdk.settings import example_file
 
 HOME = Path("/opt") / NAME
 CONFIG = Path("/etc") / NAME / "agent.toml"
+_EXTRAS = ("images", "parquet")
 _SCRIPTS = ("postinst", "prerm", "postrm")
 _HERE = Path(__file__).parent
 
@@ -51,8 +53,11 @@ Description: agent that trains and runs the part of a model that fits this devic
 """
 
 
-def stage(tree: Path, python: Path, source: Path, constraints: Path) -> None:
-    """Lay out under ``tree`` all files for the board. Raises ``StorageError`` if a command fails."""
+def stage(tree: Path, python: Path, source: str, constraints: Path) -> None:
+    """Lay out under ``tree`` all files for the board; ``source`` is a checkout or a wheel, and may name extras.
+
+    Raises ``StorageError`` if a command fails.
+    """
     _make_environment(tree, python, source, constraints)
     command = (str(HOME / "bin/edge-agent"),)
     texts = {
@@ -79,12 +84,15 @@ def build(tree: Path, package: Package, folder: Path) -> Path:
     return target
 
 
-def _make_environment(tree: Path, python: Path, source: Path, constraints: Path) -> None:
-    """A virtual environment with the base installation and one command; its scripts assume that it lies in ``HOME``."""
+def _make_environment(tree: Path, python: Path, source: str, constraints: Path) -> None:
+    """A virtual environment with what an agent uses and one command, whose scripts assume that it lies in ``HOME``."""
     folder = _under(tree, HOME)
     _run(python, "-m", "venv", "--without-pip", folder)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", folder / "bin/python")
     _run(*pip, "install", "--no-compile", "-c", constraints, source)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    _run(*pip, "uninstall", "--yes", *unused_distributions(site_packages))
+    remove_unused_files(site_packages)
     for script in (folder / "bin").iterdir():
         if not script.name.startswith("python") and script.name != "edge-agent":
             script.unlink()
@@ -132,6 +140,13 @@ def _run(*words: str | Path) -> str:
     return done.stdout
 
 
+def _extras(words: str) -> str:
+    """As pip takes them behind a name; pip itself passes over those that it does not know."""
+    if unknown := set(words.split(",")) - {"", *_EXTRAS}:
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(_EXTRAS)}")
+    return f"[{words}]" if words else ""
+
+
 def main() -> None:
     """Stage and build; print where the package lies."""
     parser = argparse.ArgumentParser(prog="make deb", description=__doc__)
@@ -139,13 +154,16 @@ def main() -> None:
         "--python", type=Path, default=Path("/usr/bin/python3"), help="the Python of the board's Debian"
     )
     parser.add_argument("--source", type=Path, default=Path(), help="a checkout or a wheel")
+    parser.add_argument(
+        "--extras", type=_extras, default="", help="what else it reads: images, parquet, or both with a comma"
+    )
     parser.add_argument("--constraints", type=Path, default=Path(".ci/constraints.txt"), help="the pinned versions")
     parser.add_argument("--folder", type=Path, default=Path("build"), help="where the package goes")
     given = parser.parse_args()
     tree = given.folder.resolve() / "deb"
     shutil.rmtree(tree, ignore_errors=True)
     try:
-        stage(tree, given.python, given.source.resolve(), given.constraints)
+        stage(tree, given.python, f"{given.source.resolve()}{given.extras}", given.constraints)
         size_kib = sum(file.lstat().st_size for file in tree.rglob("*")) >> 10
         architecture = _run("dpkg", "--print-architecture").strip()
         package = Package(architecture=architecture, python=_version_of(given.python), size_kib=size_kib)

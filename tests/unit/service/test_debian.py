@@ -11,9 +11,18 @@ from pathlib import Path
 import pytest
 
 from edge_sdk.service.debian.build import Package, control_text
+from edge_sdk.service.debian.slim import remove_unused_files, unused_distributions
 
 ROOT = Path(__file__).parents[3]
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+IMPORT_ALL = """
+import importlib, pkgutil, edge_sdk
+for module in pkgutil.walk_packages(edge_sdk.__path__, "edge_sdk."):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(error.name, module.name)
+"""
 PACKAGE = Package(architecture="arm64", python=(3, 11), size_kib=1000)
 
 
@@ -29,6 +38,46 @@ def test_script_of_the_package_is_one(name: str) -> None:
     subprocess.run(["sh", "-n", ROOT / "edge_sdk/service/debian" / name], check=True)
 
 
+def installed(site_packages: Path, required: dict[str, list[str]]) -> None:
+    for name, names in required.items():
+        metadata = site_packages / f"{name}-1.0.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        requires = "".join(f"Requires-Dist: {one}\n" for one in names)
+        metadata.write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\n{requires}", encoding="utf-8")
+
+
+def test_package_leaves_out_the_hubs_client_and_what_it_alone_requires(tmp_path: Path) -> None:
+    required = {
+        "raffm_edge": ["tokenizers>=0.21", "rich", "pillow>=10; extra == 'images'"],
+        "tokenizers": ["Huggingface_Hub>=0.16", "pytest; extra == 'testing'"],
+        "huggingface_hub": ["tqdm", "filelock", "rich"],
+        "rich": ["pygments<3; python_version > '3'"],
+        "filelock": ["tqdm"],
+        "pytest": [],
+        "tqdm": [],
+        "pillow": [],
+        "pygments": [],
+    }
+    installed(tmp_path, required)
+    assert unused_distributions(tmp_path) == ["filelock", "huggingface-hub", "pytest", "tqdm"]
+
+
+def test_package_leaves_out_tests_and_the_coordinator(tmp_path: Path) -> None:
+    names = ("coordinator/cli.py", "numpy/_core/tests/test_a.py", "numpy/tests/test_b.py", "numpy/a.pyi", "numpy/a.py")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    remove_unused_files(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py*")] == ["numpy/a.py"]
+
+
+def test_extra_that_is_none_is_refused() -> None:
+    command = [sys.executable, "-m", "edge_sdk.service.debian.build", "--extras", "images,pictures"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "'pictures' is none of images, parquet" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as dpkg lays it out, built of this checkout."""
@@ -42,8 +91,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "root"
 
 
-def agent(root: Path, *words: str) -> str:
-    command = [root / "opt/raffm-edge/bin/python", "-m", "edge_sdk.cli", *words]
+def python(root: Path, *words: str) -> str:
+    command = [root / "opt/raffm-edge/bin/python", *words]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment).stdout
 
@@ -51,8 +100,17 @@ def agent(root: Path, *words: str) -> str:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_agent_runs_from_the_package(unpacked: Path) -> None:
-    assert "service" in agent(unpacked, "--help")
-    assert '"profile": "raspberry-pi-4-2gb"' in agent(unpacked, "profile", "--profile", "raspberry-pi-4-2gb", "--json")
+    assert "service" in python(unpacked, "-m", "edge_sdk.cli", "--help")
+    profile = python(unpacked, "-m", "edge_sdk.cli", "profile", "--profile", "raspberry-pi-4-2gb", "--json")
+    assert '"profile": "raspberry-pi-4-2gb"' in profile
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_all_that_the_agent_imports_is_in_the_package_but_torch(unpacked: Path) -> None:
+    missing = python(unpacked, "-c", IMPORT_ALL).splitlines()
+    assert {line.split()[0] for line in missing} == {"peft", "torch"}
+    assert {line.split()[1].rpartition(".")[0] for line in missing} == {"edge_sdk.modules", "edge_sdk.training"}
 
 
 @pytest.mark.long
