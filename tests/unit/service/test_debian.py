@@ -111,6 +111,8 @@ def test_all_that_the_agent_imports_is_in_the_package_but_torch(unpacked: Path) 
     missing = python(unpacked, "-c", IMPORT_ALL).splitlines()
     assert {line.split()[0] for line in missing} == {"peft", "torch"}
     assert {line.split()[1].rpartition(".")[0] for line in missing} == {"edge_sdk.modules", "edge_sdk.training"}
+    unused = python(unpacked, "-c", "import importlib.util as u; print(*map(u.find_spec, ('coordinator', 'hf_xet')))")
+    assert unused.split() == ["None", "None"]
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -242,3 +243,25 @@ def test_keep_only_leaves_nothing_else_whole_or_half(folder: BlobFolder) -> None
         f"{digest_of(b'wanted')}.part",
         f"{digest_of(b'wanted')}.have",
     }
+
+
+def test_who_uses_the_folder_waits_for_the_one_who_deletes_and_keeps_others_from_it(folder: BlobFolder) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with folder.in_use(), folder.in_use():
+            entered.set()
+            go_on.wait(30)
+
+    user = threading.Thread(target=use)
+    with folder.deleting() as is_alone:
+        user.start()
+        assert is_alone
+        assert not entered.wait(0.1)
+    assert entered.wait(30)
+    with folder.deleting() as is_alone:
+        assert not is_alone
+    go_on.set()
+    user.join(30)
+    with folder.deleting() as is_alone:
+        assert is_alone

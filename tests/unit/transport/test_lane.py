@@ -105,6 +105,14 @@ def test_lost_connection_forgets_what_was_in_flight() -> None:
     assert a_lane.largest_bytes() == 0
 
 
+def test_lost_connection_forgets_acknowledgements_that_outran_the_sending_call() -> None:
+    a_lane = Lane()
+    a_lane.acknowledged(1)
+    a_lane.forget()
+    a_lane.sent(1, CHUNK, bulk=True)  # the next connection's first
+    assert a_lane.largest_bytes() == CHUNK
+
+
 def test_largest_message_in_flight_and_largest_ever_acknowledged_are_counted_apart() -> None:
     a_lane = Lane()
     for message_id, size_bytes in ((1, 9), (2, 5), (3, 30), (4, 7)):
