@@ -154,7 +154,7 @@ class Service:
             case WorkDone():
                 self._go_on_after(delivery)
             case LinkUp():
-                self._is_connected = True
+                self._linked(is_up=True)
                 _log.info("serves fleet %s at %s", self._config.fleet, self._config.broker)
                 announce = Announce(session=secrets.randbits(48))
                 self._transport.publish(str(Topic(self._config.fleet)), encode(announce), retain=True)
@@ -162,10 +162,14 @@ class Service:
             case BulkRoom():
                 self._exchange.send_more()
             case LinkDown(reason):
-                self._is_connected = False
+                self._linked(is_up=False)
                 _log.warning("the broker is gone (%s); reconnecting", reason)
             case _:
                 pass
+
+    def _linked(self, *, is_up: bool) -> None:
+        self._is_connected = is_up
+        self._agenda.link(is_up=is_up)
 
     def _go_on_after(self, done: WorkDone) -> None:
         """Continue after heavy work. A task whose work failed fails with that reason, and the service goes on.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.delivery.approving import manifest_of
-from coordinator.delivery.rollout import Due, Event, Member, Reported, RolloutState, Tick, Told, due, step
+from coordinator.delivery.rollout import Due, Event, Member, Reported, RolloutState, Tick, Told, due, step, unheard
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
 from coordinator.store.records import AssignmentRecord, ReleaseRecord, RolloutRecord
@@ -55,11 +55,18 @@ class RolloutDesk:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._open: dict[str, _Open] = {}
+        self._is_linked = True
+
+    def link(self, *, is_up: bool) -> None:
+        """The broker is there again, or gone: while it is, no device can be heard, and no silence counts."""
+        self._is_linked = is_up
 
     def tick(self) -> None:
         """Read the operators' changes from the store, let time pass, and tell the devices that are due."""
         self._follow()
         for each in self._open.values():
+            if not self._is_linked:
+                each.state = unheard(each.state, time.monotonic())
             self._advance(each, Tick())
             if due(each.state).first:
                 self._tell_first(each)

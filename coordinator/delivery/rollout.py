@@ -10,7 +10,7 @@
 Of each device: PENDING ─▶ SENT ─▶ TRYING ─▶ HEALTHY, or ─▶ ROLLED_BACK by its own report. One that says nothing in time
 is FAILED and stays so, whatever it says later but that it is back.
 
-:func:`step` and :func:`due` are pure; :mod:`.desk` keeps and sends.
+:func:`step`, :func:`unheard` and :func:`due` are pure; :mod:`.desk` keeps and sends.
 """
 
 from __future__ import annotations
@@ -135,6 +135,15 @@ def step(state: RolloutState, event: Event, now_s: float) -> RolloutState:
             reason = f"no word within {state.plan.health_interval_s:g} s"
             state = _changed(state, dict.fromkeys(late, (Status.FAILED, reason)), now_s)
     return _settled(state, now_s)
+
+
+def unheard(state: RolloutState, now_s: float) -> RolloutState:
+    """The state after a time in which no device could be heard: intervals begin anew for all who owe an answer."""
+    members = {
+        name: replace(member, since_s=now_s) if member.status in _ASKED else member
+        for name, member in state.members.items()
+    }
+    return replace(state, members=members)
 
 
 def due(state: RolloutState) -> Due:

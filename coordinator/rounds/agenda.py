@@ -48,6 +48,10 @@ class Agenda:
         self._desk = RolloutDesk(resources)
         self._settled: set[str] = set()
 
+    def link(self, *, is_up: bool) -> None:
+        """See :meth:`.RolloutDesk.link`."""
+        self._desk.link(is_up=is_up)
+
     # -- tasks
 
     def tick(self, gone_s: Mapping[str, float], revoked: AbstractSet[str] = frozenset()) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from coordinator.delivery.desk import RolloutDesk
 from coordinator.delivery.keys import own_key
 from coordinator.delivery.starting import start_rollout
 from coordinator.resources import Resources
+from coordinator.service import Service
 from coordinator.store.database import Store
 from coordinator.store.plan import Plan
 from coordinator.store.states import AssignmentStatus, RolloutStatus
 from edge_sdk.protocol.messages import ReleaseReport, Standing
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.memory import MemoryHub, MemoryTransport
+from tests.support.exchange_node import wait
 from tests.support.served import quick
 from tests.support.signed import FLEET
 from tests.support.waiting_release import ANN, BOB, TASK, open_with_release
@@ -98,6 +103,52 @@ def test_time_that_the_coordinator_was_down_is_no_silence_of_its_devices(rollout
     for device in ("d0", "d1", "d2", "d3"):
         rollout.report(again, device, Standing.HEALTHY)
     assert (rollout.status, rollout.standing) == (RolloutStatus.DONE, {AssignmentStatus.HEALTHY})
+
+
+def test_time_that_the_broker_was_away_is_no_silence_of_its_devices(rollout: Rollout) -> None:
+    served = rollout.serve()
+    served.tick()
+    served.link(is_up=False)
+    for _ in range(12):
+        rollout.clocks.now_s += INTERVAL_S / 2
+        served.tick()
+    served.link(is_up=True)
+    rollout.clocks.now_s += INTERVAL_S - 1
+    served.tick()
+    assert (rollout.status, rollout.standing) == (RolloutStatus.RUNNING, {AssignmentStatus.SENT})
+    rollout.clocks.now_s += 1
+    served.tick()
+    assert (rollout.status, rollout.standing) == (RolloutStatus.HALTED, {AssignmentStatus.FAILED})
+
+
+@pytest.mark.parametrize(("is_away", "standing"), [(True, AssignmentStatus.SENT), (False, AssignmentStatus.FAILED)])
+def test_coordinator_tells_its_rollouts_of_a_broker_that_goes(
+    rollout: Rollout, tmp_path: Path, is_away: bool, standing: AssignmentStatus
+) -> None:
+    hub = MemoryHub()
+    with running(Service(quick(tmp_path, fleet=FLEET), rollout.store, MemoryTransport(hub, ()))) as service:
+        wait(lambda: service.vitals.is_connected and rollout.standing == {AssignmentStatus.SENT})
+        if is_away:
+            hub.stop()
+            wait(lambda: not service.vitals.is_connected)
+        rollout.clocks.now_s += INTERVAL_S
+        seen_s = service.vitals.at_s
+        wait(lambda: service.vitals.at_s > seen_s)
+        assert rollout.standing == {standing}
+        hub.start()
+        wait(lambda: service.vitals.is_connected)
+        assert rollout.standing == {standing}
+
+
+@contextmanager
+def running(service: Service) -> Iterator[Service]:
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+        thread.join(30)
 
 
 def test_device_that_stays_silent_after_a_restart_fails_one_interval_later(rollout: Rollout) -> None:
