@@ -37,11 +37,11 @@ class ExampleLog:
     def append(self, examples: Examples) -> None:
         """Add ``examples``; they are durable when this returns, and absent if it raises."""
         lines = _lines_of(examples)
-        with self._lock, disk_errors(self._path), self._path.open("ab") as file:
+        with self._lock, disk_errors(self._path), self._path.open("ab", buffering=0) as file:
             before = file.tell()
             try:
-                file.write(lines)
-                file.flush()
+                while lines:  # a disk that fills up takes a part; a buffer would write the rest when it is closed
+                    lines = lines[file.write(lines) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), before)

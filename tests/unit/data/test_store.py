@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -228,6 +229,21 @@ def test_half_written_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     again = store_of((), tmp_path)
     again.learn(MAIL[1])
     assert everything(again) == dict(MAIL[:2])
+
+
+def test_example_that_only_a_part_of_finds_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The file may grow by less than a line: a part is written, the rest is refused, and would fit after all."""
+    store = store_of((), tmp_path)
+    store.learn(MAIL[0])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "learnt.jsonl").stat().st_size + 600, limits[1]))
+    try:
+        with pytest.raises(StorageError):
+            store.learn(("long mail " * 100, "spam"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    store.learn(MAIL[1])
+    assert everything(store) == everything(store_of((), tmp_path)) == dict(MAIL[:2])
 
 
 def test_iterator_is_drained_as_it_yields_and_kept_for_a_restart(tmp_path: Path) -> None:
