@@ -92,12 +92,14 @@ def _holding(lock: Path, who: str, kind: int) -> Iterator[None]:
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    process = os.getpid()
     try:
         with disk_errors(lock):
             _lock(descriptor, lock.parent, who, kind)
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough if a forked process has the descriptor too
+        if os.getpid() == process:  # a forked one that ends has the descriptor too, and would let go of both
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked one lives
         os.close(descriptor)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -96,6 +98,24 @@ def test_agent_is_alone_in_its_state_folder(tmp_path: Path) -> None:
         agent_at("mqtt://127.0.0.1:9", tmp_path)
     agent.stop()
     agent_at("mqtt://127.0.0.1:9", tmp_path).stop()
+
+
+def test_forked_process_that_ends_does_not_let_another_agent_into_the_state_folder(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from edge_sdk import Agent
+from edge_sdk.errors import StateInUseError
+agent = Agent("pi-5", "mqtt://127.0.0.1:9", state_dir=sys.argv[1])
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+try:
+    Agent("pi-5", "mqtt://127.0.0.1:9", state_dir=sys.argv[1])
+except StateInUseError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "refused\n", done.stderr
 
 
 def test_agent_starts_once_and_stops_as_often_as_one_likes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
