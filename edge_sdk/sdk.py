@@ -70,13 +70,14 @@ class Agent:
         self._supervisor = Supervisor(self.config, examples, on_model=self._tell)
         self._thread = threading.Thread(target=self._run, name=f"agent-{device}", daemon=True)
         self._failure: BaseException | None = None
+        self._trace: TracebackType | None = None
         self._is_used = False
 
     @property
     def status(self) -> AgentStatus:
         """What the agent is doing now. Raises the error that ended the agent, if one did."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(self._trace)  # otherwise each raise makes it longer
         return self._supervisor.status
 
     def start(self) -> None:
@@ -195,9 +196,11 @@ class Agent:
             ending.push(self._note_end)
             self._supervisor.run()
 
-    def _note_end(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> bool:
+    def _note_end(
+        self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         """Keep the error for :attr:`status` to raise; an unforeseen one goes to the thread's excepthook as well."""
-        self._failure = error
+        self._failure, self._trace = error, trace
         return isinstance(error, RaffmError)
 
 

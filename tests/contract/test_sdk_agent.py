@@ -231,4 +231,10 @@ def test_agent_without_a_broker_says_so_in_its_status(tmp_path: Path) -> None:
         while time.monotonic() < deadline_s:
             assert not agent.status.connected
             time.sleep(0.02)
+    depths = set[int]()
+    for _ in range(3):
+        with pytest.raises(BrokerUnreachableError) as raised:
+            _ = agent.status
+        depths.add(len(raised.traceback))
+    assert len(depths) == 1, "an application may ask for ever"
     agent.stop()
