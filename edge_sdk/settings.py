@@ -246,8 +246,8 @@ def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a ty
         if "\0" in str(value):
             raise ValueError("a path has no NUL")
         try:
-            return folder / Path(value).expanduser()
-        except RuntimeError as error:  # ~ of nobody
+            return (folder / Path(value).expanduser()).absolute()  # an application may change its current folder
+        except (RuntimeError, OSError) as error:  # ~ of nobody; no current folder
             raise ValueError(str(error)) from error
 
     return path

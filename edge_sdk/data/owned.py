@@ -59,7 +59,7 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
     if isinstance(owned, Examples):
         return Source(lambda: owned, lambda: 0)
     if isinstance(owned, str | Path):
-        path = Path(owned)
+        path = Path(owned).absolute()  # it is read again later, when the current folder may be another
         return Source(lambda: read_examples(path, image_size, scratch), lambda: _changed(path))
     place, table = f"the {type(owned).__name__}", as_table(owned)
     if table is not None:

@@ -100,6 +100,17 @@ def test_agent_is_alone_in_its_state_folder(tmp_path: Path) -> None:
     agent_at("mqtt://127.0.0.1:9", tmp_path).stop()
 
 
+def test_state_folder_stays_where_it_is_when_the_application_goes_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent = agent_at("mqtt://127.0.0.1:9", Path("state"))
+    monkeypatch.chdir("/")
+    agent.learn("more pills", "spam")
+    agent.stop()
+    assert "more pills" in (tmp_path / "state" / "learnt.jsonl").read_text()
+
+
 def test_forked_process_that_ends_does_not_let_another_agent_into_the_state_folder(tmp_path: Path) -> None:
     program = """
 import os, sys

@@ -215,6 +215,15 @@ def test_iterable_is_read_from_its_beginning_each_time() -> None:
     assert source.version() is None
 
 
+def test_file_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.csv").write_text("text,label\na,x\n")
+    monkeypatch.chdir(tmp_path)
+    source = source_of("data.csv")
+    monkeypatch.chdir("/")
+    assert source.version() != ()
+    assert source.read() == TextExamples(("a",), ("x",))
+
+
 def test_file_has_another_version_once_it_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_text("text,label\na,x\n")
