@@ -63,10 +63,10 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
         return Source(lambda: read_examples(path, image_size, scratch), lambda: _changed(path))
     place, table = f"the {type(owned).__name__}", as_table(owned)
     if table is not None:
-        has_length = hasattr(owned, "__len__")
+        has_version = table.is_fixed and hasattr(owned, "__len__")
         return Source(
             lambda: examples_of_table(place, table, image_size=image_size, scratch=scratch),
-            lambda: len(owned) if has_length else None,
+            lambda: len(owned) if has_version else None,
         )
     if isinstance(owned, tuple) and len(owned) == 2 and isinstance(owned[0], np.ndarray):
         return Source(lambda: array_examples("(x, y)", owned[0], np.asarray(owned[1])), lambda: 0)

@@ -25,17 +25,22 @@ _OTHER_NAMES = {"tags": "ner_tags"}
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The names of its columns; ``rows``, which iterates over given columns; and class names of integer columns."""
+    """The names of its columns; ``rows``, which iterates over given columns; and class names of integer columns.
+
+    ``is_fixed`` says that it has the same rows as long as it has as many.
+    """
 
     columns: tuple[str, ...]
     rows: Callable[[Sequence[str]], Iterable[Row]]
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    is_fixed: bool = True
 
 
 def as_table(owned: Any) -> Table | None:  # noqa: ANN401 - whatever an application has
     """``owned`` as a table, ``None`` if it is not one of a known library."""
     if hasattr(owned, "itertuples") and hasattr(owned, "columns"):  # pandas
-        return Table(tuple(map(str, owned.columns)), lambda columns: _pandas_rows(owned, columns))
+        columns = tuple(map(str, owned.columns))
+        return Table(columns, lambda columns: _pandas_rows(owned, columns), is_fixed=False)
     if hasattr(owned, "select_columns") and isinstance(getattr(owned, "features", None), Mapping):  # Hugging Face
         features = owned.features
         classes = {name: _class_names(feature) for name, feature in features.items()}

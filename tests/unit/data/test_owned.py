@@ -215,6 +215,15 @@ def test_iterable_is_read_from_its_beginning_each_time() -> None:
     assert source.version() is None
 
 
+def test_label_that_is_corrected_in_a_data_frame_is_read() -> None:
+    frame = FRAME.copy()
+    source = source_of(frame)
+    assert source.version() is None, "pandas does not say whether anything has changed"
+    frame.loc[0, "label"] = "ham"
+    assert source.read() == TextExamples(MAIL.texts, ("ham", MAIL.labels[1]))
+    assert source_of(labelled()).version() == source_of(labelled()).version() is not None
+
+
 def test_file_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data.csv").write_text("text,label\na,x\n")
     monkeypatch.chdir(tmp_path)
