@@ -88,9 +88,13 @@ class ExampleStore:
     def refresh(self) -> None:
         """Read the examples again if they have changed. Raises as the constructor, and then changes nothing."""
         version = self._version()
-        if version == self._written or (training := self._read()) is None:
+        if version == self._written:
             return
-        self.training_file = write_examples(self._folder / "examples", training) if len(training) else None
+        training = self._read()
+        if training is None or not len(training):
+            self._drop_training_files()
+        else:
+            self.training_file = write_examples(self._folder / "examples", training)
         self._written = self._counted = version if version[0] is not None else None
 
     def holding(self) -> Holding | None:
@@ -117,16 +121,28 @@ class ExampleStore:
     def _count(self) -> None:
         """Count the examples without writing them: a device that waits for work must not wear out its disk."""
         version = self._version()
-        if version != self._counted and self._read() is not None:
+        if version != self._counted:
+            self._read()
             self._counted = version if version[0] is not None else None
 
     def _version(self) -> _Version:
         return _own(self._source.version), self._learnt.size_bytes
 
     def _read(self) -> Examples | None:
-        """Read and split all examples; the training part, ``None`` if there is no example."""
+        """Read and split all examples; the training part, ``None`` if there is no example (any more)."""
         examples = self._all()
-        return None if examples is None else self._split(examples)
+        if examples is None:
+            self.held_out = self._holding = self._first = None
+            return None
+        return self._split(examples)
+
+    def _drop_training_files(self) -> None:
+        """What an application takes back is not trained on, and does not stay on the disk."""
+        self.training_file = None
+        for suffix in (".jsonl", ".npz"):
+            file = self._folder / f"examples{suffix}"
+            with disk_errors(file):
+                file.unlink(missing_ok=True)
 
     def _all(self) -> Examples | None:
         owned, learnt = _own(self._source.read), self._learnt.read()

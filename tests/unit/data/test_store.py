@@ -64,6 +64,21 @@ def test_holding_counts_what_is_trained_on_and_follows_within_a_minute(
     assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
 
 
+def test_examples_that_are_all_taken_back_are_trained_on_no_more_and_leave_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = MAIL[:20]
+    store = store_of(mail, tmp_path)
+    mail.clear()
+    later_s = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    assert store.holding() is None
+    assert store.newest() is store.held_out is None
+    assert not list(tmp_path.glob("examples*"))
+    store.learn((["New", "York"], ["PLACE", "PLACE"]))
+    assert store.holding() == Holding(suits=ModelTask.TOKEN_CLASSIFICATION, examples=1)
+
+
 def test_device_that_waits_does_not_write_its_examples_until_it_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
