@@ -125,6 +125,8 @@ def array_examples(place: str, values: NDArray[Any], labels: NDArray[Any]) -> Ar
     Traceback (most recent call last):
     edge_sdk.errors.DataFormatError: sensor has an x of float64 (2, 50); it needs finite floats ...
     """
+    if labels.dtype == object and all(isinstance(label, str) for label in labels.flat):  # a column of pandas
+        labels = labels.astype(str)
     if values.ndim and (labels.shape != values.shape[:1] or labels.dtype.kind not in "Uiu"):
         raise DataFormatError(
             f"{place} has a y of {labels.dtype} {labels.shape}; it needs {len(values)} strings or integers"

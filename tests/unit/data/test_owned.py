@@ -141,6 +141,8 @@ def test_arrays_in_memory() -> None:
     assert (found.values.dtype, found.values.shape, found.labels) == (np.float32, (3, 8, 2), ("a", "b", "a"))
     same = read([(window, label) for window, label in zip(windows, "aba", strict=True)])
     np.testing.assert_array_equal(same.values, found.values)
+    for labels in (pd.Series(list("aba")), np.array(list("aba"), dtype=object)):
+        assert read((windows, labels)).labels == ("a", "b", "a")
     found = read((images, [1, 0]))
     np.testing.assert_array_equal(found.values, images)
     assert found.labels == (1, 0)
