@@ -11,10 +11,11 @@ from pathlib import Path
 
 from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
+from edge_sdk.data.rows import are_columns
 from edge_sdk.data.store import ExampleStore
 from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import COSTS, Runtime
-from edge_sdk.errors import ConfigurationError, did_you_mean
+from edge_sdk.errors import ConfigurationError, DataFormatError, did_you_mean
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.messages import MAX_TASKS, Ready, Snapshot
 from edge_sdk.protocol.topics import check_name
@@ -51,6 +52,11 @@ class OwnTasks:
 
     def __init__(self, owned: Owned, config: AgentConfig) -> None:
         by_name = owned if type(owned) is dict else {None: owned}
+        if are_columns(by_name):
+            raise DataFormatError(
+                f"examples is a dict of the columns {', '.join(map(str, by_name))}, and a dict names tasks; give a "
+                "DataFrame, a Dataset (Dataset.from_dict takes such a dict), or something that yields (text, label)"
+            )
         if not 1 <= len(by_name) <= MAX_TASKS:
             raise ConfigurationError(f"examples has {len(by_name)} tasks; name 1 to {MAX_TASKS}, or give no dict")
         self._tasks = {

@@ -75,7 +75,8 @@ _PLAIN = Format(PlainTexts, ("text",), _plain, "a text that is not empty")
 _PAIRED = Format(PairedTexts, ("source", "target"), _paired, "a source and a target, both texts that are not empty")
 _ARRAYS = Format(ArrayExamples, ("x", "y"), _array, "an array of numbers and a label")
 _IMAGES = Format(ArrayExamples, ("image", "label"), _picture, "a picture and a label")
-_KNOWN = {column for form in (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES) for column in form.columns}
+_OF_COLUMNS = (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES)
+_KNOWN = {column for form in _OF_COLUMNS for column in form.columns}
 _FORMATS = {form.kind: form for form in (_LABELLED, _TAGGED, _PLAIN, _PAIRED, _ARRAYS)}
 
 
@@ -85,7 +86,7 @@ def format_of(columns: Iterable[str], place: str) -> Format:
     Raises ``DataFormatError``, which names ``place``, if no format has these columns or one of them occurs twice.
     """
     names = list(columns)
-    for form in (_LABELLED, _TAGGED, _PAIRED, _ARRAYS, _IMAGES):
+    for form in _OF_COLUMNS:
         if {*form.columns} <= {*names}:
             if twice := [name for name in form.columns if names.count(name) > 1]:
                 raise DataFormatError(f"{place} has more than one column {twice[0]}; rename or remove the others")
@@ -93,6 +94,12 @@ def format_of(columns: Iterable[str], place: str) -> Format:
     if names == ["text"]:
         return _PLAIN
     raise DataFormatError(f"{place} has {_in_words(names)}; it needs {_NEEDED}")
+
+
+def are_columns(names: Iterable[object]) -> bool:
+    """Whether a format of two columns has both among ``names``."""
+    given = {*names}
+    return any({*form.columns} <= given for form in _OF_COLUMNS)
 
 
 def examples_of_rows(

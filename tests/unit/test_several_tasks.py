@@ -139,6 +139,13 @@ def test_most_tasks_that_are_taken_can_be_asked_for(tmp_path: Path) -> None:
     assert ready.tasks == names
 
 
+@pytest.mark.parametrize("columns", [("text", "label"), ("id", "source", "target")])
+def test_columns_are_not_taken_for_tasks(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    with pytest.raises(DataFormatError, match=f"a dict of the columns {', '.join(columns)}, and a dict names tasks"):
+        OwnTasks({name: ["a", "b"] for name in columns}, config_in(tmp_path))
+    assert not (tmp_path / "tasks").exists()
+
+
 def test_splits_of_a_dataset_are_not_taken_for_tasks(tmp_path: Path) -> None:
     splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"]}))
     with pytest.raises(DataFormatError, match=r"the DatasetDict cannot be used as examples; .* \(one split of it\)"):
