@@ -38,6 +38,11 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "131072",  # a fixed threshold, so that freed arrays are returned to the system
 }
+# where the application imports from, and not the current folder first, as after -m: a random.py there would be taken
+_START = (
+    "import sys; sys.path[:] = sys.argv[2:]; import runpy; "
+    "runpy.run_module('edge_sdk.training.worker', run_name='__main__', alter_sys=True)"
+)
 _events: msgspec.json.Decoder[TrainingEvent] = msgspec.json.Decoder(TrainingEvent)
 
 
@@ -110,7 +115,7 @@ class TrainingProcess:
 def _started(job_file: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "edge_sdk.training.worker", str(job_file)],
+            [sys.executable, "-c", _START, str(job_file), *sys.path],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -5,6 +5,7 @@ import mmap
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
+import edge_sdk
 from edge_sdk.errors import TrainingError, TrainingMemoryError
 from edge_sdk.protocol.messages import Failure, Recipe
 from edge_sdk.protocol.tensors import header_of, read_tensors
@@ -153,6 +156,25 @@ def test_process_stopped_ends_within_four_seconds_and_is_silent(tmp_path: Path, 
     assert process.wait(5)
     assert all(isinstance(event, Progress) for event in events.queue)
     process.stop()
+
+
+def test_process_imports_what_the_application_does_and_nothing_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that the application has put on its path, and one where somebody keeps a script of their own."""
+    package, elsewhere = tmp_path / "vendored", tmp_path / "elsewhere"
+    for folder in (package, elsewhere):
+        folder.mkdir()
+    shutil.copytree(Path(edge_sdk.__file__).parent, package / "edge_sdk")
+    worker_file = package / "edge_sdk" / "training" / "worker.py"
+    worker_file.write_text(worker_file.read_text().replace("_NICENESS = 10", "_NICENESS = 11"))
+    (elsewhere / "random.py").write_text("raise SystemExit('not the one of Python')")
+    monkeypatch.syspath_prepend(package)
+    monkeypatch.chdir(elsewhere)
+    process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
+    assert psutil.Process(process.pid).nice() == os.nice(0) + 11
+    process.stop()
+    assert events
 
 
 def test_worker_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
