@@ -47,6 +47,8 @@ _NO_MEMORY = ("failed to map segment", "cannot map zero-fill pages", "annot allo
 
 def main() -> int:
     """Train the job that the first argument names; the exit status."""
+    # inherited: an application that waits for its signals on one thread blocks them on all others
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=TrainingJob)
     os.nice(_NICENESS)
     logging.getLogger("edge_sdk").addHandler(_ToTheAgent())

@@ -158,6 +158,18 @@ def test_process_stopped_ends_within_four_seconds_and_is_silent(tmp_path: Path, 
     process.stop()
 
 
+def test_process_of_an_application_that_blocks_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
+    """As one does that waits for its signals on one thread; a blocked signal stays blocked in what it starts."""
+    checkpoint = tmp_path / "checkpoint"
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        process, _ = start(logistic_graph.training_job(tmp_path, recipe=LONG, checkpoint=str(checkpoint)))
+        process.stop()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    assert checkpoint.exists()
+
+
 def test_process_imports_what_the_application_does_and_nothing_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
