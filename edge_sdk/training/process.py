@@ -139,10 +139,11 @@ def _death(status: int, errors: bytes) -> Failed:
     """The failure of a process that ended without reporting one.
 
     The kernel kills processes that take too much memory by SIGKILL, and native code that is refused memory dies by
-    SIGSEGV. So both count as out of memory, and the device will be offered a smaller submodel.
+    SIGSEGV. So both count as out of memory, and the device will be offered a smaller submodel. So does the status 0,
+    which no such process has: Python says it where the application ignores SIGCHLD, or waits for any child itself.
     """
     cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    starved = status in {-signal.SIGKILL, -signal.SIGSEGV} or any(sign in errors for sign in _NO_MEMORY)
+    starved = status in {0, -signal.SIGKILL, -signal.SIGSEGV} or any(sign in errors for sign in _NO_MEMORY)
     failure = Failure.OUT_OF_MEMORY if starved else Failure.TRAINING
     last_line = errors.strip().rpartition(b"\n")[2].decode(errors="replace")
     exception = _EXCEPTION.match(last_line)  # only its type is quoted, since its text may contain an example

@@ -145,6 +145,16 @@ def test_process_that_dies_is_a_failure(tmp_path: Path, number: int, failure: Fa
     assert number.name in event.detail
 
 
+def test_process_that_is_killed_is_out_of_memory_where_the_application_ignores_its_children(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
+        os.kill(process.pid, signal.SIGKILL)
+        assert last(events).failure is Failure.OUT_OF_MEMORY
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_process_stopped_ends_within_four_seconds_and_is_silent(tmp_path: Path, frozen: bool) -> None:
     process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
