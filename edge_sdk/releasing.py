@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
+from edge_sdk.background import Background
 from edge_sdk.config import AgentConfig
 from edge_sdk.errors import ReleaseRefusedError, UntrustedError
 from edge_sdk.inference.serving import Serving
@@ -47,7 +48,7 @@ class Releases:
             device=config.device,
             slot_of=lambda task: tasks.own_name(task) or "",
         )
-        self._installer = ThreadPoolExecutor(1, thread_name_prefix="install")
+        self._installer = Background("install")
         self._ending: set[Serving] = set()
 
     def check(self, message: Release) -> Order | ReleaseReport | None:
@@ -71,17 +72,19 @@ class Releases:
 
     def install(self, order: Order, cache: BlobCache, inject: Inject) -> None:
         """Begin to install the order's model, whose blobs are in ``cache``; ``inject`` takes the outcome."""
-        if order.model is None:
+        model = order.model
+        if model is None:
             return
-        files = {entry.part: cache.path_of(entry.digest) for entry in order.model.manifest}
+        files = {entry.part: cache.path_of(entry.digest) for entry in model.manifest}
         own = self._tasks.chosen(order.assignment.task)
-        future = self._installer.submit(own.serving.install, order, order.model, files, own.examples.held_out)
+        held_out = own.examples.held_out
+        future = self._installer.submit(lambda: own.serving.install(order, model, files, held_out))
         _tell(future, inject, is_told_of_trial=order.assignment.trial.seconds > 0)
 
     def leave(self, order: Order, inject: Inject) -> None:
         """Begin to go back to what ran before the release; ``inject`` takes the outcome."""
         serving = self._tasks.chosen(order.assignment.task).serving
-        _tell(self._installer.submit(serving.leave, order), inject)
+        _tell(self._installer.submit(lambda: serving.leave(order)), inject)
 
     def end_trials(self, now_s: float, inject: Inject) -> None:
         """Decide on every model whose trial is over; ``now_s`` is a monotonic clock's. Raises ``StorageError``."""
@@ -91,7 +94,7 @@ class Releases:
 
     def close(self) -> None:
         """Wait for the step that is under way, and drop those that have not begun."""
-        self._installer.shutdown(wait=True, cancel_futures=True)
+        self._installer.close()
 
     def _end(self, serving: Serving, inject: Inject) -> None:
         if (release := serving.trial_release) and serving.report is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
+from edge_sdk.background import Background
 from edge_sdk.device.system import System, whole
 
 _ENOUGH_BYTES = 1 << 20
@@ -51,7 +52,7 @@ class LinkCost:
 
     def __init__(self, system: System, *, now_s: Callable[[], float] = time.monotonic) -> None:
         self._system, self._now_s = system, now_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="link")
+        self._background = Background("link")
         self._asked_s = float("-inf")
         self._asking: Future[bool | None] | None = None
         self._answer: bool | None = None
@@ -64,7 +65,7 @@ class LinkCost:
         """
         wait_s = None if self._asked_s == float("-inf") else _WAIT_S
         if self._asking is None and (working or self._now_s() - self._asked_s >= _IDLE_EVERY_S):
-            self._asked_s, self._asking = self._now_s(), self._thread.submit(is_metered, self._system)
+            self._asked_s, self._asking = self._now_s(), self._background.submit(lambda: is_metered(self._system))
         if self._asking is not None:
             wait([self._asking], wait_s)
             if self._asking.done():

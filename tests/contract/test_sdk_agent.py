@@ -129,6 +129,30 @@ except StateInUseError:
     assert done.stdout == "refused\n", done.stderr
 
 
+@pytest.mark.beyond_base
+def test_agent_goes_on_while_an_application_does_whose_main_thread_has_ended(
+    embedded_broker: Broker, tmp_path: Path
+) -> None:
+    program = """
+import sys, threading, time
+from edge_sdk import Agent
+agent = Agent("pi-5", sys.argv[1], [("a", "x"), ("b", "y")], state_dir=sys.argv[2], ready_interval_s=0.1)
+agent.start()
+def serve():
+    threading.main_thread().join()
+    time.sleep(0.5)
+    agent._supervisor._machine._link_cost._asked_s = 0.0  # as if ten seconds had passed
+    time.sleep(1)
+    print(agent.status.connected)
+threading.Thread(target=serve).start()
+while not agent.status.connected:
+    time.sleep(0.02)
+"""
+    command = [sys.executable, "-c", program, str(embedded_broker.address), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_agent_starts_once_and_stops_as_often_as_one_likes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     never_started, started = (agent_at(f"mqtt://127.0.0.1:{free_port()}", tmp_path / name) for name in "ab")
     started.start()
