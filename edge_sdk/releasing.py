@@ -93,7 +93,9 @@ class Releases:
                 self._end(serving, inject)
 
     def close(self) -> None:
-        """Wait for the step that is under way, and drop those that have not begun."""
+        """Wait for the step that is under way, which ends soon, and drop those that have not begun."""
+        for serving in self._tasks.serving():
+            serving.end_soon()
         self._installer.close()
 
     def _end(self, serving: Serving, inject: Inject) -> None:

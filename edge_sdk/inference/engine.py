@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -148,8 +149,11 @@ class Engine:
         encoded = self._encoded(array_examples("what is asked", values, np.zeros(values.shape[:1], dtype=np.int64)))
         return [self._prediction(encoded.batch_of(np.array([index])).inputs) for index in range(len(values))]
 
-    def measure(self, examples: Examples) -> Measurement:
-        """Run each of ``examples``, at least one, by itself. Tokenising is not timed."""
+    def measure(self, examples: Examples, ending: Event | None = None) -> Measurement:
+        """Run each of ``examples``, at least one, by itself. Tokenising is not timed.
+
+        Once ``ending`` is set, the rest is left out.
+        """
         encoded = self._encoded(examples)
         right, counted, times_ms = 0, 0, []
         for index in range(len(encoded)):
@@ -159,7 +163,9 @@ class Engine:
             times_ms.append(1000 * (time.perf_counter() - started_s))
             counts, hits = _hits(logits, batch.targets)
             right, counted = right + hits, counted + counts
-        return Measurement(len(encoded), right / counted, statistics.median(times_ms))
+            if ending is not None and ending.is_set():
+                break
+        return Measurement(len(times_ms), right / counted, statistics.median(times_ms))
 
     def try_out(self) -> None:
         """Run the model once on made-up input; ``ModelFormatError`` if that fails."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import TypeVar
 
 import msgspec
@@ -64,6 +64,7 @@ class Serving:
         self._folder, self._slots = folder, Slots(folder)
         self._threads, self._providers = threads, providers
         self._lock = Lock()
+        self._ending = Event()
         self._engine: Engine | None = None
         self._release = 0
         self._trial: _OnTrial | None = None
@@ -120,9 +121,13 @@ class Serving:
         try:
             self._slots.keep_report(report)
             engine = self._staged(model, files)
-            measured = engine.measure(held_out) if held_out else None
+            measured = engine.measure(held_out, self._ending) if held_out else None
             report = _measured(report, measured)
-            if flaw := self._flaw(measured, order.assignment.trial, held_out):
+            flaw = self._flaw(measured, order.assignment.trial, held_out)
+            if self._ending.is_set():
+                self._forget_trial()
+                return report
+            if flaw:
                 return self._refused(report, flaw)
             self._slots.keep_report(report)
         except DataFormatError as error:
@@ -163,12 +168,14 @@ class Serving:
         self._restore(trial)
         return self._refused(trial.report, trial.failure)
 
+    def end_soon(self) -> None:
+        """Leave a model half measured, because the process ends; from any thread. It may be assigned again."""
+        self._ending.set()
+
     def interrupt_trial(self) -> None:
         """Forget a trial because the process ends, which is not the model's fault: it may be assigned again."""
         if self._trial is not None:
-            self._slots.discard()
-            with suppress(RaffmError):
-                self._slots.keep_report(None)
+            self._forget_trial()
 
     def leave(self, order: Order) -> ReleaseReport:
         """Run what ran before the release, or nothing if it was the first. Reports failures, never raises."""
@@ -197,8 +204,9 @@ class Serving:
     def _stays(self, order: Order, held_out: Examples | None) -> ReleaseReport:
         report = order.report(Standing.HEALTHY)
         with suppress(RaffmError):  # it was measured in its trial, so this may fail
-            report = _measured(report, self._running().measure(held_out) if held_out else None)
-            self._slots.keep_report(report)
+            report = _measured(report, self._running().measure(held_out, self._ending) if held_out else None)
+            if not self._ending.is_set():
+                self._slots.keep_report(report)
         return report
 
     def _staged(self, model: ReleasedModel, files: Mapping[Part, Path]) -> Engine:
@@ -217,7 +225,7 @@ class Serving:
         if trial.most_latency_ms is not None and measured.latency_ms > trial.most_latency_ms:
             return f"an example takes {measured.latency_ms:.1f} ms, more than {trial.most_latency_ms:.1f}"
         if trial.most_accuracy_lost is not None and self._engine is not None and held_out:
-            before = self._engine.measure(held_out).accuracy
+            before = self._engine.measure(held_out, self._ending).accuracy
             if measured.accuracy < before - trial.most_accuracy_lost:
                 return (
                     f"accuracy {measured.accuracy:.3f} is more than {trial.most_accuracy_lost:.3f} below {before:.3f}"
@@ -251,6 +259,11 @@ class Serving:
             trial.failure = trial.failure or f"it could not answer: {reason}"
             self._engine, self._release = trial.before, trial.release_before
             return trial.before
+
+    def _forget_trial(self) -> None:
+        self._slots.discard()
+        with suppress(RaffmError):
+            self._slots.keep_report(None)
 
     def _restore(self, trial: _OnTrial) -> None:
         with self._lock:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
+from edge_sdk.data import TextExamples
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ModelFormatError
+from edge_sdk.inference.engine import Engine, Measurement
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part, Standing
@@ -91,6 +94,33 @@ def test_polite_end_during_a_trial_is_no_fault_of_the_model(case: Case) -> None:
     case.serving.interrupt_trial()
     serving = case.restarted()
     assert (serving.release, serving.report) == (1, None)
+
+
+@pytest.mark.parametrize("trial", [LONG, Trial(least_accuracy=1.0), Trial(most_accuracy_lost=0.0)])
+def test_process_that_ends_while_it_measures_does_so_soon_and_blames_no_model(case: Case, trial: Trial) -> None:
+    measured = Engine.measure
+    with pytest.MonkeyPatch.context() as patch:
+
+        def measure(engine: Engine, held_out: TextExamples, ending: Event | None = None) -> Measurement:
+            case.serving.end_soon()
+            found.append(measured(engine, held_out, ending))
+            return found[-1]
+
+        found = list[Measurement]()
+        patch.setattr(Engine, "measure", measure)
+        case.begin(2, trial)
+    assert [each.samples for each in found[:1]] == [1], "of twenty"
+    case.serving.interrupt_trial()
+    assert case.serving.release == 1
+    serving = case.restarted()
+    assert (serving.release, serving.report) == (1, None)
+
+
+def test_process_that_ends_while_it_measures_again_what_runs_leaves_no_report_of_it(case: Case) -> None:
+    before = case.serving.report
+    case.serving.end_soon()
+    case.begin(1)
+    assert case.restarted().report == before
 
 
 def test_process_that_ends_right_after_the_switch_has_confirmed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
