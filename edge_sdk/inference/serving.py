@@ -306,10 +306,11 @@ class Serving:
 
     def _load_current(self) -> None:
         """Load the current slot; if it is damaged, fall back to the one before, and without that to no model."""
-        with suppress(BlobCorruptError, ModelFormatError):
-            try:
-                self._load(self._slots.current())
-            except (BlobCorruptError, ModelFormatError):
+        try:
+            self._load(self._slots.current())
+        except (BlobCorruptError, ModelFormatError) as error:
+            _log.warning("the model that ran cannot be used: %s", error)
+            with suppress(BlobCorruptError, ModelFormatError):
                 self._load(self._slots.rollback())
 
     def _settle_trial(self) -> None:

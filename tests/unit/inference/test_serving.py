@@ -123,6 +123,18 @@ def test_process_that_ends_while_it_measures_again_what_runs_leaves_no_report_of
     assert case.restarted().report == before
 
 
+def test_model_that_is_damaged_gives_way_to_the_one_before_and_the_log_says_so(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    case.begin(2)
+    case.serving.end_trial()
+    for folder, release in (("b", 1), ("a", 0)):
+        (case.folder / "slots" / folder / "inference-model").write_bytes(b"")
+        caplog.clear()
+        assert case.restarted().release == release
+        assert "has damaged files: inference-model; a new release replaces it" in caplog.text
+
+
 def test_process_that_ends_right_after_the_switch_has_confirmed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.begin(2)
     monkeypatch.setattr(case.serving._slots, "keep_report", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
