@@ -99,7 +99,8 @@ class Agent:
 
         ``given`` are texts, or one array: windows, floats (n, steps, channels), or images, uint8 (n, height, width,
         channels). Raises ``ModelFormatError`` before the task's first release, ``DataFormatError`` for an array of
-        another shape, ``ConfigurationError`` for an unknown task.
+        another shape or a text that the model's tokenizer turns into no token, ``ConfigurationError`` for an unknown
+        task.
         """
         return self._supervisor.tasks.chosen(task).serving.predict(given)
 

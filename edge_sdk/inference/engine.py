@@ -114,11 +114,13 @@ class Engine:
         """The likeliest label of each text; they run one by one, so memory does not grow with their number.
 
         Raises ``ModelFormatError`` if the model has another number of labels, ``ConfigurationError`` if it is for
-        another task.
+        another task, ``DataFormatError`` for a text without a token.
         """
         encoder = self._encoder_for("label texts", ModelTask.TEXT_CLASSIFICATION)
-        rows = ([ids] for ids in encoder.encode(_texts(texts)))
-        return [self._prediction(self._token_inputs(row)) for row in rows]
+        rows = encoder.encode(_texts(texts))
+        if empty := [number for number, ids in enumerate(rows, start=1) if not len(ids)]:
+            raise DataFormatError(f"number {empty[0]} of the texts has no token in this model; leave it out")
+        return [self._prediction(self._token_inputs([ids])) for ids in rows]
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[Prediction]]:
         """The likeliest tag of each word of each sentence. A sentence that is too long for the model is split.

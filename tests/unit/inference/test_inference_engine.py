@@ -62,6 +62,7 @@ def test_engine_predicts_nothing_for_no_text(engine: Engine) -> None:
         (None, "one NoneType is given"),
         (["good", 5], "number 2 of the texts or words that are given is no text"),
         (["half a pair \ud83d"], "number 1 of the texts or words"),
+        (["good", " "], "number 2 of the texts has no token in this model; leave it out"),
     ],
 )
 def test_engine_is_asked_about_what_is_no_list_of_texts(engine: Engine, given: Any, complaint: str) -> None:
