@@ -28,7 +28,7 @@ from edge_sdk.text import Ids, TextEncoder, pad, plain_text
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-Given: TypeAlias = Sequence[str] | NDArray[np.float32] | NDArray[np.uint8]
+Given: TypeAlias = Sequence[str] | NDArray[np.floating[Any]] | NDArray[np.uint8]
 """What to predict for: texts, or one array of windows (n, steps, channels) or images (n, height, width, channels)."""
 
 _ASKED = {
@@ -139,7 +139,7 @@ class Engine:
         write = continuation if self.task is ModelTask.TEXT_GENERATION else answer
         return [write(self._logits, encoder, text, most_tokens) for text in _texts(texts)]
 
-    def predict_arrays(self, values: NDArray[np.float32] | NDArray[np.uint8]) -> list[Prediction]:
+    def predict_arrays(self, values: NDArray[np.floating[Any]] | NDArray[np.uint8]) -> list[Prediction]:
         """The likeliest label of each window or image, of the shapes and types that examples have.
 
         Raises as :meth:`predict`, and ``DataFormatError`` for values of another shape or type.
