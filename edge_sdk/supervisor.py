@@ -332,6 +332,7 @@ class Supervisor:
             round=None if offer is None else offer.round,
             step=self._status.step if is_training else None,
             steps=self._status.steps if is_training else None,
+            loss=self._status.loss if is_training else None,
         )
         for effect in effects:
             self._try(effect)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_sdk.agent import Phase
 from edge_sdk.protocol.messages import Declined, Failure, Ready, ReleaseReport, UpdateReady
 from tests.support.logistic_graph import examples
 from tests.support.lone_device import LoneDevice
@@ -38,6 +39,13 @@ def test_agent_without_examples_declines_an_offer_that_comes_all_the_same(tmp_pa
         device.run_until(lambda: device.heard(Declined))
         assert [declined.failure for declined in device.heard(Declined)] == [Failure.EXAMPLES]
         device.run_until(lambda: device.supervisor.status.waiting_for == "examples")
+
+
+def test_status_says_how_far_training_is_only_while_there_is_any(tmp_path: Path) -> None:
+    with LoneDevice(tmp_path, MAIL) as device:
+        device.run_until(lambda: device.heard(UpdateReady))
+        status = device.supervisor.status
+        assert (status.phase, status.step, status.steps, status.loss) == (Phase.IDLE, None, None, None)
 
 
 def test_training_takes_what_was_learnt_before_it_began(tmp_path: Path) -> None:
