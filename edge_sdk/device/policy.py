@@ -48,6 +48,8 @@ class Policy:
             _check(name, getattr(self, name), at_most=1.0)
         for name in ("max_temperature_c", "min_disk_free_bytes", "daily_energy_wh", "training_watts", "daily_mib"):
             _check(name, getattr(self, name))
+        if isinstance(self.quiet_hours, str):
+            raise SettingError("quiet_hours", self.quiet_hours, "is one text: give a tuple of such")
         for window in self.quiet_hours:
             QuietHours.parse(window)
 

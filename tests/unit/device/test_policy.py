@@ -18,7 +18,7 @@ from edge_sdk.device.policy import (
     may_train,
     may_transfer,
 )
-from edge_sdk.errors import ConfigurationError
+from edge_sdk.errors import ConfigurationError, SettingError
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.settings import load_settings
 
@@ -108,6 +108,11 @@ def test_quiet_hours_hold_from_their_start_until_before_their_stop(window: str, 
     for minute, quiet in minutes.items():
         at = Moment(UNKNOWN, minute)
         assert (may_train(policy, at) is not None) == (may_transfer(policy, at) is not None) == quiet, minute
+
+
+def test_quiet_hours_in_one_text_are_not_read_letter_by_letter() -> None:
+    with pytest.raises(SettingError, match="quiet_hours '22:00-07:00' is one text: give a tuple of such"):
+        Policy(quiet_hours="22:00-07:00")
 
 
 def test_quiet_hours_name_the_time_and_the_window() -> None:
