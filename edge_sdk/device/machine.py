@@ -19,6 +19,7 @@ from edge_sdk.device.sensors import draw_watts
 from edge_sdk.device.system import System
 from edge_sdk.device.watch import Orders, Watch
 from edge_sdk.elastic.runtimes import MIB, Runtime
+from edge_sdk.errors import UnfitDeviceError
 from edge_sdk.protocol.messages import Snapshot
 
 THIS_MACHINE = "this-machine"
@@ -55,6 +56,7 @@ class Machine:
         self._system = system or System()
         self._link_cost = LinkCost(self._system)
         self._moved = False
+        self._taken: Snapshot | None = None
         self._speed: Speed | None = None
         self._accelerator: str | None = None
         self._clock_share: float | None = None
@@ -125,7 +127,7 @@ class Machine:
         if training and self._speed is not None:
             self._clock_share = clock_share(self._system)
         speed = self.measure()
-        taken = take_snapshot(self.profile, self._battery, self._folder, self._system)
+        taken = self._taken = self._take_snapshot()
         return msgspec.structs.replace(
             taken,
             threads=min(taken.threads, self._most_threads or taken.threads),
@@ -155,6 +157,19 @@ class Machine:
         working, self._moved = fetching or training or self._moved, False
         moment = self._moment(self.snapshot(training=training, brief=True, working=working))
         return self._watch.look(now_s, moment, fetching=fetching, training=training)
+
+    def _take_snapshot(self) -> Snapshot:
+        """What is quick to measure; as it was before where memory could be read before, and cannot be now.
+
+        So it is while the application has no file left to open, which must not end the agent. Raises
+        ``UnfitDeviceError`` where it could never be read.
+        """
+        try:
+            return take_snapshot(self.profile, self._battery, self._folder, self._system)
+        except UnfitDeviceError:
+            if self._taken is None:
+                raise
+            return self._taken
 
     def _moment(self, snapshot: Snapshot) -> Moment:
         return Moment(snapshot, Clocks.now().minute, self._ledger.spent, self.watts)

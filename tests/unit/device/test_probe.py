@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from edge_sdk.device.processor import measure_speed
 from edge_sdk.device.profile import BatteryFigures, DeviceProfile, load_profile, profile_names
 from edge_sdk.device.system import System
 from edge_sdk.elastic.runtimes import MIB
+from edge_sdk.errors import UnfitDeviceError
 from edge_sdk.protocol.messages import Snapshot
 from tests.support.boards import JETSON, RASPBERRY_PI, group_v2, modem, write_tool, write_tree
 
@@ -165,3 +167,19 @@ def test_snapshot_for_a_folder_that_is_not_made_yet_reads_its_disk(tmp_path: Pat
     snapshot = take_snapshot(None, NONE, tmp_path / "not" / "yet", System(tmp_path))
     assert snapshot.disk_free_bytes is not None
     assert snapshot.disk_free_bytes > 0
+
+
+def test_snapshot_is_the_one_before_while_no_file_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application may run out of files for a moment."""
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    device, other = (Machine(None, Policy(), tmp_path) for _ in range(2))
+    before = device.snapshot(brief=True)
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    assert device.snapshot(brief=True).memory_available_bytes == before.memory_available_bytes
+    with pytest.raises(UnfitDeviceError, match="cannot be read"):
+        other.snapshot(brief=True)
