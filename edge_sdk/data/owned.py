@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from edge_sdk.data.arrays import array_examples
-from edge_sdk.data.examples import Examples
+from edge_sdk.data.examples import ArrayExamples, Examples
 from edge_sdk.data.files import read_examples
 from edge_sdk.data.images import IMAGE_SIZE, image_files
 from edge_sdk.data.rows import Row, examples_of_rows
@@ -56,6 +56,8 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
     >>> source.read()
     TextExamples(texts=('cheap pills', 'see you at noon'), labels=('spam', 'ham'))
     """
+    if isinstance(owned, ArrayExamples):  # of any float type, as (x, y)
+        return Source(lambda: array_examples("the ArrayExamples", owned.values, np.asarray(owned.labels)), lambda: 0)
     if isinstance(owned, Examples):
         return Source(lambda: owned, lambda: 0)
     if isinstance(owned, str | Path):

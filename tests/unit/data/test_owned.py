@@ -217,6 +217,14 @@ def test_iterable_is_read_from_its_beginning_each_time() -> None:
     assert source.version() is None
 
 
+def test_array_examples_of_any_float_type_are_windows_as_a_model_takes_them() -> None:
+    found = read(ArrayExamples(np.ones((3, 8, 2)), ("a", "b", "a")))
+    assert isinstance(found, ArrayExamples)
+    assert (found.values.dtype, found.labels) == (np.float32, ("a", "b", "a"))
+    with pytest.raises(DataFormatError, match="the ArrayExamples has an x of int64"):
+        read(ArrayExamples(np.ones((3, 8, 2), int), ("a", "b", "a")))
+
+
 def test_label_that_is_corrected_in_a_data_frame_is_read() -> None:
     frame = FRAME.copy()
     source = source_of(frame)
