@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 _GRACE_S = 2.0  # after SIGTERM, for the end of a step and a checkpoint
 STOP_S = _GRACE_S + 0.5  # with the time that SIGKILL takes
 _DETAIL_BYTES = 400
-_NO_MEMORY = (b"bad_alloc", b"emory allocation", b"MemoryError")  # C++, Rust and OpenBLAS, Python
+# C++, Rust and OpenBLAS, Python, and glibc where there was no room for the library that ends a thread
+_NO_MEMORY = (b"bad_alloc", b"emory allocation", b"MemoryError", b"libgcc_s.so.1 must be installed")
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]*): ")
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # each thread of a BLAS takes a stack and a buffer, and numpy's part needs none

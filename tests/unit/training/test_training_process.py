@@ -238,6 +238,7 @@ def is_running(pid: int) -> bool:
     [
         (b"memory allocation of 1048576 bytes failed", Failure.OUT_OF_MEMORY),
         (b"terminate called after throwing an instance of 'std::bad_alloc'", Failure.OUT_OF_MEMORY),
+        (b"libgcc_s.so.1 must be installed for unwinding to work", Failure.OUT_OF_MEMORY),
         (b"panicked at src/lib.rs: index out of bounds", Failure.TRAINING),
     ],
 )
