@@ -126,7 +126,8 @@ def test_coordinator_tells_its_rollouts_of_a_broker_that_goes(
     rollout: Rollout, tmp_path: Path, is_away: bool, standing: AssignmentStatus
 ) -> None:
     hub = MemoryHub()
-    with running(Service(quick(tmp_path, fleet=FLEET), rollout.store, MemoryTransport(hub, ()))) as service:
+    settings = quick(tmp_path, fleet=FLEET, exit_when_done=False)  # its task, of which there is no model, fails
+    with running(Service(settings, rollout.store, MemoryTransport(hub, ()))) as service:
         wait(lambda: service.vitals.is_connected and rollout.standing == {AssignmentStatus.SENT})
         if is_away:
             hub.stop()
