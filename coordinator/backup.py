@@ -32,7 +32,7 @@ from edge_sdk.transport.blob_folder import BlobFolder
 _BLOBS = "blobs"
 _KEYS = frozenset(key_file(Path(), role).name for role in Role) | FLEET_FILES
 _TRIES = 5
-_MOST_KEY_BYTES = 16 * 1024
+_MAX_KEY_BYTES = 16 * 1024
 _RELEASES_SINCE = 1_000_000
 
 
@@ -103,7 +103,7 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
         for member in archive:
             name, content = member.name.removeprefix(f"{_BLOBS}/"), _content(archive, member, file)
             if member.name in _KEYS:
-                keys[member.name] = content.read(_MOST_KEY_BYTES)
+                keys[member.name] = content.read(_MAX_KEY_BYTES)
             elif member.name == SQLITE_FILE:
                 _write(content, copy)
             else:

@@ -186,13 +186,13 @@ def api(
 @app.command()
 def audit(
     state_dir: StateDir,
-    most: Annotated[int, typer.Option(min=1, help="So many of the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Who has changed what, newest first."""
     from coordinator.listing import audit_rows, show
 
-    show(audit_rows(open_store(state_dir), most), as_json=as_json)
+    show(audit_rows(open_store(state_dir), limit), as_json=as_json)
 
 
 @store_app.command("move")

@@ -227,7 +227,7 @@ def predict(
     device: Device,
     state_dir: StateDir = None,
     task: Annotated[str | None, typer.Option(help="The task, where the device has several.")] = None,
-    most_tokens: Annotated[int, typer.Option(min=1, help="Of a model that writes: the longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a model that writes: the longest answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Ask the model that this device runs, without a coordinator.
@@ -243,7 +243,7 @@ def predict(
     from edge_sdk.tasks import folder_with
 
     folder = folder_with(state_dir or default_state_dir(device), task)
-    for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given, most_tokens):
+    for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given, max_new_tokens):
         if isinstance(answer.said, str):
             line: dict[str, str | float] = {"answer": answer.said}
             shown = f"{answer.asked} → {answer.said.strip()}"

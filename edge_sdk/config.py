@@ -37,7 +37,7 @@ class AgentConfig:
     ``cache_bytes`` bounds the disk space of models to train and of updates that are not delivered yet; the model that
     serves is stored apart from it. A round needs the submodel, and its trained part once more for the update: 0.13 GiB
     for the whole of MiniLM. The rest of the cache holds blobs that later rounds may use again.
-    ``ready_interval_s`` is the time between two requests for work; ``resend_first_s`` and ``resend_most_s`` are the
+    ``ready_interval_s`` is the time between two requests for work; ``resend_first_s`` and ``resend_max_s`` are the
     first and the longest pause before an unacknowledged update is sent again.
     """
 
@@ -66,7 +66,7 @@ class AgentConfig:
     threads: int | None = None
     ready_interval_s: float = 10.0
     resend_first_s: float = 2.0
-    resend_most_s: float = 60.0
+    resend_max_s: float = 60.0
 
     def __post_init__(self) -> None:
         check_name(self.device, "device")
@@ -85,6 +85,6 @@ class AgentConfig:
             raise SettingError("seed", self.seed, f"must be from 0 up to, not including, {_SEEDS}")
         if self.image_size < 1:
             raise SettingError("image_size", self.image_size, "must be at least 1 pixel")
-        for name in ("ready_interval_s", "resend_first_s", "resend_most_s"):
+        for name in ("ready_interval_s", "resend_first_s", "resend_max_s"):
             if not 0 < getattr(self, name) < math.inf:  # neither holds of nan
                 raise SettingError(name, getattr(self, name), "must be positive and finite")

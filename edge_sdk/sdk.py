@@ -111,15 +111,15 @@ class Agent:
         """
         return self._supervisor.tasks.chosen(task).serving.tag(sentences)
 
-    def generate(self, texts: Sequence[str], *, most_tokens: int = 64, task: str | None = None) -> list[str]:
+    def generate(self, texts: Sequence[str], *, max_new_tokens: int = 64, task: str | None = None) -> list[str]:
         """What the model writes: a continuation of each of ``texts`` or, in text-to-text tasks, an answer to it.
 
-        Decoding is greedy, so the same text gets the same result, of at most ``most_tokens`` tokens. A text with its
+        Decoding is greedy, so the same text gets the same result, of at most ``max_new_tokens`` tokens. A text with its
         continuation, or an answer by itself, is at most as long as the texts that the model was trained on. Nothing is
         cached between tokens: each costs as much as reading everything before it. Otherwise as :meth:`predict`; raises
         ``DataFormatError`` for a text that leaves no room for a continuation.
         """
-        return self._supervisor.tasks.chosen(task).serving.generate(texts, most_tokens)
+        return self._supervisor.tasks.chosen(task).serving.generate(texts, max_new_tokens)
 
     def learn(
         self,

@@ -27,7 +27,7 @@ ABOUT = {
     "held_out_share": "Share of the examples that is never trained on and measures each released model.",
     "ready_interval_s": "How often the device asks for work, in seconds.",
     "resend_first_s": "First pause before an update that nobody acknowledged is sent again, in seconds.",
-    "resend_most_s": "Longest such pause, in seconds.",
+    "resend_max_s": "Longest such pause, in seconds.",
     "image_size": "Pixels a side that pictures are kept with, at least the model's.",
     "log_format": "text, or json: one object a line, for log collectors.",
     "cache_bytes": "Disk space, at most, for models to train and updates on their way; the running model is apart.",

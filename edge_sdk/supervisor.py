@@ -126,7 +126,7 @@ class Supervisor:
             self._outbox = Outbox(
                 config.state_dir / "outbox.sqlite",
                 first_pause_s=config.resend_first_s,
-                longest_pause_s=config.resend_most_s,
+                max_pause_s=config.resend_max_s,
             )
             held.callback(self._outbox.close)
             self._updates = Updates(config, self._outbox, self._cache)

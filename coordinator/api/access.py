@@ -13,7 +13,7 @@ from edge_sdk.protocol.topics import check_name
 
 _PREFIX = "raffm_"
 _DAY_S = 86400.0
-_MOST_DAYS = 36500
+_MAX_DAYS = 36500
 
 
 def make_token(store: Store, name: str, role: AccessRole, days: float | None, now_s: float, who: str) -> str:
@@ -23,8 +23,8 @@ def make_token(store: Store, name: str, role: AccessRole, days: float | None, no
     many.
     """
     check_name(name, "token")
-    if days is not None and (math.isnan(days) or days > _MOST_DAYS):  # a token of NaN days would never expire
-        raise ConfigurationError(f"a token is good for up to {_MOST_DAYS} days, not for {days}")
+    if days is not None and (math.isnan(days) or days > _MAX_DAYS):  # a token of NaN days would never expire
+        raise ConfigurationError(f"a token is good for up to {_MAX_DAYS} days, not for {days}")
     secret = new_secret(_PREFIX)
     expires_s = None if days is None else now_s + days * _DAY_S
     with store.transaction() as tx:

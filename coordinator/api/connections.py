@@ -2,7 +2,7 @@
 
 The framework reads a whole request before it checks the token, and the server waits as long as a client takes. So the
 size of a body is limited, and a connection is closed if no whole request has come within ``PATIENCE_S``, or if an
-answer is not read. Beyond ``MOST_CONNECTIONS``, or half of the files that the process may open, a new connection closes
+answer is not read. Beyond ``MAX_CONNECTIONS``, or half of the files that the process may open, a new connection closes
 the one that has waited longest, so that a newcomer is always served.
 """
 
@@ -15,30 +15,30 @@ from fastapi import HTTPException, status
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 1 << 20
 """The largest body of a request, 1 MiB: several times the largest manifest or task."""
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 PATIENCE_S, READING_S = 30.0, 600.0
 """How long to wait for a whole request, and for the client to read the end of an answer."""
-_MOST_FILES = 65536
+_MAX_FILES = 65536
 
 
 class BodyLimit:
-    """Middleware that reads at most ``MOST_BODY_BYTES`` of a request's body, and answers 413 if there is more."""
+    """Middleware that reads at most ``MAX_BODY_BYTES`` of a request's body, and answers 413 if there is more."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and count the bytes of its body as they are read."""
-        left_bytes = MOST_BODY_BYTES
+        left_bytes = MAX_BODY_BYTES
 
         async def counted() -> Message:
             nonlocal left_bytes
             message = await receive()
             left_bytes -= len(message.get("body", b""))
             if left_bytes < 0:
-                detail = f"a request has at most {MOST_BODY_BYTES} bytes: send less"
+                detail = f"a request has at most {MAX_BODY_BYTES} bytes: send less"
                 raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, detail)
             return message
 
@@ -91,11 +91,11 @@ def raise_file_limit() -> None:
     Every connection is an open file, even one that has not completed its TLS handshake.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _most_connections() -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MOST_CONNECTIONS, files // 2) if files != resource.RLIM_INFINITY else MOST_CONNECTIONS
+    return min(MAX_CONNECTIONS, files // 2) if files != resource.RLIM_INFINITY else MAX_CONNECTIONS

@@ -30,13 +30,13 @@ def start(
         float, typer.Option(min=0.1, help="Seconds that a device may say nothing before it has failed.")
     ] = 3600.0,
     trial: Annotated[float, typer.Option(min=0, help="Seconds that a model serves on trial before it stays.")] = 0.0,
-    least_accuracy: Annotated[
+    min_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="On a device's own held-out examples.")
     ] = None,
-    most_accuracy_lost: Annotated[
+    max_accuracy_loss: Annotated[
         float | None, typer.Option(min=0, max=1, help="Against the model before, on the same examples.")
     ] = None,
-    most_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Of one example, the median.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Of one example, the median.")] = None,
 ) -> None:
     """Send a release out, stage by stage; each device goes back by itself where the model does not do well on it."""
     from coordinator.delivery.plans import typed_plan
@@ -49,9 +49,9 @@ def start(
         health_interval_s=health_interval,
         trial={
             "seconds": trial,
-            "least_accuracy": least_accuracy,
-            "most_accuracy_lost": most_accuracy_lost,
-            "most_latency_ms": most_latency_ms,
+            "least_accuracy": min_accuracy,
+            "most_accuracy_lost": max_accuracy_loss,
+            "most_latency_ms": max_latency_ms,
         },
     )
     with open_store(state_dir).transaction() as tx:

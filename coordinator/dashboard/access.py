@@ -27,8 +27,8 @@ from coordinator.store.records import TokenRecord
 from coordinator.store.states import AccessRole
 
 COOKIE = "raffm_session"
-_MOST_FORM_BYTES = 64 * 1024
-_MOST_FIELDS = 8
+_MAX_FORM_BYTES = 64 * 1024
+_MAX_FIELDS = 8
 router = APIRouter()
 
 
@@ -90,12 +90,12 @@ async def _posted(request: Request) -> Mapping[str, str]:
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MOST_FORM_BYTES:
+        if len(body) > _MAX_FORM_BYTES:
             raise HTTPException(
-                status.HTTP_413_CONTENT_TOO_LARGE, f"a form has at most {_MOST_FORM_BYTES} bytes: send less"
+                status.HTTP_413_CONTENT_TOO_LARGE, f"a form has at most {_MAX_FORM_BYTES} bytes: send less"
             )
     try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
     except ValueError as error:
         raise HTTPException(status.HTTP_400_BAD_REQUEST, f"the form cannot be read: {error}") from error
     return {name: values[-1] for name, values in fields.items()}

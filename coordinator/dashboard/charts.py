@@ -12,7 +12,7 @@ from coordinator.store.records import EvaluationRecord
 SHOWN_WIDTHS = ("full", "half", "quarter")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 110.0, 12.0, 30.0
 _LABEL_HEIGHT = 16.0
-_MOST_TICKS = 8
+_MAX_TICKS = 8
 _STEPS = (1, 2, 5, 10, 20, 25, 50)
 _Point = tuple[float, float]
 
@@ -101,7 +101,7 @@ class _Scale:
 
     @property
     def ticks(self) -> range:
-        return range(self.first, self.last + 1, math.ceil((self.last - self.first + 1) / _MOST_TICKS))
+        return range(self.first, self.last + 1, math.ceil((self.last - self.first + 1) / _MAX_TICKS))
 
 
 def _lines(curves: Mapping[str, Mapping[int, float]], scale: _Scale) -> tuple[Line, ...]:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from threading import Lock
 
 LASTS_S = 12 * 3600.0
-MOST_SESSIONS = 1000
+MAX_SESSIONS = 1000
 
 
 class Sessions:
     """Session ids of 256 random bits, each with the digest of the token that opened it.
 
-    When there are ``MOST_SESSIONS``, a new session ends the oldest.
+    When there are ``MAX_SESSIONS``, a new session ends the oldest.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,7 +26,7 @@ class Sessions:
         """Open a session and return its id, which alone gives access to it."""
         session = secrets.token_urlsafe(32)
         with self._lock:
-            if len(self._open) >= MOST_SESSIONS:
+            if len(self._open) >= MAX_SESSIONS:
                 del self._open[next(iter(self._open))]
             self._open[session] = (token_digest, self._clock() + LASTS_S)
         return session

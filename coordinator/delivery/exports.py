@@ -33,12 +33,12 @@ def build_exports(
     The largest come first. An export that needs more memory than every budget has is left out.
     """
     chosen = {submodel for budget in {*budgets} if (submodel := _choice(run, version, costs, ladder, budget))}
-    most_bytes = max((budget.memory_bytes for budget in budgets), default=0)
+    max_bytes = max((budget.memory_bytes for budget in budgets), default=0)
     made = [
         export
         for number, submodel in enumerate(sorted(chosen, key=run.parameters, reverse=True), start=1)
         for export in _in_precisions(run, version, costs, submodel, f"m{number}", precisions)
-        if export.inference_memory_bytes <= most_bytes
+        if export.inference_memory_bytes <= max_bytes
     ]
     return tuple(made)
 

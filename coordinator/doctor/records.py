@@ -21,7 +21,7 @@ from edge_sdk.transport.blob_folder import is_sound
 
 MIB = 1 << 20
 SAMPLE = 20
-_LEAST_FREE_BYTES = 256 * MIB
+_MIN_FREE_BYTES = 256 * MIB
 GOES_ON = {TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED}
 _NAMED = 3
 
@@ -57,7 +57,7 @@ def disk(patient: Patient) -> Iterator[Finding]:
         tasks = [read_task(known.config) for known in tx.tasks.all() if known.status in GOES_ON]
         needed = sum(_round_bytes(tx, task) for task in tasks)
     found = f"{_mib(free)} free; the next rounds of {len(tasks)} tasks take about {_mib(needed)}"
-    if free < max(needed, _LEAST_FREE_BYTES):
+    if free < max(needed, _MIN_FREE_BYTES):
         yield Finding("disk", Mark.FAILURE, found, "free some: a round that does not fit waits for the disk")
     elif free < 2 * needed:
         yield Finding("disk", Mark.WARNING, found, "free some before it is short")

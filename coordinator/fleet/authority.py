@@ -37,11 +37,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.topics import check_name, coordinator_name
 
-MOST_COMMON = 64
+MAX_COMMON_NAME = 64
 """Characters of a common name (RFC 5280, ub-common-name)."""
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
-_MOST_HOST = 253
+_MAX_HOST = 253
 _DAY_S = 86400.0
 _AUTHORITY_DAYS = 3650.0
 _SERVER_DAYS = 825.0
@@ -123,7 +123,7 @@ class Authority(Signed):
         """A certificate for a server that listens at these names and addresses."""
         key = new_key()
         common = next(
-            (host for host in hosts if len(host) <= MOST_COMMON), "server"
+            (host for host in hosts if len(host) <= MAX_COMMON_NAME), "server"
         )  # the names beside it are what counts
         builder = self._builder(_name(common), key.public_key(), _span(now_s, _SERVER_DAYS))
         names = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
@@ -252,7 +252,7 @@ def check_host(host: str) -> None:
     try:
         ip_address(host)
     except ValueError:
-        if not (len(host) <= _MOST_HOST and _HOST.fullmatch(host)):
+        if not (len(host) <= _MAX_HOST and _HOST.fullmatch(host)):
             raise ConfigurationError(
                 f"host {host!r} is neither a name of a-z, 0-9, '-' and '.' nor an address: a name with other letters "
                 "is given as DNS has it, beginning with xn--"

@@ -29,8 +29,8 @@ from edge_sdk.protocol.topics import check_name
 
 _PREFIX = "raffm_enrol_"
 _HOUR_S = 3600.0
-_MOST_SECRET = 128
-_MOST_GOOD = 8
+_MAX_SECRET = 128
+_MAX_VALID = 8
 _RENEWED_FROM = 0.5
 
 
@@ -107,7 +107,7 @@ def enrol(store: Store, fleet: Fleet, secret: str, asked: Enrolment, now_s: floa
 
 def _good(tx: Transaction, secret: str, device: str, now_s: float) -> EnrolmentRecord:
     """The store's record of a token that lets ``device`` in; a used token lets only the device in that used it."""
-    known = tx.enrolments.of_digest(digest_of(secret)) if len(secret) <= _MOST_SECRET else None
+    known = tx.enrolments.of_digest(digest_of(secret)) if len(secret) <= _MAX_SECRET else None
     if known is None:
         raise UntrustedError("the token is unknown")
     if now_s >= known.expires_s:
@@ -158,9 +158,9 @@ def _next(
     begins_s, ends_s = span_of(old)
     if now_s < (due_s := begins_s + _RENEWED_FROM * (ends_s - begins_s)):
         raise UntrustedError(f"the certificate is renewed from {_day(due_s)} on, not before")
-    if sum(it.expires_s > now_s and it.revoked_s is None for it in tx.certificates.of_device(device)) >= _MOST_GOOD:
+    if sum(it.expires_s > now_s and it.revoked_s is None for it in tx.certificates.of_device(device)) >= _MAX_VALID:
         raise UntrustedError(
-            f"{device} has {_MOST_GOOD} certificates that are good: revoke it, and have it enrol again"
+            f"{device} has {_MAX_VALID} certificates that are good: revoke it, and have it enrol again"
         )
     tx.audit.note(now_s, f"{device}, renewing", "renew certificate", device)
     return _issued(tx, fleet, device, key, now_s)

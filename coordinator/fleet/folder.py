@@ -24,7 +24,7 @@ from typing import Annotated, TypedDict
 
 import msgspec
 
-from coordinator.fleet.authority import MOST_COMMON, Authority, check_host, new_key, pem_of, read_key
+from coordinator.fleet.authority import MAX_COMMON_NAME, Authority, check_host, new_key, pem_of, read_key
 from coordinator.fleet.secret import new_secret
 from edge_sdk.disk import create_durably, disk_errors, write_durably
 from edge_sdk.errors import ConfigurationError
@@ -66,8 +66,8 @@ class FleetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         check_name(self.name, "fleet")
-        if len(coordinator_name(self.name)) > MOST_COMMON:
-            most = MOST_COMMON - len(coordinator_name(""))
+        if len(coordinator_name(self.name)) > MAX_COMMON_NAME:
+            most = MAX_COMMON_NAME - len(coordinator_name(""))
             raise ConfigurationError(
                 f"fleet {self.name!r} does not fit into a certificate: use at most {most} characters"
             )

@@ -1,8 +1,8 @@
 """Metrics of the fleet, read from the store whenever Prometheus asks.
 
 The number of series is bounded, however large a fleet grows: no device has a series of its own. Devices choose their
-profile's name themselves, so only the ``MOST_PROFILES`` commonest are named, and all others are ``other``. Operators
-create tasks, of which the ``MOST_TASKS`` newest are shown. All other labels have the values of an enum.
+profile's name themselves, so only the ``MAX_PROFILES`` commonest are named, and all others are ``other``. Operators
+create tasks, of which the ``MAX_TASKS`` newest are shown. All other labels have the values of an enum.
 
 A decided round does not change any more. Its figures are counted once and kept in memory, so that a scrape takes no
 longer after a year than on the first day, and the counters never fall.
@@ -25,8 +25,8 @@ from coordinator.store.totals import RoundTotals
 from edge_sdk.diagnosis.machine import version_of
 from edge_sdk.protocol.messages import Failure, Verdict
 
-MOST_PROFILES = 50
-MOST_TASKS = 100
+MAX_PROFILES = 50
+MAX_TASKS = 100
 _DECIDED = (Phase.CLOSED, Phase.ABANDONED)
 _ENDS = {Outcome.OFFERED: "unanswered"}  # the name for an offer whose round was decided without an answer
 _OTHER = "other"
@@ -59,7 +59,7 @@ class FleetCollector(Collector):
 
     def _tasks(self, tx: Transaction) -> Iterator[Metric]:
         statuses, rounds = tx.totals.tasks(), tx.totals.rounds()
-        names = [known.name for known in tx.tasks.all()][-MOST_TASKS:]
+        names = [known.name for known in tx.tasks.all()][-MAX_TASKS:]
         yield gauge("raffm_tasks", "Tasks.", {(it.value,): statuses.get(it, 0) for it in TaskStatus}, "status")
         yield from _round_metrics(rounds, names)
         yield from _version_metrics(tx, names)
@@ -100,7 +100,7 @@ def _devices(tx: Transaction) -> Iterator[Metric]:
     by_profile: Counter[str] = Counter()
     for (profile, *_), count in found.items():
         by_profile[profile] += count
-    named = {profile for profile, _ in sorted(by_profile.items(), key=lambda it: (-it[1], it[0]))[:MOST_PROFILES]}
+    named = {profile for profile, _ in sorted(by_profile.items(), key=lambda it: (-it[1], it[0]))[:MAX_PROFILES]}
     samples = {(profile, state): 0 for profile in sorted(named) for state in ("online", "offline")}
     for (profile, online, revoked), count in found.items():
         state = "revoked" if revoked else "online" if online else "offline"

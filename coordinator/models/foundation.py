@@ -31,7 +31,7 @@ _RELATIVE_POSITIONS = 512  # of a model that has no table of positions: what T5 
 
 _UNFIT = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, MemoryError)
 """What transformers and torch raise where a configuration has values of other types or sizes than they take."""
-_MOST_LETTERS = 300  # of a library's reason
+_MAX_LETTERS = 300  # of a library's reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _load_model(folder: Path, family: Family, task: ModelTask, labels: int) -> P
         reason = str(error).strip().partition("\n")[0]
         raise ModelFormatError(f"{folder} cannot be loaded for {task.value}: {reason}; save the model again") from error
     except (StrictDataclassError, *_UNFIT) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MOST_LETTERS]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MAX_LETTERS]
         raise ModelFormatError(f"{folder / 'config.json'} describes no {family.name} ({reason}); restore it") from error
     check_loaded(info, folder, family, task)
     check_ties(model, folder)

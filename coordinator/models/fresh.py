@@ -19,7 +19,7 @@ from edge_sdk.errors import ConfigurationError, DataFormatError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LEAST_SCALE = 1e-6  # of a channel that never moves
+_MIN_SCALE = 1e-6  # of a channel that never moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def write_model_for(folder: Path, examples: ArrayExamples, sizes: FreshSizes, *,
             steps=values.shape[1],
             patch_steps=patch,
             mean=mean.tolist(),
-            scale=np.maximum(scale, _LEAST_SCALE).tolist(),
+            scale=np.maximum(scale, _MIN_SCALE).tolist(),
             seed=seed,
         )
     _, height, width, channels = values.shape

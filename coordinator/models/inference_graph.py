@@ -52,7 +52,7 @@ def release_graph(
     return (_halved(model) if precision is Precision.FP16 else model).SerializeToString()
 
 
-def least_onnxruntime(model: bytes) -> tuple[int, str]:
+def min_onnxruntime(model: bytes) -> tuple[int, str]:
     """The operator set of a model file, and the oldest onnxruntime that takes it."""
     proto = onnx.load_model_from_string(model)
     opset = next(each.version for each in proto.opset_import if not each.domain)

@@ -22,7 +22,7 @@ from edge_sdk.elastic.submodel import Architecture, full, uniform
 from edge_sdk.errors import DataFormatError
 from edge_sdk.protocol.messages import Recipe
 
-_LEAST_EXAMPLES = 8
+_MIN_EXAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def _curve(foundation: Foundation, salience: UnitSalience, evaluator: Evaluator)
 
 
 def _parts(examples: Examples, path: Path, calibration: int, test: int, seed: int) -> tuple[Examples, Examples]:
-    if len(examples) < _LEAST_EXAMPLES:
-        raise DataFormatError(f"{path} has {len(examples)} examples; at least {_LEAST_EXAMPLES} are needed")
+    if len(examples) < _MIN_EXAMPLES:
+        raise DataFormatError(f"{path} has {len(examples)} examples; at least {_MIN_EXAMPLES} are needed")
     wanted = min(len(examples), calibration + test)
     few = max(1, wanted * calibration // (calibration + test))
     order = np.random.default_rng(seed).permutation(len(examples)).tolist()

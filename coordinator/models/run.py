@@ -20,7 +20,7 @@ from coordinator.models.compilation import load_or_compile
 from coordinator.models.evaluation import Evaluation, Evaluator
 from coordinator.models.foundation import Foundation, load_foundation
 from coordinator.models.head import with_fitted_head
-from coordinator.models.inference_graph import least_onnxruntime, release_graph
+from coordinator.models.inference_graph import min_onnxruntime, release_graph
 from coordinator.models.salience import ranked, unit_salience
 from coordinator.models.templates import Templates
 from coordinator.models.training_graph import training_graph
@@ -183,7 +183,7 @@ class Run:
         if key not in self._exports:
             graph = release_graph(self.templates, submodel, version.parameters, precision)
             entries = (put_bytes(self._blobs, Part.INFERENCE_MODEL, graph), *self.tokenizer)
-            self._exports[key] = Exported(entries, *least_onnxruntime(graph), self._evaluator.evaluate_file(graph))
+            self._exports[key] = Exported(entries, *min_onnxruntime(graph), self._evaluator.evaluate_file(graph))
         return self._exports[key]
 
     @cached_property

@@ -11,7 +11,7 @@ from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Share
 
-_MOST_SHARES = 3
+_MAX_SHARES = 3
 
 
 class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,8 +26,8 @@ class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     is_random: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.shares) > _MOST_SHARES:
-            raise ConfigurationError(f"{len(self.shares)} nested widths: name at most {_MOST_SHARES}")
+        if len(self.shares) > _MAX_SHARES:
+            raise ConfigurationError(f"{len(self.shares)} nested widths: name at most {_MAX_SHARES}")
 
 
 def nested_widths(

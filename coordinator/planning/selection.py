@@ -14,7 +14,7 @@ from edge_sdk.elastic.submodel import ModelTask
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Holding, Positive, Seconds, Text
 
-_MOST_LABEL_BYTES = MAX_MESSAGE_BYTES // 4
+_MAX_LABEL_BYTES = MAX_MESSAGE_BYTES // 4
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998  # whatever the zone is added to them
 
 
@@ -46,10 +46,10 @@ class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if twice:
             raise ConfigurationError(f"labels has {', '.join(sorted(twice))} twice: name each class once")
         total_bytes = sum(len(label.encode()) for label in self.labels)
-        if total_bytes > _MOST_LABEL_BYTES:
+        if total_bytes > _MAX_LABEL_BYTES:
             raise ConfigurationError(
                 f"{len(self.labels)} classes have names of {total_bytes} bytes together, more than "
-                f"{_MOST_LABEL_BYTES}: shorten them, or name the right column"
+                f"{_MAX_LABEL_BYTES}: shorten them, or name the right column"
             )
 
     def refusal(self, holding: Holding | None, suits: ModelTask | None) -> str | None:

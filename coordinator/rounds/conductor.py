@@ -35,7 +35,7 @@ from coordinator.rounds.closing import is_sound, keep_version, sources_of, still
 from coordinator.rounds.failing import why_abandoned
 from coordinator.rounds.intake import Intake
 from coordinator.rounds.machine import (
-    MOST_ABANDONED,
+    MAX_ABANDONED,
     DeviceFailed,
     DeviceLost,
     DevicePaused,
@@ -154,7 +154,7 @@ class Conductor:
             self.stage = Stage.COLLECTING
         elif closed and closed[-1] > self._version.number:
             self._close(closed[-1])
-        elif len(closed) < self.config.rounds and len(abandoned) < MOST_ABANDONED:
+        elif len(closed) < self.config.rounds and len(abandoned) < MAX_ABANDONED:
             self.stage = Stage.GATHERING
         elif len(closed) == self.config.rounds and self.config.release:
             self.stage = Stage.RELEASING

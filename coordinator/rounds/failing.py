@@ -10,12 +10,12 @@ from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Outcome
 from edge_sdk.errors import VISIBLE, RaffmError
 
-MOST_CHARACTERS = 1000
+MAX_CHARACTERS = 1000
 
 
 def words_of(error: RaffmError) -> str:
     """An error as the store keeps it."""
-    return str(error)[:MOST_CHARACTERS]
+    return str(error)[:MAX_CHARACTERS]
 
 
 def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:
@@ -28,7 +28,7 @@ def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:
     causes = Counter(_cause(offer) for offer in offers if offer.outcome is not Outcome.UPDATED)
     found = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     words = f"its last {len(abandoned)} rounds had too few updates ({found or 'nobody was asked'})"
-    return words.translate(VISIBLE)[:MOST_CHARACTERS]
+    return words.translate(VISIBLE)[:MAX_CHARACTERS]
 
 
 def _cause(offer: OfferRecord) -> str:

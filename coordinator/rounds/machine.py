@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from coordinator.store.states import Outcome, Phase
 
-MOST_ABANDONED = 5
+MAX_ABANDONED = 5
 """So many rounds in a row that come to nothing, and a task is given up."""
 
 

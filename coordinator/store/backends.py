@@ -43,7 +43,7 @@ from edge_sdk.errors import ConfigurationError
 BUSY_TIMEOUT_S = 30.0
 """How long a writer waits for another one."""
 _CONNECT_TIMEOUT_S = 10
-_MOST_CONNECTIONS = {"pool_size": 5, "max_overflow": 60}
+_MAX_CONNECTIONS = {"pool_size": 5, "max_overflow": 60}
 """Of a process: more than the threads that a server of it has, so that none waits for a connection of another."""
 _PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "synchronous=FULL", "foreign_keys=ON")
 _SEQUENCES = table("sqlite_sequence", column("name", String), column("seq", Integer))
@@ -107,7 +107,7 @@ class Sqlite:
 
     def engine(self, url: str) -> Engine:
         """One file, or memory, which has one connection that threads take in turn."""
-        size = {"pool_size": 1, "max_overflow": 0} if is_in_memory(url) else _MOST_CONNECTIONS
+        size = {"pool_size": 1, "max_overflow": 0} if is_in_memory(url) else _MAX_CONNECTIONS
         engine = create_engine(url, poolclass=QueuePool, connect_args={"check_same_thread": False}, **size)
         event.listen(engine, "connect", _set_up)
         return engine
@@ -151,7 +151,7 @@ class Postgres:
         options = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "raffm-edge"}
         address = make_url(url).set(drivername="postgresql+psycopg")
         try:
-            return create_engine(address, pool_pre_ping=True, connect_args=options, **_MOST_CONNECTIONS)
+            return create_engine(address, pool_pre_ping=True, connect_args=options, **_MAX_CONNECTIONS)
         except ModuleNotFoundError as error:
             raise ConfigurationError("PostgreSQL needs its driver: pip install 'raffm-edge[postgres]'") from error
 

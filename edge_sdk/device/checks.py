@@ -18,7 +18,7 @@ from edge_sdk.elastic.runtimes import MIB, ONNX
 
 GIB = 1024 * MIB
 _PACKAGES = ("numpy", "psutil", "msgspec", "paho.mqtt.client", "tokenizers", "cryptography", "platformdirs")
-_LEAST_TRAINING_BYTES = ONNX.base_bytes  # a training process before its first parameter
+_MIN_TRAINING_BYTES = ONNX.base_bytes  # a training process before its first parameter
 _GOOD_TRAINING_BYTES = 2 * ONNX.base_bytes
 _SMALL_GROUP_BYTES = 512 * MIB
 _SLOW_GFLOPS = 1.0
@@ -108,8 +108,8 @@ def memory(patient: Patient) -> Iterator[Finding]:
 
     profile = None if patient.profile is None else load_profile(patient.profile)
     training = take_snapshot(profile, SystemBattery(), _state_dir(patient), patient.system).training_memory_bytes
-    found = f"{_mib(training)} may be used for training; it takes {_mib(_LEAST_TRAINING_BYTES)} and the submodel"
-    if training < _LEAST_TRAINING_BYTES:
+    found = f"{_mib(training)} may be used for training; it takes {_mib(_MIN_TRAINING_BYTES)} and the submodel"
+    if training < _MIN_TRAINING_BYTES:
         yield Finding("memory", Mark.FAILURE, found, "end other programs, or choose a profile that allows more")
     elif training < _GOOD_TRAINING_BYTES:
         yield Finding("memory", Mark.WARNING, found, "only narrow parts of small models will fit")

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 from edge_sdk.diagnosis.findings import Finding, Mark
 
-_LEAST_PYTHON = (3, 10)
+_MIN_PYTHON = (3, 10)
 _MADE_S = 1_793_500_000  # 1 November 2026, before this version existed: an earlier clock is wrong
 _FAR_S = 20 * 365 * 86400
 
 
 def python_version(_: object) -> Iterator[Finding]:
     """The interpreter's version."""
-    good = sys.version_info >= _LEAST_PYTHON
+    good = sys.version_info >= _MIN_PYTHON
     advice = "" if good else "install Python 3.10 or newer"
     yield Finding("python", Mark.OK if good else Mark.FAILURE, platform.python_version(), advice)
 

@@ -96,9 +96,9 @@ def _mqtt(transport: MqttTransport, address: BrokerAddress, settings: BrokerSett
             transport.connect()
         except BrokerUnreachableError as error:
             return _failed(str(error), "check --user and --password-file, and that it is an MQTT broker")
-        most_bytes = transport.bulk_room()
-        found = f"{address} answers: MQTT {transport.spoken.value}, messages of up to {most_bytes} bytes"
-    if most_bytes >= MAX_PAYLOAD_BYTES:
+        max_bytes = transport.bulk_room()
+        found = f"{address} answers: MQTT {transport.spoken.value}, messages of up to {max_bytes} bytes"
+    if max_bytes >= MAX_PAYLOAD_BYTES:
         return Finding("broker", Mark.OK, found)
     advice = f"blobs move faster where it takes {MAX_PAYLOAD_BYTES}: raise its limit (mosquitto: max_packet_size)"
     return Finding("broker", Mark.WARNING, found, advice)

@@ -31,12 +31,12 @@ class Answer:
     said: Prediction | str
 
 
-def ask(serving: Serving, words: Sequence[str], most_tokens: int) -> list[Answer]:
+def ask(serving: Serving, words: Sequence[str], max_new_tokens: int) -> list[Answer]:
     """The model's answers; ``words`` are texts, or paths of pictures or of files with windows, as the model takes.
 
     A model that tags words does so for each word of a text, separated by spaces; one that writes text writes at most
-    ``most_tokens`` tokens. Windows lie in .npy files, (steps, channels) or (n, steps, channels), or in CSV files with a
-    column per channel and a row per step, one window after the other.
+    ``max_new_tokens`` tokens. Windows lie in .npy files, (steps, channels) or (n, steps, channels), or in CSV files
+    with a column per channel and a row per step, one window after the other.
     Raises ``DataFormatError`` for input that the model does not take, ``ModelFormatError`` before the first release.
     """
     shape = serving.input_shape
@@ -51,7 +51,7 @@ def ask(serving: Serving, words: Sequence[str], most_tokens: int) -> list[Answer
             sentences = [text.split() for text in words]
             return _answers("word", chain(*sentences), chain(*serving.tag(sentences)))
         case ModelTask.TEXT_GENERATION | ModelTask.TEXT2TEXT_GENERATION:
-            return _answers("text", words, serving.generate(words, most_tokens))
+            return _answers("text", words, serving.generate(words, max_new_tokens))
         case _:
             return _answers("text", words, serving.predict(words))
 
@@ -93,7 +93,7 @@ def _rows(path: Path, steps: int | None) -> NDArray[Any]:
         with np.errstate(over="ignore"):  # values that overflow become infinite, and those are refused later
             values = np.array(rows[first:], dtype=np.float32)
     except (OSError, ValueError, csv.Error) as error:
-        raise DataFormatError(f"{path} cannot be read as rows of numbers, a column a channel") from error
+        raise DataFormatError(f"{path} cannot be read as rows of numbers, one column per channel") from error
     steps = steps or len(values)
     if not len(values) or len(values) % steps:
         raise DataFormatError(f"{path} has {len(values)} rows, which are no windows of the model's {steps} steps")

@@ -130,14 +130,14 @@ class Engine:
         encoder = self._encoder_for("tag words", ModelTask.TOKEN_CLASSIFICATION)
         return [self._tags(encoder, words) for words in [_texts(sentence) for sentence in sentences]]
 
-    def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
-        """A continuation of each text, or an answer to it, by greedy decoding: at most ``most_tokens`` tokens.
+    def generate(self, texts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """A continuation of each text, or an answer to it, by greedy decoding: at most ``max_new_tokens`` tokens.
 
         Raises as :meth:`predict`, and ``DataFormatError`` for a text that leaves no room for a continuation.
         """
         encoder = self._encoder_for("write", ModelTask.TEXT_GENERATION, ModelTask.TEXT2TEXT_GENERATION)
         write = continuation if self.task is ModelTask.TEXT_GENERATION else answer
-        return [write(self._logits, encoder, text, most_tokens) for text in _texts(texts)]
+        return [write(self._logits, encoder, text, max_new_tokens) for text in _texts(texts)]
 
     def predict_arrays(self, values: NDArray[np.floating[Any]] | NDArray[np.uint8]) -> list[Prediction]:
         """The likeliest label of each window or image, of the shapes and types that examples have.

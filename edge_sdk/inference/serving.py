@@ -93,9 +93,9 @@ class Serving:
         """The likeliest tag of each word; otherwise as :meth:`predict`."""
         return self._answered(lambda engine: engine.tag(sentences))
 
-    def generate(self, texts: Sequence[str], most_tokens: int) -> list[str]:
+    def generate(self, texts: Sequence[str], max_new_tokens: int) -> list[str]:
         """A continuation of each text, or an answer to it; otherwise as :meth:`predict`."""
-        return self._answered(lambda engine: engine.generate(texts, most_tokens))
+        return self._answered(lambda engine: engine.generate(texts, max_new_tokens))
 
     @property
     def task(self) -> ModelTask:

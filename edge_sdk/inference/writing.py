@@ -21,8 +21,8 @@ Run = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
 """A model's logits (1, tokens, vocabulary) for the inputs of one text."""
 
 
-def continuation(run: Run, encoder: TextEncoder, text: str, most_tokens: int) -> str:
-    """What a decoder writes after ``text``, at most ``most_tokens`` tokens.
+def continuation(run: Run, encoder: TextEncoder, text: str, max_new_tokens: int) -> str:
+    """What a decoder writes after ``text``, at most ``max_new_tokens`` tokens.
 
     Raises ``DataFormatError`` if the text is empty or leaves no room for a continuation.
     """
@@ -34,24 +34,26 @@ def continuation(run: Run, encoder: TextEncoder, text: str, most_tokens: int) ->
             "follows; give one with at least a token that leaves room"
         )
     ends = encoder.end_ids.union(closing[:1])
-    written = _written(lambda ids: run(_inputs(opening + ids)), ends, min(most_tokens, room))
+    written = _written(lambda ids: run(_inputs(opening + ids)), ends, min(max_new_tokens, room))
     return encoder.decode(opening + written).removeprefix(encoder.decode(opening))
 
 
-def answer(run: Run, encoder: TextEncoder, text: str, most_tokens: int) -> str:
-    """What an encoder-decoder writes for ``text``, at most ``most_tokens`` tokens; a text too long for it is cut."""
+def answer(run: Run, encoder: TextEncoder, text: str, max_new_tokens: int) -> str:
+    """What an encoder-decoder writes for ``text``, at most ``max_new_tokens`` tokens; a text too long for it is cut."""
     words, closing = encoder.encode_open(text)
     source, ends = _inputs(words + closing), encoder.end_ids.union(closing[:1])
 
     def after(ids: list[int]) -> NDArray[np.float32]:
         return run(source | {DECODER_INPUT: np.array([[encoder.pad_id, *ids]], dtype=np.int64)})
 
-    return encoder.decode(_written(after, ends, min(most_tokens, encoder.max_tokens)))
+    return encoder.decode(_written(after, ends, min(max_new_tokens, encoder.max_tokens)))
 
 
-def _written(after: Callable[[list[int]], NDArray[np.float32]], ends: AbstractSet[int], most_tokens: int) -> list[int]:
+def _written(
+    after: Callable[[list[int]], NDArray[np.float32]], ends: AbstractSet[int], max_new_tokens: int
+) -> list[int]:
     ids: list[int] = []
-    while len(ids) < most_tokens:
+    while len(ids) < max_new_tokens:
         following = int(after(ids)[0, -1].argmax())
         if following in ends:
             break

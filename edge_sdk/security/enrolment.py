@@ -69,7 +69,7 @@ def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> byte
     wanted = _FINGERPRINT.fullmatch(fingerprint.strip().lower())
     if wanted is None:
         raise ConfigurationError(f"fingerprint {fingerprint!r} is not sha256: and 64 hexadecimal digits")
-    pem = ask(f"{base}/enroll/authority", _trusting_nobody(), most_bytes=MAX_ENROLMENT_BYTES)
+    pem = ask(f"{base}/enroll/authority", _trusting_nobody(), max_bytes=MAX_ENROLMENT_BYTES)
     try:
         certificate = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
     except ValueError as error:
@@ -89,7 +89,7 @@ def _trusting_nobody() -> ssl.SSLContext:
 
 def _enrolled(base: str, tls: ssl.SSLContext, token: str, asked: Enrolment) -> Enrolled:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    answer = ask(f"{base}/enroll", tls, msgspec.json.encode(asked), headers, most_bytes=MAX_ENROLMENT_BYTES)
+    answer = ask(f"{base}/enroll", tls, msgspec.json.encode(asked), headers, max_bytes=MAX_ENROLMENT_BYTES)
     try:
         enrolled = msgspec.json.decode(answer, type=Enrolled)
         broker = str(BrokerAddress.parse(enrolled.broker))

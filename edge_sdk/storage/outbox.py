@@ -30,10 +30,10 @@ class Outbox:
     Raises ``DiskFullError`` or ``StorageError`` where the disk refuses.
     """
 
-    def __init__(self, path: Path, *, first_pause_s: float, longest_pause_s: float) -> None:
+    def __init__(self, path: Path, *, first_pause_s: float, max_pause_s: float) -> None:
         self._path = path
         self._first_pause_s = first_pause_s
-        self._longest_pause_s = longest_pause_s
+        self._max_pause_s = max_pause_s
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             # created on the application's thread, used only by the agent's loop, on another one
@@ -53,7 +53,7 @@ class Outbox:
         """Keys and messages whose pause is over, oldest first; their next pause, twice as long, begins."""
         rows = self._run("SELECT key, payload, attempts FROM messages WHERE due_s <= ? ORDER BY rowid", now_s)
         for key, _, attempts in rows:
-            pause_s = min(self._longest_pause_s, self._first_pause_s * 2 ** min(attempts, _MAX_DOUBLINGS))
+            pause_s = min(self._max_pause_s, self._first_pause_s * 2 ** min(attempts, _MAX_DOUBLINGS))
             self._run("UPDATE messages SET attempts = attempts + 1, due_s = ? WHERE key = ?", now_s + pause_s, key)
         return [(key, payload) for key, payload, _ in rows]
 

@@ -35,7 +35,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_sdk.errors import BrokerUnreachableError, ConfigurationError
-from edge_sdk.protocol.messages import LEAST_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES
+from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES, MIN_PAYLOAD_BYTES
 from edge_sdk.transport.address import (
     BrokerAddress,
     BrokerSettings,
@@ -102,7 +102,7 @@ class MqttTransport:
         self._queue: Queue[tuple[object, _Unacknowledged | None]] = Queue()
         self._lane = Lane()
         self._sending = threading.Lock()  # so that a lost link finds everything that was sent on it in the lane
-        self._most_bytes = self._guessed_bytes = MAX_PAYLOAD_BYTES
+        self._max_bytes = self._guessed_bytes = MAX_PAYLOAD_BYTES
         self._pauses_s = _drawn_pauses_s()
         self._up = self._is_old_broker = self._is_cut_off = False
         self._session = self._cuts = self._brief_links = 0
@@ -159,8 +159,8 @@ class MqttTransport:
 
         Returns whether it is larger than the broker takes; the log says so.
         """
-        if self._up and len(payload) > self._most_bytes:
-            _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._most_bytes))
+        if self._up and len(payload) > self._max_bytes:
+            _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._max_bytes))
             return True
         with self._sending:
             info = self._client.publish(topic, payload, qos=1, retain=retain) if self._up else None
@@ -170,7 +170,7 @@ class MqttTransport:
 
     def bulk_room(self) -> int:
         """The size limit of a bulk message that may be published now; after a 0, :class:`BulkRoom` is delivered."""
-        return self._most_bytes if self._up and self._lane.has_room() else 0
+        return self._max_bytes if self._up and self._lane.has_room() else 0
 
     def receive(self, timeout_s: float) -> object:
         """The next delivery or injected object, ``None`` after ``timeout_s``; acknowledges a message to the broker."""
@@ -260,8 +260,8 @@ class MqttTransport:
             self._refuse(f"{reason}: {_advice(reason)}")
         elif getattr(properties, "RetainAvailable", 1) == 0:
             self._refuse(_RETAIN_ADVICE)
-        elif self._most_bytes < LEAST_PAYLOAD_BYTES:
-            self._refuse(f"{_limit_words(self._most_bytes)}; at least {LEAST_PAYLOAD_BYTES} are needed")
+        elif self._max_bytes < MIN_PAYLOAD_BYTES:
+            self._refuse(f"{_limit_words(self._max_bytes)}; at least {MIN_PAYLOAD_BYTES} are needed")
         elif self._filters:
             client.subscribe(self._subscriptions())
         else:
@@ -271,7 +271,7 @@ class MqttTransport:
         """What this broker takes, which may be another than before, or have been set up anew."""
         packet_bytes = getattr(properties, "MaximumPacketSize", None)
         told_bytes = self._guessed_bytes if packet_bytes is None else packet_bytes - _PACKET_OVERHEAD_BYTES
-        self._most_bytes = min(MAX_PAYLOAD_BYTES, told_bytes)
+        self._max_bytes = min(MAX_PAYLOAD_BYTES, told_bytes)
         granted = getattr(properties, "ReceiveMaximum", _MAX_ON_THEIR_WAY)
         client._max_inflight_messages = max(1, min(_MAX_ON_THEIR_WAY, granted))  # noqa: SLF001 paho sets it before it connects
 
@@ -345,7 +345,7 @@ class MqttTransport:
         self._brief_links = self._brief_links + 1 if is_brief else 0
         if reason.value == _TAKEN_OVER or self._brief_links >= _MANY_BRIEF:
             return f"{words}; does another client call itself {self._client_id!r}? Only one may: end the other"
-        largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, LEAST_PAYLOAD_BYTES)
+        largest, taken = self._lane.largest_bytes(), max(self._lane.taken_bytes, MIN_PAYLOAD_BYTES)
         self._cuts += largest > taken
         if largest <= taken or (reason.value != _PACKET_TOO_LARGE and self._cuts < 2):
             return words
@@ -421,8 +421,8 @@ def _drawn_pauses_s() -> tuple[float, float]:
     return random.uniform(*_RECONNECT_FIRST_S), random.uniform(*_RECONNECT_LAST_S)  # noqa: S311 no secret
 
 
-def _limit_words(most_bytes: int) -> str:
-    return f"it takes messages of at most {most_bytes} bytes: raise its limit on packets (mosquitto: max_packet_size)"
+def _limit_words(max_bytes: int) -> str:
+    return f"it takes messages of at most {max_bytes} bytes: raise its limit on packets (mosquitto: max_packet_size)"
 
 
 def _advice(reason: ReasonCode) -> str:

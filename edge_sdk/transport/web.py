@@ -199,9 +199,9 @@ def ask(
     body: bytes | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
     *,
-    most_bytes: int,
+    max_bytes: int,
 ) -> bytes:
-    """A coordinator's answer to one request, at most ``most_bytes``; with a ``body`` the request is a POST.
+    """A coordinator's answer to one request, at most ``max_bytes``; with a ``body`` the request is a POST.
 
     Raises ``UntrustedError`` if ``tls`` does not trust the server, or if it refuses, with its own words;
     ``MalformedMessageError`` if the answer is longer, or not HTTP; and ``CoordinatorUnreachableError`` if nobody
@@ -211,7 +211,7 @@ def ask(
     from urllib.error import URLError  # noqa: PLC0415
 
     try:
-        code, answer = _exchange(check_address(address), tls, body, headers, most_bytes)
+        code, answer = _exchange(check_address(address), tls, body, headers, max_bytes)
     except OSError as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
@@ -223,15 +223,15 @@ def ask(
         raise MalformedMessageError(f"{address} does not answer as a coordinator does: {said}") from error
     if code != _OK:
         raise _refusal(address, code, answer)
-    if len(answer) > most_bytes:
-        raise MalformedMessageError(f"{address} answers with more than {most_bytes} bytes")
+    if len(answer) > max_bytes:
+        raise MalformedMessageError(f"{address} answers with more than {max_bytes} bytes")
     return answer
 
 
 def _exchange(
-    address: str, tls: ssl.SSLContext, body: bytes | None, headers: Mapping[str, str], most_bytes: int
+    address: str, tls: ssl.SSLContext, body: bytes | None, headers: Mapping[str, str], max_bytes: int
 ) -> tuple[int, bytes]:
-    """The status and the body, of which at most ``most_bytes`` + 1 bytes are read."""
+    """The status and the body, of which at most ``max_bytes`` + 1 bytes are read."""
     from urllib.error import HTTPError  # noqa: PLC0415
     from urllib.request import Request  # noqa: PLC0415
 
@@ -244,7 +244,7 @@ def _exchange(
     except HTTPError as error:
         response = error
     with response:
-        return response.status, response.read(most_bytes + 1)
+        return response.status, response.read(max_bytes + 1)
 
 
 class _Refusal(msgspec.Struct, frozen=True):

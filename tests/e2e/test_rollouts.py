@@ -72,7 +72,7 @@ def test_release_is_signed_by_two_people_and_a_bad_one_comes_back_from_the_canar
     assert made[0]["mib"] < 0.5 * made[1]["mib"]
     assert abs(made[0]["accuracy"] - made[1]["accuracy"]) < 0.2
     typed.on_fleet("release", "approve", "2", "--key", folder / "ann.key", "--key", folder / "bob.key")
-    typed.on_fleet("rollout", "start", "2", "--stages", "canary,100%", "--most-latency-ms", "0.001")
+    typed.on_fleet("rollout", "start", "2", "--stages", "canary,100%", "--max-latency-ms", "0.001")
     fleet.wait_until(lambda: status_of(fleet, 2) is RolloutStatus.HALTED, "rollout 2 halts")
     found = {known.device: known for known in fleet.read(lambda tx: tx.assignments.of_rollout(2))}
     assert found["pi-a"].status is AssignmentStatus.ROLLED_BACK

@@ -53,7 +53,7 @@ class AnyOrder(RuleBasedStateMachine):
         clock = Clock()
         self.ending.enter_context(ticking(clock))
         patch = self.ending.enter_context(pytest.MonkeyPatch().context())
-        patch.setattr(conductor, "MOST_ABANDONED", 1 << 30)
+        patch.setattr(conductor, "MAX_ABANDONED", 1 << 30)
         state = folder / "coordinator"
         state.mkdir()
         task = light_task(state, rounds=1000, min_devices=1, quorum=1, round_deadline_s=DEADLINE_S)

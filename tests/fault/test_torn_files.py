@@ -68,13 +68,13 @@ def copy_in_use(source: Path, target: Path) -> None:
 
 
 def test_torn_log_of_the_outbox_keeps_a_beginning(tmp_path: Path, proof: Proof) -> None:
-    with closing(Outbox(tmp_path / "used" / "o.sqlite", first_pause_s=1, longest_pause_s=1)) as outbox:
+    with closing(Outbox(tmp_path / "used" / "o.sqlite", first_pause_s=1, max_pause_s=1)) as outbox:
         for number in range(MESSAGES):
             outbox.put(str(number), payload(number))
         copy_in_use(tmp_path / "used", tmp_path / "original")
 
     def is_beginning(folder: Path) -> bool:
-        with closing(Outbox(folder / "o.sqlite", first_pause_s=1, longest_pause_s=1)) as torn:
+        with closing(Outbox(folder / "o.sqlite", first_pause_s=1, max_pause_s=1)) as torn:
             found = torn.pending()
             torn.put("after", b"")  # it goes on
         return found == [(str(number), payload(number)) for number in range(len(found))]

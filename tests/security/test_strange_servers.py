@@ -107,7 +107,7 @@ def test_answer_without_end_is_given_up_in_time(name: str) -> None:
     with server(ENDLESS[name]) as address:
         began_s = time.monotonic()
         with pytest.raises(CoordinatorUnreachableError, match="it has not said all after"):
-            ask(f"{address}/enroll", tls_context(None), b"{}", most_bytes=MOST_BYTES)
+            ask(f"{address}/enroll", tls_context(None), b"{}", max_bytes=MOST_BYTES)
         assert time.monotonic() - began_s < SOON_S
 
 
@@ -115,7 +115,7 @@ def test_answer_that_comes_slowly_but_in_time_is_taken(monkeypatch: pytest.Monke
     """The control."""
     monkeypatch.setattr(web, "_LONGEST_ANSWER_S", SOON_S)
     with server(lambda: (part for part in (HEAD, b"\r\n", b"{", b"}") if pause())) as address:
-        assert ask(address, tls_context(None), most_bytes=MOST_BYTES) == b"{}"
+        assert ask(address, tls_context(None), max_bytes=MOST_BYTES) == b"{}"
 
 
 @pytest.mark.parametrize("name", ["status", "head", "sizes of chunks"])
@@ -167,7 +167,7 @@ ANSWERS = {
 def test_strange_answer_is_one_named_error_of_one_line(name: str) -> None:
     said, error, words = ANSWERS[name]
     with server(lambda: iter([said])) as address, pytest.raises(error, match=words) as caught:
-        ask(f"{address}/enroll", tls_context(None), b"{}", most_bytes=MOST_BYTES)
+        ask(f"{address}/enroll", tls_context(None), b"{}", max_bytes=MOST_BYTES)
     assert len(str(caught.value)) < 700
     assert str(caught.value).isprintable()
 
@@ -203,4 +203,4 @@ def test_token_that_is_none_is_refused_and_not_quoted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["https://a b/", "https://b\x1b[2J", "https://bücher.example", "https://a:b"])
 def test_address_that_no_request_can_have_is_refused(address: str) -> None:
     with pytest.raises(ConfigurationError, match="web address"):
-        ask(address, tls_context(None), most_bytes=9)
+        ask(address, tls_context(None), max_bytes=9)

@@ -67,7 +67,7 @@ def work(settings: Working) -> None:
         held_out_share=0.3,
         ready_interval_s=0.2,
         resend_first_s=0.2,
-        resend_most_s=0.5,
+        resend_max_s=0.5,
     )
     try:
         Supervisor(config, read_examples(Path(settings.data))).run()

@@ -144,7 +144,7 @@ _PLAYED: Mapping[str, Mapping[str, object]] = {
     "head": {"with_fitted_head": lambda foundation, _: foundation},
     "inference_graph": {
         "release_graph": lambda _, __, parameters, ___: _digest(parameters),
-        "least_onnxruntime": lambda _: (20, "1.17"),
+        "min_onnxruntime": lambda _: (20, "1.17"),
     },
     "running": {"Runner": None},
     "training_graph": {"training_graph": lambda *_: _Graph()},

@@ -161,7 +161,7 @@ class SteppedDevice(Supervisor):
         self.folder = folder
         self.is_asking = True
         self.training: Offer | None = None
-        config = AgentConfig(device=name, broker="mqtt://127.0.0.1", state_dir=folder, resend_most_s=8.0)
+        config = AgentConfig(device=name, broker="mqtt://127.0.0.1", state_dir=folder, resend_max_s=8.0)
         super().__init__(config, examples(4, seed=0), make_transport=lambda *_: WireEnd(wire))
         self.hear(LinkUp())
 

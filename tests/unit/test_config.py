@@ -49,7 +49,7 @@ def test_nothing_held_out_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("interval_s", [0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["ready_interval_s", "resend_first_s", "resend_most_s"])
+@pytest.mark.parametrize("name", ["ready_interval_s", "resend_first_s", "resend_max_s"])
 def test_interval_that_is_not_positive_is_refused(name: str, interval_s: float) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} .*must be positive"):
         dataclasses.replace(CONFIG, **{name: interval_s})

@@ -42,7 +42,7 @@ seed = 3
 held_out_share = 0.2
 ready_interval_s = 5
 resend_first_s = 1.5
-resend_most_s = 30
+resend_max_s = 30
 
 [policy]
 charging_only = true
@@ -87,7 +87,7 @@ def test_every_key_of_a_file_arrives(file: Path) -> None:
         held_out_share=0.2,
         ready_interval_s=5,
         resend_first_s=1.5,
-        resend_most_s=30,
+        resend_max_s=30,
         policy=Policy(charging_only=True, battery_floor_share=0.5, min_disk_free_bytes=1, max_temperature_c=70),
     )
     assert asdict(found.config) == asdict(expected)

@@ -54,7 +54,7 @@ RESULT = TrainingResult(samples=1, steps=1, loss_first=1.0, loss_last=0.5, secon
 
 @pytest.fixture
 def updates(tmp_path: Path) -> Iterator[Updates]:
-    outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, longest_pause_s=1)
+    outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, max_pause_s=1)
     yield Updates(
         AgentConfig(device="d", broker="mqtt://127.0.0.1", state_dir=tmp_path),
         outbox,

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from coordinator.api import connections
-from coordinator.api.connections import MOST_BODY_BYTES, Connection
+from coordinator.api.connections import MAX_BODY_BYTES, Connection
 
 LARGE = b"x" * (8 << 20)
 ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -122,7 +122,7 @@ def test_answer_may_be_read_slowly_and_is_given_up_where_nobody_does(
 
 
 def test_newest_takes_the_place_of_who_has_waited_longest(monkeypatch: pytest.MonkeyPatch, connect: Connect) -> None:
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
     working = connect(ASKED, "/slow")
     idle = [connect() for _ in range(2)]
     time.sleep(0.2)
@@ -134,7 +134,7 @@ def test_so_many_connections_leave_half_of_the_files(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     assert connections._most_connections() == 128
     monkeypatch.setattr(resource, "getrlimit", lambda _: (65536, 65536))
-    assert connections._most_connections() == connections.MOST_CONNECTIONS
+    assert connections._most_connections() == connections.MAX_CONNECTIONS
     asked = list[object]()
     monkeypatch.setattr(resource, "setrlimit", lambda *words: asked.append(words))
     connections.raise_file_limit()
@@ -146,7 +146,7 @@ def test_so_many_connections_leave_half_of_the_files(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("path", ["/api/v1/tokens", "/api/v1/tasks", "/api/v1/releases/1/approve", "/api/v1/root"])
 def test_body_without_end_is_not_read_to_its_end_whoever_sends_it(client: TestClient, path: str) -> None:
     as_json = {"Content-Type": "application/json"}
-    answered = client.post(path, content=b" " * (MOST_BODY_BYTES + 1), headers=as_json)
+    answered = client.post(path, content=b" " * (MAX_BODY_BYTES + 1), headers=as_json)
     assert answered.status_code == 413
-    assert answered.json() == {"error": f"a request has at most {MOST_BODY_BYTES} bytes: send less"}
-    assert client.post(path, content=b" " * (MOST_BODY_BYTES - 2) + b"{}", headers=as_json).status_code == 401
+    assert answered.json() == {"error": f"a request has at most {MAX_BODY_BYTES} bytes: send less"}
+    assert client.post(path, content=b" " * (MAX_BODY_BYTES - 2) + b"{}", headers=as_json).status_code == 401

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.dashboard.sessions import LASTS_S, MOST_SESSIONS, Sessions
+from coordinator.dashboard.sessions import LASTS_S, MAX_SESSIONS, Sessions
 
 
 def test_session_ends_after_a_working_day() -> None:
@@ -26,6 +26,6 @@ def test_session_that_was_closed_or_never_opened_is_none() -> None:
 
 def test_one_session_too_many_ends_the_oldest() -> None:
     sessions = Sessions()
-    opened = [sessions.open("digest") for _ in range(MOST_SESSIONS + 1)]
+    opened = [sessions.open("digest") for _ in range(MAX_SESSIONS + 1)]
     assert sessions.token_digest(opened[0]) is None
     assert sessions.token_digest(opened[1]) == sessions.token_digest(opened[-1]) == "digest"

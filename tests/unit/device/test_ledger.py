@@ -147,10 +147,10 @@ def test_two_renewals_are_12_to_37_hours_of_running_apart(hours: list[tuple[floa
 
 def test_numbers_survive_in_the_outbox(tmp_path: Path) -> None:
     device = Device(hour=9)
-    outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, longest_pause_s=1)
+    outbox = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, max_pause_s=1)
     outbox.set_numbers(device.ledger.numbers())
     outbox.close()
-    again = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, longest_pause_s=1)
+    again = Outbox(tmp_path / "outbox.sqlite", first_pause_s=1, max_pause_s=1)
     assert Ledger(device.clocks, again.number).spent == SOME
     again.close()
 

@@ -249,7 +249,7 @@ def test_disk_is_held_against_what_the_next_round_takes(
 ) -> None:
     """Before its first round: the next version, and two updates that are as large as the model may be."""
     needed = 3 * 99 * 2
-    monkeypatch.setattr(records, "_LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr(records, "_MIN_FREE_BYTES", 0)
     monkeypatch.setattr(records.shutil, "disk_usage", lambda _: SimpleNamespace(free=free * needed // 2))
     (disk,) = (finding for finding in found(state) if finding.check == "disk")
     assert disk.mark is mark, disk

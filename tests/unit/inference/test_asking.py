@@ -86,7 +86,7 @@ def test_words_of_a_text_are_tagged_each(state: Path) -> None:
 
 @pytest.mark.parametrize("state", ["openings"], indirect=True)
 def test_texts_are_continued(state: Path) -> None:
-    (answer,) = predict(state, "the fine", "--most-tokens", 3)
+    (answer,) = predict(state, "the fine", "--max-new-tokens", 3)
     assert answer == {"text": "the fine", "answer": " film film film"}
 
 

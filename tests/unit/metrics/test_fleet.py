@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator.api.access import make_token
 from coordinator.api.app import create_app
 from coordinator.fleet.revocation import revoke_device
-from coordinator.metrics.fleet import MOST_PROFILES, MOST_TASKS, FleetCollector
+from coordinator.metrics.fleet import MAX_PROFILES, MAX_TASKS, FleetCollector
 from coordinator.store.database import Store, Transaction
 from coordinator.store.migrations import HEAD
 from coordinator.store.records import (
@@ -156,20 +156,20 @@ def test_model_that_another_has_taken_the_place_of_is_counted_no_more(news: Stor
 
 def test_series_stay_few_however_many_devices_there_are(store: Store) -> None:
     with store.transaction() as tx:
-        for number in range(3 * MOST_PROFILES):
+        for number in range(3 * MAX_PROFILES):
             tx.devices.hello(f"device-{number}", f"made-up-{number}", 1, 1.0)
         for number in range(7):
             tx.devices.hello(f"pi-{number}", "raspberry-pi-5-8gb", 1, 1.0)
-        for number in range(MOST_TASKS + 5):
+        for number in range(MAX_TASKS + 5):
             tx.tasks.add(f"task-{number:03}", b"{}", float(number))
     found = figures(FleetCollector(store))
     profiles = {key[1] for key in found if key[0] == "raffm_devices"}
-    assert len(profiles) == MOST_PROFILES + 1
+    assert len(profiles) == MAX_PROFILES + 1
     assert found["raffm_devices", "raspberry-pi-5-8gb", "online"] == 7
-    assert found["raffm_devices", "other", "online"] == 2 * MOST_PROFILES + 1
+    assert found["raffm_devices", "other", "online"] == 2 * MAX_PROFILES + 1
     tasks = {key[-1] for key in found if key[0] == "raffm_open_rounds"}
-    assert tasks == {f"task-{number:03}" for number in range(5, MOST_TASKS + 5)}
-    assert found["raffm_tasks", "pending"] == MOST_TASKS + 5
+    assert tasks == {f"task-{number:03}" for number in range(5, MAX_TASKS + 5)}
+    assert found["raffm_tasks", "pending"] == MAX_TASKS + 5
     names = [value for key in found for value in key]
     assert not [value for value in names if value.startswith(("device-", "pi-"))]
 

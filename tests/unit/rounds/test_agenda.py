@@ -14,7 +14,7 @@ import pytest
 
 from coordinator import service
 from coordinator.planning.selection import Schedule, Targets
-from coordinator.rounds.machine import MOST_ABANDONED
+from coordinator.rounds.machine import MAX_ABANDONED
 from coordinator.rounds.tasks import change_status
 from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
@@ -208,7 +208,7 @@ def test_task_that_failed_is_started_again(tmp_path: Path) -> None:
         served.wait_for_end()
         failed = served.read(lambda tx: tx.tasks.get("news"))
         assert failed.status is TaskStatus.FAILED
-        words = rf"its last {MOST_ABANDONED} rounds had too few updates \(\d+ storage\)"
+        words = rf"its last {MAX_ABANDONED} rounds had too few updates \(\d+ storage\)"
         assert re.fullmatch(words, failed.failure)
     with shop.serve(TaskStatus.PENDING) as served, shop.fleet():
         served.wait_until(lambda: in_phase(served, "news", Phase.CLOSED) >= 1)

@@ -14,7 +14,7 @@ from coordinator.config import CoordinatorConfig, parse_encoding
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.conductor import Conductor, Stage
-from coordinator.rounds.machine import MOST_ABANDONED
+from coordinator.rounds.machine import MAX_ABANDONED
 from coordinator.store.opening import open_store
 from coordinator.store.records import DeviceRecord
 from coordinator.store.states import TaskStatus
@@ -149,7 +149,7 @@ def test_task_whose_offers_are_too_large_to_be_sent_fails_with_that_reason(
     small = conductor._resources.send
     too_large = replace(conductor._resources, send=lambda to, what: isinstance(what, Offer) or small(to, what))
     conductor._resources = too_large
-    for _ in range(2 * MOST_ABANDONED):
+    for _ in range(2 * MAX_ABANDONED):
         agenda.device_ready(a_device("light"), able_to_train_on(Runtime.TORCH))
         agenda.tick({})
     assert not [message for _, message in sent if isinstance(message, Offer)]

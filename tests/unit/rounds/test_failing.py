@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.rounds.failing import MOST_CHARACTERS, why_abandoned, words_of
+from coordinator.rounds.failing import MAX_CHARACTERS, why_abandoned, words_of
 from coordinator.store.database import Store
 from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase
@@ -55,4 +55,4 @@ def test_rounds_that_nobody_was_asked_in_say_so(store: Store) -> None:
 
 def test_error_is_kept_in_one_line_of_bounded_length() -> None:
     assert words_of(ModelFormatError("no\nweights")) == "no\\nweights"
-    assert len(words_of(ModelFormatError("x" * 10_000))) == MOST_CHARACTERS
+    assert len(words_of(ModelFormatError("x" * 10_000))) == MAX_CHARACTERS

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coordinator import service
-from coordinator.rounds.machine import MOST_ABANDONED
+from coordinator.rounds.machine import MAX_ABANDONED
 from coordinator.store.states import Phase, TaskStatus
 from edge_sdk.protocol.topics import coordinator_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
@@ -74,7 +74,7 @@ def test_task_whose_rounds_all_spoil_the_model_fails_and_says_so(
         served.wait_until(lambda: served.status is TaskStatus.FAILED)
         failure = served.read(lambda tx: tx.tasks.get("news")).failure
         assert failure == (
-            f"its last {MOST_ABANDONED} rounds made models whose loss is no number: learn at lower rates, or let in "
+            f"its last {MAX_ABANDONED} rounds made models whose loss is no number: learn at lower rates, or let in "
             "smaller updates"
         )
 

@@ -19,7 +19,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from edge_sdk.storage.outbox import Outbox
-outbox = Outbox(Path(sys.argv[1]), first_pause_s=2, longest_pause_s=60)
+outbox = Outbox(Path(sys.argv[1]), first_pause_s=2, max_pause_s=60)
 outbox.put("update-1", bytes(range(256)))
 outbox.put("update-2", b"second")
 outbox.resolve("update-2")
@@ -31,7 +31,7 @@ time.sleep(600)
 
 
 def open_outbox(path: Path) -> Outbox:
-    return Outbox(path, first_pause_s=2.0, longest_pause_s=10.0)
+    return Outbox(path, first_pause_s=2.0, max_pause_s=10.0)
 
 
 @pytest.fixture
