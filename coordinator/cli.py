@@ -1,9 +1,9 @@
-"""`coordinator`: manage a fleet from a terminal.
+"""`coordinator`: run a coordinator and manage its fleet.
 
-Exit codes: 0 done, 2 a wrong option or architecture, 3 a model folder or data file that cannot be used, 4 no broker
-there or a port taken, 5 a broken contract, 6 the disk or the
-database refuses or a database server is away, 9 doctor finds something wrong. Ctrl-C and
-SIGTERM end `serve`, `api` and `broker` politely, with 0, and `demo` with 130.
+Exit codes: 0 success, 2 a wrong option or an unsupported architecture, 3 an unusable model folder or data file, 4 the
+broker cannot be reached, or a port or a state folder is in use, 5 a protocol violation, 6 a failure of the disk or the
+database, 9 `doctor` found something wrong. Ctrl-C and SIGTERM end `serve`, `api` and `broker` in an orderly way, with
+exit code 0, and `demo` with 130.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     callback=with_version, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
-round_app = typer.Typer(no_args_is_help=True, help="What was trained.")
-store_app = typer.Typer(no_args_is_help=True, help="Where all of it is kept.")
+round_app = typer.Typer(no_args_is_help=True, help="List the rounds of training.")
+store_app = typer.Typer(no_args_is_help=True, help="Manage the database of the coordinator.")
 app.command()(doctor)
 app.add_typer(model_app, name="model")
 app.add_typer(task_app, name="task")
@@ -63,31 +63,37 @@ app.add_typer(store_app, name="store")
 def serve(
     state_dir: StateDir,
     broker: Annotated[
-        str | None, typer.Option(help="mqtt://host:port, or mqtts://host:port; default: as `fleet init` says.")
+        str | None,
+        typer.Option(help="MQTT broker: mqtts://host:port or mqtt://host:port; default: as set by `fleet init`."),
     ] = None,
-    fleet: Annotated[str | None, typer.Option(help="The fleet's name; default: as `fleet init` says.")] = None,
-    threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
-    exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="End once every task has ended.")] = False,
-    tasks_at_once: Annotated[int, typer.Option(min=1, help="Tasks that run side by side; others wait.")] = 4,
+    fleet: Annotated[str | None, typer.Option(help="Name of the fleet; default: as set by `fleet init`.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads for computing salience and for evaluation.")] = 2,
+    exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="Exit once every task has ended.")] = False,
+    tasks_at_once: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tasks that run at once; the others wait.")
+    ] = 4,
     user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
     password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
     certificate_file: Annotated[
-        Path | None, typer.Option(help="Certificate to show the broker; default: that of `fleet init`.")
+        Path | None, typer.Option(help="Client certificate for the broker; default: the one from `fleet init`.")
     ] = None,
     key_file: Annotated[Path | None, typer.Option(help=ABOUT["key_file"])] = None,
     allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
     blob_url: Annotated[
         str | None,
-        typer.Option(help="https://… under which a web server shows the blobs folder; else they go over MQTT."),
+        typer.Option(
+            help="https://… address at which a web server offers the blobs folder; default: blobs go over MQTT."
+        ),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Show its own metrics to Prometheus on 127.0.0.1 there.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve Prometheus metrics about this process on this port of 127.0.0.1."),
     ] = None,
     log_format: Log = LogFormat.TEXT,
 ) -> None:
-    """Serve a fleet: run its tasks, until interrupted."""
+    """Serve the fleet until interrupted: run its tasks and rollouts."""
     from coordinator.fleet.folder import link_of
     from coordinator.service import Service, mqtt_transport
     from coordinator.store.opening import sole_user
@@ -135,10 +141,10 @@ def _metrics_of(service: Service, port: int | None) -> AbstractContextManager[No
 @round_app.command("list")
 def list_rounds(
     state_dir: StateDir,
-    task: Annotated[str | None, typer.Option(help="Of this task only.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only rounds of this task.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every round: who took part, how good the result is, what it cost."""
+    """List every round: who took part, how accurate the result is, what it cost."""
     from coordinator.listing import round_rows, show
 
     show(round_rows(open_store(state_dir), task), as_json=as_json)
@@ -147,23 +153,29 @@ def list_rounds(
 @app.command()
 def api(
     state_dir: StateDir,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: as `fleet init` says, or 8080.")] = None,
-    certificate: Annotated[
-        Path | None, typer.Option(help="PEM, with the chain; default: one of the fleet's authority, where it has one.")
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on; default: as set by `fleet init`, or 8080.")
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM, of the certificate.")] = None,
-    allow_plaintext: Annotated[bool, typer.Option(help="Serve plain HTTP, off this machine too.")] = False,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="TLS certificate with its chain (PEM); default: one issued by the fleet's CA, if there is one."
+        ),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key of the certificate (PEM, unencrypted).")] = None,
+    allow_plaintext: Annotated[bool, typer.Option(help="Allow plain HTTP (no TLS) to other machines.")] = False,
     requests_per_minute: Annotated[
-        int, typer.Option(min=0, help="Of one client, and with one token, as a bucket that holds a minute's; 0: any.")
+        int, typer.Option(min=0, help="Requests per minute allowed per client and per token; 0: no limit.")
     ] = 1200,
     failures_per_minute: Annotated[
-        int, typer.Option(min=0, help="Wrong tokens of one client, at the API, the log-in and enrolling; 0: any.")
+        int,
+        typer.Option(min=0, help="Wrong tokens per minute allowed per client (API, login and enrolment); 0: no limit."),
     ] = 10,
     log_format: Log = LogFormat.TEXT,
-    dashboard: Annotated[bool, typer.Option(help="Serve the dashboard beside it, at /dashboard.")] = True,
+    dashboard: Annotated[bool, typer.Option(help="Also serve the dashboard, at /dashboard.")] = True,
 ) -> None:
-    """Serve the REST API and the dashboard, until interrupted; `coordinator token create` lets one in to both."""
+    """Serve the REST API and the dashboard until interrupted; `token create` makes a token for both."""
     from coordinator.api.app import create_app
     from coordinator.api.limiting import Limits
     from coordinator.api.serving import Listening, serve_api
@@ -189,7 +201,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Who has changed what, newest first."""
+    """List the audit log, newest first: who has changed what."""
     from coordinator.listing import audit_rows, show
 
     show(audit_rows(open_store(state_dir), limit), as_json=as_json)
@@ -198,21 +210,23 @@ def audit(
 @store_app.command("move")
 def move(
     state_dir: StateDir,
-    url: Annotated[str, typer.Argument(help="postgresql://user@host/name of an empty database.")],
+    url: Annotated[str, typer.Argument(help="Address of an empty database: postgresql://user@host/name.")],
 ) -> None:
-    """Copy the store to another database, where it lies from then on; the coordinator and its API must have ended."""
+    """Move the store to another database; `serve` and `api` must not be running."""
     from coordinator.store.opening import move_store
 
     rows = move_store(state_dir, url)
-    typer.echo(f"{rows} rows are copied; every command with --state-dir {state_dir} works there from now on")
+    typer.echo(f"{rows} rows were copied; from now on, every command with --state-dir {state_dir} uses that database")
 
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="File to write, a tar. It has the coordinator's keys: keep it secret.")],
+    file: Annotated[
+        Path, typer.Argument(help="Tar file to write. It contains the coordinator's keys: keep it secret.")
+    ],
     state_dir: StateDir,
 ) -> None:
-    """Copy all that the coordinator is into one file; it may serve meanwhile."""
+    """Copy the coordinator's whole state into one file; it may be serving meanwhile."""
     from coordinator.backup import back_up
 
     typer.echo(f"{file} has the store, the keys and {back_up(state_dir, file)} blobs")
@@ -220,10 +234,10 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="A backup.")],
+    file: Annotated[Path, typer.Argument(help="File that `coordinator backup` has written.")],
     state_dir: StateDir,
 ) -> None:
-    """Make a new state folder what another was when it was backed up."""
+    """Restore a backup into a new state folder."""
     from coordinator.backup import restore as restored
 
     typer.echo(f"{state_dir} has the store, the keys and {restored(file, state_dir)} blobs of {file}")
@@ -231,16 +245,22 @@ def restore(
 
 @app.command()
 def demo(
-    state_dir: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-state"),
-    model: Annotated[Path | None, typer.Option(help="A text encoder or decoder instead of MiniLM-L6.")] = None,
-    data: Annotated[Path | None, typer.Option(help="CSV with the columns text and label instead of BBC News.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each of the two runs.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the split over the devices.")] = 0,
-    compare: Annotated[bool, typer.Option(help="Also run with only the able devices.")] = True,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last closed round.")] = False,
-    report: Annotated[Path, typer.Option(help="Where the page with the plots goes.")] = Path("report.html"),
+    state_dir: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo-state"),
+    model: Annotated[
+        Path | None, typer.Option(help="Hugging Face folder of a text encoder or decoder; default: MiniLM-L6.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="CSV file with the columns text and label; default: BBC News.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each of the two runs.")] = 5,
+    seed: Annotated[int, typer.Option(help="Random seed of the split of the data over the devices.")] = 0,
+    compare: Annotated[
+        bool, typer.Option(help="Also run with only those devices that can train the whole model.")
+    ] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue after the last closed round.")] = False,
+    report: Annotated[Path, typer.Option(help="HTML file to write the plots to.")] = Path("report.html"),
 ) -> None:
-    """The main job on this machine: eight unequal devices train one model and get a larger one back."""
+    """Run the whole system on this machine: eight unequal devices train one model, then get a release."""
     from coordinator.demo.main import DemoOptions, run_demo
 
     run_demo(DemoOptions(state_dir, model, data, rounds, seed, compare, resume, report))

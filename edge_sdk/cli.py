@@ -1,8 +1,8 @@
-"""`edge-agent`: the agent as a command.
+"""`edge-agent`: run a device agent, and look after it.
 
-Exit codes: 0 done, 2 a wrong option or profile, 3 a data file that cannot be used, 4 no broker there, 5 a broken
-contract, 6 the disk refuses, 9 doctor finds that the agent cannot run, 10 no systemd for a service. Ctrl-C ends an
-agent politely, with 0.
+Exit codes: 0 success, 2 a wrong option or setting, 3 an unusable data file, 4 the broker cannot be reached, 5 a
+protocol violation, 6 a full disk or one that cannot be written, 9 `doctor` found that the agent cannot run here, 10
+systemd is missing or refuses. Ctrl-C and SIGTERM end `run` in an orderly way, with exit code 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ app.add_typer(service_app, name="service")
 Config = Annotated[
     Path | None,
     typer.Option(
-        envvar="RAFFM_EDGE_CONFIG", help="TOML file of settings, as `edge-agent config` prints it; options win over it."
+        envvar="RAFFM_EDGE_CONFIG",
+        help="TOML settings file; `edge-agent config` prints a template. Options override it.",
     ),
 ]
 Device = Annotated[str, typer.Option(help=ABOUT["device"])]
@@ -53,7 +54,7 @@ def _rule(name: str, flag: str = "", metavar: str | None = None) -> Any:  # noqa
     """An option for the policy's field ``name``, parsed with the other settings; without ``flag`` it is a switch."""
     switch = name.replace("_", "-")
     words = ABOUT[f"policy.{name}"]
-    panel = "What the owner allows"
+    panel = "The owner's policy"
     return typer.Option(flag or f"--{switch}/--no-{switch}", help=words, metavar=metavar, rich_help_panel=panel)
 
 
@@ -91,10 +92,10 @@ def run(
     policy_training_watts: Annotated[str | None, _rule("training_watts", "--training-watts", "W")] = None,
     policy_daily_mib: Annotated[str | None, _rule("daily_mib", "--daily-mib", "MIB")] = None,
 ) -> None:
-    """Train what the coordinator offers and serve what it releases, until interrupted.
+    """Run the agent until interrupted: train what the coordinator offers, serve what it releases.
 
-    Every option may stand in a file (--config) or in the environment (RAFFM_EDGE_DEVICE, …) instead; an option wins
-    over the environment, and that over the file.
+    Every option can also be set in a settings file (--config) or in the environment (RAFFM_EDGE_DEVICE, …). Options
+    override the environment, and the environment overrides the file.
     """
     given = {name: value for name, value in locals().items() if name not in {"context", "config"}}
     options = {name.replace("policy_", "policy."): value for name, value in given.items()}
@@ -121,16 +122,19 @@ def run(
 
 @app.command()
 def enroll(
-    coordinator: Annotated[str, typer.Option(help="https://host:port of the coordinator's API.")],
+    coordinator: Annotated[str, typer.Option(help="Address of the coordinator's API: https://host:port.")],
     device: Device,
-    token_file: Annotated[Path, typer.Option(help="File that holds the one-time token; - is the standard input.")],
+    token_file: Annotated[Path, typer.Option(help="File with the one-time token; - reads standard input.")],
     ca_fingerprint: Annotated[
-        str | None, typer.Option(help="sha256:… of the fleet's authority, as `coordinator device token` prints it.")
+        str | None,
+        typer.Option(help="Fingerprint (sha256:…) of the fleet's CA, as `coordinator device token` prints it."),
     ] = None,
-    ca_file: Annotated[Path | None, typer.Option(help="The authority's certificate, instead of its digest.")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificate of the fleet's CA, instead of its fingerprint.")
+    ] = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Get this device its certificate. Then `run` knows its fleet, and needs no more than its examples."""
+    """Enrol this device: get its certificate and the fleet's settings. `run` then only needs --device and --data."""
     from edge_sdk.config import default_state_dir
     from edge_sdk.security.enrolment import enroll as enrolled
     from edge_sdk.security.secrets import read_secret
@@ -143,7 +147,7 @@ def enroll(
 
 @app.command("config")
 def show_config() -> None:
-    """Print a file of settings for --config, with what every key means."""
+    """Print a settings file for --config that explains every key."""
     from edge_sdk.settings import example_file
 
     typer.echo(example_file(), nl=False)
@@ -153,10 +157,10 @@ def show_config() -> None:
 def show_profile(
     profile: Profile = None,
     state_dir: StateDir = None,
-    list_all: Annotated[bool, typer.Option("--list", help="List the profiles that are known; memory in MiB.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List the known profiles; memory in MiB.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was measured on this machine, and what the agent may use of it."""
+    """Show what was measured on this machine, and how much of it the agent may use."""
     if list_all:
         _list_profiles(as_json)
         return
@@ -177,7 +181,9 @@ def show_profile(
 
 @app.command()
 def doctor(
-    broker: Annotated[str | None, typer.Option(help="Also try to reach it: mqtt://host:port or mqtts://….")] = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Also connect to this broker: mqtt://host:port or mqtts://…")
+    ] = None,
     profile: Profile = None,
     state_dir: StateDir = None,
     user: User = None,
@@ -189,7 +195,7 @@ def doctor(
     mqtt_version: Mqtt = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether an agent can run here, what is missing, and what to do. Ends with 9 where it cannot."""
+    """Check whether an agent can run here, and say what to do if not (exit code 9)."""
     import json
 
     from edge_sdk.device.checks import CHECKS
@@ -223,17 +229,19 @@ def doctor(
 
 @app.command()
 def predict(
-    given: Annotated[list[str], typer.Argument(help="Texts, files of pictures, or .npy and CSV files of windows.")],
+    given: Annotated[list[str], typer.Argument(help="Texts, image files, or .npy or CSV files of windows.")],
     device: Device,
     state_dir: StateDir = None,
-    task: Annotated[str | None, typer.Option(help="The task, where the device has several.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a model that writes: the longest answer.")] = 64,
+    task: Annotated[str | None, typer.Option(help="The task whose model to use, if the device has several.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest text that a generating model may write, in tokens.")
+    ] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the model that this device runs, without a coordinator.
+    """Run inference with this device's current model; no coordinator is needed.
 
-    A model that tags words is given texts whose words stand between spaces.
-    A CSV of windows has a column a channel and a row a step, of one window after the other.
+    For token classification, separate the words of a text by spaces. A CSV file of windows has one column per channel
+    and one row per step, one window after the other.
     """
     import msgspec
 

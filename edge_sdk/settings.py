@@ -87,7 +87,7 @@ def load_settings(
         if key.default is MISSING and name not in given:
             raise ConfigurationError(
                 f"{name} is not given: use --{name}, {_variable(name)}, or {name} = … in a file for --config"
-                f"{'; or enrol this device, and name its --state-dir' if name != 'data' else ''}"
+                f"{'; or enrol this device and give its --state-dir' if name != 'data' else ''}"
             )
     try:
         return _settings(given)
@@ -101,7 +101,9 @@ def read_file(path: Path) -> _Values:
     try:
         table = parse_toml(path.read_bytes(), str(path))
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}); `edge-agent config` shows one") from error
+        raise ConfigurationError(
+            f"{path} cannot be read ({error.strerror}); `edge-agent config` prints a template"
+        ) from error
     values = dict(_flat(table))
     _refuse_unknown(values, str(path))
     return {name: _typed(value, name, f"{path}: {name}", path.parent) for name, value in values.items()}
@@ -116,7 +118,7 @@ def enrolled_values(state_dir: Path, device: str | None = None) -> _Values:
     values = read_file(file) if file.exists() else {}
     if values and device not in {None, values.get("device")}:
         raise ConfigurationError(
-            f"{state_dir} is the state of {values.get('device')!r}, not of {device!r}: name another state_dir"
+            f"{state_dir} is the state of {values.get('device')!r}, not of {device!r}: give another state_dir"
         )
     return values
 
@@ -148,8 +150,8 @@ def from_environment(environment: Mapping[str, str]) -> _Values:
 def example_file() -> str:
     """A settings file with every key, its meaning and its default, each commented out."""
     lines = [
-        "# Settings of edge-agent. The first three have to be given; the others show what holds without them.",
-        "# A device that has enrolled has its name and its broker from there.",
+        "# Settings of edge-agent. The first three are required; the others are shown with their defaults.",
+        "# A device that has enrolled got its name and its broker then, and needs data alone.",
     ]
     for name, key in keys().items():
         table, _, short = name.rpartition(".")
@@ -218,9 +220,11 @@ def _refuse_unknown(values: _Values, source: str) -> None:
     known = {*keys(), *_tables()}
     for name, value in values.items():
         if name in _tables():
-            raise ConfigurationError(f"{source}: {name} = {value!r} is wrong: it is a table, [{name}]")
+            raise ConfigurationError(f"{source}: {name} = {value!r} is wrong: it must be a table, [{name}]")
         if name == "password":
-            raise ConfigurationError(f"{source}: password may not stand in it; write it to a file: password_file = …")
+            raise ConfigurationError(
+                f"{source}: a password must not be in this file; write it to its own file and set password_file"
+            )
         if name not in known:
             raise ConfigurationError(f"{source}: {name} is unknown; {did_you_mean(name, known)}")
 
@@ -244,7 +248,7 @@ def _path_in(folder: Path) -> Any:  # noqa: ANN401 - what msgspec calls for a ty
         if kind is not Path or not isinstance(value, str | Path):
             raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
         if "\0" in str(value):
-            raise ValueError("a path has no NUL")
+            raise ValueError("a path cannot contain NUL")
         try:
             return (folder / Path(value).expanduser()).absolute()  # an application may change its current folder
         except (RuntimeError, OSError) as error:  # ~ of nobody; no current folder

@@ -26,15 +26,15 @@ class Kind(str, Enum):
 def broker(
     context: typer.Context,
     state_dir: Annotated[
-        Path | None, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of its configuration and log.")
+        Path | None, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder for the broker's configuration and log.")
     ] = None,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 1883,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any free port.")] = 1883,
 ) -> None:
-    """Run the embedded MQTT broker on this machine, until interrupted: for first tries, not for production."""
+    """Run the embedded MQTT broker on this machine until interrupted; not for production."""
     if context.invoked_subcommand is not None:
         return
     if state_dir is None:
-        raise ConfigurationError(f"--state-dir is not given: name a folder, or set {STATE_DIR_VARIABLE}")
+        raise ConfigurationError(f"--state-dir is not given: use it, or set {STATE_DIR_VARIABLE}")
     from coordinator.broker import EmbeddedBroker
 
     with EmbeddedBroker(state_dir, port) as running:
@@ -44,22 +44,27 @@ def broker(
 
 @broker_app.command("config")
 def write_config(
-    kind: Annotated[Kind, typer.Argument(help="Which broker.")],
+    kind: Annotated[Kind, typer.Argument(help="The broker to configure.")],
     state_dir: StateDir,
     folder: Annotated[
         Path | None,
-        typer.Option("--dir", help="Where its files go, from now on; default: broker, in the state folder."),
+        typer.Option("--dir", help="Folder for the broker's files, remembered; default: broker in the state folder."),
     ] = None,
     user: Annotated[
-        str | None, typer.Option(help="What it runs as where root starts it; default: you, or mosquitto for root.")
+        str | None,
+        typer.Option(
+            help="User that the broker runs as if root starts it; default: you, or mosquitto if you are root."
+        ),
     ] = None,
-    bind: Annotated[str | None, typer.Option(help="The one address to listen on; default: all.")] = None,
+    bind: Annotated[str | None, typer.Option(help="Only address to listen on; default: all.")] = None,
     reload: Annotated[
         str | None,
-        typer.Option(help="What has it read its files again, as 'systemctl reload mosquitto'; default: a signal."),
+        typer.Option(
+            help="Command that makes it reload its files, e.g. 'systemctl reload mosquitto'; default: SIGHUP."
+        ),
     ] = None,
 ) -> None:
-    """Write a configuration that lets in the fleet's devices alone, each into its own topics; a new certificate too."""
+    """Write a broker configuration and certificate; it admits only the fleet's devices, each to its own topics."""
     from coordinator.fleet.folder import keep_settings, known_fleet
     from coordinator.fleet.mosquitto import write_configuration
 

@@ -9,13 +9,13 @@ import typer
 
 from coordinator.commands.options import AsJson, StateDir, open_store, typist
 
-device_app = typer.Typer(no_args_is_help=True, help="Who is there, who may come, and who must go.")
-DeviceId = Annotated[str, typer.Argument(help="The device's id.")]
+device_app = typer.Typer(no_args_is_help=True, help="Enrol, group, list and revoke devices.")
+DeviceId = Annotated[str, typer.Argument(help="Name of the device.")]
 
 
 @device_app.command("list")
 def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every device that has ever enrolled or said hello, as it last said that it is; --json tells more."""
+    """List every device that has ever enrolled or connected, with its last reported state; --json shows more."""
     from coordinator.listing import device_rows, show, show_devices
 
     rows = device_rows(open_store(state_dir), time.time())
@@ -28,10 +28,10 @@ def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
 @device_app.command("group")
 def group_device(
     device: DeviceId,
-    group: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-'; it need not exist yet.")],
+    group: Annotated[str, typer.Argument(help="Name of the group: a-z, 0-9 and '-'; it need not exist yet.")],
     state_dir: StateDir,
 ) -> None:
-    """Put a device into a group, out of the one that it was in; tasks and releases choose devices by group."""
+    """Move a device to a group; tasks and releases choose devices by group."""
     from coordinator.fleet.groups import put_into_group
 
     put_into_group(open_store(state_dir), device, group, time.time(), typist())
@@ -41,15 +41,17 @@ def group_device(
 @device_app.command("token")
 def make_enrolment_token(
     state_dir: StateDir,
-    device: Annotated[str | None, typer.Option(help="The only device that it is for; else any that is new.")] = None,
-    group: Annotated[str | None, typer.Option(help="Where the device is put; else it stays where it is.")] = None,
+    device: Annotated[str | None, typer.Option(help="The device that may use the token; default: any new one.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Group to put the device in; default: the one that it is in.")
+    ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0.01, max=8760, help="Until a one-time token expires; default: 24.")
+        float | None, typer.Option(min=0.01, max=8760, help="Hours until a one-time token expires; default: 24.")
     ] = None,
 ) -> None:
-    """Print a one-time token to enrol a device with; beside it, apart from the token, what to type on the device.
+    """Print a one-time enrolment token to standard output, and the command to type on the device to standard error.
 
-    In an open fleet it is the device's password at the broker, good until another is made or the device is revoked.
+    In an open fleet the token is the device's password at the broker, valid until it is replaced or the device revoked.
     """
     from coordinator.fleet.folder import known_fleet
     from coordinator.fleet.joining import new_token
@@ -57,14 +59,14 @@ def make_enrolment_token(
     fleet, now_s = known_fleet(state_dir), time.time()
     wanted = {"device": device, "group": group}
     secret, line = new_token(open_store(state_dir), fleet, **wanted, hours=hours, now_s=now_s, who=typist())
-    typer.echo("on the device, with the token in a file that nobody else can read:", err=True)
+    typer.echo("type on the device, with the token in a file that nobody else can read:", err=True)
     typer.echo(f"  {line}", err=True)
     typer.echo(secret)
 
 
 @device_app.command("tokens")
 def list_enrolment_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every one-time token without its secret, oldest first, and who has used it."""
+    """List the enrolment tokens, oldest first, and which device used each; secrets are not shown."""
     from coordinator.fleet.folder import open_fleet
     from coordinator.fleet.joining import unlisted
     from coordinator.listing import enrolment_rows, show
@@ -77,9 +79,9 @@ def list_enrolment_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
 
 @device_app.command("withdraw")
 def withdraw_enrolment_token(
-    token: Annotated[str, typer.Argument(help="The token's id, as `device tokens` shows it.")], state_dir: StateDir
+    token: Annotated[str, typer.Argument(help="Id of the token, as `device tokens` shows it.")], state_dir: StateDir
 ) -> None:
-    """A token that was not used lets nobody in any more."""
+    """Withdraw an enrolment token that has not been used."""
     from coordinator.fleet.enrolment import withdraw_enrolment
 
     withdraw_enrolment(open_store(state_dir), token, time.time(), typist())
@@ -87,7 +89,7 @@ def withdraw_enrolment_token(
 
 @device_app.command("certificates")
 def list_certificates(device: DeviceId, state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every certificate that a device has had, oldest first."""
+    """List every certificate that a device has had, oldest first."""
     from coordinator.listing import certificate_rows, show
 
     show(certificate_rows(open_store(state_dir), device), as_json=as_json)
@@ -95,9 +97,9 @@ def list_certificates(device: DeviceId, state_dir: StateDir, as_json: AsJson = F
 
 @device_app.command("revoke")
 def revoke_device(device: DeviceId, state_dir: StateDir) -> None:
-    """Hear a device no more, count nothing of it that is not aggregated yet, and have the broker end its session.
+    """Revoke a device: ignore it, drop its updates from the open round, and have the broker end its session.
 
-    Ends with 4 where the broker could not be seen to refuse it; then the rest holds, and this may be typed again.
+    Exit code 4 means that the broker was not seen to refuse the device. It is revoked all the same; run this again.
     """
     from coordinator.fleet.cutting import cut_off
     from coordinator.fleet.folder import open_fleet
@@ -106,7 +108,7 @@ def revoke_device(device: DeviceId, state_dir: StateDir) -> None:
     store, fleet = open_store(state_dir), open_fleet(state_dir)
     revoke_device(store, device, time.time(), typist())
     if fleet is None:
-        typer.echo(f"{device} is not heard any more; this fleet has no authority, so its broker lets it in as before")
+        typer.echo(f"{device} is ignored from now on; this fleet has no authority, so its broker still admits it")
         return
     took_s = cut_off(store, fleet, device)
-    typer.echo(f"{device} is revoked; within {took_s:.1f} s its broker refused it, and has ended its session")
+    typer.echo(f"{device} is revoked; its broker refused it and ended its session within {took_s:.1f} s")

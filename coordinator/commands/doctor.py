@@ -15,17 +15,18 @@ from edge_sdk.transport.address import MqttVersion
 def doctor(
     state_dir: StateDir,
     broker: Annotated[
-        str | None, typer.Option(help="Also try to reach it: mqtt://host:port or mqtts://…; default: as `fleet init`.")
+        str | None,
+        typer.Option(help="Broker to connect to, mqtt://host:port or mqtts://…; default: as set by `fleet init`."),
     ] = None,
     user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
     password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
     allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
-    all_blobs: Annotated[bool, typer.Option("--all-blobs", help="Read every blob, not a sample.")] = False,
+    all_blobs: Annotated[bool, typer.Option("--all-blobs", help="Verify every blob instead of a sample.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is wrong with a coordinator, and what to do; it may serve meanwhile. Ends with 9 where something is.
+    """Check a coordinator, and say what to do about what is wrong (exit code 9); it may be serving meanwhile.
 
     Nothing is changed: not even a store of an older version is upgraded.
     """

@@ -8,7 +8,7 @@ import typer
 
 from coordinator.commands.options import AsJson, StateDir
 
-fleet_app = typer.Typer(no_args_is_help=True, help="The authority that names the fleet's devices.")
+fleet_app = typer.Typer(no_args_is_help=True, help="Set up how devices join the fleet, and where they find it.")
 
 
 @fleet_app.command("init")
@@ -16,33 +16,35 @@ def init(
     state_dir: StateDir,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Name or address of this machine for devices; several are one machine's."),
+        typer.Option(help="Name or address at which devices reach this machine; repeat it for several."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The fleet's name; default at first.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the fleet; at first: default.")] = None,
     broker: Annotated[
         str | None,
-        typer.Option(help="mqtts://host:port of the broker for devices; port 8883 of the first host at first."),
+        typer.Option(help="Address of the broker for devices; at first: port 8883 of the first host."),
     ] = None,
-    api_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where devices enrol; 8080 at first.")] = None,
+    api_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the API, where devices enrol; at first: 8080.")
+    ] = None,
     certificate_days: Annotated[
         float | None,
-        typer.Option(min=0.0001, max=3650, help="For how long a device's certificate is good; 365 at first."),
+        typer.Option(min=0.0001, max=3650, help="Days for which a device's certificate is valid; at first: 365."),
     ] = None,
     is_open: Annotated[
         bool | None,
         typer.Option(
-            "--open/--no-open", help="For a first try: tokens are passwords, and devices have no certificates."
+            "--open/--no-open", help="An open fleet: devices log in with a token as password, and have no certificates."
         ),
     ] = None,
     allow_plaintext: Annotated[
         bool | None,
         typer.Option(
             "--allow-plaintext/--no-allow-plaintext",
-            help="An open fleet's broker may be mqtt:// to other machines.",
+            help="Allow mqtt:// (no TLS) between machines in an open fleet.",
         ),
     ] = None,
 ) -> None:
-    """Make the fleet's certificate authority; once more, change what is named. The rest and the authority stay."""
+    """Create the fleet's certificate authority (CA). Run again, it keeps the CA and changes only the given options."""
     from coordinator.fleet.folder import say_of_fleet
 
     fleet = say_of_fleet(
@@ -55,12 +57,12 @@ def init(
         is_open=is_open,
         allow_plaintext=allow_plaintext,
     )
-    typer.echo(f"authority {fleet.authority.fingerprint} is in {state_dir}/ca: keep it secret, and in your backups")
+    typer.echo(f"the CA {fleet.authority.fingerprint} is in {state_dir}/ca: keep it secret, and back it up")
 
 
 @fleet_app.command("show")
 def show_fleet(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """What devices are told, and the digest of the authority that they trust."""
+    """Show the fleet's settings, and the fingerprint of the CA that devices trust."""
     from coordinator.fleet.folder import known_fleet
     from coordinator.listing import fleet_rows, show
 

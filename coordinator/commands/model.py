@@ -11,23 +11,27 @@ from coordinator.commands.options import AsJson, StateDir, TaskName, open_store
 from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Salience
 from edge_sdk.data.images import IMAGE_SIZE
 
-model_app = typer.Typer(no_args_is_help=True, help="What can be trained.")
+model_app = typer.Typer(no_args_is_help=True, help="Inspect, create and save models.")
 
 
 @model_app.command("inspect")
 def inspect_model(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder.")],
-    data: Annotated[Path, typer.Argument(help="CSV, JSONL or .npz of labelled examples.")],
-    metric: Annotated[list[Salience] | None, typer.Option(help="Compare these; all where none is named.")] = None,
-    picture: Annotated[Path, typer.Option(help="Where the curves go, as SVG.")] = Path("inspection.svg"),
-    max_tokens: Annotated[int, typer.Option(min=3, help="Of each text.")] = DEFAULT_RECIPE.max_tokens,
-    calibration: Annotated[int, typer.Option(min=1, help="Examples to rank by.")] = 256,
-    test: Annotated[int, typer.Option(min=1, help="Examples to judge by.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the split, the new head and the random metric.")] = 0,
-    threads: Annotated[int, typer.Option(help="For salience and evaluation.")] = 2,
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder of the model.")],
+    data: Annotated[Path, typer.Argument(help="CSV, JSONL or .npz file of labelled examples.")],
+    metric: Annotated[
+        list[Salience] | None, typer.Option(help="Salience metric to compare, repeatable; default: all.")
+    ] = None,
+    picture: Annotated[Path, typer.Option(help="SVG file to write the curves to.")] = Path("inspection.svg"),
+    max_tokens: Annotated[
+        int, typer.Option(min=3, help="Length at which texts are cut, in tokens.")
+    ] = DEFAULT_RECIPE.max_tokens,
+    calibration: Annotated[int, typer.Option(min=1, help="Number of examples that salience is computed on.")] = 256,
+    test: Annotated[int, typer.Option(min=1, help="Number of examples that accuracy is measured on.")] = 500,
+    seed: Annotated[int, typer.Option(help="Random seed of the split, the new head and the random metric.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads for computing salience and for evaluation.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """What each layer's units weigh, and how good the submodels are that are cut without any training."""
+    """Show the salience of each layer's heads and neurons, and how accurate untrained submodels are."""
     import msgspec
 
     from coordinator.inspecting import layer_rows, width_rows, write_picture
@@ -57,26 +61,33 @@ def inspect_model(
 
 @model_app.command("new")
 def new_model(
-    folder: Annotated[Path, typer.Argument(help="Folder to write, as Hugging Face does.")],
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder to write.")],
     data: Annotated[
-        Path, typer.Argument(help=".npz of windows (x: examples, steps, channels) or square images, or label/*.png.")
+        Path,
+        typer.Argument(
+            help=".npz file of windows (x: examples, steps, channels) or square images, or a folder label/*.png."
+        ),
     ],
-    patch: Annotated[int, typer.Option(min=1, help="Steps of a window, or pixels a side, that make one token.")] = 8,
-    layers: Annotated[int, typer.Option(min=1)] = 3,
-    heads: Annotated[int, typer.Option(min=1)] = 8,
-    hidden: Annotated[int, typer.Option(min=1)] = 64,
-    ffn: Annotated[int, typer.Option(min=1)] = 256,
-    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side, where the data is a folder.")] = IMAGE_SIZE,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    patch: Annotated[
+        int, typer.Option(min=1, help="Size of the patch that makes one token: steps of a window, or pixels per side.")
+    ] = 8,
+    layers: Annotated[int, typer.Option(min=1, help="Number of layers.")] = 3,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads per layer.")] = 8,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden size.")] = 64,
+    ffn: Annotated[int, typer.Option(min=1, help="FFN neurons per layer.")] = 256,
+    image_size: Annotated[
+        int, typer.Option(min=1, help="Side of the images in pixels, if the data is a folder.")
+    ] = IMAGE_SIZE,
+    seed: Annotated[int, typer.Option(help="Random seed of the weights.")] = 0,
 ) -> None:
-    """A small transformer with random weights that fits your data, for sensors and images without a pretrained one."""
+    """Write a small transformer with random weights, for sensor windows or images like the given ones."""
     from coordinator.models.fresh import FreshSizes, write_model_for
     from edge_sdk.data import ArrayExamples, read_examples
     from edge_sdk.errors import DataFormatError
 
     examples = read_examples(data, image_size)
     if not isinstance(examples, ArrayExamples):
-        raise DataFormatError(f"{data} holds texts, for which a pretrained model does better; name its folder instead")
+        raise DataFormatError(f"{data} holds texts, for which a pretrained model works better: use one instead")
     write_model_for(folder, examples, FreshSizes(layers, heads, hidden, ffn), patch=patch, seed=seed)
     typer.echo(f"a new model for {len(examples)} examples like {data} is in {folder}")
 
@@ -86,9 +97,9 @@ def save_model(
     task: TaskName,
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     state_dir: StateDir,
-    version: Annotated[int | None, typer.Option(min=0, help="The newest if not named.")] = None,
+    version: Annotated[int | None, typer.Option(min=0, help="Version to save; default: the newest.")] = None,
 ) -> None:
-    """A version of a task's model as a Hugging Face folder, or its adapters as PEFT's."""
+    """Save a version of a task's model as a Hugging Face folder, or its adapters as a PEFT folder."""
     from coordinator.rounds.tasks import save_version
     from edge_sdk.transport.blob_folder import BlobFolder
 

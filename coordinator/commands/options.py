@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from coordinator.store.database import Store
 
 StateDir = Annotated[
-    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder of the store, the blobs and the coordinator's keys.")
+    Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="The coordinator's state folder: its store, blobs and keys.")
 ]
-TaskName = Annotated[str, typer.Argument(help="The task's name.")]
+TaskName = Annotated[str, typer.Argument(help="Name of the task.")]
 Log = Annotated[LogFormat, typer.Option("--log-format", help=ABOUT["log_format"])]
-KeyFile = Annotated[Path, typer.Option("--key", help="The key to sign with.")]
-Passphrase = Annotated[Path | None, typer.Option(help="File with the passphrase of encrypted keys.")]
+KeyFile = Annotated[Path, typer.Option("--key", help="Secret key to sign with.")]
+Passphrase = Annotated[Path | None, typer.Option(help="File with the passphrase of the encrypted keys.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -11,23 +11,27 @@ import typer
 from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, TaskName, open_store, typist
 from edge_sdk.protocol.releases import Precision
 
-release_app = typer.Typer(no_args_is_help=True, help="What may serve inference.")
-ReleaseNumber = Annotated[int, typer.Argument(help="The release's number.")]
+release_app = typer.Typer(no_args_is_help=True, help="Create, sign and approve releases: signed models for inference.")
+ReleaseNumber = Annotated[int, typer.Argument(help="Number of the release.")]
 
 
 @release_app.command("create")
 def create_release(
     task: TaskName,
     state_dir: StateDir,
-    version: Annotated[int | None, typer.Option(min=0, help="Of the model; the newest if not named.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="Whose devices may run it; all if none is named.")] = None,
-    precision: Annotated[list[Precision] | None, typer.Option(help="Of exports; int8 if none is named.")] = None,
-    days: Annotated[float, typer.Option(min=0.01, max=36500, help="Until it expires.")] = 365.0,
-    fleet: Annotated[str, typer.Option(help="The fleet's name.")] = "default",
-    threads: Annotated[int, typer.Option(min=1, help="For evaluation.")] = 2,
+    version: Annotated[int | None, typer.Option(min=0, help="Version of the model; default: the newest.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Group whose devices may run it, repeatable; default: all.")
+    ] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="Precision to export in, repeatable; default: int8.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.01, max=36500, help="Days until it expires.")] = 365.0,
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "default",
+    threads: Annotated[int, typer.Option(min=1, help="Threads for evaluation.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Export a version for every class of device that is known, and run each file on the task's test examples."""
+    """Export a version for every known class of device, and evaluate each export on the task's test examples."""
     from coordinator.delivery.creating import Wanted, create_release
     from coordinator.listing import export_rows, show
 
@@ -35,12 +39,12 @@ def create_release(
     wanted = Wanted(task, version, tuple(group or ()), tuple(precision or (Precision.INT8,)), days, fleet, threads)
     number = create_release(store, state_dir, wanted, time.time(), typist(), lambda text: typer.echo(text, err=True))
     show(export_rows(store, number), as_json=as_json)
-    typer.echo(f"release {number} waits for its signatures: `coordinator release approve {number}`", err=True)
+    typer.echo(f"release {number} needs signatures: `coordinator release approve {number}`", err=True)
 
 
 @release_app.command("list")
 def list_releases(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every release: of which version, how large and good, who has signed."""
+    """List every release with its version, size, accuracy and signatures."""
     from coordinator.listing import release_rows, show
 
     show(release_rows(open_store(state_dir)), as_json=as_json)
@@ -50,10 +54,10 @@ def list_releases(state_dir: StateDir, as_json: AsJson = False) -> None:
 def show_release(
     release: ReleaseNumber,
     state_dir: StateDir,
-    manifest_file: Annotated[Path | None, typer.Option(help="Write what is to be signed there.")] = None,
+    manifest_file: Annotated[Path | None, typer.Option(help="File to write for signing on another machine.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """One release: every export with its accuracy, size and memory; and a file to sign on another machine."""
+    """Show every export of a release with its accuracy, size and memory; or write a file to be signed elsewhere."""
     from coordinator.delivery.approving import write_manifest
     from coordinator.listing import export_rows, show
 
@@ -66,17 +70,17 @@ def show_release(
 
 @release_app.command("sign")
 def sign_release(
-    file: Annotated[Path, typer.Argument(help="What `release show --manifest-file` has written.")],
+    file: Annotated[Path, typer.Argument(help="File that `release show --manifest-file` has written.")],
     key: KeyFile,
     passphrase_file: Passphrase = None,
 ) -> None:
-    """Sign a release on a machine that has the key and need have nothing else."""
+    """Sign a release file; the machine needs the key and nothing else of the coordinator."""
     from coordinator.commands.options import read_key_file
     from coordinator.delivery.approving import sign_manifest
 
     manifest, out = sign_manifest(file, read_key_file(key, passphrase_file))
     for export in manifest.exports:
-        typer.echo(f"{export.name}: {export.accuracy:.1%} right, {export.size_bytes / 2**20:.1f} MiB")
+        typer.echo(f"{export.name}: {export.accuracy:.1%} accuracy, {export.size_bytes / 2**20:.1f} MiB")
     typer.echo(f"release {manifest.release} of {manifest.task} is signed in {out}")
 
 
@@ -84,11 +88,13 @@ def sign_release(
 def approve_release(
     release: ReleaseNumber,
     state_dir: StateDir,
-    key: Annotated[list[Path] | None, typer.Option(help="Sign with this key.")] = None,
+    key: Annotated[list[Path] | None, typer.Option(help="Secret key to sign with, repeatable.")] = None,
     passphrase_file: Passphrase = None,
-    signature: Annotated[list[Path] | None, typer.Option(help="Add what `release sign` has written.")] = None,
+    signature: Annotated[
+        list[Path] | None, typer.Option(help="Signature file that `release sign` has written, repeatable.")
+    ] = None,
 ) -> None:
-    """Add signatures to a release: of keys, of files, or of the coordinator's own release key where it has one."""
+    """Add signatures to a release: by keys, from files, or by default by the coordinator's own release key."""
     from coordinator.commands.options import read_key_file
     from coordinator.delivery.approving import approve, known_release, read_signed, signatures_by, signatures_in
     from coordinator.delivery.keys import held_keys
@@ -102,4 +108,4 @@ def approve_release(
         given += signatures_by(known_release(tx, release), keys)
         have, needed = approve(tx, release, given, time.time(), typist())
     state = "approved" if have >= needed else "not approved yet"
-    typer.echo(f"release {release} has {have} of the {needed} signatures that it takes: {state}")
+    typer.echo(f"release {release} has {have} of the {needed} signatures that it needs: {state}")

@@ -11,34 +11,41 @@ import typer
 from coordinator.commands.options import AsJson, StateDir, open_store, typist
 from coordinator.delivery.rollout import Command
 
-rollout_app = typer.Typer(no_args_is_help=True, help="Releases on their way to the devices.")
-RolloutNumber = Annotated[int, typer.Argument(help="The rollout's number.")]
+rollout_app = typer.Typer(no_args_is_help=True, help="Roll releases out to the devices, and control the rollouts.")
+RolloutNumber = Annotated[int, typer.Argument(help="Number of the rollout.")]
 
 
 @rollout_app.command("start")
 def start(
-    release: Annotated[int, typer.Argument(help="The release's number; it has to be approved.")],
+    release: Annotated[int, typer.Argument(help="Number of an approved release.")],
     state_dir: StateDir,
-    stages: Annotated[str, typer.Option(help="Shares of the devices, or groups: 1%,10%,50%,100% or canary,100%.")],
+    stages: Annotated[
+        str, typer.Option(help="Stages: shares of the devices or groups, e.g. 1%,10%,100% or canary,100%.")
+    ],
     success: Annotated[
-        float, typer.Option(min=0.1, max=100, help="Percent of a stage that is healthy before the next one opens.")
+        float, typer.Option(min=0.1, max=100, help="Percent of a stage that must be healthy before the next one opens.")
     ] = 90.0,
     error: Annotated[
-        float, typer.Option(min=0.1, max=100, help="Percent of a stage that has failed when it all halts.")
+        float, typer.Option(min=0.1, max=100, help="Percent of a stage that must have failed for the rollout to halt.")
     ] = 10.0,
     health_interval: Annotated[
-        float, typer.Option(min=0.1, help="Seconds that a device may say nothing before it has failed.")
+        float, typer.Option(min=0.1, help="Seconds of silence after which a device counts as failed.")
     ] = 3600.0,
-    trial: Annotated[float, typer.Option(min=0, help="Seconds that a model serves on trial before it stays.")] = 0.0,
+    trial: Annotated[
+        float, typer.Option(min=0, help="Seconds that a new model serves on trial before it is kept.")
+    ] = 0.0,
     min_accuracy: Annotated[
-        float | None, typer.Option(min=0, max=1, help="On a device's own held-out examples.")
+        float | None, typer.Option(min=0, max=1, help="Minimum accuracy on a device's own held-out examples, 0 to 1.")
     ] = None,
     max_accuracy_loss: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Against the model before, on the same examples.")
+        float | None,
+        typer.Option(min=0, max=1, help="Maximum loss of accuracy against the previous model, on the same examples."),
     ] = None,
-    max_latency_ms: Annotated[float | None, typer.Option(min=0.001, help="Of one example, the median.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(min=0.001, help="Maximum median latency of one example, in milliseconds.")
+    ] = None,
 ) -> None:
-    """Send a release out, stage by stage; each device goes back by itself where the model does not do well on it."""
+    """Roll a release out, stage by stage. A device on which the new model fails its trial goes back by itself."""
     from coordinator.delivery.plans import typed_plan
     from coordinator.delivery.starting import start_rollout
 
@@ -62,31 +69,31 @@ def start(
 
 @rollout_app.command("pause")
 def pause(rollout: RolloutNumber, state_dir: StateDir) -> None:
-    """Tell nobody new; devices that were told go on."""
+    """Send the release to no further devices; those that already have it continue."""
     _say(rollout, Command.PAUSE, state_dir)
 
 
 @rollout_app.command("resume")
 def resume(rollout: RolloutNumber, state_dir: StateDir) -> None:
-    """Go on with a rollout that is paused."""
+    """Continue a paused rollout."""
     _say(rollout, Command.RESUME, state_dir)
 
 
 @rollout_app.command("halt")
 def halt(rollout: RolloutNumber, state_dir: StateDir) -> None:
-    """Tell nobody new for good; devices that have not shown to be healthy go back."""
+    """End the rollout for good; devices that are not healthy yet go back to the previous model."""
     _say(rollout, Command.HALT, state_dir)
 
 
 @rollout_app.command("rollback")
 def rollback(rollout: RolloutNumber, state_dir: StateDir) -> None:
-    """Have every device run what it ran before this rollout."""
+    """Have every device go back to what it ran before this rollout."""
     _say(rollout, Command.ROLLBACK, state_dir)
 
 
 @rollout_app.command("list")
 def list_rollouts(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every rollout: how far it is, how its devices stand."""
+    """List every rollout with its stage and the states of its devices."""
     from coordinator.listing import rollout_rows, show
 
     show(rollout_rows(open_store(state_dir)), as_json=as_json)
@@ -94,7 +101,7 @@ def list_rollouts(state_dir: StateDir, as_json: AsJson = False) -> None:
 
 @rollout_app.command("show")
 def show_rollout(rollout: RolloutNumber, state_dir: StateDir, as_json: AsJson = False) -> None:
-    """One rollout: every device with its stage, where it stands, and why it went back."""
+    """Show every device of a rollout with its stage, its state, and why it went back."""
     from coordinator.listing import assignment_rows, show
 
     show(assignment_rows(open_store(state_dir), rollout), as_json=as_json)

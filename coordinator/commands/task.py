@@ -15,38 +15,58 @@ from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 if TYPE_CHECKING:
     from coordinator.store.states import TaskStatus
 
-task_app = typer.Typer(no_args_is_help=True, help="What is to be trained.")
+task_app = typer.Typer(no_args_is_help=True, help="Create and control training tasks.")
 
 
 @task_app.command("create")
 def create_task(
-    name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-'.")],
+    name: Annotated[str, typer.Argument(help="Name of the task: a-z, 0-9 and '-'.")],
     state_dir: StateDir,
-    model: Annotated[Path, typer.Option(help="Hugging Face folder; see `coordinator model new` for sensors.")],
-    calibration: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of a few examples, for the salience.")],
-    test: Annotated[Path, typer.Option(help="CSV, JSONL or .npz of examples to judge each version by.")],
-    rounds: Annotated[int, typer.Option(min=1, help="How many rounds.")] = 5,
-    min_devices: Annotated[int, typer.Option(min=1, help="How many devices a round waits for.")] = 1,
-    max_devices: Annotated[int | None, typer.Option(min=1, help="How many a round takes in; all if not named.")] = None,
-    quorum: Annotated[int, typer.Option(min=1, help="How many updates a round needs at its deadline.")] = 1,
-    only_able: Annotated[bool, typer.Option("--only-able", help="Take in only devices that train it whole.")] = False,
-    salience: Annotated[Salience, typer.Option(help="How heads and neurons are ranked.")] = Salience.TAYLOR,
-    part: Annotated[TrainablePart, typer.Option(help="What devices train.")] = TrainablePart.NO_EMBEDDINGS,
+    model: Annotated[
+        Path, typer.Option(help="Hugging Face folder of the model; `coordinator model new` makes one for sensors.")
+    ],
+    calibration: Annotated[
+        Path, typer.Option(help="CSV, JSONL or .npz file of a few examples to compute salience on.")
+    ],
+    test: Annotated[Path, typer.Option(help="CSV, JSONL or .npz file of examples to evaluate each version on.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
+    min_devices: Annotated[
+        int, typer.Option(min=1, help="Number of devices that a round waits for, for 20 s; then a quorum is enough.")
+    ] = 1,
+    max_devices: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of devices in a round; default: no limit.")
+    ] = None,
+    quorum: Annotated[int, typer.Option(min=1, help="Minimum number of updates for a round to count.")] = 1,
+    only_able: Annotated[
+        bool, typer.Option("--only-able", help="Only use devices that can train the whole model.")
+    ] = False,
+    salience: Annotated[Salience, typer.Option(help="Metric that ranks heads and neurons.")] = Salience.TAYLOR,
+    part: Annotated[
+        TrainablePart, typer.Option(help="Part of the model that devices train.")
+    ] = TrainablePart.NO_EMBEDDINGS,
     adapters: Annotated[
         AdapterMethod | None,
-        typer.Option(help="Which, where adapters are trained: lora if not named; the others need devices on torch."),
+        typer.Option(help="Adapter method for --part adapters; default: lora. The others need devices with torch."),
     ] = None,
-    lora_rank: Annotated[int, typer.Option(min=1, help="Of LoRA's or DoRA's adapters, where these are trained.")] = 8,
-    depth: Annotated[bool, typer.Option("--depth", help="Also leave layers out for the smallest devices.")] = False,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW on the devices.")] = DEFAULT_RECIPE.learning_rate,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over a device's examples in a round, at most.")] = 1,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps of 16 examples in a round, at most.")] = None,
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of LoRA or DoRA adapters.")] = 8,
+    depth: Annotated[bool, typer.Option("--depth", help="Also leave out layers for the smallest devices.")] = False,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of AdamW on the devices.")
+    ] = DEFAULT_RECIPE.learning_rate,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Maximum number of passes over a device's examples per round.")
+    ] = 1,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of training steps (of 16 examples) per round; default: no limit."),
+    ] = None,
     distillation: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="How much nested submodels learn from the whole one, not from labels; 0.5 for a model from scratch.",
+            help="Weight, 0 to 1, of the wider submodel's outputs against the labels in training nested submodels; "
+            "use 0.5 for a model from scratch.",
         ),
     ] = DEFAULT_RECIPE.distillation,
     nest: Annotated[
@@ -54,20 +74,20 @@ def create_task(
         typer.Option(
             min=0.01,
             max=1,
-            help="Share of the model that every wider device trains nested in its own, 0.25 if none is given; up to "
-            "three of them. 0.5 and 0.25 for a model from scratch.",
+            help="Width, as a share, of a nested submodel that wider devices also train; up to three, default 0.25. "
+            "Use 0.5 and 0.25 for a model from scratch.",
         ),
     ] = None,
     encoding: Annotated[
         str,
         typer.Option(
-            help="Of updates: fp32, fp16, int8, or topk:SHARE, which sends a share of each parameter's entries."
+            help="Encoding of updates: fp32, fp16, int8, or topk:SHARE (that share of each parameter's entries)."
         ),
     ] = "fp32",
-    release: Annotated[bool, typer.Option(help="Release the result to the devices.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the new head.")] = 0,
+    release: Annotated[bool, typer.Option(help="Release the final model to the devices.")] = True,
+    seed: Annotated[int, typer.Option(help="Random seed of the task, as for a new head and for drawing devices.")] = 0,
 ) -> None:
-    """Queue a task; `coordinator serve` runs it."""
+    """Create a task and queue it; `coordinator serve` runs it."""
     import msgspec
 
     from coordinator.config import TaskConfig, parse_encoding
@@ -79,7 +99,7 @@ def create_task(
     from edge_sdk.errors import ConfigurationError
 
     if adapters is not None and part is not TrainablePart.ADAPTERS:
-        raise ConfigurationError(f"--adapters {adapters.value} with --part {part.value} adds none; say --part adapters")
+        raise ConfigurationError(f"--adapters {adapters.value} with --part {part.value} adds none; use --part adapters")
     config = TaskConfig(
         name=name,
         model_dir=str(model.absolute()),
@@ -113,10 +133,10 @@ def create_task(
 
 @task_app.command("apply")
 def apply_task(
-    file: Annotated[Path, typer.Argument(help="TOML: every option of a task, and more than `create` has.")],
+    file: Annotated[Path, typer.Argument(help="TOML file; it can set more than the options of `create`.")],
     state_dir: StateDir,
 ) -> None:
-    """Queue a task as a TOML file says it; the file may be kept, reviewed and applied again."""
+    """Create a task from a TOML file and queue it. Applying the same file again changes nothing."""
     from coordinator.config import task_of_file
     from coordinator.delivery.roots import ensure_root
     from coordinator.rounds.tasks import queue_task
@@ -129,7 +149,7 @@ def apply_task(
 
 @task_app.command("start")
 def start_task(name: TaskName, state_dir: StateDir) -> None:
-    """Go on with a task that is paused, stopped or failed, where it was."""
+    """Continue a paused, stopped or failed task where it left off."""
     from coordinator.store.states import TaskStatus
 
     _change(state_dir, name, TaskStatus.PENDING)
@@ -137,7 +157,7 @@ def start_task(name: TaskName, state_dir: StateDir) -> None:
 
 @task_app.command("pause")
 def pause_task(name: TaskName, state_dir: StateDir) -> None:
-    """Open no more rounds; the open one comes to its end."""
+    """Let the open round finish, and open no further ones."""
     from coordinator.store.states import TaskStatus
 
     _change(state_dir, name, TaskStatus.PAUSED)
@@ -145,7 +165,7 @@ def pause_task(name: TaskName, state_dir: StateDir) -> None:
 
 @task_app.command("stop")
 def stop_task(name: TaskName, state_dir: StateDir) -> None:
-    """End now: the open round is decided with the updates that have come. `start` goes on from there."""
+    """Close the open round now, with the updates that have arrived; `start` continues from there."""
     from coordinator.store.states import TaskStatus
 
     _change(state_dir, name, TaskStatus.STOPPED)
@@ -153,7 +173,7 @@ def stop_task(name: TaskName, state_dir: StateDir) -> None:
 
 @task_app.command("list")
 def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every task: where it stands, how many rounds it had, how good its newest version is."""
+    """List every task with its status, its rounds, and the accuracy of its newest version."""
     from coordinator.listing import show, task_rows
 
     show(task_rows(open_store(state_dir)), as_json=as_json)
@@ -161,7 +181,7 @@ def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
 
 @task_app.command("show")
 def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> None:
-    """One task: where it stands, and why it failed; its settings, its versions by width, its rounds."""
+    """Show one task: its status and why it failed, its settings, its accuracy by width, its rounds."""
     from coordinator.listing import round_rows, setting_rows, show, state_rows, version_rows
 
     store = open_store(state_dir)

@@ -10,17 +10,17 @@ import typer
 from coordinator.commands.options import AsJson, StateDir, open_store, typist
 from coordinator.store.states import AccessRole
 
-token_app = typer.Typer(no_args_is_help=True, help="Who may use the API.")
+token_app = typer.Typer(no_args_is_help=True, help="Manage the tokens for the API and the dashboard.")
 
 
 @token_app.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(help="A name of a-z, 0-9 and '-', which the audit log shows.")],
+    name: Annotated[str, typer.Argument(help="Name of the token for the audit log: a-z, 0-9 and '-'.")],
     state_dir: StateDir,
-    role: Annotated[AccessRole, typer.Option(help="What its bearer may do.")] = AccessRole.VIEWER,
-    days: Annotated[float | None, typer.Option(min=0.001, help="Until it expires; never if not named.")] = None,
+    role: Annotated[AccessRole, typer.Option(help="What the token allows.")] = AccessRole.VIEWER,
+    days: Annotated[float | None, typer.Option(min=0.001, help="Days until it expires; default: never.")] = None,
 ) -> None:
-    """Make a token and print it: nobody can read it again."""
+    """Create a token and print it; it cannot be shown again."""
     from coordinator.api.access import make_token
 
     typer.echo(make_token(open_store(state_dir), name, role, days, time.time(), typist()))
@@ -28,15 +28,15 @@ def create_token(
 
 @token_app.command("list")
 def list_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
-    """Every token by name, without its secret."""
+    """List the tokens by name; secrets are not shown."""
     from coordinator.listing import show, token_rows
 
     show(token_rows(open_store(state_dir), time.time()), as_json=as_json)
 
 
 @token_app.command("revoke")
-def revoke(name: Annotated[str, typer.Argument(help="The token's name.")], state_dir: StateDir) -> None:
-    """The token is worth nothing from now on."""
+def revoke(name: Annotated[str, typer.Argument(help="Name of the token.")], state_dir: StateDir) -> None:
+    """Revoke a token; from now on it is refused."""
     from coordinator.api.access import revoke_token
 
     revoke_token(open_store(state_dir), name, time.time(), typist())

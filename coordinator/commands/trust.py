@@ -9,22 +9,25 @@ from typing import Annotated
 import typer
 
 from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, open_store, typist
+from edge_sdk.errors import ConfigurationError
 
-key_app = typer.Typer(no_args_is_help=True, help="Keys that sign.")
-root_app = typer.Typer(no_args_is_help=True, help="Whose signatures count.")
+key_app = typer.Typer(no_args_is_help=True, help="Create signing keys.")
+root_app = typer.Typer(no_args_is_help=True, help="Manage roots of trust: whose signatures devices accept.")
 _New = Annotated[Path, typer.Argument(help="File to write.")]
-_File = Annotated[Path, typer.Argument(help="A root of trust.")]
-_Keys = Annotated[list[Path] | None, typer.Option("--key", help="Sign with this key at once.")]
-_Days = Annotated[float, typer.Option(min=1, max=36500, help="Until it expires.")]
-_Threshold = Annotated[int | None, typer.Option(min=1, help="How many of them have to sign.")]
+_File = Annotated[Path, typer.Argument(help="File with a root of trust.")]
+_Keys = Annotated[list[Path] | None, typer.Option("--key", help="Secret key to sign it with at once, repeatable.")]
+_Days = Annotated[float, typer.Option(min=1, max=36500, help="Days until it expires.")]
+_Threshold = Annotated[int | None, typer.Option(min=1, help="Number of these keys that must sign; default: all.")]
 
 
 @key_app.command("new")
 def new_key(
     file: _New,
-    passphrase_file: Annotated[Path | None, typer.Option(help="What it is encrypted with; plain if not named.")] = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File with the passphrase to encrypt it; default: unencrypted.")
+    ] = None,
 ) -> None:
-    """Make a key that its owner alone can read; its public half goes beside it, for `coordinator root`."""
+    """Create a secret key that only you can read, and its public key (.pub) beside it, for `coordinator root`."""
     from coordinator.delivery import keys
     from edge_sdk.security.secrets import read_secret
 
@@ -35,8 +38,8 @@ def new_key(
 @root_app.command("create")
 def create_root(
     file: _New,
-    root: Annotated[list[Path], typer.Option(help="Public key that signs roots.")],
-    release: Annotated[list[Path], typer.Option(help="Public key that signs releases.")],
+    root: Annotated[list[Path], typer.Option(help="Public key that may sign roots, repeatable.")],
+    release: Annotated[list[Path], typer.Option(help="Public key that may sign releases, repeatable.")],
     round_key: Annotated[list[Path], typer.Option("--round", help="The coordinator's round.pub.")],
     root_threshold: _Threshold = None,
     release_threshold: _Threshold = None,
@@ -44,7 +47,7 @@ def create_root(
     passphrase_file: Passphrase = None,
     days: _Days = 365.0,
 ) -> None:
-    """Write a fleet's first root of trust. It takes all of the keys where no threshold is named."""
+    """Write a fleet's first root of trust."""
     from coordinator.commands.options import read_key_file
     from coordinator.delivery.roots import DAY_S, first_root, keys_in, write_root
 
@@ -59,22 +62,29 @@ def create_root(
 @root_app.command("rotate")
 def rotate_root(
     file: _New,
-    before: Annotated[Path, typer.Option("--from", help="The root that it follows.")],
+    before: Annotated[Path, typer.Option("--from", help="File of the current root.")],
     root: Annotated[
-        list[Path] | None, typer.Option(help="Public keys from now on; as before if none is named.")
+        list[Path] | None, typer.Option(help="Public keys that may sign roots, instead of the current ones.")
     ] = None,
-    release: Annotated[list[Path] | None, typer.Option(help="Likewise.")] = None,
-    round_key: Annotated[list[Path] | None, typer.Option("--round", help="Likewise.")] = None,
+    release: Annotated[
+        list[Path] | None, typer.Option(help="Public keys that may sign releases, instead of the current ones.")
+    ] = None,
+    round_key: Annotated[
+        list[Path] | None, typer.Option("--round", help="The coordinator's round.pub, instead of the current one.")
+    ] = None,
     root_threshold: _Threshold = None,
     release_threshold: _Threshold = None,
     key: _Keys = None,
     passphrase_file: Passphrase = None,
     days: _Days = 365.0,
 ) -> None:
-    """Write the next root of trust. Keys of the old one and of the new have to sign it, each to their threshold."""
+    """Write the next root of trust; enough keys of the current root and enough of the new one must sign it."""
     from coordinator.commands.options import read_key_file
     from coordinator.delivery.roots import DAY_S, keys_in, next_root, write_root
 
+    for name, files, threshold in (("root", root, root_threshold), ("release", release, release_threshold)):
+        if threshold is not None and not files:
+            raise ConfigurationError(f"--{name}-threshold {threshold} needs the keys that it counts: give --{name} too")
     changes = {
         name: keys_in(files, threshold)
         for name, files, threshold in (
@@ -101,7 +111,7 @@ def sign_root(file: _File, key: KeyFile, passphrase_file: Passphrase = None) -> 
 
 @root_app.command("install")
 def install_root(file: _File, state_dir: StateDir) -> None:
-    """Make a root of trust the fleet's newest; devices follow with their next release."""
+    """Make this the fleet's root of trust; devices get it with their next release."""
     from coordinator.delivery.roots import install_root as install
 
     root = install(open_store(state_dir), state_dir, file, time.time(), typist())
@@ -110,7 +120,7 @@ def install_root(file: _File, state_dir: StateDir) -> None:
 
 @root_app.command("show")
 def show_root(file: _File, as_json: AsJson = False) -> None:
-    """Who may sign what, who has signed it, and until when it is good."""
+    """Show who may sign what, who has signed this root, and when it expires."""
     from coordinator.delivery.roots import read_root
     from coordinator.listing import root_rows, show
 

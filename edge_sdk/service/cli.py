@@ -11,27 +11,28 @@ if TYPE_CHECKING:
     from edge_sdk.service.install import Places
     from edge_sdk.service.systemd import Systemd
 
-app = typer.Typer(no_args_is_help=True, help="Run the agent as a systemd service of this machine, or of your own.")
+app = typer.Typer(no_args_is_help=True, help="Run the agent as a systemd service, of this machine or of your user.")
 
 Own = Annotated[
     bool | None,
-    typer.Option("--user/--system", help="Your own service or the machine's; default: the machine's for root."),
+    typer.Option("--user/--system", help="Your user's service, or the system's; default: the system's for root."),
 ]
 
 
 @app.command()
 def install(
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings for the service to run with.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML settings file that the service runs with.")] = None,
     own: Own = None,
     memory_max_mib: Annotated[
-        int | None, typer.Option(help="Memory limit; default: from the profile, at each start.", min=64)
+        int | None, typer.Option(help="Memory limit in MiB; default: the profile's, read at each start.", min=64)
     ] = None,
     cpu_percent: Annotated[
-        int | None, typer.Option(help="100 for each core; default: from the profile, at each start.", min=1)
+        int | None,
+        typer.Option(help="Processor limit, 100 per core; default: the profile's, read at each start.", min=1),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the unit and change nothing.")] = False,
 ) -> None:
-    """Write the unit and have it started at every boot; a first file of settings too, where there is none."""
+    """Install and enable the unit, so that it starts at boot; write a first settings file if there is none."""
     from edge_sdk.service.following import drop_in_text
     from edge_sdk.service.install import install, unit_for
     from edge_sdk.service.unit import unit_text
@@ -44,27 +45,27 @@ def install(
         return
     configured = install(unit, places, _systemd(own))
     typer.echo(f"installed {places.unit}; it starts at boot")
-    typer.echo(f"settings: {unit.config}" + ("" if configured else ", an example: fill in what has to be given"))
+    typer.echo(f"settings: {unit.config}" + ("" if configured else " (a template: fill in the required keys)"))
     typer.echo("next: edge-agent service start")
     if places.own:
-        typer.echo("without `loginctl enable-linger` it ends when you log out")
+        typer.echo("it ends when you log out, unless you run `loginctl enable-linger`")
 
 
 @app.command()
 def start(own: Own = None) -> None:
-    """Start the service with what its settings ask for now; done once the agent is connected to its broker."""
+    """Start the service with its current settings, and wait until the agent is connected to its broker."""
     _control("start", own)
 
 
 @app.command()
 def restart(own: Own = None) -> None:
-    """Stop the service where it runs, and start it with what its settings ask for now."""
+    """Stop the service if it runs, and start it with its current settings."""
     _control("restart", own)
 
 
 @app.command()
 def stop(own: Own = None) -> None:
-    """Stop the service until it is started or the machine boots."""
+    """Stop the service until it is started again or the machine boots."""
     from edge_sdk.service.unit import UNIT
 
     _systemd(own).control("stop", UNIT)
@@ -72,7 +73,7 @@ def stop(own: Own = None) -> None:
 
 @app.command()
 def status(own: Own = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show whether the service runs, and what the agent says that it is doing."""
+    """Show whether the service runs, and what the agent reports that it is doing."""
     import msgspec
 
     state = _systemd(own).state()
@@ -86,21 +87,21 @@ def status(own: Own = None, as_json: Annotated[bool, typer.Option("--json", help
 @app.command()
 def logs(
     own: Own = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what comes.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the latest lines to print.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
 ) -> None:
-    """Print what the agent has logged."""
+    """Print the agent's log."""
     raise typer.Exit(_systemd(own).logs(lines=lines, follow=follow))
 
 
 @app.command()
 def uninstall(own: Own = None) -> None:
-    """Stop the service and remove its unit; settings and state stay."""
+    """Stop the service and remove its unit; settings and state are kept."""
     from edge_sdk.service.install import uninstall
 
     places = _places(own)
     uninstall(places, _systemd(own))
-    typer.echo(f"removed {places.unit}; {places.config} and the state stay")
+    typer.echo(f"removed {places.unit}; {places.config} and the state are kept")
 
 
 def _control(verb: str, own: bool | None) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 
 import coordinator.cli
 import edge_sdk.cli
@@ -33,6 +37,7 @@ def typed(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
         ("coordinator serve --port 1", "No such option: --port"),
         ("coordinator task create t --rounds x", "Invalid value for '--rounds': 'x' is not a valid int"),
         ("coordinator task stop --state-dir s", "Missing argument"),
+        ("coordinator root rotate b --from a --root-threshold 2", "--root-threshold 2 needs the keys that it counts"),
     ],
 )
 def test_mistyped_command(
@@ -81,6 +86,22 @@ def test_command_without_a_word_shows_its_help_once(
 def test_help_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("coordinator --help", monkeypatch) == 0
     assert "Usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("app", [coordinator.cli.app, edge_sdk.cli.app], ids=["coordinator", "edge-agent"])
+def test_every_command_and_option_has_a_sentence_of_help(app: typer.Typer) -> None:
+    told = dict(help_texts(get_command(app), ""))
+    assert len(told) > 50
+    assert [name for name, text in told.items() if not text or text[-1] not in ".…" or text[:3] == "Of "] == []
+
+
+def help_texts(command: Any, path: str) -> Iterator[tuple[str, str]]:
+    """By its name, the help of a command and of everything below it."""
+    yield path, command.help or ""
+    for each in command.params:
+        yield f"{path} {each.name}", getattr(each, "help", None) or ""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from help_texts(inner, f"{path} {name}")
 
 
 @pytest.mark.parametrize("command", MAIN)
