@@ -24,7 +24,7 @@ def make_token(store: Store, name: str, role: AccessRole, days: float | None, no
     """
     check_name(name, "token")
     if days is not None and (math.isnan(days) or days > _MAX_DAYS):  # a token of NaN days would never expire
-        raise ConfigurationError(f"a token is good for up to {_MAX_DAYS} days, not for {days}")
+        raise ConfigurationError(f"a token is valid for up to {_MAX_DAYS} days, not for {days}")
     secret = new_secret(_PREFIX)
     expires_s = None if days is None else now_s + days * _DAY_S
     with store.transaction() as tx:

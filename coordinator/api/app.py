@@ -112,7 +112,7 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         return JSONResponse({"error": _first_of(error)}, status.HTTP_422_UNPROCESSABLE_CONTENT)
     if isinstance(error, UnicodeEncodeError):
-        return JSONResponse({"error": "the request has text that is none in UTF-8"}, status.HTTP_400_BAD_REQUEST)
+        return JSONResponse({"error": "the request has text that is not valid UTF-8"}, status.HTTP_400_BAD_REQUEST)
     codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
     said = str(error).encode(errors="backslashreplace").decode()  # it may quote a lone surrogate, JSON's \ud800
     again = {"Retry-After": str(_AWAY_S)} if isinstance(error, StoreAwayError) else None
@@ -120,7 +120,7 @@ async def _told(_: Request, error: Exception) -> JSONResponse:
 
 
 def _well() -> dict[str, str]:
-    """That it answers, for whoever watches the process."""
+    """Whether the API answers, for monitoring."""
     return {"status": "ok"}
 
 
@@ -151,7 +151,7 @@ _access = APIRouter(tags=["access"], responses=PROBLEMS)
 
 @_devices.get("/devices")
 def list_devices(store: Opened, limit: Limit = 100, after: After = None) -> Page[Device]:
-    """Every device that has ever enrolled or said hello, by id."""
+    """All devices that have ever enrolled or connected, by id."""
     with store.reading() as tx:
         found = tx.devices.page(limit + 1, after)
     some, more = page_of(found, lambda known: known.id, limit)
@@ -170,7 +170,7 @@ def show_device(store: Opened, device: Name) -> Device:
 
 @_devices.post("/devices/{device}/group")
 def group_device(store: Opened, who: Operator, device: Name, move: Move) -> Device:
-    """Put a device into a group, out of the one that it was in."""
+    """Move a device to a group."""
     show_device(store, device)
     put_into_group(store, device, move.group, time.time(), who.name)
     return show_device(store, device)
@@ -181,7 +181,7 @@ def group_device(store: Opened, who: Operator, device: Name, move: Move) -> Devi
 
 @_tasks.get("/tasks")
 def list_tasks(store: Opened, limit: Limit = 100, after: After = None) -> Page[Task]:
-    """Every task, oldest first."""
+    """All tasks, oldest first."""
     with store.reading() as tx:
         some, more = listed(tx.tasks.all(), lambda known: known.name, limit, after)
         return Page(items=[Task.of(tx, known) for known in some], after=more)
@@ -189,7 +189,7 @@ def list_tasks(store: Opened, limit: Limit = 100, after: After = None) -> Page[T
 
 @_tasks.post("/tasks", status_code=status.HTTP_201_CREATED)
 def create_task(store: Opened, who: Operator, settings: Annotated[dict[str, JsonValue], Body()]) -> Task:
-    """Queue a task: its settings under the names that they have in TOML, paths on the coordinator's machine."""
+    """Create a task and queue it. Settings are named as in the TOML file; paths are on the coordinator's machine."""
     try:
         config = msgspec.convert(settings, TaskConfig)
     except msgspec.ValidationError as error:
@@ -207,19 +207,19 @@ def show_task(store: Opened, task: Name) -> Task:
 
 @_tasks.post("/tasks/{task}/start")
 def start_task(store: Opened, who: Operator, task: Name) -> Task:
-    """Go on with a task that is paused, stopped or failed, where it was."""
+    """Continue a paused, stopped or failed task where it left off."""
     return _changed(store, task, TaskStatus.PENDING, who)
 
 
 @_tasks.post("/tasks/{task}/pause")
 def pause_task(store: Opened, who: Operator, task: Name) -> Task:
-    """Open no more rounds; the open one comes to its end."""
+    """Let the open round finish, and open no further ones."""
     return _changed(store, task, TaskStatus.PAUSED, who)
 
 
 @_tasks.post("/tasks/{task}/stop")
 def stop_task(store: Opened, who: Operator, task: Name) -> Task:
-    """End now; the open round is decided with the updates that have come."""
+    """Close the open round now, with the updates that have arrived."""
     return _changed(store, task, TaskStatus.STOPPED, who)
 
 
@@ -236,7 +236,7 @@ def list_rounds(
 
 @_tasks.get("/tasks/{task}/assignments")
 def list_assignments(store: Opened, task: Name, limit: Limit = 100, after: After = None) -> Page[Assignment]:
-    """What each device was told to run of a task, oldest first."""
+    """The assignments of a task's exports to devices, oldest first."""
     with store.reading() as tx:
         known_or_404(lambda: known_task(tx, task))
         some, more = listed(tx.assignments.of_task(task), lambda known: str(known.number), limit, after)
@@ -255,7 +255,7 @@ def _changed(store: Store, task: str, wanted: TaskStatus, who: TokenRecord) -> T
 
 @_access.get("/tokens")
 def list_tokens(store: Opened, _: Admin, limit: Limit = 100, after: After = None) -> Page[Token]:
-    """Every token, by name; no secrets."""
+    """All tokens, by name, without their secrets."""
     with store.reading() as tx:
         some, more = listed(tx.tokens.all(), lambda known: known.name, limit, after)
     return Page(items=[Token.model_validate(known) for known in some], after=more)
@@ -263,13 +263,13 @@ def list_tokens(store: Opened, _: Admin, limit: Limit = 100, after: After = None
 
 @_access.post("/tokens", status_code=status.HTTP_201_CREATED)
 def create_token(store: Opened, who: Admin, wanted: NewToken) -> Secret:
-    """A new token."""
+    """Create a token."""
     return Secret(secret=make_token(store, wanted.name, wanted.role, wanted.days, time.time(), who.name))
 
 
 @_access.delete("/tokens/{token}", status_code=status.HTTP_204_NO_CONTENT)
 def delete_token(store: Opened, who: Admin, token: Name) -> None:
-    """Revoke a token, at once."""
+    """Revoke a token; it is refused from now on."""
     known_or_404(lambda: revoke_token(store, token, time.time(), who.name))
 
 
@@ -277,7 +277,7 @@ def delete_token(store: Opened, who: Admin, token: Name) -> None:
 def list_audit(
     store: Opened, _: Admin, limit: Limit = 100, after: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
 ) -> Page[AuditEntry]:
-    """Who has changed what, newest first."""
+    """The audit log: who has changed what, newest first."""
     with store.reading() as tx:
         some, more = page_of(tx.audit.newest(limit + 1, after), lambda known: str(known.entry), limit)
     return Page(items=[AuditEntry.model_validate(known) for known in some], after=more)

@@ -24,18 +24,20 @@ _MOST = 500
 _T = TypeVar("_T")
 Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
 Numbered = Annotated[int, Path(ge=1, le=2**31 - 1)]
-Limit = Annotated[int, Query(ge=1, le=_MOST, description="At most so many.")]
+Limit = Annotated[int, Query(ge=1, le=_MOST, description="Maximum number of items in the page.")]
 After = Annotated[
-    str | None, Query(max_length=64, pattern=r"^[^\x00]*$", description="What the page before ended with.")
+    str | None, Query(max_length=64, pattern=r"^[^\x00]*$", description="The `after` of the previous page.")
 ]
-_bearer = HTTPBearer(description="A token, from `coordinator token create`.")
+_bearer = HTTPBearer(description="A token made by `coordinator token create`.")
 Answers = dict[int | str, dict[str, Any]]
 """An operation's possible answers by status code, as FastAPI takes them for the OpenAPI document."""
 WAIT: Answers = {
     status.HTTP_429_TOO_MANY_REQUESTS: {
         "model": Problem,
         "description": "Too many requests, or too many wrong tokens.",
-        "headers": {"Retry-After": {"description": "Seconds until there is room.", "schema": {"type": "integer"}}},
+        "headers": {
+            "Retry-After": {"description": "Seconds until another request is allowed.", "schema": {"type": "integer"}}
+        },
     }
 }
 PROBLEMS: Answers = {
@@ -48,7 +50,7 @@ PROBLEMS: Answers = {
 }
 ARCHIVE: Answers = {
     status.HTTP_200_OK: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}},
-    status.HTTP_409_CONFLICT: {"model": Problem, "description": "Other heavy work is being done: try again."},
+    status.HTTP_409_CONFLICT: {"model": Problem, "description": "Other heavy work is running: try again later."},
 }
 
 
@@ -78,7 +80,8 @@ def _may(role: AccessRole) -> Callable[..., TokenRecord]:
         guard.require_rate(request, known.name)
         if not known.role.includes(role):
             raise HTTPException(
-                status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
+                status.HTTP_403_FORBIDDEN,
+                f"token {known.name!r} has the role {known.role.value}; this needs {role.value}",
             )
         return known
 
@@ -88,7 +91,7 @@ def _may(role: AccessRole) -> Callable[..., TokenRecord]:
 def _folder(request: Request) -> StateDir:
     state_dir: StateDir | None = request.app.state.state_dir
     if state_dir is None:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "this API was started on a store alone, without a state folder")
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "this API was started without a state folder")
     return state_dir
 
 
@@ -101,7 +104,10 @@ def _fleet(request: Request) -> Fleet:
     state_dir: StateDir | None = request.app.state.state_dir
     fleet = None if state_dir is None else open_fleet(state_dir)
     if fleet is None:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "this fleet has no authority: devices are not enrolled")
+        raise HTTPException(
+            status.HTTP_404_NOT_FOUND,
+            "this fleet has no authority: devices cannot enrol; make one by `coordinator fleet init`",
+        )
     return fleet
 
 
@@ -133,7 +139,9 @@ def listed(
     for number, one in enumerate(found):
         if key(one) == after:
             return page_of(found[number + 1 :], key, limit)
-    raise HTTPException(status.HTTP_400_BAD_REQUEST, f"there is no {after!r} any more to go on after: begin again")
+    raise HTTPException(
+        status.HTTP_400_BAD_REQUEST, f"after={after!r} does not exist any more: begin again with the first page"
+    )
 
 
 def known_or_404(look: Callable[[], _T]) -> _T:

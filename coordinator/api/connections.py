@@ -38,7 +38,7 @@ class BodyLimit:
             message = await receive()
             left_bytes -= len(message.get("body", b""))
             if left_bytes < 0:
-                detail = f"a request has at most {MAX_BODY_BYTES} bytes: send less"
+                detail = f"a request body has at most {MAX_BODY_BYTES} bytes: send less"
                 raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, detail)
             return message
 

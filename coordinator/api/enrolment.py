@@ -62,13 +62,13 @@ _refusals: Answers = {**{code: {"model": Problem} for code in (400, 401, 404, 40
     "/enroll/authority", response_class=Response, responses={200: {"content": {_PEM: {}}}, 404: PROBLEMS[404], **WAIT}
 )
 def show_authority(fleet: Secured) -> Response:
-    """The certificate that the fleet's devices trust. It proves nothing by itself: compare its SHA-256."""
+    """The CA's certificate, which devices trust. It proves nothing by itself: compare its SHA-256 fingerprint."""
     return Response(fleet.authority.certificate_pem, media_type=_PEM)
 
 
 @enrolling.post("/enroll", responses=_refusals)
 async def enroll(store: Opened, fleet: Secured, guard: Guarded, request: Request) -> Response:
-    """A device's first certificate, for a one-time token as bearer: section 10 of the protocol."""
+    """Issue a device's first certificate for a one-time token (as bearer): section 10 of the protocol."""
     if fleet.settings.is_open:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "this fleet is open: its devices log in with tokens")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -91,7 +91,7 @@ async def _body_of(request: Request) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > MAX_ENROLMENT_BYTES:
-            detail = f"a request to enrol has at most {MAX_ENROLMENT_BYTES} bytes"
+            detail = f"an enrolment request has at most {MAX_ENROLMENT_BYTES} bytes"
             raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, detail)
     return bytes(body)
 
@@ -100,7 +100,7 @@ def _enrolled(store: Store, fleet: Fleet, secret: str, body: bytes) -> Enrolled:
     try:
         asked = _asked.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise MalformedMessageError(f"the request to enrol cannot be read: {error}") from error
+        raise MalformedMessageError(f"the enrolment request cannot be read: {error}") from error
     try:
         made = enrol(store, fleet, secret, asked, time.time())
     except ProtocolError as error:
@@ -124,7 +124,7 @@ def _enrolled(store: Store, fleet: Fleet, secret: str, body: bytes) -> Enrolled:
 
 @identities.get("/enrolments", dependencies=[Viewer])
 def list_enrolments(store: Opened, limit: Limit = 100, after: After = None) -> Page[Enrolment]:
-    """Every one-time token without its secret, oldest first, and who has used it."""
+    """The enrolment tokens without their secrets, oldest first, and which device used each."""
     with store.reading() as tx:
         some, more = listed(tx.enrolments.all(), lambda known: known.id, limit, after)
     return Page(items=[Enrolment.model_validate(known) for known in some], after=more)
@@ -132,7 +132,7 @@ def list_enrolments(store: Opened, limit: Limit = 100, after: After = None) -> P
 
 @identities.post("/enrolments", status_code=status.HTTP_201_CREATED)
 def create_enrolment(store: Opened, fleet: Secured, who: Admin, wanted: NewEnrolment) -> EnrolmentSecret:
-    """A new one-time token; in an open fleet the device's password at the broker, in the place of any other."""
+    """Create an enrolment token; in an open fleet, a new password of the device at the broker."""
     names = {"device": wanted.device, "group": wanted.group}
     secret, line = new_token(store, fleet, **names, hours=wanted.hours, now_s=time.time(), who=who.name)
     return EnrolmentSecret(secret=secret, command=line)
@@ -140,13 +140,13 @@ def create_enrolment(store: Opened, fleet: Secured, who: Admin, wanted: NewEnrol
 
 @identities.delete("/enrolments/{token}", status_code=status.HTTP_204_NO_CONTENT)
 def delete_enrolment(store: Opened, who: Admin, token: Annotated[str, Path(pattern="^[0-9a-f]{12}$")]) -> None:
-    """Withdraw a token that was not used."""
+    """Withdraw an enrolment token that has not been used."""
     withdraw_enrolment(store, token, time.time(), who.name)
 
 
 @identities.get("/devices/{device}/certificates", dependencies=[Viewer])
 def list_certificates(store: Opened, device: Name, limit: Limit = 100, after: After = None) -> Page[Certificate]:
-    """Every certificate that a device has had, oldest first."""
+    """All certificates that a device has had, oldest first."""
     with store.reading() as tx:
         known_or_404(lambda: known_device(tx, device))
         some, more = listed(tx.certificates.of_device(device), lambda known: known.serial, limit, after)
@@ -155,12 +155,14 @@ def list_certificates(store: Opened, device: Name, limit: Limit = 100, after: Af
 
 @identities.post("/devices/{device}/revoke")
 def revoke(store: Opened, who: Operator, device: Name, request: Request) -> Revocation:
-    """Hear a device no more, count nothing of it that is not aggregated, and have the broker end its session."""
+    """Revoke a device: ignore it, drop its updates from the open round, and have the broker end its session."""
     revoke_device(store, device, time.time(), who.name)
     state_dir: StateDir | None = request.app.state.state_dir
     fleet = None if state_dir is None else open_fleet(state_dir)
     if fleet is None:
-        return Revocation(problem="this fleet has no authority: its broker lets the device in as before")
+        return Revocation(
+            problem="this fleet has no authority, so its broker still admits the device: change the broker's passwords"
+        )
     try:
         return Revocation(cut_off_s=cut_off(store, fleet, device))
     except BrokerUnreachableError as error:

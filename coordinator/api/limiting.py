@@ -46,7 +46,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.requests_per_minute < 0 or self.failures_per_minute < 0:
-            raise ConfigurationError(f"a limit per minute below 0 is none: {self}; 0 is any number")
+            raise ConfigurationError(f"a limit per minute cannot be negative: {self}; 0 means no limit")
 
 
 class Limiter:
@@ -113,7 +113,7 @@ class Guard:
         """Count a wrong secret."""
         for name in _names(request, secret):
             self._failures.count(name)
-        _log.warning("%s shows a token that is good for nothing", client_of(request.scope))
+        _log.warning("%s sent a token that is unknown, revoked or expired", client_of(request.scope))
 
     def require_rate(self, request: Request, token: str) -> None:
         """Answer 429 if the token with this name is used too often, from anywhere; counts each request once."""

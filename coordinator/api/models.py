@@ -38,7 +38,7 @@ _MOST = 2**31 - 1
 def list_versions(
     store: Opened, task: Name, limit: Limit = 100, after: Annotated[int, Query(ge=-1, le=_MOST)] = -1
 ) -> Page[Version]:
-    """The versions of a task's model, oldest first; 0 is from before the first round."""
+    """The versions of a task's model, oldest first; version 0 is the one before the first round."""
     with store.reading() as tx:
         known_or_404(lambda: known_task(tx, task))
         some, more = page_of(tx.versions.page(task, limit + 1, after), lambda known: str(known.number), limit)
@@ -52,9 +52,11 @@ async def save_model(
     folder: Folder,
     work: Work,
     task: Name,
-    version: Annotated[int | None, Query(ge=0, le=_MOST, description="The newest if not named.")] = None,
+    version: Annotated[
+        int | None, Query(ge=0, le=_MOST, description="Version to download; default: the newest.")
+    ] = None,
 ) -> Response:
-    """A version as a tar of a Hugging Face folder, or of PEFT's of adapters, after seconds to minutes of work."""
+    """A version as a tar of a Hugging Face folder, or of a PEFT folder of adapters; it takes seconds to minutes."""
     _require(store, task)
     number, file = await work.make(
         folder, lambda made_in: SaveModel(state_dir=str(folder), folder=made_in, task=task, version=version)
@@ -70,7 +72,7 @@ async def save_model(
 async def create_release(
     store: Opened, who: Operator, folder: Folder, work: Work, task: Name, asked: NewRelease
 ) -> Release:
-    """Export a version for every class of device that is known, and run each file on the task's test examples.
+    """Export a version for every known class of device, and evaluate each export on the task's test examples.
 
     The answer comes after seconds to minutes. The release is made also where nobody waits for it.
     """

@@ -38,13 +38,13 @@ _BUSY: Answers = {status.HTTP_409_CONFLICT: {"model": Problem}}
 
 @operations.get("/metrics", response_class=PlainTextResponse)
 def read_metrics(request: Request) -> Response:
-    """The fleet and this process, for Prometheus."""
+    """Metrics of the fleet and of this process, for Prometheus."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 @state.get("/metrics/board", responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}})
 def read_board() -> Response:
-    """A board for Grafana, which takes it under Dashboards, New, Import."""
+    """A dashboard for Grafana, to import under Dashboards, New, Import."""
     board = files("coordinator.metrics").joinpath("grafana.json").read_text("utf-8")
     return Response(board, media_type="application/json")
 
@@ -54,16 +54,16 @@ async def examine(
     _: Operator,
     folder: Folder,
     work: Work,
-    all_blobs: Annotated[bool, Query(description="Read every blob, not a sample.")] = False,
+    all_blobs: Annotated[bool, Query(description="Verify every blob instead of a sample.")] = False,
 ) -> Examination:
-    """What is wrong with the coordinator, and what to do. Nothing is changed."""
+    """Check the coordinator: what is wrong, and what to do. Nothing is changed."""
     found = await work.perform(Examine(state_dir=str(folder), all_blobs=all_blobs))
     return Examination.model_validate_json(found)
 
 
 @state.post("/backup", response_class=StreamingResponse, responses=ARCHIVE)
 async def back_up(store: Opened, who: Admin, folder: Folder, work: Work) -> Response:
-    """All that the coordinator is, for `coordinator restore`: whoever has the file has its keys."""
+    """The coordinator's whole state as a tar file for `coordinator restore`. It contains its secret keys."""
     _, file = await work.make(folder, lambda made_in: BackUp(state_dir=str(folder), folder=made_in))
     with store.transaction() as tx:
         tx.audit.note(time.time(), who.name, "take a backup", "coordinator")
@@ -72,13 +72,13 @@ async def back_up(store: Opened, who: Admin, folder: Folder, work: Work) -> Resp
 
 @state.get("/fleet")
 def show_fleet(fleet: Secured) -> FleetTold:
-    """What devices are told, and the digest of the authority that they trust."""
+    """What devices are told, and the fingerprint of the CA that they trust."""
     return FleetTold.of(fleet)
 
 
 @state.get("/root")
 def show_root(store: Opened) -> TrustRoot:
-    """The newest root of trust: whose signatures count, and what devices are given as ``root.json``."""
+    """The newest root of trust: whose signatures count, and the `root.json` that devices get."""
     with store.reading() as tx:
         return TrustRoot.of(known_or_404(lambda: current_envelope(tx)))
 
@@ -87,7 +87,7 @@ def show_root(store: Opened) -> TrustRoot:
 def install_root(
     store: Opened, who: Admin, folder: Folder, signed: Annotated[dict[str, JsonValue], Body()]
 ) -> TrustRoot:
-    """Make a file of `coordinator root create` or `rotate` the newest root; the keys that sign it never come here."""
+    """Install a root of trust that `coordinator root create` or `rotate` has written; secret keys stay elsewhere."""
     envelope: Envelope = root_in(msgspec.json.encode(signed), "this")
     install(store, folder, envelope, "this", time.time(), who.name)
     return show_root(store)

@@ -20,12 +20,12 @@ from coordinator.delivery.rollout import Command
 from coordinator.delivery.starting import command_rollout, known_rollout, start_rollout
 
 releases = APIRouter(tags=["releases"], dependencies=[Viewer], responses=PROBLEMS)
-_After = Annotated[int, Query(ge=0, le=2**31 - 1, description="What the page before ended with.")]
+_After = Annotated[int, Query(ge=0, le=2**31 - 1, description="The `after` of the previous page.")]
 
 
 @releases.get("/releases")
 def list_releases(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[Release]:
-    """Every release, oldest first."""
+    """All releases, oldest first."""
     with store.reading() as tx:
         some, more = page_of(tx.releases.page(limit + 1, after), lambda known: str(known.release), limit)
         return Page(items=[Release.of(tx, known) for known in some], after=more)
@@ -33,7 +33,7 @@ def list_releases(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[
 
 @releases.get("/releases/{release}")
 def show_release(store: Opened, release: Numbered) -> Release:
-    """One release, with its exports and what there is to sign."""
+    """One release with its exports, and the file to sign."""
     with store.reading() as tx:
         return Release.of(tx, known_or_404(lambda: known_release(tx, release)))
 
@@ -42,7 +42,7 @@ def show_release(store: Opened, release: Numbered) -> Release:
 def approve_release(
     store: Opened, who: Operator, release: Numbered, signed: Annotated[dict[str, JsonValue], Body()]
 ) -> Release:
-    """Add the signatures in a file of ``coordinator release sign``; only the root of trust says whose count."""
+    """Add the signatures in a file of `coordinator release sign`; the root of trust says whose count."""
     given = signatures_in(parse_signed(msgspec.json.encode(signed)))
     with store.transaction() as tx:
         known_or_404(lambda: known_release(tx, release))
@@ -52,7 +52,7 @@ def approve_release(
 
 @releases.get("/rollouts")
 def list_rollouts(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[Rollout]:
-    """Every rollout, oldest first."""
+    """All rollouts, oldest first."""
     with store.reading() as tx:
         some, more = page_of(tx.rollouts.page(limit + 1, after), lambda known: str(known.rollout), limit)
         return Page(items=[Rollout.of(tx, known) for known in some], after=more)
@@ -62,7 +62,7 @@ def list_rollouts(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[
 def begin_rollout(
     store: Opened, who: Operator, release: Numbered, plan: Annotated[dict[str, JsonValue], Body()]
 ) -> Rollout:
-    """Send an approved release out, as a plan says: stages, shares, trial."""
+    """Start the rollout of an approved release by a plan: stages, thresholds, health interval, trial."""
     wanted = read_plan(plan)
     with store.transaction() as tx:
         known_or_404(lambda: known_release(tx, release))
@@ -71,14 +71,14 @@ def begin_rollout(
 
 @releases.get("/rollouts/{rollout}")
 def show_rollout(store: Opened, rollout: Numbered) -> Rollout:
-    """One rollout, with how many of its devices stand how."""
+    """One rollout, with the number of devices by status."""
     with store.reading() as tx:
         return Rollout.of(tx, known_or_404(lambda: known_rollout(tx, rollout)))
 
 
 @releases.get("/rollouts/{rollout}/assignments")
 def list_assignments(store: Opened, rollout: Numbered, limit: Limit = 100, after: _After = 0) -> Page[Assignment]:
-    """The devices of a rollout: what each is to run, where it stands, and why it went back."""
+    """The devices of a rollout: the export, the status, and why a device went back."""
     with store.reading() as tx:
         known_or_404(lambda: known_rollout(tx, rollout))
         found = tx.assignments.page(rollout, limit + 1, after)
@@ -88,7 +88,7 @@ def list_assignments(store: Opened, rollout: Numbered, limit: Limit = 100, after
 
 @releases.post("/rollouts/{rollout}/{command}")
 def say_to_rollout(store: Opened, who: Operator, rollout: Numbered, command: Command) -> Rollout:
-    """Pause, resume, halt, or roll it back on every device."""
+    """Pause, resume or halt the rollout, or roll every device back."""
     with store.transaction() as tx:
         known_or_404(lambda: known_rollout(tx, rollout))
         return Rollout.of(tx, command_rollout(tx, rollout, command, time.time(), who.name))

@@ -1,4 +1,7 @@
-"""What the API answers, as its OpenAPI document says it. Times are seconds since 1970, on the coordinator's clock."""
+"""The schemas of the API's requests and responses, as its OpenAPI document shows them.
+
+Times are in seconds since 1970, on the coordinator's clock.
+"""
 
 from __future__ import annotations
 
@@ -37,41 +40,43 @@ class _Record(BaseModel):
 
 
 class Page(BaseModel, Generic[_I]):
-    """Some of the answer; ``after`` is what to ask for the next with, nothing at the end."""
+    """One page of a list. Pass `after` to get the next page; it is null on the last one."""
 
     items: list[_I]
     after: str | None
 
 
 class Problem(BaseModel):
-    """What is wrong, in the words of the command line."""
+    """An error, in one line, as on the command line."""
 
     error: str
 
 
 class Device(_Record):
-    """A device, as it last said that it is."""
+    """A device, as it last described itself."""
 
     id: str
     profile: str
     group: str
     online: bool
     last_seen_s: float
-    revoked_s: float | None = Field(description="Since when it is not heard.")
-    memory_factor: float = Field(description="What the device's own figure of memory is multiplied by.")
-    snapshot: Plain | None = Field(description="What it could spare when it last asked for work.")
+    revoked_s: float | None = Field(description="When it was revoked; null if it was not.")
+    memory_factor: float = Field(
+        description="Factor on the memory that the device reports; below 1 after it ran out of memory."
+    )
+    snapshot: Plain | None = Field(description="Its resources when it last asked for work.")
 
 
 class Task(BaseModel):
-    """A task, how far it is, and its settings under the names that they have in TOML."""
+    """A task: its status, its progress, and its settings by their names in the TOML file."""
 
     name: str
     status: TaskStatus
-    failure: str | None = Field(description="Why it failed, where it has.")
+    failure: str | None = Field(description="Why it failed; null if it has not.")
     created_s: float
     rounds_closed: int
     version: int | None
-    accuracy: dict[str, float] = Field(description="Of the newest version, 0 to 1, by width.")
+    accuracy: dict[str, float] = Field(description="Accuracy of the newest version, 0 to 1, by width.")
     settings: Plain
 
     @classmethod
@@ -92,7 +97,7 @@ class Task(BaseModel):
 
 
 class Round(BaseModel):
-    """A round: whom it asked, who delivered, and what became of it."""
+    """A round: the devices that got an offer, what each did, and the result."""
 
     number: int
     phase: Phase
@@ -100,9 +105,9 @@ class Round(BaseModel):
     opened_s: float
     deadline_s: float
     closed_s: float | None
-    outcomes: dict[str, str] = Field(description="By device: offered, paused, updated or failed.")
+    outcomes: dict[str, str] = Field(description="Outcome by device: offered, paused, updated or failed.")
     uploaded_bytes: int
-    accuracy: dict[str, float] = Field(description="Of the version that it made, 0 to 1, by width.")
+    accuracy: dict[str, float] = Field(description="Accuracy of the round's version, 0 to 1, by width.")
 
     @classmethod
     def of(cls, tx: Transaction, known: RoundRecord) -> Round:
@@ -122,11 +127,11 @@ class Round(BaseModel):
 
 
 class Version(BaseModel):
-    """A version of a task's model: the result of the round of its number."""
+    """A version of a task's model: the result of the round with the same number."""
 
     number: int
     created_s: float
-    accuracy: dict[str, float] = Field(description="0 to 1, by width.")
+    accuracy: dict[str, float] = Field(description="Accuracy, 0 to 1, by width.")
 
     @classmethod
     def of(cls, tx: Transaction, known: VersionRecord) -> Version:
@@ -137,7 +142,7 @@ class Version(BaseModel):
 
 
 class Assignment(_Record):
-    """A model that a device is to run, and what the device says of it."""
+    """The assignment of an export to a device, and what the device reports about it."""
 
     number: int
     rollout: int | None
@@ -152,19 +157,19 @@ class Assignment(_Record):
 
 
 class Release(BaseModel):
-    """A release: its exports, each with its accuracy on the task's test examples, and how far it is from going out."""
+    """A release: its exports with their accuracy on the task's test examples, and its signatures."""
 
     release: int
     task: str
     version: int
-    groups: list[str] = Field(description="Whose devices may run it; all where none is named.")
+    groups: list[str] = Field(description="Groups whose devices may run it; empty: all.")
     created_s: float
     expires_s: float
-    signatures: int = Field(description="Of release keys that count now.")
-    threshold: int
+    signatures: int = Field(description="Number of signatures by keys that are currently trusted.")
+    threshold: int = Field(description="Number of signatures that approval needs.")
     is_approved: bool
     exports: list[Plain]
-    to_sign: Plain = Field(description="What `coordinator release sign` takes as a file.")
+    to_sign: Plain = Field(description="The file to sign, for `coordinator release sign`.")
 
     @classmethod
     def of(cls, tx: Transaction, known: ReleaseRecord) -> Release:
@@ -186,26 +191,30 @@ class Release(BaseModel):
 
 
 class NewRelease(BaseModel):
-    """A release to make of a task's model."""
+    """A release to create from a task's model."""
 
-    version: int | None = Field(default=None, ge=0, le=2**31 - 1, description="The newest if not named.")
-    groups: list[str] = Field(default=[], max_length=100, description="Whose devices may run it; all if none is named.")
-    precisions: list[Precision] = Field(default=[Precision.INT8], min_length=1, max_length=len(Precision))
-    days: float = Field(default=365.0, ge=0.01, le=36500, description="Until it expires.")
-    fleet: str | None = Field(
-        default=None, pattern="^[a-z0-9-]{1,64}$", description="The fleet's name; the authority's, or default."
+    version: int | None = Field(
+        default=None, ge=0, le=2**31 - 1, description="Version of the model; default: the newest."
     )
-    threads: int = Field(default=2, ge=1, le=1024, description="For evaluation.")
+    groups: list[str] = Field(default=[], max_length=100, description="Groups whose devices may run it; empty: all.")
+    precisions: list[Precision] = Field(
+        default=[Precision.INT8], min_length=1, max_length=len(Precision), description="Precisions to export in."
+    )
+    days: float = Field(default=365.0, ge=0.01, le=36500, description="Days until it expires.")
+    fleet: str | None = Field(
+        default=None, pattern="^[a-z0-9-]{1,64}$", description="Name of the fleet; default: as set by `fleet init`."
+    )
+    threads: int = Field(default=2, ge=1, le=1024, description="Threads for evaluation.")
 
 
 class Rollout(BaseModel):
-    """A release on its way: how far it is, and how many of its devices stand how."""
+    """A rollout: its plan, its stage, and the number of devices by status."""
 
     rollout: int
     release: int
     task: str
     status: RolloutStatus
-    stage: int = Field(description="The last of the plan's stages that is open, from 0.")
+    stage: int = Field(description="Index of the newest open stage of the plan, from 0.")
     plan: Plain
     devices: dict[AssignmentStatus, int]
     created_s: float
@@ -226,17 +235,17 @@ class Rollout(BaseModel):
 
 
 class Move(BaseModel):
-    """Where a device shall be."""
+    """The group to move a device to."""
 
-    group: str = Field(description="Of a-z, 0-9 and '-', at most 64; it need not exist yet.")
+    group: str = Field(description="Name of a-z, 0-9 and '-', up to 64 characters; it need not exist yet.")
 
 
 class NewToken(BaseModel):
-    """A token to make."""
+    """A token to create."""
 
-    name: str = Field(description="Of a-z, 0-9 and '-', at most 64.")
+    name: str = Field(description="Name of a-z, 0-9 and '-', up to 64 characters.")
     role: AccessRole = AccessRole.VIEWER
-    days: float | None = Field(default=None, gt=0, le=36500, description="Until it expires; never where not named.")
+    days: float | None = Field(default=None, gt=0, le=36500, description="Days until it expires; default: never.")
 
 
 class Token(_Record):
@@ -249,30 +258,30 @@ class Token(_Record):
 
 
 class Secret(BaseModel):
-    """What a new token's bearer sends as ``Authorization: Bearer …``; it is not shown again."""
+    """The secret of a new token, to send as `Authorization: Bearer …`; it cannot be shown again."""
 
     secret: str
 
 
 class NewEnrolment(BaseModel):
-    """A one-time token to make, with which a device enrols; in an open fleet, the device's password at the broker."""
+    """A one-time enrolment token to create; in an open fleet, the device's password at the broker."""
 
-    device: str | None = Field(default=None, description="The only one that it is for; else any that is new.")
-    group: str | None = Field(default=None, description="Where the device is put.")
+    device: str | None = Field(default=None, description="The device that may use it; default: any new one.")
+    group: str | None = Field(default=None, description="Group to put the device in; default: the one that it is in.")
     hours: float | None = Field(
-        default=None, gt=0, le=24 * 365, description="Until a one-time token expires; 24 where it is left out."
+        default=None, gt=0, le=24 * 365, description="Hours until a one-time token expires; default: 24."
     )
 
 
 class EnrolmentSecret(BaseModel):
-    """A one-time token, which is not shown again, and what to type on the device once it is in a file there."""
+    """An enrolment token, which cannot be shown again, and the command to type on the device (token in a file)."""
 
     secret: str
     command: str
 
 
 class Enrolment(_Record):
-    """A one-time token without its secret."""
+    """An enrolment token without its secret."""
 
     id: str
     device: str | None
@@ -284,7 +293,7 @@ class Enrolment(_Record):
 
 
 class Certificate(_Record):
-    """A device's certificate, by its serial number in hexadecimal."""
+    """A device's certificate; `serial` is its serial number in hexadecimal."""
 
     serial: str
     issued_s: float
@@ -293,17 +302,16 @@ class Certificate(_Record):
 
 
 class Revocation(BaseModel):
-    """How long it took until the broker was seen to refuse the device and its session had ended, or what is left to do.
+    """The result of revoking a device. In any case the coordinator ignores the device from now on."""
 
-    Either way the coordinator hears it no more.
-    """
-
-    cut_off_s: float | None = None
-    problem: str | None = None
+    cut_off_s: float | None = Field(
+        default=None, description="Seconds until the broker refused the device and its session had ended."
+    )
+    problem: str | None = Field(default=None, description="Why the broker may still admit it, and what to do.")
 
 
 class Found(_Record):
-    """One line of the doctor's: what is so, and what to do about it, empty where nothing has to be done."""
+    """The result of one of the doctor's checks; `advice` says what to do, and is empty if nothing is."""
 
     check: str
     mark: Mark
@@ -312,21 +320,21 @@ class Found(_Record):
 
 
 class Examination(BaseModel):
-    """What the doctor finds; ``can_run`` where nothing of it is a failure."""
+    """The doctor's findings; `can_run` is false if one of them is a failure."""
 
     can_run: bool
     findings: list[Found]
 
 
 class FleetTold(BaseModel):
-    """A fleet with an authority, and what it tells its devices."""
+    """A fleet with a certificate authority (CA), and what its devices are told."""
 
     name: str
-    is_open: bool = Field(description="Whether devices log in to the broker with tokens, and have no certificates.")
-    broker: str
-    api: str
-    authority: str = Field(description="The digest of its certificate, as `edge-agent enroll` takes it.")
-    good_until_s: float
+    is_open: bool = Field(description="Whether devices log in to the broker with tokens instead of certificates.")
+    broker: str = Field(description="Address of the broker for devices.")
+    api: str = Field(description="Address at which devices enrol.")
+    authority: str = Field(description="Fingerprint of the CA's certificate, for `edge-agent enroll --ca-fingerprint`.")
+    good_until_s: float = Field(description="When the CA's certificate expires.")
 
     @classmethod
     def of(cls, fleet: Fleet) -> FleetTold:
@@ -344,14 +352,14 @@ class FleetTold(BaseModel):
 
 
 class Signing(BaseModel):
-    """Whose signatures count in one role, in hexadecimal, and how many of them it takes."""
+    """The public keys (hexadecimal) whose signatures count in one role, and how many of them must sign."""
 
     threshold: int
     keys: list[str]
 
 
 class TrustRoot(BaseModel):
-    """A root of trust; ``file`` is what devices are given as ``root.json``."""
+    """A root of trust; `file` is the `root.json` that devices get."""
 
     version: int
     expires_s: float
@@ -377,7 +385,7 @@ class TrustRoot(BaseModel):
 
 
 class AuditEntry(_Record):
-    """Who changed what."""
+    """An entry of the audit log: who changed what, and when."""
 
     entry: int
     at_s: float

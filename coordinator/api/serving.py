@@ -70,7 +70,7 @@ class Listening:
         ``ConfigurationError`` for a key without its certificate, and ``StorageError`` if the disk refuses.
         """
         if certificate is None and key is not None:
-            raise ConfigurationError(f"--key {key} is given without its --certificate: give both")
+            raise ConfigurationError(f"--key {key} is given without --certificate: give both")
         if fleet is None:
             return cls(host, port or _PORT, certificate, key, allow_plaintext)
         if certificate is None and not allow_plaintext:
@@ -96,7 +96,7 @@ def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) 
     with closing(_listener(listening)) as listener:
         where = listening.address
         also = "" if dashboard is None else f", dashboard at {where}{dashboard}"
-        _log.info("API at %s/api/v1, described at %s/docs%s; Ctrl-C ends it", where, where, also)
+        _log.info("API at %s/api/v1, documented at %s/docs%s; Ctrl-C ends it", where, where, also)
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -127,5 +127,7 @@ def _listener(listening: Listening) -> socket.socket:
     except OSError as error:
         where = f"{listening.host}:{listening.port}"
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(f"{where} is taken: end what listens there, or choose another --port") from error
-        raise ConfigurationError(f"{where} cannot be listened on: {error.strerror}") from error
+            raise PortInUseError(
+                f"{where} is in use: stop the process that listens there, or choose another --port"
+            ) from error
+        raise ConfigurationError(f"cannot listen on {where}: {error.strerror}") from error

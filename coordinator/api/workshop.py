@@ -39,7 +39,7 @@ class Workshop:
     async def perform(self, job: Job) -> bytes:
         """Do ``job`` and return its result as JSON. Answers 409 while another job runs; raises what ``job`` raises."""
         if self._is_busy:
-            detail = "other heavy work is being done for somebody: try again when it has ended"
+            detail = "another heavy job is running: try again later"
             raise HTTPException(status.HTTP_409_CONFLICT, detail, {"Retry-After": str(_TRY_AGAIN_S)})
         self._is_busy = True
         try:
@@ -87,7 +87,7 @@ async def _done(job: Job) -> bytes:
             process.kill()
             await process.wait()
     if not said:
-        raise RaffmError(f"the work ended with exit code {code}, and said nothing: see the API's log")
+        raise RaffmError(f"the job ended with exit code {code} and no message: see the API's log")
     answer = _answers.decode(said)
     if answer.error is not None:
         raise (ConfigurationError if answer.is_asked_wrong else RaffmError)(answer.error)

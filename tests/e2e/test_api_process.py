@@ -81,8 +81,8 @@ def test_token_lets_in_and_a_signal_ends_it_whoever_is_there(
         assert ask(f"{base}/health") == (200, {"status": "ok"})
         assert ask(f"{base}/api/v1/tasks", token) == (200, {"items": [], "after": None})
         status, answer = ask(f"{base}/api/v1/tokens", token)
-        assert (status, answer) == (403, {"error": "token 'page' is a viewer's; this takes admin"})
-        with pytest.raises(PortInUseError, match=f"127.0.0.1:{port} is taken: end what listens there"):
+        assert (status, answer) == (403, {"error": "token 'page' has the role viewer; this needs admin"})
+        with pytest.raises(PortInUseError, match=f"127.0.0.1:{port} is in use: stop the process that listens there"):
             serve_api(create_app(store), Listening(port=port))
         with (
             socket.create_connection(("127.0.0.1", port)) as idle,
@@ -179,5 +179,5 @@ def test_store_does_not_move_from_under_an_api_that_writes_into_it(tmp_path: Pat
         ask(f"http://127.0.0.1:{port}/api/v1/tasks")
         refused = CliRunner().invoke(app, words)
         assert isinstance(refused.exception, StateInUseError)
-        assert "such as `coordinator api`: end it first" in str(refused.exception)
+        assert "such as `coordinator api`: stop it first" in str(refused.exception)
     assert CliRunner().invoke(app, words).exit_code == 0

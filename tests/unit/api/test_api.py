@@ -85,7 +85,7 @@ def test_each_role_may_what_the_ones_below_may(
     ]
     assert [answer.status_code for answer in answers] == [200 if rank <= allowed else 403 for rank in range(3)]
     if allowed < 2:
-        assert answers[2].json() == {"error": f"token 'ann' is a {role.value}'s; this takes admin"}
+        assert answers[2].json() == {"error": f"token 'ann' has the role {role.value}; this needs admin"}
 
 
 def test_token_that_expired_or_was_revoked_is_worth_nothing(client: TestClient, store: Store) -> None:
@@ -138,7 +138,10 @@ def test_pages_of_what_has_names_go_on_after_a_name_and_say_where_it_is_gone(cli
     rest = client.get("/api/v1/tokens", params={"after": "bob"}, headers=mine).json()
     assert ([one["name"] for one in rest["items"]], rest["after"]) == (["eve", "kim"], None)
     gone = client.get("/api/v1/tokens", params={"after": "lee"}, headers=mine)
-    assert (gone.status_code, gone.json()["error"]) == (400, "there is no 'lee' any more to go on after: begin again")
+    assert (gone.status_code, gone.json()["error"]) == (
+        400,
+        "after='lee' does not exist any more: begin again with the first page",
+    )
 
 
 @pytest.mark.usefixtures("fleet")
@@ -323,7 +326,7 @@ def test_strange_text_is_the_callers_mistake(client: TestClient, store: Store, p
 
 @pytest.mark.parametrize("days", [float("nan"), float("inf"), 36501.0])
 def test_token_of_days_that_are_none_is_not_made(store: Store, days: float) -> None:
-    with pytest.raises(ConfigurationError, match="is good for up to 36500 days"):
+    with pytest.raises(ConfigurationError, match="is valid for up to 36500 days"):
         make_token(store, "ann", AccessRole.ADMIN, days, time.time(), "a test")
 
 

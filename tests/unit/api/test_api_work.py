@@ -159,7 +159,7 @@ def test_work_that_is_asked_for_meanwhile_is_told_to_ask_again(tmp_path: Path) -
 
 def test_work_that_dies_is_the_servers_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RaffmError, match="the work ended with exit code 1, and said nothing"):
+    with pytest.raises(RaffmError, match="the job ended with exit code 1 and no message"):
         asyncio.run(Workshop().perform(Examine(state_dir=str(tmp_path), all_blobs=False)))
 
 
@@ -194,7 +194,7 @@ def test_release_is_made_over_http_by_whom_the_log_says(
     none = client.post("/api/v1/tasks/news/releases", json={}, headers=mine)
     assert (none.status_code, none.json()["error"]) == (
         400,
-        "no device that it could be for is known; see `coordinator device list`",
+        "no device is known that could run it; see `coordinator device list`",
     )
     with store.transaction() as tx:
         tx.devices.hello("pi-5", "board", 1, 1.0)

@@ -148,5 +148,5 @@ def test_body_without_end_is_not_read_to_its_end_whoever_sends_it(client: TestCl
     as_json = {"Content-Type": "application/json"}
     answered = client.post(path, content=b" " * (MAX_BODY_BYTES + 1), headers=as_json)
     assert answered.status_code == 413
-    assert answered.json() == {"error": f"a request has at most {MAX_BODY_BYTES} bytes: send less"}
+    assert answered.json() == {"error": f"a request body has at most {MAX_BODY_BYTES} bytes: send less"}
     assert client.post(path, content=b" " * (MAX_BODY_BYTES - 2) + b"{}", headers=as_json).status_code == 401
