@@ -66,7 +66,8 @@ def _may(role: AccessRole) -> Callable[..., TokenRecord]:
         request.state.visitor = known
         if not known.role.includes(role):
             raise HTTPException(
-                status.HTTP_403_FORBIDDEN, f"token {known.name!r} is a {known.role.value}'s; this takes {role.value}"
+                status.HTTP_403_FORBIDDEN,
+                f"token {known.name!r} has the role {known.role.value}; this needs {role.value}",
             )
         return known
 
@@ -86,7 +87,7 @@ async def _posted(request: Request) -> Mapping[str, str]:
     origin = request.headers.get("origin", "").partition("://")[2]
     is_own = said == "same-origin" if said else origin and origin == request.headers.get("host")
     if not is_own:
-        raise HTTPException(status.HTTP_403_FORBIDDEN, "this was sent by another site: use the page's own button")
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "the request came from another site: use the button of the page")
     body = b""
     async for chunk in request.stream():
         body += chunk

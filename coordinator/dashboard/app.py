@@ -77,7 +77,7 @@ async def _told(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         code, told = error.status_code, str(error.detail)
     elif isinstance(error, RequestValidationError):
-        code, told = status.HTTP_400_BAD_REQUEST, "this address has a part that no page knows: go on from a link"
+        code, told = status.HTTP_400_BAD_REQUEST, "this address is not valid: use a link of the dashboard"
     elif isinstance(error, ConfigurationError):
         code, told = status.HTTP_404_NOT_FOUND, str(error)
     else:

@@ -32,7 +32,7 @@ class Word:
 
 
 _TASKS = {
-    TaskStatus.PENDING: Word(Mark.IDLE, "waits to begin"),
+    TaskStatus.PENDING: Word(Mark.IDLE, "waiting"),
     TaskStatus.RUNNING: Word(Mark.BUSY, "running"),
     TaskStatus.PAUSED: Word(Mark.HELD, "paused"),
     TaskStatus.STOPPED: Word(Mark.HELD, "stopped"),
@@ -53,7 +53,7 @@ _ROLLOUTS = {
     RolloutStatus.ROLLED_BACK: Word(Mark.HELD, "rolled back"),
 }
 _STANDING = {
-    AssignmentStatus.PENDING: Word(Mark.IDLE, "not told yet"),
+    AssignmentStatus.PENDING: Word(Mark.IDLE, "pending"),
     AssignmentStatus.SENT: Word(Mark.BUSY, "sent"),
     AssignmentStatus.TRYING: Word(Mark.BUSY, "on trial"),
     AssignmentStatus.HEALTHY: Word(Mark.GOOD, "healthy"),
@@ -82,7 +82,7 @@ def word_of_approval(missing: int, *, has_expired: bool) -> Word:
     if has_expired:
         return Word(Mark.BAD, "expired")
     if missing > 0:
-        return Word(Mark.IDLE, f"lacks {missing} signature{'s' if missing > 1 else ''}")
+        return Word(Mark.IDLE, f"needs {missing} more signature{'s' if missing > 1 else ''}")
     return Word(Mark.GOOD, "approved")
 
 
@@ -102,8 +102,8 @@ def word_of_offer(known: OfferRecord, *, is_open: bool) -> Word:
     if known.outcome is Outcome.UPDATED:
         return Word(Mark.GOOD, "delivered")
     if known.outcome is Outcome.FAILED:
-        text = known.failure.value.replace("-", " ") if known.failure else "gave up"
+        text = known.failure.value.replace("-", " ") if known.failure else "failed"
         return Word(Mark.BAD, text, known.detail)
     if known.outcome is Outcome.PAUSED:
         return Word(Mark.HELD, "paused by its owner", known.detail)
-    return Word(Mark.BUSY, "at work") if is_open else Word(Mark.BAD, "no update in time")
+    return Word(Mark.BUSY, "training") if is_open else Word(Mark.BAD, "no update in time")

@@ -24,13 +24,13 @@ from coordinator.store.states import AssignmentStatus
 from edge_sdk.errors import ConfigurationError
 
 _NAMES = {
-    "success": "percent that is healthy",
-    "error": "percent that has failed",
-    "health_interval": "seconds of silence",
-    "trial": "seconds on trial",
-    "least_accuracy": "least accuracy",
-    "most_accuracy_lost": "most accuracy lost",
-    "most_latency_ms": "most milliseconds",
+    "success": "healthy, percent",
+    "error": "failed, percent",
+    "health_interval": "health interval, seconds",
+    "trial": "trial, seconds",
+    "least_accuracy": "minimum accuracy",
+    "most_accuracy_lost": "maximum accuracy loss",
+    "most_latency_ms": "maximum latency, ms",
 }
 """The form's numeric fields, and what errors call them."""
 _WORDS = {
@@ -127,7 +127,7 @@ def _figure(form: Mapping[str, str], name: str) -> float:
     try:
         return float(typed)
     except ValueError as error:
-        raise ConfigurationError(f"{_NAMES[name]}: {typed!r} is no number") from error
+        raise ConfigurationError(f"{_NAMES[name]}: {typed!r} is not a number") from error
 
 
 def _to_rollout(rollout: int) -> Response:

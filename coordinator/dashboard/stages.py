@@ -1,4 +1,4 @@
-"""A rollout's stages as bars: the shares of a stage's devices that are healthy, under way, not told yet, and lost."""
+"""A rollout's stages as bars: the shares of a stage's devices that are healthy, under way, pending, and lost."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_fleet_of_a_thousand_is_shown_in_pages_and_searched(browser: Browser, si
         page.get_by_text("Page 1 of").wait_for(state="detached")
         assert page.url == site.at("fleet?q=zero&state=offline")
         page.get_by_label("Device or profile").fill("nobody")
-        page.get_by_text("No device is like that.").wait_for()
+        page.get_by_text("No device matches.").wait_for()
         assert not page.get_by_text("New task").count()
         tab.check()
 
@@ -224,7 +224,7 @@ def test_what_was_typed_outlives_the_session_and_the_server(browser: Browser, tm
             assert page.url == site.at("tasks")
             assert "typed for an hour" in page.get_by_label("The task in TOML").input_value()
         page.get_by_role("button", name="Create").click()
-        page.get_by_text("The coordinator does not answer").wait_for()
+        page.get_by_text("The server does not answer").wait_for()
         assert "typed for an hour" in page.get_by_label("The task in TOML").input_value()
 
 
@@ -250,10 +250,10 @@ def test_release_is_approved_rolled_out_and_halted_in_the_browser(browser: Brows
     store = open_with_release(tmp_path)
     with site_of(tmp_path) as site, Tab(browser) as tab:
         page = tab.log_in(site.at("releases/1"), site.tokens[AccessRole.OPERATOR])
-        for key, becomes in ((ANN, "lacks 1 signature"), (BOB, "approved")):
+        for key, becomes in ((ANN, "needs 1 more signature"), (BOB, "approved")):
             approve(page, tmp_path, partial(signed_file, key), becomes)
         page.get_by_role("link", name="Roll out").click()
-        page.get_by_label("Seconds on trial").fill("1e9")
+        page.get_by_label("Trial, seconds").fill("1e9")
         page.get_by_role("button", name="Roll out").click()
         assert "does not end within the health interval" in page.get_by_role("alert").inner_text()
         tab.complaints.clear()  # Chromium tells of the 400
@@ -292,7 +292,7 @@ def test_task_is_created_watched_paused_stopped_and_released_in_the_browser(
         page = tab.log_in(site.at("tasks"), site.tokens[AccessRole.OPERATOR])
         create(tab, toml_of(fleet, "trial", rounds=50))
         page.get_by_role("main").get_by_role("link", name="Rounds").click()
-        page.get_by_text("Round 1 collects").wait_for()  # nobody asks for the page again
+        page.get_by_text("Round 1 is collecting updates").wait_for()  # nobody asks for the page again
         press(page, site, "trial", "Pause", "paused")
         page.goto(site.at("rounds?task=trial"))
         page.get_by_text("No round is open").wait_for()
@@ -301,7 +301,7 @@ def test_task_is_created_watched_paused_stopped_and_released_in_the_browser(
         create(tab, toml_of(fleet, "news", rounds=3))
         press(page, site, "trial", "Stop", "stopped")
         page.goto(site.at("rounds?task=news"))
-        page.get_by_text("Round 2 collects").wait_for()
+        page.get_by_text("Round 2 is collecting updates").wait_for()
         page.goto(site.at("running?task=news"))
         page.locator("tbody").get_by_text("healthy").nth(len(limits) - 1).wait_for()
         tab.check()
@@ -370,12 +370,12 @@ def test_release_of_real_agents_is_signed_offline_rolled_out_halted_and_rolled_o
         page = tab.log_in(site.at("tasks"), site.tokens[AccessRole.OPERATOR])
         create(tab, toml_of(fleet, "news", rounds=3))
         page.get_by_role("main").get_by_role("link", name="Rounds").click()
-        page.get_by_text("Round 1 collects").wait_for()
+        page.get_by_text("Round 1 is collecting updates").wait_for()
         page.goto(site.at("tasks/news"))
         page.locator(".figures").get_by_text("done").wait_for()
         page.get_by_role("main").get_by_role("link", name="Releases").click()
         page.locator("tbody th").get_by_role("link", name="1", exact=True).click()
-        approve(page, fleet.folder, partial(typed_signature, keys[0]), "lacks 1 signature")
+        approve(page, fleet.folder, partial(typed_signature, keys[0]), "needs 1 more signature")
         take_pictures(browser, site, RELEASE_PICTURES[:1], pytestconfig)
         approve(page, fleet.folder, partial(typed_signature, keys[1]), "approved")
         page.get_by_role("link", name="Roll out").click()
@@ -386,15 +386,15 @@ def test_release_of_real_agents_is_signed_offline_rolled_out_halted_and_rolled_o
         press_button(page, "Halt", "halted")
         stages.nth(1).get_by_text("2 rolled back").wait_for()
         assert page.get_by_text("the rollout was halted").count() == 2
-        assert stages.nth(2).get_by_text("2 not told yet").is_visible()
+        assert stages.nth(2).get_by_text("2 pending").is_visible()
         take_pictures(browser, site, RELEASE_PICTURES[1:], pytestconfig)
         press_button(page, "Roll back", "rolled back")
         assert {running_release(fleet, name) for name in limits} == {None}
         page.goto(site.at("releases/1/new-rollout"))
-        begin(page, "20%, 100%", most_milliseconds=0.001)
+        begin(page, "20%, 100%", max_latency_ms=0.001)
         page.locator(".figures").get_by_text("halted").wait_for()  # by itself
         assert page.locator(".detail").get_by_text("an example takes").count() == 1
-        assert page.get_by_text("not told yet").count() > 1
+        assert page.get_by_text("pending").count() > 1
         page.goto(site.at("releases/1"))
         page.get_by_role("link", name="Roll out").click()
         begin(page, "100%")
@@ -445,19 +445,19 @@ def approve(page: Page, folder: Path, sign: Callable[[Path], Path], becomes: str
         page.get_by_role("link", name=re.compile(r"release-\d+\.json")).click()
     file = folder / download.value.suggested_filename
     download.value.save_as(file)
-    page.get_by_label("The file that was signed").set_input_files(sign(file))
+    page.get_by_label("Signature file").set_input_files(sign(file))
     expect_filled = 'document.getElementById("signed").value.length > 100'
     page.wait_for_function(expect_filled)
     page.get_by_role("button", name="Approve").click()
     page.locator(".figures").get_by_text(becomes).wait_for()
 
 
-def begin(page: Page, stages: str, *, trial_s: float = 0.0, most_milliseconds: float | None = None) -> None:
+def begin(page: Page, stages: str, *, trial_s: float = 0.0, max_latency_ms: float | None = None) -> None:
     """By the form of a rollout."""
     page.get_by_label("Stages").fill(stages)
-    page.get_by_label("Seconds on trial").fill(str(trial_s))
-    if most_milliseconds is not None:
-        page.get_by_label("Most milliseconds").fill(str(most_milliseconds))
+    page.get_by_label("Trial, seconds").fill(str(trial_s))
+    if max_latency_ms is not None:
+        page.get_by_label("Maximum latency, ms").fill(str(max_latency_ms))
     page.get_by_role("button", name="Roll out").click()
     page.wait_for_url("**/rollouts/*")
 
@@ -497,7 +497,7 @@ def test_pictures_in_the_readme_are_of_a_demo(browser: Browser, tmp_path: Path, 
         with site_of(state) as site, Tab(browser, color_scheme="dark") as tab:
             tab.page.set_default_timeout(1e6)
             page = tab.log_in(site.at("rounds"), site.tokens[AccessRole.OPERATOR])
-            page.get_by_text("Round 6 collects").wait_for()
+            page.get_by_text("Round 6 is collecting updates").wait_for()
             page.get_by_text(re.compile(r"^[3-6] delivered")).wait_for()
             take_pictures(browser, site, PICTURES, pytestconfig)
     finally:

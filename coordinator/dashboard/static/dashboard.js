@@ -101,7 +101,7 @@ const theme = document.querySelector("[data-theme-switch]");
 function nameTheme() {
   const chosen = document.documentElement.dataset.theme;
   theme.querySelector("span").textContent = { system: "Auto", light: "Light", dark: "Dark" }[chosen];
-  theme.title = chosen === "system" ? "As the system is: press for light" : `Always ${chosen}: press for another`;
+  theme.title = chosen === "system" ? "Follows the system: press for light" : `Always ${chosen}: press to change`;
 }
 
 theme.addEventListener("click", () => {

@@ -130,7 +130,7 @@ def test_viewer_has_no_buttons_and_is_refused_without_them(
     ]
     assert [answer.status_code for answer in answers] == ([303, 400, 200] if may else [403] * 3)
     if not may:
-        assert told(answers[0]) == "token 'ann' is a viewer's; this takes operator"
+        assert told(answers[0]) == "token 'ann' has the role viewer; this needs operator"
     with store.reading() as tx:
         assert tx.tasks.get(TASK).status is (TaskStatus.PAUSED if may else TaskStatus.RUNNING)
 
@@ -254,7 +254,7 @@ def test_task_that_failed_says_why_and_what_it_says_is_never_run(client: TestCli
 def test_what_is_not_there_is_said_in_a_line(client: TestClient, store: Store) -> None:
     log_in(client, store, AccessRole.VIEWER)
     for path, code, words in (
-        ("devices/%00", 400, "no page knows"),
+        ("devices/%00", 400, "this address is not valid"),
         ("devices/ghost", 404, "there is no device 'ghost'"),
         ("tasks/ghost", 404, "there is no task 'ghost'; the tasks are news"),
         ("rounds?task=ghost", 404, "there is no task 'ghost'; the tasks are news"),
@@ -263,10 +263,10 @@ def test_what_is_not_there_is_said_in_a_line(client: TestClient, store: Store) -
         ("releases/9", 404, "there is no release 9; the releases are 1, 2"),
         ("releases/9/to-sign", 404, "there is no release 9; the releases are 1, 2"),
         ("rollouts/9", 404, "there is no rollout 9; the rollouts are 1"),
-        ("rollouts/x", 400, "no page knows"),
-        ("rollouts/1?state=asleep", 400, "no page knows"),
-        ("fleet?page=0", 400, "no page knows"),
-        ("fleet?state=asleep", 400, "no page knows"),
+        ("rollouts/x", 400, "this address is not valid"),
+        ("rollouts/1?state=asleep", 400, "this address is not valid"),
+        ("fleet?page=0", 400, "this address is not valid"),
+        ("fleet?state=asleep", 400, "this address is not valid"),
         ("nothing", 404, "Not Found"),
     ):
         answer = client.get(f"{AT}/{path}")
@@ -286,11 +286,11 @@ def test_empty_store_says_on_each_page_what_comes_first(tmp_path: Path) -> None:
     with client_of(opened, tmp_path) as client:
         log_in(client, opened, AccessRole.VIEWER)
         for path, words in (
-            ("fleet", "No device has said hello yet."),
+            ("fleet", "No device has connected yet."),
             ("rounds", "There is no task yet."),
             ("tasks", "There is no task yet."),
-            ("releases", "Nothing was released yet."),
-            ("running", "Nothing was released yet."),
+            ("releases", "Nothing has been released yet."),
+            ("running", "Nothing has been released yet."),
         ):
             assert words in client.get(f"{AT}/{path}").text
     opened.close()
@@ -305,7 +305,7 @@ def test_round_is_told_in_figures(client: TestClient, store: Store) -> None:
     delivered = open_round[Outcome.UPDATED]
     assert f"{delivered} delivered" in page
     assert f'<td data-is="Stragglers" class="n">{late}</td>' in page
-    assert "Round 2 collects" in page
+    assert "Round 2 is collecting updates" in page
 
 
 def test_device_that_is_revoked_or_was_never_there_is_said_to_be(client: TestClient, store: Store) -> None:
@@ -315,7 +315,7 @@ def test_device_that_is_revoked_or_was_never_there_is_said_to_be(client: TestCli
         tx.devices.enrol("new", None, time.time())
     for path in ("fleet?q=jetson-0000", "devices/jetson-0000"):
         assert "revoked 1 min ago" in client.get(f"{AT}/{path}").text
-    assert "It has enrolled, and not said hello yet." in client.get(f"{AT}/devices/new").text
+    assert "It has enrolled, but not connected yet." in client.get(f"{AT}/devices/new").text
     assert "not yet" in client.get(f"{AT}/fleet?q=new").text
 
 

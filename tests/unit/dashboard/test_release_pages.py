@@ -92,13 +92,13 @@ def test_release_is_looked_at_signed_elsewhere_by_two_and_approved(
 ) -> None:
     log_in(client, store, AccessRole.OPERATOR, "olga")
     page = shown(client, "releases/1")
-    assert "lacks 2 signatures" in page
+    assert "needs 2 more signatures" in page
     assert "100.0 %<small>of 100 examples" in page
     assert "<span>4 board</span>" in page
     assert "new-rollout" not in page
     file = client.get(f"{AT}/releases/1/to-sign")
     assert file.headers["content-disposition"] == 'attachment; filename="release-1.json"'
-    for key, words in ((ANN, "lacks 1 signature"), (BOB, "approved")):
+    for key, words in ((ANN, "needs 1 more signature"), (BOB, "approved")):
         answer = post(client, "releases/1/approve", signed=signed_by(key, file.content, tmp_path).decode())
         assert (answer.status_code, answer.headers["location"]) == (303, f"{AT}/releases/1")
         page = shown(client, "releases/1")
@@ -113,12 +113,12 @@ def test_release_is_looked_at_signed_elsewhere_by_two_and_approved(
 @pytest.mark.parametrize(
     ("words", "make"),
     [
-        ("this is no manifest of a release: ", lambda *_: b""),
-        ("this is no manifest of a release: ", lambda *_: EVIL.encode()),
-        ("this is no manifest of a release: ", lambda *_: b"[" * 5000),
-        ("this is what there is to sign of release 1, and nobody has", lambda mine, *_: mine),
-        ("is no release key of the root of trust", lambda mine, _, folder: signed_by(EVE, mine, folder)),
-        ("does not hold; sign what it is now", lambda _, other, folder: signed_by(ANN, other, folder)),
+        ("this is not the manifest of a release: ", lambda *_: b""),
+        ("this is not the manifest of a release: ", lambda *_: EVIL.encode()),
+        ("this is not the manifest of a release: ", lambda *_: b"[" * 5000),
+        ("this file of release 1 is not signed", lambda mine, *_: mine),
+        ("is not a release key of the root of trust", lambda mine, _, folder: signed_by(EVE, mine, folder)),
+        ("does not hold; sign its current manifest", lambda _, other, folder: signed_by(ANN, other, folder)),
     ],
     ids=["nothing", "no-json", "deep", "unsigned", "stranger", "another-release"],
 )
@@ -166,7 +166,7 @@ def test_releases_are_listed_newest_first_by_task(client: TestClient, store: Sto
     page = shown(client, f"releases?task={TASK}")
     numbers = re.findall(r'<th scope="row"><a href="/dashboard/releases/(\d)"', page)
     assert numbers == ["2", "1"]
-    assert "lacks 2 signatures" in page
+    assert "needs 2 more signatures" in page
     assert '/dashboard/rollouts/1"><span class="word">' in page
     assert f"/dashboard/releases?task={TASK}" in shown(client, f"tasks/{TASK}")
 
@@ -226,12 +226,12 @@ def test_form_of_a_rollout_says_what_goes_without_saying(client: TestClient, sto
         ({"stages": "nobody"}, "stage 'nobody' has no devices"),
         ({"stages": "50%, 10%"}, "shares have to rise"),
         ({"stages": ",".join(["1%"] * 40)}, "plan: Expected `array` of length <= 32"),
-        ({"success": "most"}, "percent that is healthy: 'most' is no number"),
+        ({"success": "most"}, "healthy, percent: 'most' is not a number"),
         ({"success": "120"}, "plan: Expected `float` <= 1.0 - at `$.success_share`"),
         ({"error": "nan"}, "plan: Expected `float`"),
         ({"health_interval": "inf"}, "plan: Expected `float` <= 1000000000.0 - at `$.health_interval_s`"),
         ({"health_interval": "1"}, "does not end within the health interval"),
-        ({"trial": ""}, "seconds on trial: '' is no number"),
+        ({"trial": ""}, "trial, seconds: '' is not a number"),
         ({"least_accuracy": "7"}, "at `$.trial.least_accuracy`"),
     ],
 )
@@ -271,7 +271,7 @@ def test_rollout_has_the_buttons_that_its_state_allows(client: TestClient, store
         assert (answer.status_code, answer.headers["location"]) == (303, f"{AT}/rollouts/1")
         assert (status_of(store), buttons(shown(client, "rollouts/1"))) == (becomes, may)
     late = post(client, "rollouts/1/pause")
-    assert (late.status_code, told(late)) == (400, "a rollout that is rolling-back cannot pause")
+    assert (late.status_code, told(late)) == (400, "cannot pause a rollout that is rolling-back")
     with store.reading() as tx:
         noted = [(one.who, one.action) for one in tx.audit.newest(4)]
     assert noted == [("olga", f"{action} rollout") for action in ("roll back", "halt", "resume", "pause")]
@@ -285,7 +285,7 @@ def test_rollout_that_another_has_followed_has_no_buttons(client: TestClient, st
     log_in(client, store, AccessRole.OPERATOR)
     assert buttons(shown(client, "rollouts/1")) == []
     answer = post(client, "rollouts/1/rollback")
-    assert (answer.status_code, told(answer)) == (400, f"rollout 2 of {TASK} has taken the place of rollout 1")
+    assert (answer.status_code, told(answer)) == (400, f"rollout 2 of {TASK} has replaced rollout 1")
 
 
 def test_viewer_sees_no_button_and_is_refused_without_one(client: TestClient, store: Store) -> None:
@@ -301,7 +301,7 @@ def test_viewer_sees_no_button_and_is_refused_without_one(client: TestClient, st
         *(post(client, f"rollouts/1/{command}") for command in ("pause", "resume", "halt", "rollback")),
     ]
     assert {(answer.status_code, told(answer)) for answer in refused} == {
-        (403, "token 'vera' is a viewer's; this takes operator")
+        (403, "token 'vera' has the role viewer; this needs operator")
     }
     assert status_of(store) is RolloutStatus.RUNNING
 
@@ -341,4 +341,4 @@ def test_why_a_device_went_back_is_shown_and_never_run(client: TestClient, store
         assert escape(EVIL) in page
         assert "<img" not in page
         assert "<script>" not in page
-    assert "No device stands so." in shown(client, "rollouts/1?state=trying")
+    assert "No device has this state." in shown(client, "rollouts/1?state=trying")
