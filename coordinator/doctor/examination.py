@@ -13,7 +13,7 @@ from edge_sdk.diagnosis.machine import clock, python_version, version_of
 from edge_sdk.errors import UnfitCoordinatorError
 
 _PACKAGES = ("onnxruntime", "torch", "transformers", "onnx", "sqlalchemy")
-_ANOTHER = "`coordinator broker config mosquitto` makes another; have the broker read it: `systemctl reload mosquitto`"
+_ANOTHER = "`coordinator broker config mosquitto` makes a new one; then reload the broker: `systemctl reload mosquitto`"
 _Checks = Sequence[tuple[str, Callable[[Patient], Iterator[Finding]]]]
 
 

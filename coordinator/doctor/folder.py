@@ -21,7 +21,7 @@ def state_folder(patient: Patient) -> Iterator[Finding]:
     folder = patient.state_dir
     if not folder.is_dir():
         yield Finding(
-            "state folder", Mark.FAILURE, f"there is no folder {folder}", "name the one of `coordinator serve`"
+            "state folder", Mark.FAILURE, f"there is no folder {folder}", "give the state folder of `coordinator serve`"
         )
     elif _mode(folder) & _OTHERS_WRITE:
         yield Finding("state folder", Mark.FAILURE, f"others may write to {folder}", f"chmod go-w {folder}")
@@ -29,7 +29,7 @@ def state_folder(patient: Patient) -> Iterator[Finding]:
         advice = "run the doctor, and the coordinator, as the folder's owner"
         yield Finding("state folder", Mark.FAILURE, f"{folder} cannot be written by this user", advice)
     else:
-        yield Finding("state folder", Mark.OK, f"{folder} is its owner's to write")
+        yield Finding("state folder", Mark.OK, f"{folder} can be written by its owner only")
 
 
 def secrets(patient: Patient) -> Iterator[Finding]:
@@ -37,11 +37,11 @@ def secrets(patient: Patient) -> Iterator[Finding]:
     known = sorted(_secrets(patient.state_dir))
     for path in known:
         if _mode(path) & _OTHERS:
-            advice = f"chmod 600 {path}; who read it meanwhile can use it until it is replaced"
+            advice = f"chmod 600 {path}; whoever has read it can use it until it is replaced"
             yield Finding("secrets", Mark.FAILURE, f"others may read {path.name} (mode {_mode(path):o})", advice)
     if not any(_mode(path) & _OTHERS for path in known):
         names = ", ".join(path.name for path in known)
-        yield Finding("secrets", Mark.OK, f"only their owner reads {names}" if names else "none yet")
+        yield Finding("secrets", Mark.OK, f"only their owner can read {names}" if names else "none yet")
 
 
 def keys(patient: Patient) -> Iterator[Finding]:
@@ -53,23 +53,21 @@ def keys(patient: Patient) -> Iterator[Finding]:
             half = public_half(read_key(path))
         except ConfigurationError as error:
             broken = True
-            yield Finding("keys", Mark.FAILURE, str(error), "take it from a backup: devices trust no other")
+            yield Finding("keys", Mark.FAILURE, str(error), "restore it from a backup: devices trust no other")
             continue
         public = path.with_suffix(".pub")
         if not public.exists() or public.read_text(encoding="ascii", errors="replace").strip() != half:
             broken = True
             advice = "start the coordinator, which writes it"
-            yield Finding("keys", Mark.WARNING, f"{public.name} is not the public half of {path.name}", advice)
+            yield Finding("keys", Mark.WARNING, f"{public.name} is not the public key of {path.name}", advice)
     if not broken:
         names = ", ".join(path.name for path in held)
-        yield Finding("keys", Mark.OK, f"{names} are whole" if names else "none yet: the first task makes them")
+        yield Finding("keys", Mark.OK, f"{names} are intact" if names else "none yet: the first task creates them")
 
 
 def serving(patient: Patient) -> Iterator[Finding]:
     """Whether a coordinator holds the folder's lock."""
-    words = (
-        "a coordinator works in the folder" if is_served(patient.state_dir) else "no coordinator works in the folder"
-    )
+    words = "a coordinator serves the folder" if is_served(patient.state_dir) else "no coordinator serves the folder"
     yield Finding("coordinator", Mark.OK, words)
 
 

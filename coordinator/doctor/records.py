@@ -29,24 +29,24 @@ _NAMED = 3
 def store(patient: Patient) -> Iterator[Finding]:
     """Whether the store opens and has the newest schema; it is not upgraded."""
     if is_new(patient.state_dir):
-        yield Finding("store", Mark.WARNING, "none yet", "`coordinator task create` makes it")
+        yield Finding("store", Mark.WARNING, "none yet", "`coordinator task create` creates it")
         return
     try:
         with closing(look_into(patient.state_dir)) as opened:
             found = opened.revision()
     except StorageError as error:
-        advice = "see that its server runs and lets this user in"
+        advice = "check that its server runs and admits this user"
         if not (patient.state_dir / ADDRESS_FILE).exists():
-            advice = "`coordinator restore` a backup into another folder"
+            advice = "restore a backup into another folder by `coordinator restore`"
         yield Finding("store", Mark.FAILURE, str(error), advice)
         return
     if found == HEAD:
-        yield Finding("store", Mark.OK, f"opens; schema {HEAD} is the newest")
+        yield Finding("store", Mark.OK, f"opens; schema {HEAD}, the newest")
     elif found is None or (found.isdecimal() and int(found) < int(HEAD)):
-        advice = "back the folder up; the next command that opens the store upgrades it"
+        advice = "back up the folder; the next command that opens the store upgrades it"
         yield Finding("store", Mark.WARNING, f"schema {found or 'none'} is older than this version's, {HEAD}", advice)
     else:
-        words = f"schema {found} is a newer coordinator's; this one knows {HEAD}"
+        words = f"schema {found} is of a newer coordinator; this one knows up to {HEAD}"
         yield Finding("store", Mark.FAILURE, words, "update the coordinator")
 
 
@@ -56,11 +56,11 @@ def disk(patient: Patient) -> Iterator[Finding]:
     with patient.reading() as tx:
         tasks = [read_task(known.config) for known in tx.tasks.all() if known.status in GOES_ON]
         needed = sum(_round_bytes(tx, task) for task in tasks)
-    found = f"{_mib(free)} free; the next rounds of {len(tasks)} tasks take about {_mib(needed)}"
+    found = f"{_mib(free)} free; the next rounds of {len(tasks)} tasks need about {_mib(needed)}"
     if free < max(needed, _MIN_FREE_BYTES):
         yield Finding("disk", Mark.FAILURE, found, "free some: a round that does not fit waits for the disk")
     elif free < 2 * needed:
-        yield Finding("disk", Mark.WARNING, found, "free some before it is short")
+        yield Finding("disk", Mark.WARNING, found, "free some before it runs out")
     else:
         yield Finding("disk", Mark.OK, found)
 
@@ -73,20 +73,20 @@ def blobs(patient: Patient) -> Iterator[Finding]:
     with patient.reading() as tx:
         missing = (recorded - there) & recorded_blobs(tx)  # a running coordinator may have deleted some meanwhile
     if missing:
-        advice = "copy them from a backup, which has them under blobs/: their tasks cannot go on without"
+        advice = "copy them from a backup (folder blobs/): their tasks cannot continue without them"
         yield Finding("blobs", Mark.FAILURE, f"missing: {len(missing)} of {len(recorded)}, {_few(missing)}", advice)
     looked_at = there if patient.all_blobs else _sample(there)
     damaged = {digest for digest in looked_at if not _is_sound(patient.blob_dir / digest)}
     if damaged:
-        advice = "copy them from a backup, and have the disk checked; --all-blobs looks at every one"
+        advice = "copy them from a backup, and check the disk; --all-blobs verifies every one"
         yield Finding(
             "blobs",
             Mark.FAILURE,
-            f"damaged: {len(damaged)} of {len(looked_at)} that were read, {_few(damaged)}",
+            f"damaged: {len(damaged)} of {len(looked_at)} that were verified, {_few(damaged)}",
             advice,
         )
     if not missing and not damaged:
-        yield Finding("blobs", Mark.OK, f"all {len(recorded)} are there; {len(looked_at)} were read and are whole")
+        yield Finding("blobs", Mark.OK, f"all {len(recorded)} exist; {len(looked_at)} were verified")
 
 
 def _round_bytes(tx: Transaction, task: TaskConfig) -> int:

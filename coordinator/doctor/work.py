@@ -22,7 +22,7 @@ from edge_sdk.errors import RaffmError
 _DAY_S = 86400.0
 _SILENT_DAYS = 7
 _NAMED = 5
-_UNKNOWN = "under an older version, which kept no reason: the log of `coordinator serve` of then says why"
+_UNKNOWN = "under an older version, which stored no reason; see the log of `coordinator serve` of that time"
 _WAITS = {TaskStatus.PENDING, TaskStatus.RUNNING}
 
 
@@ -34,13 +34,11 @@ def tasks(patient: Patient) -> Iterator[Finding]:
     for task in known:
         yield from _sources(task)
     for name, why in failures.items():
-        yield Finding(
-            "tasks", Mark.WARNING, f"{name} failed: {why}", f"mend that, then `coordinator task start {name}`"
-        )
+        yield Finding("tasks", Mark.WARNING, f"{name} failed: {why}", f"fix that, then `coordinator task start {name}`")
     waiting = [task.name for task in known if task.status in _WAITS]
     if waiting and not is_served(patient.state_dir):
-        words = f"waiting for a coordinator, and none works here: {', '.join(waiting)}"
-        yield Finding("tasks", Mark.WARNING, words, "`coordinator serve`")
+        words = f"waiting, but no coordinator runs: {', '.join(waiting)}"
+        yield Finding("tasks", Mark.WARNING, words, "start `coordinator serve`")
     counts = Counter(task.status.value for task in known)
     found = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     yield Finding("tasks", Mark.OK, found or "none yet")
@@ -52,11 +50,11 @@ def devices(patient: Patient) -> Iterator[Finding]:
         everybody = tx.devices.all()
         wanted = [read_task(task.config) for task in tx.tasks.all() if task.status in _WAITS]
     known = [it for it in everybody if it.revoked_s is None]
-    advice = "see to their power and link; `edge-agent doctor` on them tells more"
-    yield from _silent([it for it in known if it.has_said_hello], "not heard of for a week or more", advice)
-    advice = "start their agents, or `coordinator device revoke` who is not to come"
+    advice = "check their power and network; run `edge-agent doctor` on them"
+    yield from _silent([it for it in known if it.has_said_hello], "offline for a week or more", advice)
+    advice = "start their agents, or revoke them by `coordinator device revoke`"
     yield from _silent(
-        [it for it in known if not it.has_said_hello], "enrolled a week ago or more, never heard", advice
+        [it for it in known if not it.has_said_hello], "enrolled a week ago or more, never connected", advice
     )
     found = f"{len(known)} known" if known else "none yet"
     if is_served(patient.state_dir):  # otherwise nobody records which devices are online
@@ -82,15 +80,15 @@ def _sources(task: TaskRecord) -> Iterator[Finding]:
     try:
         family_of(model_type_of(Path(config.model_dir)))
     except RaffmError as error:
-        yield Finding("tasks", mark, f"{task.name}: {error}", "put the model's folder back where it was")
+        yield Finding("tasks", mark, f"{task.name}: {error}", "put the model's folder back in its place")
     for file in dict.fromkeys((config.calibration_file, config.test_file)):
         if not os.access(file, os.R_OK):
-            yield Finding("tasks", mark, f"{task.name}: {file} is gone, or may not be read", "put it back")
+            yield Finding("tasks", mark, f"{task.name}: {file} is missing or cannot be read", "put it back")
 
 
 def _too_few(wanted: Sequence[TaskConfig], known: Sequence[DeviceRecord]) -> Iterator[Finding]:
     for task in wanted:
         online = sum(it.online and task.targets.include(it.id, it.profile, it.group) for it in known)
         if online < task.quorum:
-            words = f"{task.name} needs {task.quorum} at once, and of those that it is for {online} are online"
+            words = f"{task.name} needs {task.quorum} devices at once, and {online} of its target devices are online"
             yield Finding("devices", Mark.WARNING, words, "start more agents, or lower the task's quorum")

@@ -31,10 +31,10 @@ def word_size(_: Patient) -> Iterator[Finding]:
     what = f"{platform.system()} {platform.machine()}"
     if sys.maxsize > 2**32:
         linux = platform.system() == "Linux"
-        advice = "" if linux else "memory is limited and measured on Linux only: keep an eye on it"
+        advice = "" if linux else "memory is limited and measured on Linux only: watch it yourself"
         yield Finding("system", Mark.OK if linux else Mark.WARNING, f"{what}, 64-bit", advice)
     else:
-        advice = "onnxruntime has no wheels for 32-bit ARM or x86: install the 64-bit system (Raspberry Pi OS has one)"
+        advice = "onnxruntime has no wheels for 32-bit ARM or x86: install a 64-bit system"
         yield Finding("system", Mark.FAILURE, f"{what}, 32-bit Python", advice)
 
 
@@ -63,7 +63,7 @@ def onnxruntime(_: Patient) -> Iterator[Finding]:
 def torch(_: Patient) -> Iterator[Finding]:
     """Torch, which only ``--runtime torch`` needs."""
     missing = importlib.util.find_spec("torch") is None
-    found = "not installed, and not needed" if missing else f"{version_of('torch')}: --runtime torch is possible"
+    found = "not installed, and not needed" if missing else f"{version_of('torch')}: --runtime torch can be used"
     yield Finding("torch", Mark.OK, found)
 
 
@@ -77,11 +77,11 @@ def speed(patient: Patient) -> Iterator[Finding]:
     advice = "a busy machine, or a numpy without a fast BLAS: pip install --force-reinstall numpy" if slow else ""
     yield Finding("speed", Mark.WARNING if slow else Mark.OK, f"{what}, {measured.gflops:.1f} GFLOP/s", advice)
     if is_throttled(patient.system, measured.clock_share):
-        advice = "use the supply that the board asks for, and cool it"
+        advice = "use the power supply that the board needs, and cool the board"
         yield Finding(
             "throttling",
             Mark.WARNING,
-            "the processor runs below its clock: heat, a weak supply or a power mode",
+            "the CPU is throttled: by heat, a weak power supply or a power mode",
             advice,
         )
 
@@ -92,11 +92,11 @@ def accelerator(patient: Patient) -> Iterator[Finding]:
 
     name = accelerator_name(patient.system)
     if name is None:
-        found = "none found; the processor does the work"
+        found = "none found; the CPU is used"
     elif _CUDA in (onnxruntime_providers() or ()):
         found = f"{name}; onnxruntime uses it"
     else:
-        found = f"{name}; this onnxruntime has no CUDA; the processor does the work"
+        found = f"{name}; this onnxruntime has no CUDA; the CPU is used"
     yield Finding("accelerator", Mark.OK, found)
 
 
@@ -108,11 +108,11 @@ def memory(patient: Patient) -> Iterator[Finding]:
 
     profile = None if patient.profile is None else load_profile(patient.profile)
     training = take_snapshot(profile, SystemBattery(), _state_dir(patient), patient.system).training_memory_bytes
-    found = f"{_mib(training)} may be used for training; it takes {_mib(_MIN_TRAINING_BYTES)} and the submodel"
+    found = f"{_mib(training)} may be used for training; it needs {_mib(_MIN_TRAINING_BYTES)} plus the submodel"
     if training < _MIN_TRAINING_BYTES:
-        yield Finding("memory", Mark.FAILURE, found, "end other programs, or choose a profile that allows more")
+        yield Finding("memory", Mark.FAILURE, found, "stop other programs, or choose a profile that allows more")
     elif training < _GOOD_TRAINING_BYTES:
-        yield Finding("memory", Mark.WARNING, found, "only narrow parts of small models will fit")
+        yield Finding("memory", Mark.WARNING, found, "only narrow submodels of small models will fit")
     else:
         yield Finding("memory", Mark.OK, found)
 
@@ -126,7 +126,7 @@ def control_group(patient: Patient) -> Iterator[Finding]:
         yield Finding("control group", Mark.OK, "sets no limit")
         return
     small = group.limit_bytes < _SMALL_GROUP_BYTES
-    advice = "raise it: MemoryMax= of a unit, --memory of a container" if small else ""
+    advice = "raise the limit: MemoryMax= of a unit, --memory of a container" if small else ""
     found = f"{group.group} allows {_mib(group.limit_bytes)}, {_mib(group.available_bytes)} of it free"
     yield Finding("control group", Mark.WARNING if small else Mark.OK, found, advice)
 
@@ -147,7 +147,7 @@ def disk(patient: Patient) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=where) as file:
             file.write(b"1")
     except OSError as error:
-        advice = "give another --state-dir, or the rights to write there"
+        advice = "give another --state-dir, or permission to write there"
         yield Finding("state folder", Mark.FAILURE, f"{where} cannot be written: {error.strerror}", advice)
     else:
         yield Finding("state folder", Mark.OK, f"{folder} can be written")
@@ -161,17 +161,17 @@ def sensors(patient: Patient) -> Iterator[Finding]:
 
     celsius = temperature_c(patient.system)
     if celsius is None:
-        advice = "the policy's ceiling cannot be kept; the hardware has to protect itself"
+        advice = "the policy's temperature limit cannot be enforced; the hardware has to protect itself"
         yield Finding("temperature", Mark.WARNING, "no sensor can be read", advice)
     else:
         yield Finding("temperature", Mark.OK, f"{celsius:.0f} °C")
     battery = SystemBattery()
-    share, words = battery.share(), {True: "on the charger", False: "off the charger", None: "charger unknown"}
-    found = "none can be read" if share is None else f"{share:.0%}, {words[battery.charging()]}"
+    share, words = battery.share(), {True: "charging", False: "not charging", None: "charging unknown"}
+    found = "no battery can be read" if share is None else f"{share:.0%}, {words[battery.charging()]}"
     yield Finding("battery", Mark.OK, found)
     metered = is_metered(patient.system)
-    found = {True: "metered", False: "not metered", None: "nobody says whether it is metered"}[metered]
-    advice = "edge-agent run --unmetered-only moves no blobs over it" if metered else ""
+    found = {True: "metered", False: "not metered", None: "unknown whether it is metered"}[metered]
+    advice = "use --unmetered-only to avoid transfers over it" if metered else ""
     yield Finding("link", Mark.WARNING if metered else Mark.OK, found, advice)
 
 

@@ -46,9 +46,9 @@ def _survive(name: str, check: Callable[[_P], Iterator[Finding]], patient: _P) -
     try:
         yield from check(patient)
     except ImportError as error:
-        yield Finding(name, Mark.FAILURE, f"not known: {error}", f"pip install {error.name or 'raffm-edge'}")
+        yield Finding(name, Mark.FAILURE, f"cannot be checked: {error}", f"pip install {error.name or 'raffm-edge'}")
     except (OSError, RaffmError) as error:
-        yield Finding(name, Mark.FAILURE, f"not known: {error}")
+        yield Finding(name, Mark.FAILURE, f"cannot be checked: {error}")
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:

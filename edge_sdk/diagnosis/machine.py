@@ -30,7 +30,7 @@ def clock(_: object) -> Iterator[Finding]:
     if good:
         yield Finding("clock", Mark.OK, found)
     else:
-        advice = "turn time synchronisation on: timedatectl set-ntp true"
+        advice = "turn on time synchronisation: timedatectl set-ntp true"
         yield Finding("clock", Mark.WARNING, f"{found} cannot be right", advice)
 
 

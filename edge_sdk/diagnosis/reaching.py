@@ -40,7 +40,7 @@ def reach(settings: BrokerSettings, *, may_log_in: bool = True) -> Iterator[Find
     if may_log_in or settings.certificate_file is not None:
         yield _mqtt(transport, address, settings)
     else:
-        yield Finding("broker", Mark.OK, f"{address} answers; it was not logged in to")
+        yield Finding("broker", Mark.OK, f"{address} answers; no login was tried")
 
 
 def _network(address: BrokerAddress) -> Finding | None:
@@ -69,7 +69,7 @@ def _tls(address: BrokerAddress, settings: BrokerSettings) -> Finding:
         ):
             shown = _certificate(connection)
     except ssl.SSLCertVerificationError as error:
-        found = f"the broker's is not trusted: {error.verify_message}"
+        found = f"the broker's certificate is not trusted: {error.verify_message}"
         return Finding("certificate", Mark.FAILURE, found, trust_advice(error))
     except OSError as error:  # ssl's other errors too
         advice = f"check that port {address.port} is the one for TLS"
@@ -81,16 +81,18 @@ def _tls(address: BrokerAddress, settings: BrokerSettings) -> Finding:
 def _certificate(connection: ssl.SSLSocket) -> Finding:
     until_s = ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))
     days = (until_s - time.time()) / _DAY_S
-    found = f"the broker's is good until {time.strftime('%Y-%m-%d', time.gmtime(until_s))}, {days:.0f} days"
+    found = (
+        f"the broker's certificate is valid until {time.strftime('%Y-%m-%d', time.gmtime(until_s))}, {days:.0f} days"
+    )
     if days >= _RENEW_DAYS:
         return Finding("certificate", Mark.OK, found)
-    return Finding("certificate", Mark.WARNING, found, "renew it before: nobody connects afterwards")
+    return Finding("certificate", Mark.WARNING, found, "renew it before then: afterwards nothing can connect")
 
 
 def _mqtt(transport: MqttTransport, address: BrokerAddress, settings: BrokerSettings) -> Finding:
     if settings.certificate_file is not None and address.tls:
         # its name may be the client's, and a session would end that of the agent
-        return Finding("broker", Mark.OK, f"{address} answers, and takes the certificate")
+        return Finding("broker", Mark.OK, f"{address} answers, and accepts the certificate")
     with closing(transport):
         try:
             transport.connect()
@@ -100,7 +102,7 @@ def _mqtt(transport: MqttTransport, address: BrokerAddress, settings: BrokerSett
         found = f"{address} answers: MQTT {transport.spoken.value}, messages of up to {max_bytes} bytes"
     if max_bytes >= MAX_PAYLOAD_BYTES:
         return Finding("broker", Mark.OK, found)
-    advice = f"blobs move faster where it takes {MAX_PAYLOAD_BYTES}: raise its limit (mosquitto: max_packet_size)"
+    advice = f"transfers are faster if it accepts {MAX_PAYLOAD_BYTES}: raise its limit (mosquitto: max_packet_size)"
     return Finding("broker", Mark.WARNING, found, advice)
 
 

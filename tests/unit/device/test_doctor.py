@@ -70,7 +70,7 @@ def test_named_error_of_a_check_is_a_finding(patient: Patient) -> None:
         raise StorageError("the disk is odd")
         yield
 
-    assert found(check, patient) == [Finding("it", Mark.FAILURE, "not known: the disk is odd")]
+    assert found(check, patient) == [Finding("it", Mark.FAILURE, "cannot be checked: the disk is odd")]
 
 
 def test_unfit_device_is_named_by_its_failures() -> None:
@@ -147,8 +147,8 @@ def test_sensors_of_a_jetson_on_a_modem_are_read(patient: Patient) -> None:
     ("providers", "ending"),
     [
         (("CUDAExecutionProvider", "CPUExecutionProvider"), "onnxruntime uses it"),
-        (("CPUExecutionProvider",), "this onnxruntime has no CUDA; the processor does the work"),
-        (None, "this onnxruntime has no CUDA; the processor does the work"),
+        (("CPUExecutionProvider",), "this onnxruntime has no CUDA; the CPU is used"),
+        (None, "this onnxruntime has no CUDA; the CPU is used"),
     ],
     ids=["cuda", "cpu", "broken"],
 )
@@ -287,7 +287,9 @@ def test_certificate_that_nobody_trusts_is_said(own_certificate: tuple[ssl.SSLCo
     context, pem = own_certificate
     with listener(context) as port:
         finding = asked(f"mqtts://127.0.0.1:{port}")
-        assert "the broker's is not trusted: self-signed" in finding.found.replace("self signed", "self-signed")
+        assert "the broker's certificate is not trusted: self-signed" in finding.found.replace(
+            "self signed", "self-signed"
+        )
         assert "--ca-file" in finding.advice
         trusted = asked(f"mqtts://127.0.0.1:{port}", pem)
         assert "not trusted" not in trusted.found, "with the certificate at hand, MQTT is what fails"

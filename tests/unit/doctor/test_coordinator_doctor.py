@@ -95,9 +95,9 @@ def test_well_coordinator_is_found_well_and_left_as_it_is(state: Path) -> None:
         findings = found(state)
     assert {finding.mark for finding in findings} == {Mark.OK}, findings
     assert {finding.check: finding.found for finding in findings} | {
-        "secrets": "only their owner reads round.key",
-        "coordinator": "a coordinator works in the folder",
-        "blobs": "all 3 are there; 3 were read and are whole",
+        "secrets": "only their owner can read round.key",
+        "coordinator": "a coordinator serves the folder",
+        "blobs": "all 3 exist; 3 were verified",
         "tasks": "1 pending",
         "devices": "2 known, 2 of them online",
     } == {finding.check: finding.found for finding in findings}
@@ -181,31 +181,41 @@ def _elsewhere(state: Path) -> None:
             Mark.FAILURE,
             "others may read round.key (mode 644)",
         ),
-        (lambda it: (it / "round.key").write_text("x"), "keys", Mark.FAILURE, "is no key"),
+        (lambda it: (it / "round.key").write_text("x"), "keys", Mark.FAILURE, "is not a key"),
         (
             lambda it: (it / "round.pub").write_text("0" * 64),
             "keys",
             Mark.WARNING,
-            "is not the public half of round.key",
+            "is not the public key of round.key",
         ),
         (lambda it: _one_blob(it).unlink(), "blobs", Mark.FAILURE, "missing: 1 of 3, "),
-        (_flip, "blobs", Mark.FAILURE, "damaged: 1 of 3 that were read"),
+        (_flip, "blobs", Mark.FAILURE, "damaged: 1 of 3 that were verified"),
         (_junk, "store", Mark.FAILURE, "file is not a database"),
         (_elsewhere, "store", Mark.FAILURE, "does not answer"),
         (_of_store(_older), "store", Mark.WARNING, "schema 1 is older than this version's"),
-        (_of_store(_newer), "store", Mark.FAILURE, "schema 99 is a newer coordinator's"),
+        (_of_store(_newer), "store", Mark.FAILURE, "schema 99 is of a newer coordinator"),
         (lambda it: shutil.rmtree(it.parent / "model"), "tasks", Mark.FAILURE, "model/config.json does not exist"),
-        (lambda it: (it.parent / "test.csv").unlink(), "tasks", Mark.FAILURE, "test.csv is gone"),
+        (lambda it: (it.parent / "test.csv").unlink(), "tasks", Mark.FAILURE, "test.csv is missing"),
         (_of_store(_fail), "tasks", Mark.WARNING, "news failed: model/config.json is gone"),
-        (_of_store(_fail_long_ago), "tasks", Mark.WARNING, "news failed: under an older version, which kept no reason"),
-        (_of_store(_silent), "devices", Mark.WARNING, "not heard of for a week or more: barn (12 days)"),
+        (
+            _of_store(_fail_long_ago),
+            "tasks",
+            Mark.WARNING,
+            "news failed: under an older version, which stored no reason",
+        ),
+        (_of_store(_silent), "devices", Mark.WARNING, "offline for a week or more: barn (12 days)"),
         (
             _of_store(_never_started),
             "devices",
             Mark.WARNING,
-            "enrolled a week ago or more, never heard: barn (12 days)",
+            "enrolled a week ago or more, never connected: barn (12 days)",
         ),
-        (_of_store(_lonely), "devices", Mark.WARNING, "news needs 2 at once, and of those that it is for 1 are online"),
+        (
+            _of_store(_lonely),
+            "devices",
+            Mark.WARNING,
+            "news needs 2 devices at once, and 1 of its target devices are online",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(
@@ -227,7 +237,7 @@ def test_what_is_wrong_is_said_with_what_to_do(
 def test_task_that_waits_for_a_coordinator_is_said(state: Path) -> None:
     (finding,) = troubles(state)
     assert finding == Finding(
-        "tasks", Mark.WARNING, "waiting for a coordinator, and none works here: news", "`coordinator serve`"
+        "tasks", Mark.WARNING, "waiting, but no coordinator runs: news", "start `coordinator serve`"
     )
 
 
@@ -259,10 +269,10 @@ def test_every_blob_is_read_where_that_is_asked_for(state: Path) -> None:
     with closing(look_into(state)) as store:
         keep_version(store, state, records.SAMPLE + 10)
     (finding,) = (it for it in found(state) if it.check == "blobs")
-    assert finding.found == f"all {records.SAMPLE + 10} are there; {records.SAMPLE} were read and are whole"
+    assert finding.found == f"all {records.SAMPLE + 10} exist; {records.SAMPLE} were verified"
     _flip(state)
     (finding,) = (it for it in found(state, all_blobs=True) if it.check == "blobs")
-    assert f"damaged: 1 of {records.SAMPLE + 10} that were read" in finding.found
+    assert f"damaged: 1 of {records.SAMPLE + 10} that were verified" in finding.found
 
 
 def test_blob_that_a_coordinator_deletes_meanwhile_is_not_missed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,10 +339,12 @@ def test_revoked_device_is_nothing_to_see_to(state: Path) -> None:
 
 
 def test_fleet_s_own_certificate_is_renewed_by_its_own_command(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ending = Finding("certificate", Mark.WARNING, "the broker's is good until tomorrow, 1 days", "renew it before")
+    ending = Finding(
+        "certificate", Mark.WARNING, "the broker's certificate is valid until tomorrow, 1 days", "renew it before"
+    )
     monkeypatch.setattr("edge_sdk.diagnosis.reaching.reach", lambda *_, **__: iter([ending]))
     with sole_user(state):
         assert troubles(state, broker="mqtts://127.0.0.1") == [ending]
         new_fleet(state)
         (finding,) = troubles(state)
-    assert finding.advice.startswith("`coordinator broker config mosquitto` makes another")
+    assert finding.advice.startswith("`coordinator broker config mosquitto` makes a new one")
