@@ -1,16 +1,23 @@
-"""A rollout: which devices are told to run a release now, which to leave it, and when it goes on, halts or goes back.
+"""The state machine of a rollout: when the next stage opens, and when the rollout halts, ends or is rolled back.
 
-    RUNNING ─▶ DONE          one stage after the other, each once enough of the one before is healthy
-       │         │
-    PAUSED       │           tells nobody new; those that were told go on
-       │         │
-    HALTED ◀─────┤           too many have failed: nobody new for good; who has not shown to be healthy goes back
-       └─────────┴─▶ ROLLING_BACK ─▶ ROLLED_BACK       everybody goes back
+============  ==========================================  ==================================================
+status        meaning                                     next status
+============  ==========================================  ==================================================
+RUNNING       the release is sent to the open stages; a   PAUSED, HALTED, DONE, ROLLING_BACK
+              stage opens once the one before succeeded
+PAUSED        no further device gets the release          RUNNING, HALTED, ROLLING_BACK
+DONE          every stage has succeeded                   HALTED, ROLLING_BACK
+HALTED        a stage has failed or an operator halted    ROLLING_BACK
+              it; devices not healthy yet have to go back
+ROLLING_BACK  every device has to go back                 ROLLED_BACK, once all of them are back
+ROLLED_BACK   every device runs its previous model        none
+============  ==========================================  ==================================================
 
-Of each device: PENDING ─▶ SENT ─▶ TRYING ─▶ HEALTHY, or ─▶ ROLLED_BACK by its own report. One that says nothing in time
-is FAILED and stays so, whatever it says later but that it is back.
+A device goes from PENDING to SENT, TRYING and HEALTHY, or to ROLLED_BACK when it reports that it went back. A device
+that is silent for the health interval while SENT or TRYING becomes FAILED and is told to go back. It stays FAILED,
+whatever it reports later, until it reports that it is back.
 
-:func:`step`, :func:`unheard` and :func:`due` are pure; :mod:`.desk` keeps and sends.
+:func:`step`, :func:`unheard` and :func:`due` are pure; :mod:`.desk` stores the state and sends the messages.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ _ASKED = {Status.SENT, Status.TRYING}
 
 
 class Command(str, Enum):
-    """What an operator says to a rollout."""
+    """A command of an operator to a rollout."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -52,12 +59,12 @@ _OBEYED: Mapping[Command, tuple[frozenset[RolloutStatus], RolloutStatus]] = {
         RolloutStatus.ROLLING_BACK,
     ),
 }
-"""From where a command leads where."""
+"""For each command, the statuses in which it is allowed, and the status that it leads to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A device: from which stage on it is told, and where it stands since when, on a steady clock."""
+    """A device of the rollout: its stage, and its status since ``since_s``, in seconds on a monotonic clock."""
 
     stage: int
     status: Status = Status.PENDING
@@ -67,7 +74,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class RolloutState:
-    """All that decides what happens next; ``stage`` is the last that is open."""
+    """Everything that determines the next step; ``stage`` is the index of the newest open stage, from 0."""
 
     plan: Plan
     members: Mapping[str, Member]
@@ -77,14 +84,14 @@ class RolloutState:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """These devices are about to be told to run the release."""
+    """The release is about to be sent to these devices."""
 
     devices: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A device says that it tries, keeps or has left the release."""
+    """A device reports that it tries the release, is healthy with it, or went back."""
 
     device: str
     status: Status
@@ -101,7 +108,7 @@ Event = Told | Reported | Tick
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Whom to tell what: for the first time to run it, again, to leave it."""
+    """The devices to send the release to for the first time, to send it to again, and to tell to go back."""
 
     first: frozenset[str]
     again: frozenset[str]
@@ -109,20 +116,20 @@ class Due:
 
 
 def obeyed(status: RolloutStatus, command: Command) -> RolloutStatus:
-    """Where ``command`` leads. ``ConfigurationError`` where it does not go with ``status``."""
+    """The status that ``command`` leads to. Raises ``ConfigurationError`` if it is not allowed in ``status``."""
     before, after = _OBEYED[command]
     if status not in before:
-        raise ConfigurationError(f"a rollout that is {status.value} cannot {command.value}")
+        raise ConfigurationError(f"cannot {command.value} a rollout that is {status.value}")
     return after
 
 
 def obeying(status: RolloutStatus) -> tuple[Command, ...]:
-    """What can be said to a rollout that stands so."""
+    """The commands that are allowed in ``status``."""
     return tuple(command for command, (before, _) in _OBEYED.items() if status in before)
 
 
 def step(state: RolloutState, event: Event, now_s: float) -> RolloutState:
-    """The state after ``event``."""
+    """The state after ``event``, at ``now_s`` on the monotonic clock."""
     match event:
         case Told(devices):
             told = {name for name in devices & state.members.keys() if state.members[name].status is Status.PENDING}
@@ -132,13 +139,13 @@ def step(state: RolloutState, event: Event, now_s: float) -> RolloutState:
         case Tick():
             late_s = now_s - state.plan.health_interval_s
             late = [name for name, it in state.members.items() if it.status in _ASKED and it.since_s <= late_s]
-            reason = f"no word within {state.plan.health_interval_s:g} s"
+            reason = f"silent for {state.plan.health_interval_s:g} s"
             state = _changed(state, dict.fromkeys(late, (Status.FAILED, reason)), now_s)
     return _settled(state, now_s)
 
 
 def unheard(state: RolloutState, now_s: float) -> RolloutState:
-    """The state after a time in which no device could be heard: intervals begin anew for all who owe an answer."""
+    """The state after a period in which no device could be heard: health intervals begin again."""
     members = {
         name: replace(member, since_s=now_s) if member.status in _ASKED else member
         for name, member in state.members.items()
@@ -147,7 +154,7 @@ def unheard(state: RolloutState, now_s: float) -> RolloutState:
 
 
 def due(state: RolloutState) -> Due:
-    """Whom to tell what, by the state alone: said again it does no harm."""
+    """What to send to which device; repeating a message does no harm."""
     is_open = state.status in {_RUNNING, RolloutStatus.DONE}
     is_back = state.status is RolloutStatus.ROLLING_BACK
     first, again, leave = set[str](), set[str](), set[str]()
@@ -162,10 +169,11 @@ def due(state: RolloutState) -> Due:
 
 
 def staged(groups: Mapping[str, str], stages: Iterable[str], salt: str) -> dict[str, int]:
-    """For each device, by its group, the first stage that it is in; left out are those that are in none.
+    """The index of the first stage that each device is in; devices in no stage are left out.
 
-    A share is of the devices in an order that ``salt`` draws, so that larger ones hold the smaller, and none is empty.
-    Raises ``ConfigurationError`` for what is neither a share nor a group, for shares that fall, and an empty group.
+    ``groups`` maps devices to their groups. ``salt`` seeds a random order of the devices, and a share takes them from
+    its beginning: a larger share contains every smaller one, and no share is empty. Raises ``ConfigurationError`` for a
+    stage that is neither a share nor a group, for shares that do not rise, and for an empty group.
     """
     order = sorted(groups, key=lambda device: hashlib.sha256(f"{salt} {device}".encode()).digest())
     found, widest = dict[str, int](), 0.0
@@ -174,9 +182,11 @@ def staged(groups: Mapping[str, str], stages: Iterable[str], salt: str) -> dict[
         if share is None:
             chosen = [device for device in order if groups[device] == check_name(stage, "group")]
             if not chosen:
-                raise ConfigurationError(f"stage {stage!r} has no devices: name a group that has, or a share like 10%")
+                raise ConfigurationError(
+                    f"stage {stage!r} has no devices: use a group that has some, or a share like 10%"
+                )
         elif share <= widest:
-            raise ConfigurationError(f"stage {stage!r} is no more than the one before: shares have to rise")
+            raise ConfigurationError(f"stage {stage!r} is not larger than the share before it: shares have to rise")
         else:
             widest, chosen = share, order[: math.ceil(share * len(order))]
         for device in chosen:
@@ -185,18 +195,18 @@ def staged(groups: Mapping[str, str], stages: Iterable[str], salt: str) -> dict[
 
 
 def _share_of(stage: str) -> float | None:
-    """0..1; ``None`` for a name."""
+    """The share, above 0 and up to 1; ``None`` for a group's name."""
     percent = _PERCENT.fullmatch(stage)
     if percent is None:
         return None
     share = float(percent[1]) / 100
     if not 0 < share <= 1:
-        raise ConfigurationError(f"stage {stage!r} is no share: use more than 0% and at most 100%")
+        raise ConfigurationError(f"stage {stage!r} is out of range: use more than 0% and at most 100%")
     return share
 
 
 def _heard(state: RolloutState, device: str, status: Status, reason: str) -> dict[str, tuple[Status, str]]:
-    """What a report changes: one that comes too late changes nothing, but that the device is back always counts."""
+    """The changes by a report. A late one changes nothing, unless it says that the device is back."""
     member = state.members.get(device)
     if member is None or member.status in {Status.PENDING, Status.ROLLED_BACK, status}:
         return {}
@@ -216,7 +226,7 @@ def _changed(state: RolloutState, changes: Mapping[str, tuple[Status, str]], now
 
 
 def _settled(state: RolloutState, now_s: float) -> RolloutState:
-    """What follows from where the devices stand."""
+    """The state once the statuses of its devices have taken effect."""
     if state.status in {_RUNNING, _PAUSED, RolloutStatus.DONE}:
         state = _judged(state)
     if state.status is RolloutStatus.HALTED:
@@ -228,7 +238,7 @@ def _settled(state: RolloutState, now_s: float) -> RolloutState:
 
 
 def _judged(state: RolloutState) -> RolloutState:
-    """Halted, or with as many stages open as have earned it."""
+    """The state, halted if an open stage has failed; otherwise with every further stage open that may open."""
     if any(_has_failed(state, stage) for stage in range(state.stage + 1)):
         return replace(state, status=RolloutStatus.HALTED)
     if state.status is _RUNNING and _has_succeeded(state, state.stage):

@@ -1,4 +1,4 @@
-"""How large the inputs of a model's matrices are on a set of examples."""
+"""Norms of the inputs of a model's weight matrices on a set of examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinator's own examples as batches, and what a graph is fed with one of them."""
+"""The coordinator's own examples as batches, and the inputs of a graph for one of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def batches_of(
 
 
 def labels_of(*examples: Examples) -> list[str]:
-    """Every label that occurs, sorted; none where text is written."""
+    """The labels that occur, sorted; none for examples of text generation."""
     labels = set[str]()
     for part in examples:
         if isinstance(part, TaggedExamples):

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder's files say, and whether the model that was read from them is what they say.
+"""Reads the settings in a Hugging Face folder, and checks that its weights fit them.
 
 Transformers fills what a checkpoint lacks, or has in another size, with random numbers. Only a new task head may be.
 """
@@ -29,10 +29,10 @@ def read_settings(folder: Path) -> dict[str, object]:
     path = folder / "config.json"
     try:
         if not path.is_file():
-            raise ModelFormatError(f"{path} does not exist; name a folder that Hugging Face's save_pretrained wrote")
+            raise ModelFormatError(f"{path} does not exist; use a folder that Hugging Face's save_pretrained wrote")
         settings = json.loads(path.read_bytes())
     except OSError as error:
-        raise ModelFormatError(f"{path} cannot be read ({error.strerror}); name another folder") from error
+        raise ModelFormatError(f"{path} cannot be read ({error.strerror}); use another folder") from error
     except (ValueError, RecursionError) as error:
         raise ModelFormatError(f"{path} is not a JSON object ({error}); save the model again") from error
     if not isinstance(settings, dict):
@@ -49,7 +49,7 @@ def check_files(folder: Path) -> None:
     if settings.get("scale_attn_by_inverse_layer_idx"):
         raise UnsupportedArchitectureError(
             f"{folder}: scale_attn_by_inverse_layer_idx is not supported: attention depends on a layer's number, "
-            "which a submodel changes; use a model without"
+            "which a submodel changes; use a model without it"
         )
     if quantised := settings.get("quantization_config"):
         method = quantised.get("quant_method", "unnamed") if isinstance(quantised, dict) else quantised

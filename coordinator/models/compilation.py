@@ -1,4 +1,4 @@
-"""Compile a foundation model's templates, once, and keep them.
+"""Compiles a foundation model's graph templates once, and caches them.
 
 No template leaves this module unchecked: the exporter is known to lose outputs and to translate some operators wrongly
 without an error, so the gradients of a stitched submodel are compared with torch's own first.
@@ -118,7 +118,7 @@ def _digest(foundation: Foundation) -> str:
 
 
 def gradient_errors(foundation: Foundation, templates: Templates, submodel: Submodel) -> dict[str, float]:
-    """For every trainable parameter of ``submodel``, how far its compiled gradient is from torch's, relatively (L2).
+    """For every trainable parameter of ``submodel``, the relative L2 error of its compiled gradient against torch's.
 
     A gradient that is zero in theory, as a key bias's is, holds only rounding noise: nothing is divided by less than a
     thousandth of the largest gradient's norm.

@@ -1,4 +1,4 @@
-"""How good a version is, at any width and depth: accuracy and loss on held-out examples."""
+"""Evaluates a version at any width and depth: accuracy and loss on the coordinator's test examples."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Evaluator:
         return self._scored(self.logits(submodel, parameters))
 
     def evaluate_file(self, model: bytes) -> Evaluation:
-        """Run a file that is released, as it is, on all examples."""
+        """Evaluate the very file that is released on all examples."""
         runner, architecture = Runner(model, threads=self._threads), self._templates.architecture
         return self._scored(runner.run(feeds(batch, architecture))[LOGITS] for batch in self._batches)
 
     def max_logit_difference(self, parameters: Mapping[str, Array], others: Mapping[str, Array]) -> float:
-        """The largest |Δlogit| between two versions of the full model: rounding alone where they are one function."""
+        """The largest |Δlogit| between two versions of the full model; only rounding if they are the same function."""
         whole = full(self._templates.architecture)
         pairs = zip(self.logits(whole, parameters), self.logits(whole, others), strict=True)
         return max(float(np.abs(one - other).max()) for one, other in pairs)

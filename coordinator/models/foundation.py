@@ -1,4 +1,4 @@
-"""A foundation model in memory: parameters as numpy arrays, and the two JSON files that give them a meaning."""
+"""A foundation model in memory: its parameters as numpy arrays, its configuration and its tokenizer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MAX_LETTERS = 300  # of a library's reason
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """A model, whole: what version 0 of a run is made of.
+    """A whole model, from which version 0 of a task is made.
 
     ``parameters`` are float32 under their state-dict names, adapters under ``<module>.lora_A.weight`` and the like;
     ``labels`` name the classes in the order of the logits, none where text is generated. ``config_json`` and

@@ -53,7 +53,7 @@ class FreshSizes:
 
 
 def write_model_for(folder: Path, examples: ArrayExamples, sizes: FreshSizes, *, patch: int, seed: int) -> Path:
-    """A model that fits ``examples``: windows, cut into ``patch`` steps, or square images, ``patch`` pixels a side.
+    """Write a model that fits ``examples``: windows, or square images, cut into patches of ``patch`` steps or pixels.
 
     Raises ``ConfigurationError`` where they cannot be cut evenly, ``DataFormatError`` for images that are not square.
     """

@@ -1,4 +1,4 @@
-"""A start for the new head: logistic regression on what the foundation model already knows.
+"""Initialises a new head: logistic regression on the features of the foundation model.
 
 A random head's gradients say little about which heads and neurons matter, and its first steps disturb the layers below.
 A second on the calibration texts gives it a direction.

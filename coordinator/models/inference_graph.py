@@ -25,7 +25,7 @@ _RUNTIMES = (((9, 20), "1.17"), ((10, 21), "1.18"), ((10, 22), "1.20"), ((11, 23
 
 
 def inference_graph(templates: Templates, submodel: Submodel) -> onnx.ModelProto:
-    """The forward pass alone: the model's inputs and the parameters -> ``logits``.
+    """The graph of the forward pass: the model's inputs and the parameters -> ``logits``.
 
     Raises ``ConfigurationError`` where the submodel asks for more than the architecture has.
     """
@@ -36,7 +36,7 @@ def inference_graph(templates: Templates, submodel: Submodel) -> onnx.ModelProto
 def release_graph(
     templates: Templates, submodel: Submodel, parameters: Mapping[str, Array], precision: Precision
 ) -> bytes:
-    """A file that runs by itself: the model's inputs -> ``logits``, with the weights inside.
+    """A self-contained model file: the model's inputs -> ``logits``, with the weights inside.
 
     ``parameters`` are the full model's; the submodel is cut out. In int8, weights and embeddings have one scale per
     channel, and activations are quantised as they come: about a quarter of the size. In fp16, all but the inputs and
@@ -53,7 +53,7 @@ def release_graph(
 
 
 def min_onnxruntime(model: bytes) -> tuple[int, str]:
-    """The operator set of a model file, and the oldest onnxruntime that takes it."""
+    """The operator set of a model file, and the oldest onnxruntime that can run it."""
     proto = onnx.load_model_from_string(model)
     opset = next(each.version for each in proto.opset_import if not each.domain)
     needed = [

@@ -1,4 +1,4 @@
-"""What a model's units weigh, and how good its submodels are before anything was trained."""
+"""The salience of a model's heads and neurons, and the accuracy of its submodels before any training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Of one model on one set of examples: by metric, what the units weigh, and a curve from the narrowest on."""
+    """The inspection of one model: by metric, the salience of its units, and accuracy from the narrowest width on."""
 
     architecture: Architecture
     salience: Mapping[Salience, UnitSalience]
@@ -56,7 +56,7 @@ def inspect_model(
     threads: int,
     say: Callable[[str], None],
 ) -> Inspection:
-    """Rank by each of ``metrics`` on ``calibration`` examples, cut every width, and judge it on ``test`` others.
+    """Rank by each of ``metrics`` on ``calibration`` examples, and evaluate every width on ``test`` other examples.
 
     Where there are fewer examples, both get their share of them. Raises the named errors of a model folder or a data
     file that cannot be used.

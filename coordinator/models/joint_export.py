@@ -1,4 +1,4 @@
-"""A torch function that computes its own gradients, as one plain ONNX graph.
+"""Exports a torch function that computes its own gradients as one plain ONNX graph.
 
 ``torch.onnx`` translates the record of what runs. Only opset 20 remains: no torch is needed to run it.
 """

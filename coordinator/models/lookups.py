@@ -1,4 +1,4 @@
-"""Tables that a training graph only looks up need not be fed whole: it takes some rows, and the places of ids in them.
+"""Embedding tables that a graph only looks up are not fed whole, but as the needed rows and the ids' places in them.
 
     before   Gather(table, ids)
     after    Gather(table, rows.<ids>.<table>), of as many rows as are fed for the table

@@ -1,4 +1,4 @@
-"""Adapters merged into what they adapt: how a model runs whose graphs know none, see :class:`.Adapters`.
+"""Merges adapters into the weights that they adapt, so that graphs without adapters can run the model.
 
 A submodel is cut out first and merged then, so that it computes what a device trains. That is the same as the merged
 model cut, but for one case: DoRA divides each row of W + s·B·A by its norm, and a row that is cut has a smaller one.
@@ -23,7 +23,7 @@ _MAGNITUDE, _SCALES = ".lora_magnitude_vector.weight", ".ia3_l"
 
 
 def without_adapters(foundation: Foundation) -> Foundation:
-    """The same model before adapters were added to it."""
+    """The model without its adapters."""
     return replace(
         foundation,
         architecture=replace(foundation.architecture, adapters=None),
@@ -32,7 +32,7 @@ def without_adapters(foundation: Foundation) -> Foundation:
 
 
 def graph_parameters(templates: Templates, submodel: Submodel, parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """What a graph of ``submodel`` is given: cut out of the full model's ``parameters``, and merged where it has to be.
+    """The parameters that a graph of ``submodel`` takes, cut out of the full model's, with adapters merged if needed.
 
     Raises ``ConfigurationError`` where the submodel asks for more than the model has.
     """
@@ -42,7 +42,7 @@ def graph_parameters(templates: Templates, submodel: Submodel, parameters: Mappi
 
 
 def merged(parameters: Mapping[str, Array], architecture: Architecture) -> dict[str, Array]:
-    """The parameters of the same function without adapters, of a model or of a submodel that was cut out of it.
+    """The parameters of the same function without adapters, for a model or a submodel cut out of it.
 
     In the precision of ``parameters``; what is not adapted is not copied.
     """

@@ -31,7 +31,7 @@ class LayerOrder:
 
     @classmethod
     def of(cls, heads: Sequence[int], ffn: Sequence[int]) -> LayerOrder:
-        """From lists."""
+        """The order from lists of old indices."""
         return cls(np.array(heads, dtype=np.intp), np.array(ffn, dtype=np.intp))
 
     def inverse(self) -> LayerOrder:

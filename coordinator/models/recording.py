@@ -1,4 +1,4 @@
-"""Record every operator that a torch function runs, with symbols for the sizes that are free.
+"""Records every operator that a torch function runs, with symbols for the free sizes.
 
 ``make_fx`` records what ``torch.autograd.grad`` runs too, which ``torch.export`` does not; once is enough, since the
 operators that ONNX does not have are recorded as simpler ones. torch.onnx takes the record, an ``ExportedProgram``.
@@ -90,7 +90,7 @@ def record(
     arguments: tuple[Tree, ...],
     free: Callable[[torch.Tensor], FreeSizes],
 ) -> ExportedProgram:
-    """What ``function(*arguments)`` runs; see :func:`coordinator.models.joint_export.export_function`."""
+    """Record what ``function(*arguments)`` runs; see :func:`coordinator.models.joint_export.export_function`."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     symbolic = pytree.tree_map(lambda tensor: _symbolic(tensor, free(tensor), mode), arguments)
     with mode:

@@ -1,4 +1,4 @@
-"""A task made ready: the permuted model, its graphs and its costs, and what one round and one release consist of.
+"""A prepared task: its permuted model, graphs and costs, and the blobs of its rounds and releases.
 
 Everything here is a function of the task's configuration and of blobs, so a coordinator that restarts gets the same run
 back: version 0 is stored once, and aggregation depends on the set of accepted updates alone.
@@ -54,7 +54,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class WidthResult:
-    """How one width of a global model does on the coordinator's test texts."""
+    """The evaluation of one width of a global model on the coordinator's test examples."""
 
     width: str
     parameters: int
@@ -63,7 +63,7 @@ class WidthResult:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A model file, its operator set, the oldest onnxruntime that takes it, and its ``evaluation``."""
+    """A model file, its operator set, the oldest onnxruntime that can run it, and its ``evaluation``."""
 
     manifest: tuple[BlobEntry, ...]
     opset: int
@@ -72,7 +72,7 @@ class Exported:
 
 
 class Run:
-    """One task's model side: graphs, costs, test texts. Used by one thread at a time."""
+    """The model side of one task: graphs, costs and test examples. Used by one thread at a time."""
 
     def __init__(
         self,
@@ -99,12 +99,12 @@ class Run:
 
     @cached_property
     def runtimes(self) -> tuple[Runtime, ...]:
-        """What can train this task: torch alone where its adapters have no graph."""
+        """The runtimes that can train this task: only torch if its adapters have no graph."""
         return tuple(Runtime) if self.foundation.architecture.has_graph else (Runtime.TORCH,)
 
     @cached_property
     def widths(self) -> Mapping[str, Submodel]:
-        """What is evaluated after every round, by name."""
+        """The submodels that are evaluated after every round, by name."""
         architecture = self.foundation.architecture
         return {
             _SHARE_NAMES.get(share, f"{share:.0%}"): uniform(architecture, max(1, int(architecture.heads * share)))
@@ -126,18 +126,18 @@ class Run:
         return slices_of(submodel, self.foundation.architecture, self.foundation.family, self.shapes)
 
     def parameters(self, submodel: Submodel) -> int:
-        """How many parameters a submodel has."""
+        """The number of parameters of a submodel."""
         return self.costs.parameter_count(submodel)
 
     def trained_slices(self, submodel: Submodel) -> Slices:
-        """The parameters of a submodel that a device trains: what its update must consist of."""
+        """The slices of the parameters that a device trains, which its update has to consist of."""
         family, part = self.foundation.family, self.config.part
         return {name: axes for name, axes in self.slices(submodel).items() if family.is_trainable(name, part)}
 
     def manifest(
         self, version: ModelVersion, submodel: Submodel, runtime: Runtime = Runtime.ONNX
     ) -> tuple[BlobEntry, ...]:
-        """The blobs that a device needs to train ``submodel`` from ``version``; made once for all who get the same."""
+        """The blobs that a device needs to train ``submodel`` from ``version``; made once for equal submodels."""
         key = (version.digest, submodel, runtime)
         if not all(self._blobs.has(entry.digest) for entry in self._manifests.get(key, ())):
             del self._manifests[key]  # a round that changed nothing, or was abandoned, left the version as it was
@@ -170,7 +170,7 @@ class Run:
         ]
 
     def judge(self, version: ModelVersion, submodel: Submodel) -> Evaluation:
-        """How one submodel of a version does; kept until another version is judged."""
+        """The evaluation of one submodel of a version, cached until another version is evaluated."""
         if self._judged_version != version.digest:
             self._judged_version, self._judgements = version.digest, {}
         if submodel not in self._judgements:
@@ -178,7 +178,7 @@ class Run:
         return self._judgements[submodel]
 
     def export(self, version: ModelVersion, submodel: Submodel, precision: Precision) -> Exported:
-        """A model file of ``submodel`` for inference with its tokenizer, and how that very file does."""
+        """The model file of ``submodel`` for inference with its tokenizer, and the evaluation of that very file."""
         key = (version.digest, submodel, precision)
         if key not in self._exports:
             graph = release_graph(self.templates, submodel, version.parameters, precision)
@@ -188,7 +188,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> tuple[BlobEntry, ...]:
-        """What turns texts into token ids, on devices as here; nothing where the examples are no texts."""
+        """The blob of the tokenizer that devices use too; empty if the examples are not texts."""
         tokenizer = self.foundation.tokenizer_json
         return (put_bytes(self._blobs, Part.TOKENIZER, tokenizer),) if tokenizer else ()
 
@@ -243,7 +243,7 @@ def prepare(
     say: Say,
     known: tuple[int, tuple[BlobEntry, ...]] | None = None,
 ) -> tuple[Run, ModelVersion]:
-    """Load, compile, rank, permute and check: the run and the version to go on from. Some 20 s the first time.
+    """Load, compile, rank, permute and check; returns the run and its newest version. The first time takes about 20 s.
 
     ``known`` is the number and the blobs of the version that an earlier start got to; without it version 0 is made.
     Raises the named errors of a model folder or data file that cannot be used, and ``ModelFormatError`` where the

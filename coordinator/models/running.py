@@ -1,4 +1,4 @@
-"""Run a compiled graph on the coordinator: onnxruntime, numpy in and out."""
+"""Runs a compiled graph on the coordinator with onnxruntime; numpy in and out."""
 
 from __future__ import annotations
 

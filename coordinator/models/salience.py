@@ -1,4 +1,4 @@
-"""Rank heads, FFN neurons and layers by how much the model's loss depends on them.
+"""Ranks heads, FFN neurons and layers by how much the model's loss depends on them.
 
 A unit's salience is a sum over its weights, biases left out, of one of these:
 
@@ -47,7 +47,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class UnitSalience:
-    """What each unit of each layer weighs: ``heads`` (layers, heads) and ``ffn`` (layers, neurons), not negative."""
+    """The salience of every unit by layer: ``heads`` (layers, heads) and ``ffn`` (layers, neurons), not negative."""
 
     heads: Values
     ffn: Values
@@ -81,7 +81,7 @@ def unit_salience(
     threads: int,
     seed: int = 0,
 ) -> UnitSalience:
-    """What the units of ``foundation`` weigh on ``batches``, calibration examples, about 256 in all.
+    """The salience of the units of ``foundation`` on ``batches`` of calibration examples, about 256 in all.
 
     Only ``TAYLOR`` and ``ACTIVATION`` read examples; they raise ``ConfigurationError`` where there are none. ``seed``
     is that of ``RANDOM``.
@@ -111,7 +111,7 @@ def unit_salience(
 
 
 def ranked(foundation: Foundation, salience: UnitSalience) -> Foundation:
-    """The same function, its units in the order of their ``salience``, the most salient first."""
+    """The same function with its units reordered, the most salient first."""
     orders = salience.orders(foundation.architecture)
     return replace(
         foundation, parameters=permute(foundation.parameters, foundation.family, foundation.architecture, orders)

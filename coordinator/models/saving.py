@@ -1,4 +1,4 @@
-"""A version in the formats that other tools load: a Hugging Face folder, or PEFT's folder of adapters.
+"""Saves a version for other tools: as a Hugging Face folder, or as a PEFT folder of adapters.
 
 Heads and neurons go back to where they were before version 0 was permuted, so what is saved fits the model that the
 task began with.

@@ -1,4 +1,4 @@
-"""Chain copies of the layer template inside the shell template: a submodel's graph, in milliseconds.
+"""Builds a submodel's graph in milliseconds, by chaining copies of the layer template inside the shell template.
 
 1. Name values apart: copy ``k`` of the layer reads ``hidden.k`` and writes ``hidden.k+1``; gradients run backwards
    along the same numbers. The shell writes ``hidden.0`` and reads the last one.

@@ -1,4 +1,4 @@
-"""Trace a foundation model's layers and shell, with their gradients, into the templates.
+"""Traces a foundation model's layers and shell, with their gradients, into the templates.
 
 The layers of a stack are cut out of the model by a stub that records what enters the first and returns what left the
 last; the chain rule closes the cut: the shell's gradients take ``grad.hidden.in``, and ``grad.aux.*`` where there is

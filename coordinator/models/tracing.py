@@ -1,4 +1,4 @@
-"""What is traced for the templates: a model of one layer a stack, sizes that cannot be mistaken, and the cut.
+"""Prepares tracing for the templates: a model of one layer per stack, with sizes that cannot be confused.
 
 Tracing takes equal sizes for the same size, so every size that may differ at run time has a number of its own here.
 """

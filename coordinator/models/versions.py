@@ -1,4 +1,4 @@
-"""Versions of the global model as blobs: what is trained once a version, what stays the same once ever."""
+"""Versions of the global model as blobs: trained parameters once per version, frozen ones once per task."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Ordering(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, orders: Iterable[LayerOrder], layer_ranking: tuple[int, ...]) -> Ordering:
-        """From arrays."""
+        """The ordering from arrays."""
         pairs = [(tuple(order.heads.tolist()), tuple(order.ffn.tolist())) for order in orders]
         heads, ffn = zip(*pairs, strict=True)
         return cls(heads, ffn, layer_ranking)
 
     def orders(self) -> tuple[LayerOrder, ...]:
-        """As arrays."""
+        """The ordering as arrays."""
         return tuple(LayerOrder.of(heads, ffn) for heads, ffn in zip(self.heads, self.ffn, strict=True))
 
 

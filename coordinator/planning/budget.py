@@ -16,10 +16,11 @@ _LEAST_S = 1e-3  # a round that took less tells no speed
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes of peak memory, and floating-point operations for each sample; ``None`` where the speed is not known.
+    """The limits of one offer: bytes of peak memory, and FLOPs per sample (``None`` if the device's speed is unknown).
 
-    ``flops_per_byte`` is how many of these a byte on the wire costs, in time: 0 where the link's speed is not known.
-    ``steps`` is how many a round has, ``None`` where the number of samples is not known.
+    ``flops_per_byte`` converts traffic into time: the FLOPs that the device computes while it transfers one byte, 0 if
+    the speed of its link is unknown. ``steps`` is the number of steps in a round, ``None`` if the number of samples is
+    unknown.
     """
 
     memory_bytes: int
@@ -30,7 +31,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a device trains: ``flops`` for each of its samples and second, and the ``steps`` of its whole round."""
+    """A device's training speed: ``flops`` per sample and second, and the ``steps`` of a whole round."""
 
     flops: float
     steps: int | None
@@ -39,11 +40,11 @@ class Pace:
 def training_budget(
     snapshot: Snapshot, *, memory_factor: float = 1.0, deadline_s: float | None = None, pace: Pace | None = None
 ) -> Budget:
-    """What may be spent on training: the device's own limit, and its ``pace`` for most of ``deadline_s``.
+    """The budget for training: the device's own memory limit, and what it computes in most of ``deadline_s``.
 
-    ``memory_factor`` is the device's, below 1 where the memory model has been too hopeful of it: see
-    :func:`shrunk`. What the cost model may be off by is kept free. The ``pace`` is what the device has shown, or
-    :func:`estimated_pace`. Without a pace or a deadline, time does not count.
+    ``memory_factor`` scales the memory limit; it is below 1 if the device ran out of memory before (:func:`shrunk`).
+    A margin for the error of the cost model is left free. ``pace`` is the measured one or :func:`estimated_pace`.
+    Without a pace or a deadline, time is not limited.
     """
     memory_bytes = int(snapshot.training_memory_bytes * memory_factor * (1 - COST_MODEL_ERROR))
     if pace is None or deadline_s is None:
@@ -54,9 +55,10 @@ def training_budget(
 
 
 def estimated_pace(snapshot: Snapshot, recipe: Recipe) -> Pace | None:
-    """By the speed that a device has measured, where the recipe says how many samples it passes in a round.
+    """The pace of a device that has not trained yet, from its benchmark and the recipe's number of steps.
 
-    ``None`` where it passes all that the device has, whose number only its first update tells, or without a speed.
+    ``None`` if the device has no benchmark, or if the recipe does not limit the steps: then a round passes over all of
+    the device's samples, and only its first update tells how many there are.
     """
     if snapshot.gflops is None or recipe.max_steps is None:
         return None
@@ -65,7 +67,7 @@ def estimated_pace(snapshot: Snapshot, recipe: Recipe) -> Pace | None:
 
 
 def measured_pace(report: TrainingReport, recipe: Recipe, flops_per_sample: float) -> Pace | None:
-    """By what the last round took, of a submodel that costs ``flops_per_sample`` a round; ``None`` of next to no time.
+    """The pace in the last round, whose submodel costs ``flops_per_sample``; ``None`` if it took next to no time.
 
     The device may have been asked for fewer steps than the ``recipe`` has.
     """
@@ -76,9 +78,10 @@ def measured_pace(report: TrainingReport, recipe: Recipe, flops_per_sample: floa
 
 
 def late_pace(before: Pace | None, recipe: Recipe, flops_per_sample: float, seconds: float) -> Pace:
-    """Of a device whose round was over before it had trained what costs ``flops_per_sample``: half of what that took.
+    """The assumed pace of a device that missed the deadline after ``seconds``.
 
-    Half of the pace before, where there is one: it is slower now.
+    It is half of its earlier pace or, without one, half of the pace that would just have met the deadline with a
+    submodel that costs ``flops_per_sample``.
     """
     if before is None:
         return Pace(LATE_SHRINK * flops_per_sample / seconds, recipe.max_steps)
@@ -86,10 +89,10 @@ def late_pace(before: Pace | None, recipe: Recipe, flops_per_sample: float, seco
 
 
 def inference_budget(snapshot: Snapshot) -> Budget:
-    """What may be spent on inference: the device's own limit."""
+    """The budget for inference: the device's own memory limit."""
     return Budget(snapshot.inference_memory_bytes)
 
 
 def shrunk(memory_factor: float) -> float:
-    """A device's memory factor after it ran out of memory once more; it does not recover by itself."""
+    """The memory factor of a device that ran out of memory once more; it never rises again by itself."""
     return memory_factor * OUT_OF_MEMORY_SHRINK

@@ -1,4 +1,4 @@
-"""Which narrower submodels each step of a device also trains, so that they stay accurate by themselves."""
+"""Which nested, narrower submodels each training step also trains, so that these are accurate on their own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MAX_SHARES = 3
 
 
 class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which widths are nested: fixed ``shares`` of the whole model's (FjORD, arXiv 2102.13451, section 3.2).
+    """The widths to nest, as ``shares`` of the whole model's width (FjORD, arXiv 2102.13451, section 3.2).
 
-    ``is_random`` adds one between the smallest share and the submodel itself, another one every round: with one share,
-    that is the sandwich of the smallest, a random one and the largest (arXiv 1903.05134, section 3). Raises
-    ``ConfigurationError`` for more than three shares: each is trained in every step.
+    ``is_random`` adds a width between the smallest share and the submodel's own, drawn anew for every round. With one
+    share this is the sandwich rule: the smallest, a random one and the largest (arXiv 1903.05134, section 3). Raises
+    ``ConfigurationError`` for more than three shares, since each is trained in every step.
     """
 
     shares: tuple[Share, ...] = (0.25,)
@@ -27,16 +27,16 @@ class Nesting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def __post_init__(self) -> None:
         if len(self.shares) > _MAX_SHARES:
-            raise ConfigurationError(f"{len(self.shares)} nested widths: name at most {_MAX_SHARES}")
+            raise ConfigurationError(f"{len(self.shares)} nested widths: give at most {_MAX_SHARES}")
 
 
 def nested_widths(
     submodel: Submodel, architecture: Architecture, nesting: Nesting, drawn: float = 1.0
 ) -> tuple[Submodel, ...]:
-    """The prefixes that ``submodel`` trains in each step, widest first; none where it is as narrow as they are.
+    """The prefixes of ``submodel`` that each step also trains, widest first; none if it is itself as narrow.
 
-    ``drawn``, 0 to 1, is where the random width lies between the narrowest and the submodel's own, see :func:`draw`; at
-    1 it costs most.
+    ``drawn``, 0 to 1, places the random width between the narrowest and the submodel's own (see :func:`draw`); 1 costs
+    most.
     """
     shares = [*nesting.shares]
     if nesting.is_random:
@@ -47,7 +47,7 @@ def nested_widths(
 
 
 def draw(seed: int, round_number: int) -> float:
-    """Where the random width of a round lies, the same for all its devices."""
+    """Where a round's random width lies, from 0 to 1; the same for all of its devices."""
     return float(np.random.default_rng((seed, round_number)).random())
 
 

@@ -24,10 +24,10 @@ from edge_sdk.protocol.messages import FP32, Encoding, Recipe
 
 @dataclass(frozen=True, slots=True)
 class TaskCosts:
-    """What a submodel costs a device in a task; ``nesting`` is what each step trains besides.
+    """The costs of a submodel on a device, for one task.
 
-    It trains on ``runtime``, and its update comes in ``encoding``. What is released is ``quantised`` or not, and runs
-    on onnxruntime.
+    ``nesting`` says which narrower submodels each step also trains. Training runs on ``runtime``, and the update is
+    sent in ``encoding``. Inference runs on onnxruntime, with a model that is ``quantised`` or not.
     """
 
     model: CostModel
@@ -39,7 +39,7 @@ class TaskCosts:
     runtime: Runtime = Runtime.ONNX
 
     def training_bytes(self, submodel: Submodel) -> int:
-        """Peak resident memory of the training process, with the costliest of what may be nested."""
+        """Peak resident memory of the training process, in bytes, with the costliest nested submodels."""
         return self.model.training_memory_bytes(
             submodel,
             self.part,
@@ -52,7 +52,7 @@ class TaskCosts:
         )
 
     def training_flops(self, submodel: Submodel) -> int:
-        """Of a round, for each of the device's examples."""
+        """FLOPs of a round per example of the device."""
         return self.model.training_flops(
             submodel,
             self.part,
@@ -62,19 +62,19 @@ class TaskCosts:
         )
 
     def wire_bytes(self, submodel: Submodel) -> int:
-        """What every round has on the wire: the trained parameters down, in float32, and their update up.
+        """Bytes transferred per round: the trained parameters down, in float32, and their update up.
 
-        A device keeps the frozen ones.
+        Frozen parameters are transferred once and kept by the device.
         """
         weights_bytes = self.model.update_bytes(submodel, self.part)
         return round(weights_bytes * (1 + bytes_per_entry(self.encoding) / FLOAT_BYTES))
 
     def inference_bytes(self, submodel: Submodel) -> int:
-        """Peak resident memory of the process that predicts."""
+        """Peak resident memory of the inference process, in bytes."""
         return self.model.inference_memory_bytes(submodel, max_tokens=self.recipe.max_tokens, quantised=self.quantised)
 
     def of(self, submodel: Submodel) -> tuple[int, int, int]:
-        """All three."""
+        """Training bytes, training FLOPs and inference bytes."""
         return self.training_bytes(submodel), self.training_flops(submodel), self.inference_bytes(submodel)
 
     def _nested(self, submodel: Submodel) -> tuple[Submodel, ...]:
@@ -83,9 +83,9 @@ class TaskCosts:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """Submodels from small to large with what each costs; every tuple is as long as ``submodels`` and rises.
+    """The candidate submodels in increasing size, with their costs.
 
-    What is on the wire rises too, but may stay the same.
+    Every tuple is as long as ``submodels`` and increasing; ``wire_bytes`` may have equal neighbours.
     """
 
     submodels: tuple[Submodel, ...]
@@ -96,14 +96,14 @@ class Ladder:
 
     @classmethod
     def of(cls, costs: TaskCosts, space: Space, ranking: Sequence[int] | None = None) -> Ladder:
-        """The submodels of ``space``; ``ranking`` has the layers by falling salience, by default as they run."""
+        """The ladder of ``space``. ``ranking``: the layers by falling salience; default: the model's order."""
         architecture = costs.model.architecture
         rungs = chain(space, architecture, ranking or range(architecture.layers), costs.of)
         training, flops, inference = zip(*map(costs.of, rungs), strict=True)
         return cls(tuple(rungs), training, flops, inference, tuple(map(costs.wire_bytes, rungs)))
 
     def for_training(self, budget: Budget) -> Submodel | None:
-        """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits."""
+        """The largest submodel whose training fits the budget; ``None`` if not even the smallest fits."""
         fitting = bisect_right(self.training_bytes, budget.memory_bytes)
         if budget.flops_per_sample is not None:
             fitting = bisect_right(
@@ -112,7 +112,7 @@ class Ladder:
         return self.submodels[fitting - 1] if fitting else None
 
     def steps_in_time(self, budget: Budget) -> int | None:
-        """How many steps, at least one, the smallest submodel has time for; ``None`` where that is no limit."""
+        """Steps of the smallest submodel that there is time for, at least one; ``None`` if there is time for all."""
         if budget.flops_per_sample is None or budget.steps is None:
             return None
         left = budget.flops_per_sample - budget.flops_per_byte * self.wire_bytes[0]
@@ -120,21 +120,22 @@ class Ladder:
         return max(1, steps) if steps < budget.steps else None
 
     def _flops_and_wire(self, rung: int, budget: Budget) -> float:
-        """What a round costs for each sample, the wire counted as what could be computed meanwhile."""
+        """FLOPs of a round per sample, plus what could be computed during its transfers."""
         return self.training_flops[rung] + budget.flops_per_byte * self.wire_bytes[rung]
 
     def for_inference(self, budget: Budget) -> Submodel | None:
-        """The largest submodel that ``budget`` allows to run; ``None`` where not even the smallest fits."""
+        """The largest submodel whose inference fits the budget; ``None`` if not even the smallest fits."""
         fitting = bisect_right(self.inference_bytes, budget.memory_bytes)
         return self.submodels[fitting - 1] if fitting else None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a device is asked to train: in steps whose batch passes ``micro_batch_size`` examples at a time, or whole.
+    """What a device is asked to train.
 
-    ``memory_bytes`` is the predicted peak. ``is_timed`` where memory would allow more than time does; where there is
-    no time for all steps even of the smallest submodel, it takes ``max_steps`` of them.
+    A batch is processed in parts of ``micro_batch_size`` examples, or whole if that is ``None``. ``memory_bytes`` is
+    the predicted peak. ``is_timed`` says that the deadline, not memory, limits the submodel. If there is not even time
+    for all steps of the smallest submodel, ``max_steps`` limits the steps.
     """
 
     submodel: Submodel
@@ -145,9 +146,9 @@ class TrainingPlan:
 
 
 class Planner:
-    """Chooses for the devices of one task. ``costs`` are those of ``space`` on any runtime: its own is not looked at.
+    """Chooses submodels for the devices of one task. The runtime in ``costs`` is ignored.
 
-    Ladders are made when first asked for.
+    There is a ladder for each runtime and micro-batch size, computed when first needed.
     """
 
     def __init__(self, costs: TaskCosts, space: Space, ranking: Sequence[int]) -> None:
@@ -155,10 +156,10 @@ class Planner:
         self._made: dict[tuple[Runtime, int | None], tuple[TaskCosts, Ladder]] = {}
 
     def for_training(self, budget: Budget, runtime: Runtime) -> TrainingPlan | None:
-        """The largest submodel that ``budget`` allows to train; ``None`` where not even the smallest fits into memory.
+        """The largest submodel whose training fits the budget; ``None`` if not even the smallest fits into memory.
 
-        Batches pass in parts, halved until the smallest submodel fits, only where it does not fit with whole ones.
-        Where there is too little time for the smallest, it is trained in fewer steps.
+        Only if the smallest submodel does not fit with whole batches, they are split, and halved until it does. If
+        there is too little time for the smallest submodel, it is trained for fewer steps.
         """
         for size in _micro_batch_sizes(self._costs.recipe):
             costs, ladder = self.of(runtime, size)
@@ -171,7 +172,7 @@ class Planner:
         return None
 
     def of(self, runtime: Runtime, micro_batch_size: int | None = None) -> tuple[TaskCosts, Ladder]:
-        """The costs on ``runtime`` and the ladder by them."""
+        """The costs on ``runtime`` with this micro-batch size, and their ladder."""
         key = runtime, micro_batch_size
         if key not in self._made:
             recipe = msgspec.structs.replace(self._costs.recipe, micro_batch_size=micro_batch_size)
@@ -181,7 +182,7 @@ class Planner:
 
 
 def _micro_batch_sizes(recipe: Recipe) -> Iterator[int | None]:
-    """The recipe's own first, then halves of it down to a single example."""
+    """The recipe's own micro-batch size, then ever smaller ones, halved, down to a single example."""
     yield recipe.micro_batch_size
     size = recipe.micro_batch_size or recipe.batch_size
     while size > 1:
@@ -192,7 +193,7 @@ def _micro_batch_sizes(recipe: Recipe) -> Iterator[int | None]:
 def placed(
     cohort: Mapping[str, TrainingPlan], architecture: Architecture, space: Space, number: int
 ) -> dict[str, TrainingPlan]:
-    """Submodels of the same cost whose wide layers and windows lie so that round ``number`` covers the model evenly."""
+    """Plans of the same cost, with the wide layers and the windows placed so that the round covers the model evenly."""
     made = dict[str, TrainingPlan]()
     covered = [0.0] * architecture.layers
     for device, plan in cohort.items():

@@ -1,4 +1,4 @@
-"""Which devices a task asks, and when its rounds may open."""
+"""Which devices take part in a task, and when its rounds may open."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _FIRST_YEAR, _LAST_YEAR = 1970, 9998  # whatever the zone is added to them
 
 
 class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Devices by patterns of their id, their profile's name and their group, as a shell's: ``*``, ``?``, ``[abc]``."""
+    """Shell patterns (``*``, ``?``, ``[abc]``) for the id, the profile and the group of the devices of a task."""
 
     devices: tuple[str, ...] = ("*",)
     profiles: tuple[str, ...] = ("*",)
     groups: tuple[str, ...] = ("*",)
 
     def include(self, device: str, profile: str, group: str) -> bool:
-        """Whether a device matches one pattern of each kind."""
+        """Whether a device matches at least one pattern of each kind."""
         pairs = ((device, self.devices), (profile, self.profiles), (group, self.groups))
         return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name, patterns in pairs)
 
 
 class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a device's examples have to be: at least ``least_examples`` of what the task's model learns from.
+    """What a device's examples have to be: at least ``least_examples`` of the kind that the task's model learns from.
 
-    ``labels`` are the classes in the order of the logits; where none are given, those that the task's own files have
-    when it is queued. Raises ``ConfigurationError`` for a label that stands twice, and for more than an offer can name.
+    ``labels`` are the classes in the order of the logits; by default, those of the task's own files when it is queued.
+    Raises ``ConfigurationError`` for a label that is given twice, and for more labels than fit into an offer.
     """
 
     labels: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)] = ()  # as an offer's
@@ -49,13 +49,13 @@ class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if total_bytes > _MAX_LABEL_BYTES:
             raise ConfigurationError(
                 f"{len(self.labels)} classes have names of {total_bytes} bytes together, more than "
-                f"{_MAX_LABEL_BYTES}: shorten them, or name the right column"
+                f"{_MAX_LABEL_BYTES}: shorten them, or use the right column"
             )
 
     def refusal(self, holding: Holding | None, suits: ModelTask | None) -> str | None:
-        """Why a device that has ``holding`` cannot be asked; ``None`` where it can, or does not tell.
+        """Why a device with these examples cannot take part; ``None`` if it can, or if they are unknown.
 
-        ``suits`` is what the model learns, ``None`` while that is not known.
+        ``suits`` is the model's task, ``None`` while that is not known.
         """
         if holding is None:
             return None
@@ -67,11 +67,11 @@ class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When a round may open: at or after ``begins``, within ``hours``, and ``every_s`` after the last one opened.
+    """When a round may open: from ``begins`` on, within ``hours``, and at least ``every_s`` after the last one opened.
 
-    ``hours``, and ``begins`` where it has no zone, are those of the coordinator's machine. ``hours`` may pass midnight:
-    from 22:00 to 06:00. Raises ``ConfigurationError`` for hours that begin when they end or have a zone, and for a
-    beginning in no year that clocks know.
+    ``hours`` are local time of the coordinator's machine, as is ``begins`` without a time zone. ``hours`` may cross
+    midnight, as from 22:00 to 06:00. Raises ``ConfigurationError`` for hours that are empty or have a time zone, and
+    for a year before 1970 or after 9998.
     """
 
     begins: datetime | None = None
@@ -81,21 +81,21 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         if self.begins is not None and not _FIRST_YEAR <= self.begins.year <= _LAST_YEAR:
             raise ConfigurationError(
-                f"begins in the year {self.begins.year}: name one from {_FIRST_YEAR} to {_LAST_YEAR}"
+                f"begins in the year {self.begins.year}: use one from {_FIRST_YEAR} to {_LAST_YEAR}"
             )
         if self.hours is not None and any(hour.tzinfo is not None for hour in self.hours):
             raise ConfigurationError(
-                f"hours from {self.hours[0]} to {self.hours[1]} have a zone: name those of the coordinator's machine"
+                f"hours from {self.hours[0]} to {self.hours[1]} have a time zone: give the coordinator's local time"
             )
         if self.hours is not None and self.hours[0] == self.hours[1]:
             raise ConfigurationError(
-                f"hours from {self.hours[0]} to {self.hours[1]} are none: leave them out, or widen them"
+                f"hours from {self.hours[0]} to {self.hours[1]} are empty: leave them out, or widen them"
             )
 
     def allows(self, now_s: float, last_opened_s: float | None) -> bool:
-        """Whether a round may open now, on the wall clock that the schedule is about.
+        """Whether a round may open at ``now_s``, seconds since 1970.
 
-        A last round that opened in the future, on a clock that was set back since, delays nothing.
+        A last round that seems to have opened in the future, since the clock was set back, delays nothing.
         """
         now = datetime.fromtimestamp(now_s).astimezone()
         if self.begins is not None and now < self.begins.astimezone():
@@ -106,9 +106,9 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def drawn_from(devices: Iterable[str], most: int | None, *, seed: int, round_number: int) -> tuple[str, ...]:
-    """``most`` of ``devices`` at random, all with the same chance (FedAvg, arXiv 1602.05629, algorithm 1); else all.
+    """Up to ``most`` of ``devices``, drawn uniformly at random (FedAvg, arXiv 1602.05629, algorithm 1); ``None``: all.
 
-    In any order of ``devices`` the same round of the same seed draws the same ones.
+    The result depends on the seed and the round, not on the order of ``devices``.
     """
     known = sorted(devices)
     if most is None or len(known) <= most:

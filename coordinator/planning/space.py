@@ -23,10 +23,10 @@ CostsOf = Callable[[Submodel], tuple[int, ...]]
 
 
 class Space(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """In what a task's submodels differ: ``width`` is heads and FFN neurons, ``rank`` the adapters'.
+    """In what a task's submodels differ: ``width`` (heads and FFN neurons), ``depth`` and the adapters' ``rank``.
 
-    Without ``width`` and ``depth`` there is the whole model alone. With ``is_rolling``, windows of heads and neurons
-    move on with every round, so that narrow submodels come to train all of them (FedRolex, arXiv 2212.01548).
+    Without ``width`` and ``depth`` every device trains the whole model. With ``is_rolling`` the window of heads and
+    neurons moves with every round, so that narrow submodels train all of them in turn (FedRolex, arXiv 2212.01548).
     """
 
     width: bool = True

@@ -1,7 +1,7 @@
-"""The tasks that run side by side: begins, pauses and stops them as the store says, and answers each device.
+"""Runs tasks side by side: starts, pauses and stops them as the store says, and answers the devices.
 
-An operator changes a task's status in the store, from any process; the agenda follows within a tick. Devices are dealt
-out: an open offer comes before anything new, and whoever opens a round takes its devices from all other tasks.
+An operator changes a task's status in the store, from any process; the agenda follows within a tick. A device works for
+one task at a time: its open offer comes first, and a task that opens a round takes the round's devices from all others.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Agenda:
     # -- tasks
 
     def tick(self, gone_s: Mapping[str, float], revoked: AbstractSet[str] = frozenset()) -> None:
-        """Follow the store, then the clock; ``gone_s`` is for how long each device that is offline has been.
+        """Follow the store, then the clock; ``gone_s`` says how many seconds each offline device has been offline.
 
-        Devices that are ``revoked`` have no part in anything any more.
+        The ``revoked`` devices are dropped from everything.
         """
         self._follow()
         self._desk.tick()
@@ -84,9 +84,9 @@ class Agenda:
         return bool(tasks) and not is_unfinished and {task.status for task in tasks} <= _HAS_ENDED
 
     def sweep(self) -> bool:
-        """Delete what no task's newest version, no release and no open round needs: offers, updates, half a blob.
+        """Delete the blobs that no kept version, no release and no open round needs; returns whether it could.
 
-        ``False``, and nothing is deleted, while a command makes or reads what is in no record.
+        Nothing is deleted while a command makes or reads blobs that are not recorded yet.
         """
         with self._resources.blobs.deleting() as is_alone:
             if is_alone:
@@ -106,16 +106,16 @@ class Agenda:
                 self._conductors[task.name].obey(task.status)
         for task in idle:
             if task.name in begun or (task.status in _BEGINS and self._has_room()):
-                _log.info("task %s begins", task.name, extra={"task": task.name})
+                _log.info("task %s starts", task.name, extra={"task": task.name})
                 made = Conductor(read_task(task.config), self._resources, self._candidates, self._desk)
                 self._conductors[task.name] = made
                 self._settled.discard(task.name)
                 made.start(task.status)
 
     def _is_unfinished(self, tx: Transaction, task: str) -> bool:
-        """Whether a task that is not to go on has a round that is: it collects, or was closed and not aggregated yet.
+        """Whether a paused or stopped task still has a round to finish: collecting, or closed and not yet aggregated.
 
-        Looked at once: no round opens without a conductor.
+        Checked once per task, since no round opens without a conductor.
         """
         if task in self._settled:
             return False
@@ -158,13 +158,13 @@ class Agenda:
         self._wait(device, refusals[0] if refusals else "no task is waiting")
 
     def _wait(self, device: str, reason: str) -> None:
-        """How long to wait before asking again: longer in a larger fleet, so that questions leave room for updates."""
+        """Seconds until a device should ask again: more in a larger fleet, to leave room for updates."""
         settings = self._resources.settings
         spread_s = min(len(self._candidates) / _ASKS_PER_S, 0.8 * settings.ready_valid_s)
         self._resources.send(device, Wait(retry_after_s=max(settings.retry_after_s, spread_s), reason=reason))
 
     def update_ready(self, device: str, update: UpdateReady) -> None:
-        """Pass it to its task; if that does not run, send the receipt that the update had before, or refuse it."""
+        """Pass the update to its task; if that does not run, send its earlier receipt, or refuse it."""
         if update.task in self._conductors:
             self._conductors[update.task].update_ready(device, update)
             return
@@ -179,7 +179,7 @@ class Agenda:
             self._resources.send(device, Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=reason))
 
     def device_declined(self, device: str, declined: Declined) -> None:
-        """To its task."""
+        """Pass it to its task."""
         if declined.task in self._conductors:
             self._conductors[declined.task].device_declined(device, declined)
 

@@ -1,4 +1,4 @@
-"""What a round that is closed is aggregated from, and how the version that comes of it is kept."""
+"""Which updates a closed round is aggregated from, and how the resulting version is stored."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def sources_of(tx: Transaction, run: Run, blobs: BlobFolder, number: int) -> lis
 
 
 def still_count(tx: Transaction, task: str, number: int, sources: Sequence[UpdateSource]) -> bool:
-    """Whether a round counts these updates and no others: since they were aggregated a device may be revoked."""
+    """Whether a round still counts exactly these updates: a device may have been revoked since."""
     return [known.update_id for known in tx.updates.accepted(task, number)] == [source.update_id for source in sources]
 
 
 def is_sound(results: Sequence[WidthResult]) -> bool:
-    """Whether a model answers with numbers: updates that are finite may still add up to one that does not."""
+    """Whether the losses of a model are finite; finite updates may still add up to a model whose losses are not."""
     return all(math.isfinite(result.evaluation.loss) for result in results)
 
 
 def keep_version(tx: Transaction, task: str, version: ModelVersion, results: Sequence[WidthResult]) -> None:
-    """Record a version, and how good it is by width."""
+    """Store a version, and its evaluation by width."""
     tx.versions.add(VersionRecord(task, version.number, version.digest, version.blobs, time.time()))
     for result in results:
         found = result.evaluation

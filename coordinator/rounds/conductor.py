@@ -1,12 +1,12 @@
-"""One task from its preparation to its release: what to tell each device, and what to do once they have answered.
+"""Runs one task from its preparation to its release: makes offers to devices, and acts on their answers.
 
     PREPARING ─▶ GATHERING ─▶ COLLECTING ─▶ CLOSING ─▶ GATHERING … ─▶ RELEASING ─▶ DONE
        model       devices      updates     aggregate                  per device
        ready       ask          come in     and evaluate               its largest
 
-The decisions are :mod:`coordinator.rounds.machine`'s and the planner's; every one is in the store before anybody is
-told. Heavy work runs beside the loop and comes back as a call. Started again after a crash at any point, a conductor
-goes on from what the store says.
+:mod:`coordinator.rounds.machine` and the planner decide; every decision is stored before a device is told. Heavy work
+runs beside the loop and returns as a callback. Restarted after a crash at any point, a conductor continues from the
+store.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Stage(str, Enum):
 class Conductor:
     """Drives one task. Every method is called from the service's loop.
 
-    What is decided by time is decided by a steady clock; the wall's, which may jump, only dates what is recorded.
+    Deadlines are on a monotonic clock; the wall clock, which may jump, is used for recorded times only.
     """
 
     def __init__(self, config: TaskConfig, resources: Resources, candidates: Candidates, desk: RolloutDesk) -> None:
@@ -98,7 +98,7 @@ class Conductor:
         self._reminded_s = -_REMIND_AFTER_S
 
     def start(self, status: TaskStatus) -> None:
-        """Prepare the run, or what an earlier start left of it, of a task that stands so in the store."""
+        """Prepare the run of the task, or continue what the store has of it."""
         resources, config = self._resources, self.config
         self.is_held = status is TaskStatus.PAUSED
         with resources.store.transaction() as tx:
@@ -132,14 +132,14 @@ class Conductor:
         if results:
             if not is_sound(results):
                 raise ModelFormatError(
-                    f"{config.model_dir} cannot be trained: its loss is no number; use another model"
+                    f"{config.model_dir} cannot be trained: its loss is not a number; use another model"
                 )
             with self._resources.store.transaction() as tx:
                 keep_version(tx, config.name, version, results)
         self._go_on()
 
     def _go_on(self) -> None:
-        """The next stage follows from the store alone, which is what makes a restart harmless."""
+        """Enter the next stage, which follows from the store alone: so a restart is harmless."""
         name = self.config.name
         with self._resources.store.reading() as tx:
             self._round = load_round(tx, name, wall_s=time.time(), steady_s=time.monotonic())
@@ -167,7 +167,7 @@ class Conductor:
             self._fail(reason)
 
     def _learn_paces(self, tx: Transaction, rounds: Sequence[RoundRecord]) -> None:
-        """What the rounds that have ended since say about each device's speed."""
+        """Update the devices' paces from the rounds that have ended since."""
         costs, _ = self._planner.of(Runtime.ONNX)
         for known in rounds[self._paced :]:
             if known.phase is not Phase.COLLECTING:
@@ -175,7 +175,7 @@ class Conductor:
                 self._paced = known.number
 
     def _fail(self, reason: str) -> None:
-        """Record that the task cannot go on, and why, unless it was stopped before."""
+        """Record that the task failed, and why, unless it was stopped before."""
         if self.stage is not Stage.DONE:
             self._end(TaskStatus.FAILED, reason)
 
@@ -195,7 +195,7 @@ class Conductor:
                 tx.tasks.set_status(self.config.name, TaskStatus.RUNNING)
 
     def _stop(self) -> None:
-        """End after what is in the making; an open round is decided with the updates that it has."""
+        """End the task once running work is done; an open round closes with the updates that it has."""
         if self._round is not None and self.stage is Stage.COLLECTING:
             with self._resources.store.transaction() as tx:
                 self._advance(tx, Tick(self._round.deadline_s))
@@ -208,27 +208,29 @@ class Conductor:
 
     @property
     def _is_prepared(self) -> bool:
-        """Whether there is a model: a task that is done may have failed before."""
+        """Whether the model has been prepared: a task that is over may have failed before that."""
         return self.stage not in {Stage.PREPARING, Stage.DONE}
 
     def refusal(self, known: DeviceRecord, ready: Ready) -> str | None:
-        """Why a device that asks for work cannot have this; ``None`` where it can."""
+        """Why a device that asks for work cannot take part in this task; ``None`` if it can."""
         name = self.config.name
         if ready.tasks and name not in ready.tasks:
-            return f"{name} is trained now, which this device has no examples of"
+            return f"task {name} runs now, and this device has no examples of it"
         if not self.config.targets.include(known.id, known.profile, known.group):
-            return f"{name} is trained now, which is for other devices"
+            return f"task {name} runs now, and is for other devices"
         unfit = self._unfit(ready)
         if unfit is None:
             self._left_out.discard(known.id)
             return None
         if known.id not in self._left_out:
-            _log.warning("%s is left out: task %s: %s", known.id, name, unfit, extra=self._about | {"device": known.id})
+            _log.warning(
+                "%s cannot take part in task %s: %s", known.id, name, unfit, extra=self._about | {"device": known.id}
+            )
         self._left_out.add(known.id)
         return f"task {name}: {unfit}"
 
     def _unfit(self, ready: Ready) -> str | None:
-        """What the device's examples, or its runtime, are not; the model tells once it is loaded."""
+        """Why the device's examples or runtime do not suit the task; known in full once the model is loaded."""
         run = self._run if self._is_prepared else None
         suits = None if run is None else run.foundation.architecture.task
         unfit = self.config.data.refusal(ready.holding_for(self.config.name), suits)
@@ -238,7 +240,7 @@ class Conductor:
         return f"it cannot be trained on {ready.snapshot.runtime.value}; run the agent with --runtime {able}"
 
     def offer_again(self, device: str, snapshot: Snapshot) -> bool:
-        """Send a device its open offer again; whether there was one."""
+        """Send a device its open offer again; returns whether there was one."""
         if self._round is None or self._round.offers.get(device) not in {Outcome.OFFERED, Outcome.PAUSED}:
             return False
         with self._resources.store.transaction(durable=False) as tx:
@@ -249,11 +251,13 @@ class Conductor:
         return offered is not None
 
     def device_declined(self, device: str, declined: Declined) -> None:
-        """A device gives its offer up; one that ran out of memory gets a smaller submodel from now on."""
+        """A device declines its offer; one that ran out of memory gets smaller submodels from now on."""
         if self._round is None or declined.round != self._round.number:
             return
         about, failure = self._about | {"round": declined.round, "device": device}, declined.failure.value
-        _log.warning("%s gives up round %d: %s %s", device, declined.round, failure, declined.detail, extra=about)
+        _log.warning(
+            "%s declined or failed in round %d: %s %s", device, declined.round, failure, declined.detail, extra=about
+        )
         is_paused = declined.failure is Failure.POLICY
         with self._resources.store.transaction(durable=not is_paused) as tx:
             if self._round.offers.get(device) is Outcome.OFFERED and declined.failure is Failure.OUT_OF_MEMORY:
@@ -278,7 +282,7 @@ class Conductor:
             self._intake.announced(device, update, self._round)
 
     def blob_fetched(self, device: str, digest: str) -> None:
-        """An update has arrived whole: admit it, make it durable, and only then send the receipt."""
+        """An update has arrived completely: check it, make it durable, and only then send the receipt."""
         update = self._intake.arrived(device, digest) if self._is_prepared else None
         if update is None or self._round is None:
             return
@@ -290,14 +294,14 @@ class Conductor:
         self._close_if_decided()
 
     def drop(self, revoked: AbstractSet[str]) -> None:
-        """These devices are revoked: what they were asked has failed, and what they have brought does not count."""
+        """These devices are revoked: their offers fail, and their updates in the open round do not count."""
         if self._round is None or self._round.offers.keys().isdisjoint(revoked):
             return
         number, outcomes = self._round.number, self._round.offers
         devices = [device for device in revoked if outcomes.get(device, Outcome.FAILED) is not Outcome.FAILED]
         for device in devices:
             about = self._about | {"round": number, "device": device}
-            _log.warning("round %d goes on without %s, which is revoked", number, device, extra=about)
+            _log.warning("round %d continues without %s, which is revoked", number, device, extra=about)
             self._intake.forget(device)
             with self._resources.store.transaction() as tx:
                 drop_from_round(tx, self.config.name, number, device, time.time())
@@ -308,7 +312,7 @@ class Conductor:
     # -- rounds
 
     def tick(self, gone_s: Mapping[str, float]) -> None:
-        """Time passes; ``gone_s`` is for how long each device that is offline has been."""
+        """Let time pass; ``gone_s`` says for how long each offline device has been offline, in seconds."""
         now_s = time.monotonic()
         if self.stage is Stage.GATHERING and self._may_open():
             self._open_round(now_s)
@@ -363,19 +367,19 @@ class Conductor:
         _log.info("round %d opens with %d devices", number, len(cohort), extra=about)
         if slow := ", ".join(sorted(device for device, plan in cohort.items() if plan.is_timed)):
             _log.info(
-                "round %d asks for what there is time for, less than memory allows: %s", number, slow, extra=about
+                "round %d: smaller submodels than memory allows, to meet the deadline: %s", number, slow, extra=about
             )
         self._candidates.take(cohort)
         for offer in offers:
             self._send_offer(offer, fresh[offer.device].runtime)
 
     def _remind(self, now_s: float, asking: int, fitting: int) -> None:
-        """Say from time to time what a round that does not open waits for."""
+        """Log from time to time what a round that does not open is waiting for."""
         if now_s - self._reminded_s > _REMIND_AFTER_S:
             self._reminded_s = now_s
             left_out = f"; left out: {', '.join(sorted(self._left_out))}" if self._left_out else ""
             _log.warning(
-                "no round opens: it needs %d devices; %d ask for work, and %d of them can train a submodel%s",
+                "no round opens: %d devices are needed; %d ask for work, and %d of them can train a submodel%s",
                 self.config.quorum,
                 asking,
                 fitting,
@@ -417,7 +421,7 @@ class Conductor:
                 self._lose(tx, record.device, "its offer is too large to be sent")
 
     def _advance(self, tx: Transaction, event: Event) -> None:
-        """One step of the round; a decision becomes durable with whatever led to it."""
+        """Take one step of the round; its decision is stored in one transaction with what led to it."""
         if self._round is None:
             return
         self._round = step(self._round, event)
@@ -435,7 +439,7 @@ class Conductor:
             self._go_on()
 
     def _close(self, number: int) -> None:
-        """Aggregate and evaluate in a thread beside the loop; repeated after a crash, it gives the same bytes."""
+        """Aggregate and evaluate in a thread beside the loop; a repetition after a crash gives the same bytes."""
         self.stage = Stage.CLOSING
         run, base, blobs, name = self._run, self._version, self._resources.blobs, self.config.name
         with self._resources.store.reading() as tx:
@@ -451,7 +455,7 @@ class Conductor:
         self._resources.submit(work, lambda made: self._closed(sources, *made), self._fail)
 
     def _abandon(self, number: int, why: str) -> None:
-        """A round that was closed makes no version: the next goes on from the one before."""
+        """Abandon a round that was closed: it makes no version, and the next starts from the previous one."""
         _log.warning("round %d is abandoned: %s", number, why, extra=self._about | {"round": number})
         with self._resources.store.transaction() as tx:
             tx.rounds.abandon(self.config.name, number)
@@ -459,7 +463,7 @@ class Conductor:
 
     def _closed(self, sources: Sequence[UpdateSource], version: ModelVersion, results: list[WidthResult]) -> None:
         if not is_sound(results):
-            self._abandon(version.number, "the loss of its model is no number")
+            self._abandon(version.number, "the loss of its model is not a number")
             return
         with self._resources.store.transaction() as tx:
             is_good = still_count(tx, self.config.name, version.number, sources)
@@ -473,7 +477,7 @@ class Conductor:
         self._go_on()
 
     def needed(self) -> set[str]:
-        """The digests of what an open round is sent, and of what comes back, beside what the store records."""
+        """The digests of the blobs that an open round sends and receives, besides those that the store records."""
         if not self._is_prepared:
             return set()
         digests = {entry.digest for entry in self._run.tokenizer} | self._intake.coming

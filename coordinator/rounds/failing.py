@@ -1,4 +1,4 @@
-"""Why a task cannot go on, in one line for the person who is to mend it."""
+"""Why a task failed, in one line for the operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_CHARACTERS = 1000
 
 
 def words_of(error: RaffmError) -> str:
-    """An error as the store keeps it."""
+    """An error in the words that the store keeps."""
     return str(error)[:MAX_CHARACTERS]
 
 
@@ -23,8 +23,8 @@ def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:
     offers = [offer for one in abandoned for offer in tx.offers.of_round(one.task, one.number)]
     updated = Counter(offer.round for offer in offers if offer.outcome is Outcome.UPDATED)
     if all(updated[one.number] >= one.quorum for one in abandoned):
-        words = f"its last {len(abandoned)} rounds made models whose loss is no number"
-        return f"{words}: learn at lower rates, or let in smaller updates"
+        words = f"its last {len(abandoned)} rounds made models whose loss is not a number"
+        return f"{words}: lower the learning rate, or admit only smaller updates"
     causes = Counter(_cause(offer) for offer in offers if offer.outcome is not Outcome.UPDATED)
     found = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     words = f"its last {len(abandoned)} rounds had too few updates ({found or 'nobody was asked'})"

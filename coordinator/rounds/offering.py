@@ -1,4 +1,4 @@
-"""What a device is asked to train: as the store keeps it, and as it is sent."""
+"""Offers: as the store records them, and as messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def record_of(run: Run, device: str, number: int, plan: TrainingPlan, opened_s: float) -> OfferRecord:
-    """Of round ``number``, which opened then."""
+    """The record of a device's offer in round ``number``."""
     return OfferRecord(
         run.config.name,
         number,

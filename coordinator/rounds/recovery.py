@@ -61,7 +61,7 @@ def _kept(task: TaskRecord) -> int:
 def _left_s(record: RoundRecord, wall_s: float) -> float:
     if wall_s < record.opened_s:
         _log.warning(
-            "the clock was set back by at least %.0f s since round %d opened: its time is counted from now",
+            "the clock was set back by at least %.0f s since round %d opened: its deadline is counted from now",
             record.opened_s - wall_s,
             record.number,
             extra={"task": record.task, "round": record.number},

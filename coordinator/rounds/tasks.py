@@ -1,4 +1,4 @@
-"""Queue, start, pause, stop and save a task; what can be wrong with it is looked at before anything heavy is loaded."""
+"""Queue, start, pause, stop and save a task; its settings and files are checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FROM = {
     TaskStatus.PAUSED: {TaskStatus.PENDING, TaskStatus.RUNNING},
     TaskStatus.STOPPED: {TaskStatus.PENDING, TaskStatus.RUNNING, TaskStatus.PAUSED},
 }
-"""From where an operator brings a task to each status."""
+"""For each status that an operator can give a task: the statuses from which it can."""
 _ACTIONS = {
     TaskStatus.PENDING: "start task",
     TaskStatus.PAUSED: "pause task",
@@ -34,10 +34,10 @@ _WORDS = {TaskStatus.PENDING: "started", TaskStatus.PAUSED: "paused", TaskStatus
 
 
 def queue_task(store: Store, config: TaskConfig, now_s: float, who: str) -> None:
-    """Record a pending task, and in the audit log ``who`` made it; what classes there are is settled by now.
+    """Store a pending task with its classes, and note in the audit log ``who`` created it.
 
-    Raises ``ConfigurationError`` for a name that is taken or a setting that cannot be, and
-    ``UnsupportedArchitectureError``, ``ModelFormatError`` or ``DataFormatError`` for what it is to work on.
+    Raises ``ConfigurationError`` for a name that is taken or an invalid setting, and ``UnsupportedArchitectureError``,
+    ``ModelFormatError`` or ``DataFormatError`` for its model or files.
     """
     check_name(config.name, "task")
     encoded_task(config)
@@ -45,7 +45,9 @@ def queue_task(store: Store, config: TaskConfig, now_s: float, who: str) -> None
     found = tuple(labels_of(*(read_examples(Path(file)) for file in (config.calibration_file, config.test_file))))
     settled = config.data.labels or found
     if unnamed := {*found}.difference(settled):
-        raise ConfigurationError(f"data.labels lacks {', '.join(sorted(unnamed))}, which the task's own files have")
+        raise ConfigurationError(
+            f"data.labels lacks {', '.join(sorted(unnamed))}, which calibration_file or test_file have: add them"
+        )
     encoded = encoded_task(replace(config, data=replace(config.data, labels=settled)))
     with store.transaction() as tx:
         is_new = tx.tasks.get(config.name) is None
@@ -56,9 +58,9 @@ def queue_task(store: Store, config: TaskConfig, now_s: float, who: str) -> None
 
 
 def change_status(store: Store, task: str, wanted: TaskStatus, now_s: float, who: str) -> None:
-    """Have ``task`` run, paused or stopped from now on; a coordinator that serves it follows within a second.
+    """Start, pause or stop a task; a running coordinator follows within a second.
 
-    Raises ``ConfigurationError`` where there is no such task, or it cannot be that any more.
+    Raises ``ConfigurationError`` if there is no such task, or its status does not allow that.
     """
     with store.transaction() as tx:
         known = known_task(tx, task)
@@ -69,7 +71,7 @@ def change_status(store: Store, task: str, wanted: TaskStatus, now_s: float, who
 
 
 def reachable(status: TaskStatus) -> frozenset[TaskStatus]:
-    """The statuses that an operator may give to a task that has this one."""
+    """The statuses that an operator can give a task with this status."""
     return frozenset(wanted for wanted, sources in _FROM.items() if status in sources)
 
 
@@ -83,7 +85,7 @@ def known_task(tx: Transaction, task: str) -> TaskRecord:
 
 
 def save_version(store: Store, blobs: BlobFolder, task: str, folder: Path, version: int | None = None) -> int:
-    """Write a version of ``task``, or the newest, as the field's own libraries load it; its number.
+    """Write a version of ``task``, by default the newest, as a Hugging Face or PEFT folder; returns its number.
 
     Raises ``ConfigurationError`` where there is no such task or version, or it is not kept any more, and what loading
     its model raises.

@@ -194,11 +194,11 @@ def test_rollout_that_cannot_succeed_any_more_halts() -> None:
 
 def test_silent_device_fails_and_is_told_to_leave_whatever_it_says_later() -> None:
     state = step(told(rollout(["a"], ("100%",))), Tick(), INTERVAL_S)
-    assert (state.members["a"].status, state.members["a"].reason) == (Status.FAILED, "no word within 10 s")
+    assert (state.members["a"].status, state.members["a"].reason) == (Status.FAILED, "silent for 10 s")
     state = report(state, Status.HEALTHY, "a")
     assert due(state).leave == {"a"}
     state = report(state, Status.ROLLED_BACK, "a")
-    assert (state.members["a"].reason, due(state).leave) == ("no word within 10 s", frozenset())
+    assert (state.members["a"].reason, due(state).leave) == ("silent for 10 s", frozenset())
 
 
 def test_paused_rollout_tells_nobody_new_and_hears_those_that_were_told() -> None:
