@@ -45,7 +45,7 @@ def back_up(state_dir: Path, file: Path) -> int:
     if is_new(state_dir):
         raise ConfigurationError(f"state folder {state_dir} has no store: there is nothing to back up")
     if file.exists():
-        raise ConfigurationError(f"{file} is there already: name another file")
+        raise ConfigurationError(f"{file} exists already: choose another file")
     folder = file.absolute().parent
     with disk_errors(folder), TemporaryDirectory(dir=folder) as scratch, closing(open_store(state_dir)) as store:
         for number in range(_TRIES):
@@ -56,7 +56,7 @@ def back_up(state_dir: Path, file: Path) -> int:
             except FileNotFoundError:  # the coordinator has deleted a blob that its store no longer records
                 continue
             return len(needed)
-    raise StorageError(f"blobs of {state_dir} go faster than they are copied: try again")
+    raise StorageError(f"blobs of {state_dir} are deleted faster than they are copied: try again")
 
 
 def restore(file: Path, state_dir: Path) -> int:
@@ -74,7 +74,7 @@ def restore(file: Path, state_dir: Path) -> int:
             with disk_errors(file), tarfile.open(file, "r:") as archive:  # uncompressed only: others may be bombs
                 return _unpack(archive, file, state_dir)
         except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: an invalid number in a header
-            raise DataFormatError(f"{file} is no backup of a coordinator, or is cut short ({error})") from error
+            raise DataFormatError(f"{file} is not a backup of a coordinator, or is truncated ({error})") from error
 
 
 def _copied(store: Store, copy: Path) -> set[str]:
@@ -109,10 +109,10 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
             else:
                 _write(content, part)
                 if blobs.put_file(part, move=True) != name:
-                    raise DataFormatError(f"{file} is damaged: blob {name[:16]} has other bytes")
+                    raise DataFormatError(f"{file} is damaged: blob {name[:16]} does not match its digest")
                 digests.add(name)
         if key_file(Path(), Role.ROUND).name not in keys:
-            raise DataFormatError(f"{file} is no backup of a coordinator: it has no key for rounds")
+            raise DataFormatError(f"{file} is not a backup of a coordinator: it has no key for rounds")
         _check_store(copy, digests, file)
         for name, key in keys.items():
             _put_key(state_dir / name, key)
@@ -126,13 +126,13 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> I
     is_known = member.name in {SQLITE_FILE, *_KEYS} or member.name.rpartition("/")[0] == _BLOBS
     content = archive.extractfile(member) if is_known and member.isreg() and not member.issparse() else None
     if content is None:
-        raise DataFormatError(f"{file} is no backup of a coordinator: it has {member.name[:80]!r}")
+        raise DataFormatError(f"{file} is not a backup of a coordinator: it has {member.name[:80]!r}")
     return content
 
 
 def _put_key(path: Path, key: bytes) -> None:
     if path.exists() and path.read_bytes() != key:
-        raise ConfigurationError(f"{path} is another key than the backup's: restore into another folder")
+        raise ConfigurationError(f"{path} is not the backup's key: restore into another folder")
     path.parent.mkdir(mode=0o700, exist_ok=True)
     write_durably(path, key, secret=True)
 
@@ -144,7 +144,7 @@ def _write(content: IO[bytes], path: Path) -> None:
 
 def _check_store(copy: Path, digests: set[str], file: Path) -> None:
     if not copy.exists():
-        raise DataFormatError(f"{file} is no backup of a coordinator: it has no store")
+        raise DataFormatError(f"{file} is not a backup of a coordinator: it has no store")
     with closing(_store_in(copy)) as store:
         try:
             with store.reading() as tx:

@@ -153,7 +153,7 @@ def _free_port(port: int) -> int:
         try:
             probe.bind((_HOST, port))
         except OSError as error:
-            msg = f"port {port} on {_HOST} cannot be listened on ({error.strerror}): end its user or choose another"
+            msg = f"cannot listen on port {port} of {_HOST} ({error.strerror}): stop what uses it, or choose another"
             raise PortInUseError(msg) from error
         return int(probe.getsockname()[1])
 

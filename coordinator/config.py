@@ -117,21 +117,19 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.max_devices is not None and self.max_devices < self.quorum:
             raise ConfigurationError(
                 f"a round takes in {self.max_devices} devices (max_devices), its quorum is {self.quorum}, "
-                "so none could open: raise the one or lower the other"
+                "so no round could open: raise max_devices or lower the quorum"
             )
         if self.encoding.kind is EncodingKind.TOPK and self._remakes_factors:
             raise ConfigurationError(
-                f"topk needs what it leaves out in a later round, and adapters merged by "
-                f"{self.aggregation.adapters.value} are made anew in each; use int8, or merge adapters by mean"
+                f"topk sends in later rounds what it left out, but adapters merged by "
+                f"{self.aggregation.adapters.value} are new in each round; use int8, or merge adapters by mean"
             )
         if self.adapters is None:
             return
         method, targets = self.adapters.method, {*self.adapters.targets}
         self.aggregation.check_adapters(method)
         if not method.has_graph and self.part is not TrainablePart.ADAPTERS:
-            raise ConfigurationError(
-                f"{method.value} adapters are trained alone, not {self.part.value}; train adapters"
-            )
+            raise ConfigurationError(f"{method.value} adapters need part adapters, not {self.part.value}")
         if method is AdapterMethod.DORA and (uncut := targets & {Role.O, Role.DOWN}):
             names = " and ".join(sorted(role.value for role in uncut))
             raise ConfigurationError(
@@ -159,12 +157,12 @@ def encoded_task(config: TaskConfig) -> bytes:
     try:
         checked = msgspec.convert(msgspec.to_builtins(config), TaskConfig)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"task {config.name!r} cannot be: {error}") from error
+        raise ConfigurationError(f"task {config.name!r} is invalid: {error}") from error
     encoded, is_read = msgspec.json.encode(checked), False
     with suppress(msgspec.ValidationError):
         is_read = _tasks.decode(encoded) == checked
     if not is_read:
-        raise ConfigurationError(f"task {config.name!r} cannot be: it has a number that is not finite; name another")
+        raise ConfigurationError(f"task {config.name!r} is invalid: it has a number that is not finite; use another")
     return encoded
 
 

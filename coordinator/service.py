@@ -155,7 +155,7 @@ class Service:
                 self._go_on_after(delivery)
             case LinkUp():
                 self._linked(is_up=True)
-                _log.info("serves fleet %s at %s", self._config.fleet, self._config.broker)
+                _log.info("serving fleet %s at %s", self._config.fleet, self._config.broker)
                 announce = Announce(session=secrets.randbits(48))
                 self._transport.publish(str(Topic(self._config.fleet)), encode(announce), retain=True)
                 self._exchange.resume(time.monotonic())
@@ -163,7 +163,7 @@ class Service:
                 self._exchange.send_more()
             case LinkDown(reason):
                 self._linked(is_up=False)
-                _log.warning("the broker is gone (%s); reconnecting", reason)
+                _log.warning("the connection to the broker is lost (%s); reconnecting", reason)
             case _:
                 pass
 
@@ -183,7 +183,7 @@ class Service:
         except StorageError as error:
             if self._config.exit_when_done:
                 raise
-            _log.error("%s; trying again every %.0f s", error, _DISK_PAUSE_S)
+            _log.error("%s; retrying every %.0f s", error, _DISK_PAUSE_S)
             self._refused.append((time.monotonic() + _DISK_PAUSE_S, done))
         except RaffmError as error:
             self._fail(done, error)
@@ -201,7 +201,7 @@ class Service:
             self._fail(done, error)
 
     def _fail(self, done: WorkDone, error: RaffmError) -> None:
-        _log.error("the task fails: %s", error)
+        _log.error("the task failed: %s", error)
         done.fail(words_of(error))
         if self._config.exit_when_done:
             raise error
@@ -269,8 +269,8 @@ class Service:
         if is_late and device not in self._overheard:
             self._overheard.add(device)
             _log.warning(
-                "%s is revoked, and the broker lets it speak: it is not heard; `coordinator device revoke %s` ends its "
-                "session",
+                "%s is revoked but still connected to the broker; its messages are ignored. `coordinator device revoke "
+                "%s` ends its session",
                 device,
                 device,
             )
@@ -302,7 +302,7 @@ class Service:
             fleet = open_fleet(self._config.state_dir)
         except RaffmError as error:  # the authority's files are damaged or gone, which is no reason to stop serving
             _log.error("%s gets no new certificate: %s", device, error)
-            return Refused(reason="the fleet's authority cannot be read now")
+            return Refused(reason="the fleet's CA cannot be read now")
         if fleet is None:
             return Refused(reason="this fleet has no authority")
         try:
@@ -326,7 +326,7 @@ class Service:
             if isinstance(message, Hello):
                 is_new = tx.devices.hello(device, message.profile, message.session, time.time())
                 session = message.profile if is_new else "an earlier session"
-                _log.info("%s says hello (%s)", device, session, extra={"device": device})
+                _log.info("%s is online (%s)", device, session, extra={"device": device})
                 if is_new and message.snapshot is not None:
                     tx.devices.seen(device, time.time(), message.snapshot)
             elif tx.devices.offline(device, message.session):
@@ -343,7 +343,7 @@ class Service:
         kind, payload, is_bulk = type_of(message), encode(message), isinstance(message, Chunk)
         if len(payload) > MAX_MESSAGE_BYTES and not is_bulk:
             _log.error(
-                "%s gets no %s of %d bytes, %d are the most: give the task fewer or shorter labels",
+                "%s is not sent the %s of %d bytes, at most %d are possible: give the task fewer or shorter labels",
                 device,
                 kind,
                 len(payload),

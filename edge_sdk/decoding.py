@@ -34,11 +34,11 @@ def parse_toml(data: bytes, place: str) -> TomlTable:
     else:
         import tomli as tomllib  # noqa: PLC0415
     if len(data) > MAX_TOML_BYTES:
-        raise ConfigurationError(f"{place} has {len(data)} bytes; more than {MAX_TOML_BYTES} are no settings")
+        raise ConfigurationError(f"{place} has {len(data)} bytes; a settings file has at most {MAX_TOML_BYTES}")
     try:
         text = data.decode("utf-8")
         if _DEEP_KEY.search(text):
-            raise ConfigurationError(f"{place} has a key of more than 30 parts; name a table instead")
+            raise ConfigurationError(f"{place} has a key of more than 30 parts; use a table instead")
         table: TomlTable = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{place} is not TOML: {error}") from error

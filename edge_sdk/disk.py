@@ -107,7 +107,7 @@ def _lock(descriptor: int, folder: Path, who: str, kind: int) -> None:
     try:
         fcntl.flock(descriptor, kind)
     except BlockingIOError as error:
-        raise StateInUseError(f"state folder {folder} is in use by another {who}: end it first") from error
+        raise StateInUseError(f"state folder {folder} is in use by another {who}: stop it first") from error
 
 
 def sync(path: Path) -> None:

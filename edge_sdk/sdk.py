@@ -63,7 +63,7 @@ class Agent:
         folder = given.pop("state_dir", None) or default_state_dir(given["device"])
         values = enrolled_values(folder, given["device"]) | given
         if "broker" not in values:
-            raise ConfigurationError(f"{device} has no broker: name one, or enrol it (`edge-agent enroll`)")
+            raise ConfigurationError(f"{device} has no broker: give one, or enrol the device (`edge-agent enroll`)")
         self.config = AgentConfig(state_dir=folder, **values)
         self._on_model = on_model
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -183,7 +183,7 @@ class Agent:
             if asyncio.iscoroutine(made):
                 self._run_on_loop(made)
         except Exception:  # noqa: BLE001 - an application's own may raise anything
-            _log.exception("on_model failed; the agent goes on")
+            _log.exception("on_model raised an exception; the agent continues")
 
     def _run_on_loop(self, made: Coroutine[Any, Any, object]) -> None:
         """Schedule ``made`` on the application's loop. ``ConfigurationError`` if there is none, or it is closed."""
@@ -207,4 +207,4 @@ class Agent:
 
 def _note_failure(done: Future[object]) -> None:
     if not done.cancelled() and (error := done.exception()) is not None:
-        _log.error("on_model failed; the agent goes on", exc_info=error)
+        _log.error("on_model raised an exception; the agent continues", exc_info=error)

@@ -124,4 +124,4 @@ def _has(pages: mmap.mmap, word: bytes, before: re.Pattern[bytes]) -> bool:
 
 def _note(lacking: set[str], why: str) -> None:
     if lacking:
-        _log.warning("%s %s; the processor runs the model instead", ", ".join(sorted(lacking)), why)
+        _log.warning("%s %s; the model runs on the CPU instead", ", ".join(sorted(lacking)), why)

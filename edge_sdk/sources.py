@@ -152,6 +152,6 @@ class BlobSources:
         elif isinstance(ended.error, StorageError):
             outcomes = [Failed(_COORDINATOR, entry.digest, str(ended.error), Failure.STORAGE)]
         else:
-            _log.warning("blob %s comes from the coordinator instead: %s", entry.digest[:16], ended.error)
+            _log.warning("blob %s is fetched from the coordinator instead: %s", entry.digest[:16], ended.error)
             outcomes = self._exchange_fetch(entry)
         return outcomes + self._begin_waiting()

@@ -218,7 +218,7 @@ class Supervisor:
                 self._advance(agent.Connected())
             case LinkDown(reason):
                 self._status = replace(self._status, connected=False)
-                _log.warning("the broker is gone (%s); reconnecting", reason)
+                _log.warning("the connection to the broker is lost (%s); reconnecting", reason)
             case BulkRoom() | WebArrived() | WebEnded():
                 self._settle(self._blobs.handle(delivery))
             case TrainingSaid(offer, event):
@@ -237,7 +237,7 @@ class Supervisor:
         if isinstance(message, Announce) and self._state.announced not in {None, message.session}:
             self._settle(self._blobs.resume())
         if isinstance(message, Refused):
-            _log.warning("the coordinator refuses: %s", message.reason)
+            _log.warning("the coordinator refused: %s", message.reason)
         if isinstance(message, Wait | Offer):
             self._heard_of_work(message.reason if isinstance(message, Wait) else "")
         present = self._stock.present(message.manifest) if isinstance(message, Offer) else frozenset()
@@ -278,7 +278,7 @@ class Supervisor:
 
     def _end_work(self, denial: Denied) -> None:
         """Stop fetching and training. Fetched bytes stay, and so does a checkpoint unless the disk is too full."""
-        _log.info("stopping: %s", denial.reason)
+        _log.info("training stops: %s", denial.reason)
         self._stop_training()
         self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
         self._stock.end_transfers_but(self._pinned())
@@ -288,7 +288,7 @@ class Supervisor:
     def _hold_blobs(self, denial: Denied | None) -> None:
         """Hold all blobs, or let them move again; messages are never held."""
         if denial is not None and not self._blobs.held:
-            _log.info("no blobs move: %s", denial.reason)
+            _log.info("transfers stop: %s", denial.reason)
             self._blobs.held = True
         elif denial is None and self._blobs.held:
             self._blobs.held = False
@@ -478,7 +478,7 @@ class Supervisor:
         try:
             self._outbox.set_numbers(self._machine.numbers())
         except StorageError as error:
-            _log.warning("battery and budgets are not kept: %s", error)
+            _log.warning("the battery's charge and the day's budgets cannot be stored: %s", error)
 
     def _pinned(self) -> set[str]:
         return self._stock.pinned(agent.needed(self._state))

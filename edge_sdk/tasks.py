@@ -58,7 +58,9 @@ class OwnTasks:
                 "DataFrame, a Dataset (Dataset.from_dict takes such a dict), or something that yields (text, label)"
             )
         if not 1 <= len(by_name) <= MAX_TASKS:
-            raise ConfigurationError(f"examples has {len(by_name)} tasks; name 1 to {MAX_TASKS}, or give no dict")
+            raise ConfigurationError(
+                f"examples has {len(by_name)} tasks; give 1 to {MAX_TASKS}, or examples that are not in a dict"
+            )
         self._tasks = {
             name: _own_task(part, folder_of(config.state_dir, name), config) for name, part in by_name.items()
         }

@@ -181,7 +181,7 @@ class Stock:
         """Delete every blob that is not pinned, because the disk is full."""
         self.end_transfers_but(pinned)
         freed_bytes = self._cache.shrink(pinned, limit_bytes=0)
-        _log.warning("gave %.1f MiB of the cache back: %s", freed_bytes / 2**20, reason)
+        _log.warning("freed %.1f MiB of the cache: %s", freed_bytes / 2**20, reason)
 
     def end_transfers_but(self, digests: AbstractSet[str]) -> None:
         """Stop fetching every blob except ``digests``."""

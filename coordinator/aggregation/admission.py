@@ -75,13 +75,13 @@ def _check_values(file: TensorFile, most: float) -> None:
     if not math.isfinite(norm):
         _check_finite(file)
     if norm > most:
-        raise Rejected(Refusal.NORM, f"norm {norm:.3g}; at most {most:.3g} is let in")
+        raise Rejected(Refusal.NORM, f"norm {norm:.3g}; at most {most:.3g} is admitted")
 
 
 def _check_finite(file: TensorFile) -> None:
     for name, values in file.blocks():
         if not np.isfinite(values).all():
-            raise Rejected(Refusal.NOT_FINITE, f"{name} holds infinite values or none at all")
+            raise Rejected(Refusal.NOT_FINITE, f"{name} has values that are not finite")
 
 
 def _pieces(base: Mapping[str, Array], slices: Slices) -> Iterator[Array]:

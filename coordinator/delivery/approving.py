@@ -118,10 +118,12 @@ def approve(tx: Transaction, release: int, given: Sequence[Signature], now_s: fl
     try:
         strangers = signers_of(Role.RELEASE, record.manifest, new) - {*keys.keys}
     except UntrustedError as error:
-        raise ConfigurationError(f"release {release} is not approved: {error}; sign what it is now") from error
+        raise ConfigurationError(f"release {release} is not approved: {error}; sign its current manifest") from error
     if strangers:
         names = ", ".join(sorted(key.hex()[:16] for key in strangers))
-        raise ConfigurationError(f"release {release} is not approved: {names} is no release key of the root of trust")
+        raise ConfigurationError(
+            f"release {release} is not approved: {names} is not a release key of the root of trust"
+        )
     if new:
         tx.releases.sign(release, (*record.signatures, *new))
         tx.audit.note(now_s, who, "approve release", f"{release}, key {', '.join(each.key.hex()[:16] for each in new)}")
@@ -177,8 +179,7 @@ def signatures_in(given: SignedManifest) -> tuple[Signature, ...]:
     """The signatures of a signed file. Raises ``ConfigurationError`` if there are none."""
     if not given.signatures:
         raise ConfigurationError(
-            f"this is what there is to sign of release {given.release}, and nobody has: give the file that "
-            "`coordinator release sign` writes"
+            f"this file of release {given.release} is not signed: give the file that `coordinator release sign` writes"
         )
     return given.signatures
 
@@ -189,5 +190,5 @@ def parse_signed(data: bytes) -> SignedManifest:
         found = _files.decode(data)
         read(ReleaseManifest, found.payload)
     except (*UNDECODABLE, ValueError, UntrustedError) as error:
-        raise ConfigurationError(f"this is no manifest of a release: {error}") from error
+        raise ConfigurationError(f"this is not the manifest of a release: {error}") from error
     return found

@@ -76,13 +76,11 @@ def _created(
             f"task {wanted.task!r} has no version{named}; see `coordinator task show {wanted.task}`"
         )
     if not devices:
-        raise ConfigurationError("no device that it could be for is known; see `coordinator device list`")
+        raise ConfigurationError("no device is known that could run it; see `coordinator device list`")
     config = read_task(known.config)
     missing = [entry.digest[:16] for entry in version.blobs if not blobs.has(entry.digest)]
     if missing:
-        raise ConfigurationError(
-            f"version {version.number} of {wanted.task} is not kept any more; the newest always is"
-        )
+        raise ConfigurationError(f"version {version.number} of {wanted.task} is not kept any more; use a newer one")
     run, model = prepare(
         config, blobs, settings.template_cache, threads=wanted.threads, say=say, known=(version.number, version.blobs)
     )
@@ -91,7 +89,7 @@ def _created(
     budgets = [inference_budget(it.snapshot) for it in devices if it.snapshot]
     exports = build_exports(run, model, *planner.of(Runtime.ONNX), budgets, wanted.precisions)
     if not exports:
-        raise ConfigurationError(f"none of the {len(devices)} devices has memory for any of {wanted.task}")
+        raise ConfigurationError(f"none of the {len(devices)} devices has enough memory for {wanted.task}")
     with store.transaction() as tx:
         release = record_release(
             tx,

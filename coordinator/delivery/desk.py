@@ -1,4 +1,4 @@
-"""The rollouts that are under way: what each device is told, and what its answer changes.
+"""Drives the open rollouts: sends each device what is due, and applies its reports.
 
 Every change is stored before it is sent. Only the newest rollout of a task counts; earlier ones are history. A release
 is sent again whenever its device says hello or asks for work, until the device has answered. Operators change a
@@ -58,11 +58,11 @@ class RolloutDesk:
         self._is_linked = True
 
     def link(self, *, is_up: bool) -> None:
-        """The broker is there again, or gone: while it is, no device can be heard, and no silence counts."""
+        """Note whether the broker is connected. While it is not, no device can be heard, and silence does not count."""
         self._is_linked = is_up
 
     def tick(self) -> None:
-        """Read the operators' changes from the store, let time pass, and tell the devices that are due."""
+        """Read the operators' changes from the store, let time pass, and send the devices what is due."""
         self._follow()
         for each in self._open.values():
             if not self._is_linked:
@@ -98,7 +98,7 @@ class RolloutDesk:
             self._send(each, device, due(each.state))
 
     def is_settled(self, task: str) -> bool:
-        """Whether no device that was told of a task's newest release still owes an answer."""
+        """Whether every device that was sent a task's newest release has answered."""
         each = self._open.get(task)
         return each is None or not any(member.status in _WAITING for member in each.state.members.values())
 
@@ -139,7 +139,7 @@ class RolloutDesk:
     # -- the devices
 
     def _tell_first(self, each: _Open) -> None:
-        """Tell the devices that are due for the first time and online; the others are told when they come back."""
+        """Send the release to the online devices that are due; the others get it when they come back."""
         if each.manifest.fleet != self._resources.settings.fleet:
             return
         with self._resources.store.reading() as tx:
@@ -148,7 +148,7 @@ class RolloutDesk:
         if not told:
             return
         self._advance(each, Told(told))
-        _log.info("release %d of %s goes to %d devices", each.release.release, each.record.task, len(told))
+        _log.info("release %d of %s is sent to %d devices", each.release.release, each.record.task, len(told))
         whom = due(each.state)
         for device in sorted(told & whom.again):
             self._send(each, device, whom)

@@ -54,7 +54,7 @@ def new_key(path: Path, passphrase: str | None = None) -> str:
     ``StorageError`` if the disk refuses.
     """
     if path.exists():
-        raise ConfigurationError(f"{path} is there already: name another file")
+        raise ConfigurationError(f"{path} exists already: choose another file")
     with disk_errors(path):
         _create(path, passphrase)
         return _write_public(path, read_key(path, passphrase))
@@ -72,9 +72,9 @@ def read_key(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
         UnsupportedAlgorithm,
         InternalError,
     ) as error:  # of OpenSSL
-        raise ConfigurationError(f"{path} is no key, or its passphrase is another one: {brief(error)}") from error
+        raise ConfigurationError(f"{path} is not a key, or the passphrase is wrong: {brief(error)}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigurationError(f"{path} is no Ed25519 key: make one with `coordinator key new`")
+        raise ConfigurationError(f"{path} is not an Ed25519 key: make one with `coordinator key new`")
     return key
 
 

@@ -43,7 +43,7 @@ _DAYS = 365.0
 
 
 class TaskRelease:
-    """Makes a task's release and waits for what the devices that are there say of it; ``fail`` ends the task."""
+    """Creates a task's final release and waits for the reports of the devices that get it; ``fail`` ends the task."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class TaskRelease:
         self._is_out = False
 
     def open(self, version: ModelVersion) -> None:
-        """Make it; one that an earlier start has recorded goes on. Raises ``ConfigurationError`` for a damaged key."""
+        """Create the release, or continue with the recorded one. Raises ``ConfigurationError`` for a damaged key."""
         with self._resources.store.reading() as tx:
             made = [known for known in tx.releases.of_task(self._run.config.name) if known.version == version.number]
             is_made = any(self._is_own(tx, known) for known in made)
@@ -75,32 +75,32 @@ class TaskRelease:
         self._resources.submit(work, lambda exports: self._record(version, exports), self._fail)
 
     def is_settled(self) -> bool:
-        """Whether it is recorded, and everybody who was told has answered or has had the time to."""
+        """Whether the release is recorded, and every device that got it has answered or run out of time."""
         return self._is_out and self._desk.is_settled(self._run.config.name)
 
     def _is_own(self, tx: Transaction, known: ReleaseRecord) -> bool:
-        """Whether it is for everybody and has each signature that can be given here.
+        """Whether this is the task's own release: for every group, and signed by all keys that are held here.
 
-        An operator's (`release create`) of the same version waits for them, and for nobody else.
+        A release of the same version that an operator has made (`release create`) lacks these signatures.
         """
         given = {each.key for each in known.signatures}
         own = {key.public_key().public_bytes_raw() for key in self._keys(tx)}
         return own <= given and not manifest_of(known).groups
 
     def _keys(self, tx: Transaction) -> list[Ed25519PrivateKey]:
-        """Those in the state folder that devices trust."""
+        """The release keys in the state folder that devices trust."""
         trusted = {*current_root(tx).release.keys}
         held = held_keys(self._resources.settings.state_dir, Role.RELEASE)
         return [key for key in held if key.public_key().public_bytes_raw() in trusted]
 
     def _record(self, version: ModelVersion, exports: tuple[Export, ...]) -> None:
-        """The release, its approval and its rollout are in the store before any device hears of it.
+        """Store the release, its approval and its rollout before any device is sent anything.
 
-        Nothing is released of a task that was stopped while this was made.
+        Nothing is released if the task was stopped meanwhile.
         """
         config, settings = self._run.config, self._resources.settings
         if not exports:
-            _log.warning("%s is not released: no device that is there can run any of it", config.name)
+            _log.warning("%s is not released: no known device can run any of its exports", config.name)
         with self._resources.store.transaction() as tx:
             known = tx.tasks.get(config.name)
             if known is not None and known.status is TaskStatus.STOPPED:
@@ -123,14 +123,14 @@ class TaskRelease:
         self._is_out = True
 
     def _send_out(self, tx: Transaction, release: int) -> None:
-        """Where the keys in the state folder are enough."""
+        """Approve the release and start its rollout, if the keys in the state folder are enough for that."""
         signed = signatures_by(known_release(tx, release), self._keys(tx))
         approve(tx, release, signed, time.time(), _WHO)
         if not is_approved(tx, known_release(tx, release)):
-            _log.info("release %d waits for its signatures: `coordinator release show %d`", release, release)
+            _log.info("release %d needs signatures: see `coordinator release show %d`", release, release)
             return
         plan = Plan(success_share=0.01, error_share=1.0, health_interval_s=self._resources.settings.release_deadline_s)
         try:
             start_rollout(tx, release, plan, time.time(), _WHO)
         except ConfigurationError as error:  # an operator's rollout is open, or its devices are gone
-            _log.warning("release %d does not go out by itself: %s", release, error)
+            _log.warning("release %d is not rolled out automatically: %s", release, error)

@@ -120,7 +120,7 @@ def next_root(before: Path, changes: Mapping[str, Keys], now_s: float, lasts_s: 
 def write_root(file: Path, root: Root, keys: Sequence[Ed25519PrivateKey]) -> None:
     """Sign ``root`` with ``keys`` and write it to a new file. Raises ``ConfigurationError`` if the file exists."""
     if file.exists():
-        raise ConfigurationError(f"{file} is there already: name another file")
+        raise ConfigurationError(f"{file} exists already: choose another file")
     _save(file, _signed(root, keys))
 
 

@@ -46,12 +46,12 @@ def start_rollout(tx: Transaction, release: int, plan: Plan, now_s: float, who: 
     if plan.trial.seconds >= plan.health_interval_s:
         raise ConfigurationError(
             f"a trial of {plan.trial.seconds:g} s does not end within the health interval of "
-            f"{plan.health_interval_s:g} s: prolong that"
+            f"{plan.health_interval_s:g} s: make it longer"
         )
     chosen = chosen_exports(tx, manifest)
     stages = staged({known.id: known.group for known, _ in chosen}, plan.stages, str(release))
     if not stages:
-        raise ConfigurationError(f"no device that is known can run release {release}: see `coordinator device list`")
+        raise ConfigurationError(f"no known device can run release {release}: see `coordinator device list`")
     rollout = tx.rollouts.add(release, record.task, plan, now_s)
     for known, export in chosen:
         if known.id in stages:
@@ -69,7 +69,7 @@ def command_rollout(tx: Transaction, rollout: int, command: Command, now_s: floa
     known = known_rollout(tx, rollout)
     newer = _newer(tx, known)
     if newer is not None:
-        raise ConfigurationError(f"rollout {newer.rollout} of {known.task} has taken the place of rollout {rollout}")
+        raise ConfigurationError(f"rollout {newer.rollout} of {known.task} has replaced rollout {rollout}")
     tx.rollouts.set_status(rollout, obeyed(known.status, command))
     tx.audit.note(now_s, who, _DONE[command], str(rollout))
     return known_rollout(tx, rollout)

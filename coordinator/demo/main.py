@@ -96,7 +96,9 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
     """Deal the data and queue the tasks, unless an earlier demo in this folder is to be resumed."""
     database = options.state_dir / "coordinator" / "coordinator.sqlite"
     if is_served(database.parent):
-        raise StateInUseError(f"a demo runs in {options.state_dir}: wait for its end, or give another --state-dir")
+        raise StateInUseError(
+            f"a demo is already running in {options.state_dir}: wait for its end, or give another --state-dir"
+        )
     if options.resume:
         if not database.exists():
             raise ConfigurationError(f"nothing to resume in {options.state_dir}: run the demo without --resume first")

@@ -1,4 +1,4 @@
-"""The broker's side of a revocation: have it refuse the device, and see that it does.
+"""The broker's side of a revocation: makes it refuse the device, and checks that it does.
 
 Neither a new list nor SIGHUP ends a session of mosquitto's that is open. So two stand-ins of the device, which live for
 minutes, call on the broker: the first has a certificate that is on the new list, and calls until it is refused; then
@@ -49,8 +49,8 @@ def cut_off(store: Store, fleet: Fleet, device: str) -> float:
         return _shut_out(store, fleet, device) if fleet.settings.is_open else _refused(store, fleet, device)
     except StorageError as error:
         raise BrokerUnreachableError(
-            f"{device} is revoked, but the broker is not told: {error}; let this user write there, or be another, and "
-            "say `coordinator device revoke` again"
+            f"{device} is revoked, but the broker could not be told: {error}; run `coordinator device revoke` "
+            "again as a user who may write there"
         ) from error
 
 
@@ -179,5 +179,5 @@ def _take_place(fleet: Fleet, certificate: Path, device: str) -> None:
 def _left_to_do(fleet: Fleet) -> str:
     return (
         f"the broker at {fleet.settings.broker} still lets it in: have it read {fleet.broker_dir / LIST_FILE} again, "
-        "as by `systemctl reload mosquitto`, and say `coordinator device revoke` again"
+        "as by `systemctl reload mosquitto`, and run `coordinator device revoke` again"
     )

@@ -1,4 +1,4 @@
-"""The devices that a fleet knows: whoever has ever enrolled or said hello."""
+"""The devices that a fleet knows: all that have ever enrolled or connected."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from edge_sdk.errors import ConfigurationError
 
 
 def known_device(tx: Transaction, device: str) -> DeviceRecord:
-    """What is known of a device; ``ConfigurationError`` where there is no such device."""
+    """The record of a device. Raises ``ConfigurationError`` if there is none."""
     known = tx.devices.get(device)
     if known is None:
-        raise ConfigurationError(f"there is no device {device!r}; `coordinator device list` shows those that are")
+        raise ConfigurationError(f"there is no device {device!r}; `coordinator device list` shows the known ones")
     return known

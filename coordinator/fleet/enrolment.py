@@ -111,13 +111,13 @@ def _good(tx: Transaction, secret: str, device: str, now_s: float) -> EnrolmentR
     if known is None:
         raise UntrustedError("the token is unknown")
     if now_s >= known.expires_s:
-        raise UntrustedError("the token has expired: have another made")
+        raise UntrustedError("the token has expired: ask for a new one")
     if known.device not in {None, device}:
         raise UntrustedError(f"the token is for another device than {device!r}")
     if known.used_s is not None and known.used_by != device:
         _refuse_used(known)
     if known.used_s is None and known.device is None and _is_taken(tx, device):
-        raise UntrustedError(f"{device!r} has enrolled before or is revoked: that takes a token that names it")
+        raise UntrustedError(f"{device!r} has enrolled before or is revoked: it needs a token made with --device")
     return known
 
 
@@ -127,7 +127,7 @@ def _is_taken(tx: Transaction, device: str) -> bool:
 
 
 def _refuse_used(token: EnrolmentRecord) -> NoReturn:
-    raise UntrustedError(f"the token was used by {token.used_by}: have another made")
+    raise UntrustedError(f"the token was used by {token.used_by}: ask for a new one")
 
 
 # -- the next
@@ -142,7 +142,7 @@ def renew(store: Store, fleet: Fleet, device: str, asked: Renew, now_s: float) -
     old = _certificate(asked.certificate)
     fleet.authority.check(old, now_s)
     if _common_name(old.subject) != device:
-        raise UntrustedError("the certificate is another's")
+        raise UntrustedError("the certificate belongs to another device")
     key = key_of(_request(asked.request), device)
     _check_signature(old, asked)
     with store.transaction() as tx:
@@ -159,9 +159,7 @@ def _next(
     if now_s < (due_s := begins_s + _RENEWED_FROM * (ends_s - begins_s)):
         raise UntrustedError(f"the certificate is renewed from {_day(due_s)} on, not before")
     if sum(it.expires_s > now_s and it.revoked_s is None for it in tx.certificates.of_device(device)) >= _MAX_VALID:
-        raise UntrustedError(
-            f"{device} has {_MAX_VALID} certificates that are good: revoke it, and have it enrol again"
-        )
+        raise UntrustedError(f"{device} has {_MAX_VALID} valid certificates: revoke it, and have it enrol again")
     tx.audit.note(now_s, f"{device}, renewing", "renew certificate", device)
     return _issued(tx, fleet, device, key, now_s)
 

@@ -179,7 +179,7 @@ def say_of_fleet(state_dir: Path, *, hosts: tuple[str, ...] | None, **said: obje
     elif hosts:
         settings = FleetSettings(name="default", hosts=hosts, broker=_usual_broker(hosts))
     else:
-        raise ConfigurationError("--host is not given: name this machine as devices find it")
+        raise ConfigurationError("--host is not given: give the name or address at which devices reach this machine")
     changes = {name: value for name, value in said.items() if value is not None}
     if hosts:
         is_usual = settings.broker == _usual_broker(settings.hosts)
@@ -235,7 +235,7 @@ def link_of(
     link |= Link(user=user, password=password, allow_plaintext=allow_plaintext)
     if known is None:
         if broker is None:
-            raise ConfigurationError("--broker is not given: name one, or make a fleet by `coordinator fleet init`")
+            raise ConfigurationError("--broker is not given: give one, or set up a fleet by `coordinator fleet init`")
         return link | Link(broker=broker, fleet=fleet or "default")
     settings = known.settings
     if fleet not in {None, settings.name}:

@@ -1,4 +1,4 @@
-"""Every device is in one group, ``default`` until an operator says otherwise."""
+"""Groups of devices: each device is in one, ``default`` until an operator moves it."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ def new_token(
         secret = make_enrolment(store, device=device, group=group, hours=hours, now_s=now_s, who=who)
         return secret, enrolment_line(fleet, device)
     if device is None:
-        raise ConfigurationError("in an open fleet a token is one device's password: name the device")
+        raise ConfigurationError("in an open fleet a token is the password of one device: give --device")
     if hours is not None:
-        raise ConfigurationError("in an open fleet a token is a password, which does not expire: leave out the hours")
+        raise ConfigurationError("in an open fleet a token does not expire: leave out --hours")
     secret = make_password(store, device, group, now_s, who)
     tell_broker(store, fleet)
     return secret, password_line(fleet, device)
@@ -37,7 +37,7 @@ def new_token(
 def unlisted(fleet: Fleet | None) -> str | None:
     """Why devices may have tokens that are not among the one-time ones, or none; ``None`` where they enrol."""
     if fleet is None:
-        return "this fleet has no authority: its broker decides who comes, and nobody needs a token"
+        return "this fleet has no authority: its broker decides which devices connect, and tokens are not used"
     if fleet.settings.is_open:
         return "this fleet is open: a device's token is its password, which no list shows; a new one replaces it"
     return None

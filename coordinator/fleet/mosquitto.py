@@ -1,4 +1,4 @@
-"""A mosquitto that lets in whom the fleet has named, and each only where its name stands in the topic.
+"""Configures mosquitto to admit only the fleet's devices, each only to the topics with its own name.
 
     mosquitto.conf    one listener, TLS alone; the user name and the client id are the certificate's common name
     acl               who may publish and subscribe where
@@ -151,7 +151,7 @@ def _require_entry(folder: Path, account: pwd.struct_passwd) -> None:
         kind = 0o100 if about.st_uid == account.pw_uid else 0o010 if about.st_gid in groups else 0o001
         if not about.st_mode & kind:
             raise ConfigurationError(
-                f"mosquitto would run as {account.pw_name}, who cannot enter {closed}: name another folder (--dir), "
+                f"mosquitto would run as {account.pw_name}, who cannot enter {closed}: use another folder (--dir), "
                 "or another user (--user)"
             )
 
@@ -162,4 +162,4 @@ def _account(user: str | None) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(user)
     except KeyError as error:
-        raise ConfigurationError(f"there is no user {user!r} for mosquitto to run as; name another") from error
+        raise ConfigurationError(f"there is no user {user!r} for mosquitto to run as: give another --user") from error

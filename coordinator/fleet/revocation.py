@@ -1,4 +1,4 @@
-"""A revoked device is not heard, its updates that are not aggregated yet do not count, and nothing lets it in.
+"""Revokes devices: the coordinator ignores them, drops their pending updates, and the broker refuses them.
 
 All of that is one transaction, which holds whether or not a coordinator is running. For the broker there follow the
 list of revoked certificates, and :mod:`coordinator.fleet.cutting`, which ends the device's open session.
@@ -67,5 +67,5 @@ def _last(path: Path) -> tuple[int, datetime]:
         last = x509.load_pem_x509_crl(path.read_bytes())
         number = last.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise ConfigurationError(f"{path} is no list of revoked certificates ({error}): delete it") from error
+        raise ConfigurationError(f"{path} is not a list of revoked certificates ({error}): delete it") from error
     return number, last.last_update_utc

@@ -32,7 +32,9 @@ def showing(vitals: Callable[[], Vitals], port: int) -> Iterator[None]:
         if error.errno != errno.EADDRINUSE:
             raise
         where = f"{_HOST}:{port}"
-        raise PortInUseError(f"{where} is taken: end what listens there, or choose another --metrics-port") from error
+        raise PortInUseError(
+            f"{where} is in use: stop the process that listens there, or choose another --metrics-port"
+        ) from error
     try:
         yield
     finally:

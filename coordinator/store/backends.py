@@ -83,7 +83,7 @@ def backend_of(url: str) -> Backend:
     except (ArgumentError, NoSuchModuleError):
         name = url.partition(":")[0]
     if name not in _BACKENDS:
-        raise ConfigurationError(f"a store cannot stand on {name!r}: use sqlite:///FILE or postgresql://…")
+        raise ConfigurationError(f"a store cannot be kept in {name!r}: use sqlite:///FILE or postgresql://…")
     return _BACKENDS[name]()
 
 

@@ -112,7 +112,9 @@ class Store:
         with self._connection(read_only=True) as source, other._connection(read_only=False) as target:
             taken = [table.name for table in metadata.sorted_tables if target.execute(select(table)).first()]
             if taken:
-                raise StorageError(f"store {other._name} is not empty (it has {', '.join(taken)}): name another")
+                raise StorageError(
+                    f"store {other._name} is not empty (it has {', '.join(taken)}): use an empty database"
+                )
             rows = sum(_copy(table, source, target) for table in metadata.sorted_tables)
             for table in _NUMBERED:
                 other._backend.continue_numbers(target, table, self._backend.last_number(source, table))
@@ -142,7 +144,7 @@ class Store:
         except DBAPIError as error:
             raise self._translated(error) from error
         except PoolTimeoutError as error:
-            raise StorageError(f"store {self._name} is busy: too many others wait for it") from error
+            raise StorageError(f"store {self._name} is busy: too many processes use it; try again") from error
         except UnicodeDecodeError as error:  # sqlite3, of what SQLite quotes of a damaged file
             raise StorageError(f"store {self._name} is damaged: restore it from a backup") from error
 

@@ -62,7 +62,7 @@ def move_store(state_dir: Path, url: str) -> int:
     alone = disk.sole_user(state_dir / _STORE_LOCK, "process, such as `coordinator api`")
     with sole_user(state_dir), alone, closing(open_store(state_dir)) as old, closing(Store(url)) as new:
         if is_in_memory(url):
-            raise ConfigurationError(f"{url} forgets all with its process: name a file or a server")
+            raise ConfigurationError(f"{url} is lost when its process ends: use a file or a server")
         rows = old.copy_to(new)
         with disk_errors(state_dir):
             write_durably(state_dir / ADDRESS_FILE, f"{url}\n".encode(), secret=True)  # may contain a password

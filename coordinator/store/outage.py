@@ -52,7 +52,7 @@ class Outage:
             if self._answers():
                 return True
         away_s = time.monotonic() - since_s
-        raise StoreAwayError(f"store {self._name} has not answered for {away_s:.0f} s ({why}): see to its server")
+        raise StoreAwayError(f"store {self._name} has not answered for {away_s:.0f} s ({why}): check its server")
 
     def over(self) -> None:
         """A transaction has begun."""
@@ -72,6 +72,6 @@ class Outage:
             if self._since_s is None:
                 self._since_s = time.monotonic()
                 _log.warning(
-                    "store %s does not answer (%s): waiting, for at most %.0f s", self._name, why, self._patience_s
+                    "store %s does not answer (%s): waiting for up to %.0f s", self._name, why, self._patience_s
                 )
             return self._since_s

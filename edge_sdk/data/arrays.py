@@ -56,7 +56,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         unpacked_bytes = sum(member.file_size for member in archive.infolist())
         if unpacked_bytes > max(_MAX_UNPACKED_BYTES, _MAX_RATIO * path.stat().st_size):
             raise DataFormatError(
-                f"{path} unpacks to {unpacked_bytes} bytes, which are no examples: save fewer, as they are"
+                f"{path} unpacks to {unpacked_bytes} bytes, too many for its size: save fewer, without compression"
             )
         yield archive
 

@@ -42,7 +42,9 @@ def read_image_folder(folder: Path, size: int = IMAGE_SIZE, scratch: Path | None
     """
     files = image_files(folder)
     if not files:
-        raise DataFormatError(f"{folder} has no pictures; it needs one folder a label, with .jpg or .png files inside")
+        raise DataFormatError(
+            f"{folder} has no pictures; it needs one folder per label, with .jpg or .png files inside"
+        )
     labels: list[str] = []
     pictures = _readable(files, size, labels)
     values = np.stack([*pictures]) if scratch is None else mapped(pictures, scratch)

@@ -116,7 +116,7 @@ class ExampleStore:
         try:
             look()
         except (DataFormatError, StorageError) as error:
-            _log.warning("the examples stay as they were: %s", error)
+            _log.warning("the examples are not updated: %s", error)
 
     def _count(self) -> None:
         """Count the examples without writing them: a device that waits for work must not wear out its disk."""
@@ -189,9 +189,12 @@ class ExampleStore:
             try:
                 self.learn(given)
             except DataFormatError:  # its text could quote the example, which must not get into the log
-                _log.warning("item %d of the examples is no example, or of another kind, and is left out", number)
+                _log.warning(
+                    "item %d of the examples is left out: it is not an example, or of another kind than the rest",
+                    number,
+                )
             except StorageError as error:
-                _log.warning("item %d of the examples waits for the disk: %s", number, error)
+                _log.warning("item %d of the examples cannot be stored yet: %s", number, error)
                 if not self._stopping.wait(_RETRY_S):
                     continue
             except ConfigurationError as error:
@@ -207,7 +210,7 @@ def _until_it_fails(coming: Iterator[object]) -> Iterator[object]:
             yield given
     except RaffmError as error:
         kind = type(error.__cause__ or error).__name__
-        _log.error("the iterator of examples ended with %s; no more are taken from it", kind)
+        _log.error("the iterator of examples raised %s; no more examples are read from it", kind)
 
 
 def _own(ask: Callable[[], _T]) -> _T:

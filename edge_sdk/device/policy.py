@@ -69,7 +69,7 @@ class QuietHours:
         except ValueError as error:
             raise SettingError("quiet_hours", text, "are not of the form 22:00-07:00") from error
         if start == stop:
-            raise SettingError("quiet_hours", text, "are no time at all: use 00:00-24:00 for the whole day")
+            raise SettingError("quiet_hours", text, "are empty: use 00:00-24:00 for the whole day")
         return cls(start, stop)
 
     def covers(self, minute: int) -> bool:

@@ -54,7 +54,7 @@ def memory_bytes(system: System) -> tuple[int, int]:
     """
     memory, group = or_none(psutil.virtual_memory), group_memory(system)
     if memory is None:
-        raise UnfitDeviceError("how much memory there is cannot be read: an agent needs /proc/meminfo")
+        raise UnfitDeviceError("the size of memory cannot be read: an agent needs /proc/meminfo")
     if group is None:
         return memory.total, memory.available
     return min(memory.total, group.limit_bytes), min(memory.available, group.available_bytes)

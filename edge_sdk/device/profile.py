@@ -87,7 +87,9 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
-            raise UnknownProfileError(f"device profile {name_or_path} does not exist; give a name or another path")
+            raise UnknownProfileError(
+                f"device profile {name_or_path} does not exist; give the name of a known profile or another path"
+            )
         return _parse(name_or_path, path.read_bytes())
     names = profile_names()
     if name_or_path not in names:

@@ -131,7 +131,7 @@ class Serving:
                 return self._refused(report, flaw)
             self._slots.keep_report(report)
         except DataFormatError as error:
-            _log.warning("release %d cannot be measured on what is held out: %s", model.release, error)
+            _log.warning("release %d cannot be evaluated on the held-out examples: %s", model.release, error)
             return self._refused(report, "the held-out examples do not fit this model")
         except RaffmError as error:
             return self._refused(report, str(error))
@@ -239,7 +239,7 @@ class Serving:
         try:
             self._slots.keep_report(report)
         except RaffmError as error:
-            _log.warning("the report of release %d is not kept: %s", report.release, error)
+            _log.warning("the report on release %d is not stored: %s", report.release, error)
         return report
 
     def _confirmed(self, trial: _OnTrial) -> ReleaseReport:
@@ -363,7 +363,7 @@ def _check_runtime(needed: str) -> None:
 
     there = runtime_version()
     if needed and _numbers(there) < _numbers(needed):
-        raise ModelFormatError(f"the model needs onnxruntime {needed} or newer, here is {there}")
+        raise ModelFormatError(f"the model needs onnxruntime {needed} or newer; {there} is installed")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

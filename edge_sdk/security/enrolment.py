@@ -44,7 +44,7 @@ def enroll(
     """
     check_name(device, "device")
     if not _TOKEN.fullmatch(token):
-        raise ConfigurationError("the token has characters that no token has: copy it again")
+        raise ConfigurationError("the token has characters that cannot be in a token: copy it again")
     base, identity = check_address(coordinator).rstrip("/"), Identity.of(state_dir)
     authority = _authority(base, ca_file, fingerprint)
     with disk_errors(identity.folder):
@@ -64,7 +64,7 @@ def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> byte
         return ca_file.read_bytes()
     if fingerprint is None:
         raise ConfigurationError(
-            "which fleet to trust is not said: give --ca-file, or --ca-fingerprint (`coordinator device token` says it)"
+            "the CA to trust is not given: use --ca-file, or --ca-fingerprint (`coordinator device token` prints it)"
         )
     wanted = _FINGERPRINT.fullmatch(fingerprint.strip().lower())
     if wanted is None:
@@ -73,10 +73,10 @@ def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> byte
     try:
         certificate = ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))
     except ValueError as error:
-        raise UntrustedError(f"{base} shows no authority's certificate: {brief(error)}") from error
+        raise UntrustedError(f"{base} sent no CA certificate: {brief(error)}") from error
     found = hashlib.sha256(certificate).hexdigest()
     if not hmac.compare_digest(found, wanted[1]):
-        raise UntrustedError(f"{base} shows another authority, sha256:{found}: check the address and the fingerprint")
+        raise UntrustedError(f"{base} has another CA, sha256:{found}: check the address and the fingerprint")
     return ssl.DER_cert_to_PEM_cert(certificate).encode()  # only it: the answer could hold a second certificate
 
 

@@ -44,10 +44,10 @@ class Renewal:
         try:
             self._identity.keep(message.certificate, self._device)
         except RaffmError as error:
-            _log.error("the certificate is not renewed: %s", error)
+            _log.error("the new certificate is not accepted: %s", error)
         else:
             self._look()
-            _log.info("the certificate is renewed")
+            _log.info("the certificate has been renewed")
         return True
 
     def _look(self) -> None:

@@ -100,7 +100,7 @@ class Trust:
         the reason for everything else, and ``StorageError``.
         """
         if self._state is None:
-            raise UntrustedError("release refused: this agent was given no root of trust (--root FILE)")
+            raise UntrustedError("release refused: this agent has no root of trust (--root FILE)")
         self._follow_roots(message.roots)
         root = _root_in(self._state.root)
         self._check_fresh("the root of trust", root.expires_s)
@@ -126,7 +126,7 @@ class Trust:
                 raise UntrustedError(f"root {new.version} came after root {known.version}: one between them is missing")
             verified(Root, envelope, new.root)
             self._adopt(known, new, envelope)
-            _log.info("root %d of trust takes the place of root %d", new.version, known.version)
+            _log.info("root of trust %d replaces root %d", new.version, known.version)
 
     def _adopt(self, known: Root, new: Root, envelope: bytes) -> None:
         """Store the new root, without what its change of keys makes void."""
@@ -169,7 +169,9 @@ class Trust:
         clock_s, made_s = time.time(), 0.0 if self._state is None else self._state.made_s
         if clock_s < made_s - _DAY_S:
             _log.warning(
-                "this device's clock says %s, and what it trusts is of %s: set it", _day(clock_s), _day(made_s)
+                "this device's clock says %s, but what it trusts was signed on %s: set the clock",
+                _day(clock_s),
+                _day(made_s),
             )
         if max(clock_s, made_s) >= expires_s:
             raise UntrustedError(

@@ -72,13 +72,13 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.sendto("\n".join(lines).encode(), name)
         except OSError as error:
-            _log.warning("the service manager at %s does not listen: %s", self._address, error)
+            _log.warning("the service manager at %s cannot be reached: %s", self._address, error)
 
 
 def in_words(status: AgentStatus) -> str:
     """What an agent is doing, in one line."""
     if not status.connected:
-        return "the broker is gone; reconnecting"
+        return "the connection to the broker is lost; reconnecting"
     if status.task is None:
         return f"not training: {status.waiting_for}" if status.waiting_for else "waiting for work"
     steps = f", step {status.step} of {status.steps}" if status.phase is Phase.TRAINING and status.step else ""

@@ -125,7 +125,7 @@ def _started(job_file: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         kind = TrainingMemoryError if error.errno == errno.ENOMEM else TrainingError
-        raise kind(f"no training process can be started: {error.strerror}") from error
+        raise kind(f"the training process cannot be started: {error.strerror}") from error
 
 
 def _parse(line: bytes) -> TrainingEvent | None:

@@ -55,7 +55,7 @@ def examples_of(job: TrainingJob) -> EncodedExamples:
     examples, task = map_examples(Path(job.examples)), job.architecture.task
     if task_of(examples) is not task:
         raise DataFormatError(
-            f"{job.examples} holds examples for {task_of(examples).value}; the task is {task.value}: give it others"
+            f"{job.examples} holds examples for {task_of(examples).value}; the task needs {task.value}: give others"
         )
     try:
         return encode_examples(

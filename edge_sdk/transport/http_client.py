@@ -48,7 +48,7 @@ class Patience:
         """The longest time to wait for the next byte; ``TimeoutError`` if the time limit is over."""
         left_s = self._ends_s - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError(f"it has not said all after {self._whole_s:g} s")
+            raise TimeoutError(f"the response was not complete after {self._whole_s:g} s")
         return min(left_s, SILENCE_S)
 
 

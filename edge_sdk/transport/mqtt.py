@@ -143,7 +143,7 @@ class MqttTransport:
         """
         self._open()
         if self._is_old_broker and self._version is MqttVersion.ANY:
-            _log.warning("the broker at %s does not speak MQTT 5; going on with 3.1.1", self._address)
+            _log.warning("the broker at %s does not speak MQTT 5; using 3.1.1", self._address)
             self._version = MqttVersion.V311
             self._open_again()
         for pause_s in _TRY_AGAIN_S:

@@ -132,7 +132,7 @@ class WebFetch:
                     error.close()
                 still = self._first_lacking()
                 if still is not None and still[0] == before:
-                    raise BlobUnreachableError(f"{self._address} gives no blob: {brief(error)}") from error
+                    raise BlobUnreachableError(f"{self._address} does not serve the blob: {brief(error)}") from error
         with self._lock:
             if not self._stopped:
                 self._partial.commit()
@@ -217,7 +217,7 @@ def ask(
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise UntrustedError(f"{address} is not trusted: {reason.verify_message.rstrip('.')}") from error
         words = str(reason)[:_MAX_QUOTED]
-        raise CoordinatorUnreachableError(f"no coordinator answers at {address}: {words}") from error
+        raise CoordinatorUnreachableError(f"no coordinator can be reached at {address}: {words}") from error
     except (HTTPException, ValueError) as error:
         said = f"{type(error).__name__} {brief(error)}"
         raise MalformedMessageError(f"{address} does not answer as a coordinator does: {said}") from error

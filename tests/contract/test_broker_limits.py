@@ -125,7 +125,7 @@ def test_broker_that_speaks_only_3_1_1_is_spoken_to_so(caplog: pytest.LogCapture
         assert device.receive(5) == LinkUp()
         device.publish("a/b", b"hello")
         assert device.receive(5) == Incoming("a/b", b"hello")
-    assert "does not speak MQTT 5; going on with 3.1.1" in caplog.text
+    assert "does not speak MQTT 5; using 3.1.1" in caplog.text
 
 
 def test_broker_that_speaks_only_3_1_1_is_refused_where_5_is_wanted() -> None:

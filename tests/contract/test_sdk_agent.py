@@ -94,7 +94,7 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
 
 def test_agent_is_alone_in_its_state_folder(tmp_path: Path) -> None:
     agent = agent_at("mqtt://127.0.0.1:9", tmp_path)
-    with pytest.raises(StateInUseError, match=f"{tmp_path} is in use by another agent: end it first"):
+    with pytest.raises(StateInUseError, match=f"{tmp_path} is in use by another agent: stop it first"):
         agent_at("mqtt://127.0.0.1:9", tmp_path)
     agent.stop()
     agent_at("mqtt://127.0.0.1:9", tmp_path).stop()
@@ -214,7 +214,7 @@ def test_callback_that_fails_is_logged_and_the_agent_goes_on(
     agent = agent_at("mqtt://127.0.0.1", tmp_path, on_model=callback)
     agent._tell(REPORT)
     agent.stop()
-    assert "on_model failed; the agent goes on" in caplog.text
+    assert "on_model raised an exception; the agent continues" in caplog.text
     assert what in caplog.text
 
 
@@ -227,14 +227,14 @@ def test_coroutine_of_a_callback_that_fails_is_logged(tmp_path: Path, caplog: py
         return agent
 
     agent = asyncio.run(use())
-    assert "on_model failed; the agent goes on" in caplog.text
+    assert "on_model raised an exception; the agent continues" in caplog.text
     assert "ValueError" in caplog.text
     agent._tell(REPORT)
     assert "there is no loop to run it" in caplog.text
 
 
 def test_agent_that_is_named_no_broker_needs_to_be_enrolled(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="pi has no broker: name one, or enrol it"):
+    with pytest.raises(ConfigurationError, match="pi has no broker: give one, or enrol the device"):
         Agent("pi", state_dir=tmp_path)
     (tmp_path / "identity").mkdir()
     (tmp_path / "identity" / "agent.toml").write_text('device = "pi"\nbroker = "mqtts://fleet.example"\n')

@@ -681,7 +681,7 @@ def test_store_moves_only_to_an_empty_database(state: Path, address: str) -> Non
 
 def test_store_that_a_coordinator_serves_is_not_moved(state: Path) -> None:
     other = f"sqlite:///{state / 'other.sqlite'}"
-    with sole_user(state), pytest.raises(StateInUseError, match="another coordinator: end it first"):
+    with sole_user(state), pytest.raises(StateInUseError, match="another coordinator: stop it first"):
         move_store(state, other)
     move_store(state, other)
 

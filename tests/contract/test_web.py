@@ -187,7 +187,7 @@ def test_coordinator_is_asked_where_the_web_has_no_blob(
     device.fetch(serve(fault).address)
     device.run(lambda _: bool(device.asked))
     assert device.asked[0].ranges[0][0] == 0
-    assert "comes from the coordinator instead" in caplog.text
+    assert "is fetched from the coordinator instead" in caplog.text
     assert reason in caplog.text
 
 

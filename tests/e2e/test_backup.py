@@ -114,7 +114,7 @@ def test_backup_is_restored_only_into_a_new_folder(taken: Path, backup: Path, tm
         restore(backup, taken.parent / "state")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "release.key").write_text("ab" * 32)
-    with pytest.raises(ConfigurationError, match="is another key than the backup's"):
+    with pytest.raises(ConfigurationError, match="is not the backup's key"):
         restore(backup, tmp_path / "other")
     assert restore(backup, tmp_path / "new") >= 4
 
@@ -135,7 +135,7 @@ def test_authority_is_in_the_backup_of_a_fleet_that_has_one(tmp_path: Path) -> N
 def test_nothing_is_backed_up_where_nothing_is_or_over_another_file(taken: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is nothing to back up"):
         back_up(tmp_path / "nowhere", tmp_path / "x.tar")
-    with pytest.raises(ConfigurationError, match="is there already: name another file"):
+    with pytest.raises(ConfigurationError, match="exists already: choose another file"):
         back_up(taken.parent / "state", taken)
 
 
@@ -155,7 +155,11 @@ def repacked(backup: Path, change: Callable[[str, bytes], bytes | None], more: d
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [
-        (lambda name, content: content[:-1] + b"?" if "/" in name else content, {}, "damaged: blob .* has other bytes"),
+        (
+            lambda name, content: content[:-1] + b"?" if "/" in name else content,
+            {},
+            "damaged: blob .* does not match its digest",
+        ),
         (lambda name, content: None if "/" in name else content, {}, "damaged: .* blobs that its store records"),
         (lambda name, content: None if "sqlite" in name else content, {}, "has no store"),
         (lambda name, content: None if name == "round.key" else content, {}, "has no key for rounds"),
@@ -199,7 +203,7 @@ def test_store_with_nothing_where_it_has_to_have_something_is_refused(backup: Pa
 @pytest.mark.parametrize("length", [0, 100, 5000])
 def test_file_that_is_cut_short_is_refused(backup: Path, tmp_path: Path, length: int) -> None:
     backup.write_bytes(backup.read_bytes()[:length])
-    with pytest.raises(DataFormatError, match="no backup of a coordinator, or is cut short"):
+    with pytest.raises(DataFormatError, match="not a backup of a coordinator, or is truncated"):
         restore(backup, tmp_path / "new")
 
 
@@ -210,7 +214,7 @@ ATTACKS = (*attacks.TAR_FILES, *attacks.tar_bombs())
 def test_archive_that_is_an_attack_is_refused_and_fills_no_disk(tmp_path: Path, number: int) -> None:
     (tmp_path / "in" / "it").mkdir(parents=True)
     (tmp_path / "backup.tar").write_bytes(ATTACKS[number])
-    with pytest.raises(DataFormatError, match=r"no backup of a coordinator|has other bytes") as refused:
+    with pytest.raises(DataFormatError, match=r"not a backup of a coordinator|does not match its digest") as refused:
         restore(tmp_path / "backup.tar", tmp_path / "in" / "it" / "new")
     assert "\n" not in str(refused.value)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "backup.tar"]

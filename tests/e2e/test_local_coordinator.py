@@ -34,7 +34,7 @@ def test_local_coordinator_says_what_fails_and_ends_what_it_started(
             server.command("model", "save", "news", tmp_path / "saved")
         assert "there is no task 'news'; the tasks are none" in capfd.readouterr().err
         give_up_s = time.monotonic() + 30
-        while f"serves fleet default at {server.broker}" not in server.log.read_text():
+        while f"serving fleet default at {server.broker}" not in server.log.read_text():
             assert time.monotonic() < give_up_s, "it says that it is there, before there is a device or a task"
             time.sleep(0.1)
     assert {child.pid for child in children()} <= before

@@ -155,7 +155,7 @@ def test_blobs_come_from_a_web_server_and_over_mqtt_once_it_is_gone(fleet: Small
         fleet.wait_until(lambda: fleet.read(lambda tx: tx.updates.accepted("news", 1)), "a first update")
         server.shutdown()
     fleet.finish()
-    assert fleet.log_of("reader").count("gives no blob") == 1, fleet.story()
+    assert fleet.log_of("reader").count("does not serve the blob") == 1, fleet.story()
     assert len(served) == len({*served}) == 4, "what the offer names, each once"
     (release,) = fleet.read(lambda tx: tx.assignments.of_task("news"))
     assert release.status is AssignmentStatus.HEALTHY, fleet.story()

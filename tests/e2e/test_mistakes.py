@@ -66,7 +66,7 @@ def test_encoding_that_there_is_not(data: Path, tmp_path: Path) -> None:
 
 def test_more_nested_widths_than_there_may_be(data: Path, tmp_path: Path) -> None:
     done = typed("coordinator.cli", *task(tmp_path / "s", tmp_path, data), *("--nest", "0.5") * 4)
-    check(done, 2, "4 nested widths: name at most 3")
+    check(done, 2, "4 nested widths: give at most 3")
 
 
 def test_no_broker_there_for_an_agent(data: Path, tmp_path: Path) -> None:
@@ -147,7 +147,9 @@ def test_second_demo_leaves_the_state_of_the_first(tmp_path: Path) -> None:
     state = tmp_path / "demo-state" / "coordinator"
     with sole_user(state), closing(open_store(state)):
         for again in ((), ("--resume",)):
-            check(typed("coordinator.cli", "demo", *again, folder=tmp_path), 4, "a demo runs in demo-state")
+            check(
+                typed("coordinator.cli", "demo", *again, folder=tmp_path), 4, "a demo is already running in demo-state"
+            )
     assert (state / "coordinator.sqlite").exists()
 
 

@@ -118,7 +118,7 @@ def test_coordinator_ended_in_a_round_goes_on_with_all_that_it_had(tmp_path: Pat
         assert process.returncode == 0, lines
         assert lines[-1]["message"] == "the coordinator has ended"
         assert {(it.get("task"), it.get("round")) for it in lines if it["message"].startswith("round")} == {("news", 1)}
-        assert {it["device"] for it in lines if "says hello" in it["message"]} == set(devices)
+        assert {it["device"] for it in lines if "is online" in it["message"]} == set(devices)
         held.clear()
         with serving(tmp_path, broker, *program) as process:
             wait_for(process, lambda tx: tx.tasks.all()[0].status is TaskStatus.DONE, store)

@@ -157,7 +157,7 @@ def accuracy(seed: int) -> float:
 FAULTS = {
     "inaccurate": ({}, Trial(least_accuracy=1.0), "is below 1.000"),
     "crashes": ({"crashes": True}, Trial(), "ended while it tried"),
-    "silent": ({"silent": True}, Trial(), "no word within"),
+    "silent": ({"silent": True}, Trial(), "silent for"),
     "slow": ({}, Trial(most_latency_ms=0.001), "an example takes"),
 }
 

@@ -146,7 +146,7 @@ def test_doctor_tries_the_certificate_and_leaves_the_agent_s_session_alone(
         link.connect()
         assert link.receive(5) == LinkUp()
         *_, found = reach(Patient(System(), certificate_file=identity.file, **own))
-        assert (found.mark, found.found) == (Mark.OK, f"{secured.broker.address} answers, and takes the certificate")
+        assert (found.mark, found.found) == (Mark.OK, f"{secured.broker.address} answers, and accepts the certificate")
         assert link.receive(0.5) is None
     foreign = of_another_authority(secured, tmp_path)
     (found,) = reach(Patient(System(), certificate_file=foreign, **own))

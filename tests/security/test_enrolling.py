@@ -118,7 +118,7 @@ def test_answer_that_was_lost_is_had_again(api: str, store: Store, fleet: Fleet,
 
 
 def test_nobody_is_trusted_blindly(api: str, store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="which fleet to trust is not said: give --ca-file"):
+    with pytest.raises(ConfigurationError, match="the CA to trust is not given: use --ca-file"):
         enroll(api, token(store), "pi-5", tmp_path, ca_file=None, fingerprint=None)
     for fingerprint in ("sha256:ab", "", "md5:" + "a" * 64, "sha256:" + "g" * 64):
         with pytest.raises(ConfigurationError, match="is not sha256: and 64 hexadecimal digits"):
@@ -155,7 +155,7 @@ def test_device_that_asks_too_often_is_told_to_wait_and_not_that_it_is_refused(
 
 def test_coordinator_that_is_not_there_is_said(fleet: Fleet, tmp_path: Path) -> None:
     address = f"https://127.0.0.1:{free_port()}"
-    with pytest.raises(CoordinatorUnreachableError, match=f"no coordinator answers at {address}"):
+    with pytest.raises(CoordinatorUnreachableError, match=f"no coordinator can be reached at {address}"):
         enroll(address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
 
 

@@ -260,5 +260,5 @@ def test_plaintext_to_other_machines_has_to_be_allowed_and_is_then_said_to_the_d
 
 
 def test_token_of_an_open_fleet_is_one_device_s(opened: OpenFleet) -> None:
-    with pytest.raises(ConfigurationError, match="a token is one device's password: name the device"):
+    with pytest.raises(ConfigurationError, match="a token is the password of one device: give --device"):
         new_token(opened.store, opened.fleet, device=None, group=None, hours=None, now_s=1.0, who="ann")

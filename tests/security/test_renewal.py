@@ -129,11 +129,11 @@ def test_coordinator_whose_authority_was_taken_away_refuses_and_goes_on(tmp_path
     with closing(open_store(tmp_path)) as store:
         service = Service(quick(tmp_path), store, MemoryTransport(MemoryHub(), ()))
         answer = service._answer_to_renew("pi-5", Renew(certificate=b"", request=b"", signature=b""))
-    assert answer == Refused(reason="the fleet's authority cannot be read now")
+    assert answer == Refused(reason="the fleet's CA cannot be read now")
 
 
 def test_renewal_that_does_not_hold_is_refused_in_words(secured: SecuredFleet) -> None:
     secured.enrolled("pi-5")
     service = Service(secured.config(), secured.store, MemoryTransport(MemoryHub(), ()))
     answer = service._answer_to_renew("pi-6", secured.enrolled("pi-5").renewal("pi-5"))
-    assert answer == Refused(reason="the certificate is another's")
+    assert answer == Refused(reason="the certificate belongs to another device")

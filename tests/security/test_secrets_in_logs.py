@@ -105,7 +105,7 @@ def test_no_secret_is_said(tmp_path: Path, proof: Proof) -> None:
         api = stack.enter_context(running(logs / "api", *COORDINATOR, "api", *where, "--port", port, *as_json))
         device = ("--state-dir", tmp_path / "device", "--password-file", tmp_path / "pi")
         pi = stack.enter_context(running(logs / "agent", *AGENT, "run", *agent, *device, *as_json))
-        wait_for(logs / "serve", "pi says hello")
+        wait_for(logs / "serve", "pi is online")
         wait_for(logs / "api", "API at")
         seen = started_with(coordinator, api, pi)
         metrics, stranger = fetched(port, token), fetched(port, canaries["stolen"])

@@ -54,7 +54,7 @@ def test_session_without_a_provider_that_is_wanted_says_so_once_and_runs_on_the_
 ) -> None:
     assert open_session(str(model), session_options(1), [CUDA, AZURE]).get_providers() == [AZURE, CPU]
     assert [record.getMessage() for record in caplog.records] == [
-        "CUDAExecutionProvider is not in this onnxruntime; the processor runs the model instead"
+        "CUDAExecutionProvider is not in this onnxruntime; the model runs on the CPU instead"
     ]
 
 
@@ -89,5 +89,5 @@ def test_training_on_a_provider_that_is_not_there_goes_on_and_is_in_the_agents_l
         assert TrainingProcess(job, events.append).wait(60)
     assert isinstance(events[-1], Finished), events[-1]
     assert [record.getMessage() for record in caplog.records if "Provider" in record.getMessage()] == [
-        "CUDAExecutionProvider is not in this onnxruntime; the processor runs the model instead"
+        "CUDAExecutionProvider is not in this onnxruntime; the model runs on the CPU instead"
     ]

@@ -127,7 +127,7 @@ def test_name_of_a_task_that_cannot_be_is_refused(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("count", [0, MAX_TASKS + 1])
 def test_no_task_and_more_than_a_message_can_name_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"examples has {count} tasks; name 1 to 32"):
+    with pytest.raises(ConfigurationError, match=f"examples has {count} tasks; give 1 to 32"):
         OwnTasks({f"task-{number}": () for number in range(count)}, config_in(tmp_path))
 
 

@@ -143,7 +143,7 @@ def _run(*words: str | Path) -> str:
 def _extras(words: str) -> str:
     """As pip takes them behind a name; pip itself passes over those that it does not know."""
     if unknown := set(words.split(",")) - {"", *_EXTRAS}:
-        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(_EXTRAS)}")
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is not one of {', '.join(_EXTRAS)}")
     return f"[{words}]" if words else ""
 
 

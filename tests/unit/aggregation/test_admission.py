@@ -76,7 +76,7 @@ def test_weight_beyond_policy_is_capped() -> None:
 
 def test_norm_beyond_what_any_update_may_have_is_refused_whatever_the_model_has_become() -> None:
     grown = {name: array * np.float32(1e20) for name, array in BASE.items()}
-    with pytest.raises(Rejected, match=r"norm .*; at most 1e\+12 is let in"):
+    with pytest.raises(Rejected, match=r"norm .*; at most 1e\+12 is admitted"):
         admit({name: array * np.float32(1e15) for name, array in update().items()}, grown, CUT, report(), Limits())
 
 

@@ -216,7 +216,7 @@ def test_folder_that_changes_has_another_version(folder: Path) -> None:
 
 
 def test_folders_that_hold_no_pictures(tmp_path: Path) -> None:
-    with pytest.raises(DataFormatError, match="has no pictures; it needs one folder a label"):
+    with pytest.raises(DataFormatError, match="has no pictures; it needs one folder per label"):
         read_examples(tmp_path)
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")

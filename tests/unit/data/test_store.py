@@ -161,7 +161,7 @@ def test_iterable_that_raises_costs_only_what_is_new(tmp_path: Path, caplog: pyt
     assert before
     store.newest()
     assert trained_on(store) == before
-    assert "the examples stay as they were: the examples cannot be read: they raised ConnectionError" in caplog.text
+    assert "the examples are not updated: the examples cannot be read: they raised ConnectionError" in caplog.text
     assert "canary" not in caplog.text
     with pytest.raises(DataFormatError, match="they raised ConnectionError"):
         store_of(Broken(0), tmp_path / "other")
@@ -316,7 +316,7 @@ def test_item_waits_for_a_disk_that_is_full_and_what_was_there_is_trained_on(
     store_of((), tmp_path).learn(MAIL[0])
     store = store_of(iter(MAIL[1:3]), tmp_path)
     store.start()
-    eventually(lambda: caplog.text.count("item 1 of the examples waits for the disk: no space left") >= 2)
+    eventually(lambda: caplog.text.count("item 1 of the examples cannot be stored yet: no space left") >= 2)
     assert everything(store) == dict(MAIL[:1])
     full.clear()
     eventually(lambda: everything(store) == dict(MAIL[:3]))
@@ -353,7 +353,7 @@ def test_item_that_waits_for_the_disk_is_given_up_at_the_stop(
 
     monkeypatch.setattr(store, "learn", refuse)
     store.start()
-    eventually(lambda: "item 1 of the examples waits for the disk: the disk refuses" in caplog.text)
+    eventually(lambda: "item 1 of the examples cannot be stored yet: the disk refuses" in caplog.text)
     store.stop()
     eventually(lambda: not _is_draining())
     assert "item 2" not in caplog.text
@@ -369,7 +369,7 @@ def test_iterator_that_raises_is_named_without_its_words_and_what_it_gave_is_kep
     store = store_of(mail(), tmp_path)
     store.start()
     eventually(lambda: not _is_draining())
-    assert "the iterator of examples ended with KeyError; no more are taken from it" in caplog.text
+    assert "the iterator of examples raised KeyError; no more examples are read from it" in caplog.text
     assert "secret" not in caplog.text
     assert everything(store) == dict(MAIL[:1])
 

@@ -50,7 +50,7 @@ def test_key_that_another_process_has_made_meanwhile_is_taken(tmp_path: Path, mo
 
 def test_damaged_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "release.key").write_text("abc")
-    with pytest.raises(ConfigurationError, match="is no key"):
+    with pytest.raises(ConfigurationError, match="is not a key"):
         own_key(tmp_path, Role.RELEASE)
 
 
@@ -74,7 +74,7 @@ def test_key_of_a_person_is_made_once_and_may_have_a_passphrase(tmp_path: Path) 
     for wrong in (None, "open"):
         with pytest.raises(ConfigurationError, match="passphrase"):
             read_key(path, wrong)
-    with pytest.raises(ConfigurationError, match="there already"):
+    with pytest.raises(ConfigurationError, match="exists already"):
         new_key(path)
 
 

@@ -72,7 +72,7 @@ def test_release_is_approved_once_two_different_keys_have_signed(store: Store) -
 
 def test_key_that_is_no_release_key_approves_nothing(store: Store) -> None:
     for key in (EVE, *SIGNERS.round, *SIGNERS.root):
-        with pytest.raises(ConfigurationError, match="is no release key"), store.transaction() as tx:
+        with pytest.raises(ConfigurationError, match="is not a release key"), store.transaction() as tx:
             approve(tx, 1, signatures_by(known_release(tx, 1), [key]), 6.0, "eve")
 
 

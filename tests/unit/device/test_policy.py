@@ -169,7 +169,7 @@ def test_policy_is_read_from_options() -> None:
         ({"quiet_hours": "22-7"}, r"quiet_hours '22-7' are not of the form 22:00-07:00"),
         ({"quiet_hours": "25:00-07:00"}, r"'25:00-07:00' are not of the form"),
         ({"quiet_hours": "22:00-07:00,"}, r"quiet_hours '' are not of the form"),
-        ({"quiet_hours": "07:00-07:00"}, r"'07:00-07:00' are no time at all"),
+        ({"quiet_hours": "07:00-07:00"}, r"'07:00-07:00' are empty"),
     ],
 )
 def test_value_that_cannot_be_is_refused_by_name_and_value(values: dict[str, str], named: str) -> None:

@@ -71,7 +71,7 @@ def test_what_psutil_cannot_read_is_unknown(
     load = OthersLoad()
     load._looked_s -= 1
     assert load.share() is None
-    with pytest.raises(UnfitDeviceError, match="how much memory there is cannot be read"):
+    with pytest.raises(UnfitDeviceError, match="the size of memory cannot be read"):
         memory_bytes(System(tmp_path))
 
 

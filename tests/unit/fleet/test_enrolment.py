@@ -143,7 +143,7 @@ def test_token_used_by_many_at_once_gives_one_certificate(store: Store, fleet: F
 def test_name_that_is_taken_needs_a_token_that_names_it(store: Store, fleet: Fleet) -> None:
     """Else whoever installs one device could become any other."""
     old = enrol(store, fleet, token(store, group="canary"), asked("pi-5"), NOW_S)
-    with pytest.raises(UntrustedError, match="takes a token that names it"):
+    with pytest.raises(UntrustedError, match="needs a token made with --device"):
         enrol(store, fleet, token(store), asked("pi-5"), NOW_S)
     new = enrol(store, fleet, token(store, "pi-5"), asked("pi-5"), NOW_S)
     assert new.subject.rfc4514_string() == "CN=pi-5,OU=canary", "it stays where it was"
@@ -313,7 +313,7 @@ def test_renewal_is_not_for_certificates_that_have_just_begun(renewing: Renewing
 def test_device_has_no_more_certificates_than_a_few(renewing: Renewing) -> None:
     for _ in range(7):
         renewing.renewed(renewing.message())
-    with pytest.raises(UntrustedError, match="has 8 certificates that are good"):
+    with pytest.raises(UntrustedError, match="has 8 valid certificates"):
         renewing.renewed(renewing.message())
 
 
@@ -324,7 +324,7 @@ def test_nobody_renews_what_is_another_s(renewing: Renewing) -> None:
     attempts = {
         "not signed by the certificate's key": (renewing.message(signer=stranger), "pi-5"),
         "not of this fleet's authority": (renewing.message(certificate=forged, signer=stranger), "pi-5"),
-        "the certificate is another's": (renewing.message(), "pi-6"),
+        "the certificate belongs to another device": (renewing.message(), "pi-6"),
         "is for 'pi-6', not 'pi-5'": (renewing.message(name="pi-6"), "pi-5"),
     }
     for words, (message, device) in attempts.items():

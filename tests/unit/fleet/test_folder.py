@@ -201,5 +201,5 @@ def test_list_that_is_damaged_is_refused_in_words(tmp_path: Path, store: Store) 
     fleet = new_fleet(tmp_path)
     fleet.broker_dir.mkdir()
     (fleet.broker_dir / "revoked.pem").write_text("nothing")
-    with pytest.raises(ConfigurationError, match="is no list of revoked certificates"):
+    with pytest.raises(ConfigurationError, match="is not a list of revoked certificates"):
         list_revoked(store, fleet)

@@ -132,7 +132,7 @@ def test_pictures_are_read_from_their_files(state: Path, tmp_path: Path) -> None
         ("windows", "some.txt", b"1,2", "is no .npy or .csv file; this device's model takes windows"),
         ("windows", "broken.npy", b"no array", "cannot be read .*numpy.save"),
         ("windows", "empty.csv", b"", "has 0 rows, which are no windows"),
-        ("windows", "words.csv", b"x,y\n1,two\n", "cannot be read as rows of numbers, a column a channel"),
+        ("windows", "words.csv", b"x,y\n1,two\n", "cannot be read as rows of numbers, one column per channel"),
         ("windows", "short.csv", b"1,2\n" * 5, "has 5 rows, which are no windows of the model's 4 steps"),
         ("windows", "wide.csv", b"1,2,3\n" * 4, "windows of 4 x 3 .* a model of 4 x 2"),
         ("windows", "lost.csv", b"1,nan\n" * 4, "needs finite floats"),

@@ -59,7 +59,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> Labels:
         with showing(lambda: served.service.vitals, port):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 of_process = answer.read().decode()
-            with pytest.raises(PortInUseError, match=r"is taken: .* --metrics-port"), showing(Vitals, port):
+            with pytest.raises(PortInUseError, match=r"is in use: .* --metrics-port"), showing(Vitals, port):
                 pass
         vitals = served.service.vitals
     assert vitals.is_connected

@@ -171,7 +171,7 @@ def test_dora_on_cut_inputs_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_beside_another_part_are_refused(tmp_path: Path, method: AdapterMethod) -> None:
-    with pytest.raises(ConfigurationError, match=f"{method.value} adapters are trained alone, not no-embeddings"):
+    with pytest.raises(ConfigurationError, match=f"{method.value} adapters need part adapters, not no-embeddings"):
         motion_task(tmp_path, method, part=TrainablePart.NO_EMBEDDINGS)
 
 

@@ -136,8 +136,8 @@ def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_w
         ("light", REASON)
     ] * 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"light is left out: {REASON}",
-        "no round opens: it needs 1 devices; 0 ask for work, and 0 of them can train a submodel; left out: light",
+        f"light cannot take part in {REASON}",
+        "no round opens: 1 devices are needed; 0 ask for work, and 0 of them can train a submodel; left out: light",
     ]
     assert conductor.stage is Stage.GATHERING
 

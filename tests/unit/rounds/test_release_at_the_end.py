@@ -102,7 +102,7 @@ def test_task_fails_where_its_release_cannot_be_signed(shop: Shop) -> None:
     with shop.serve() as served, shop.fleet():
         key_file(shop.folder, Role.RELEASE).write_text("no key")
         served.wait_until(lambda: status(served) is TaskStatus.FAILED)
-        assert "release.key is no key" in str(served.read(lambda tx: tx.tasks.get("news")).failure)
+        assert "release.key is not a key" in str(served.read(lambda tx: tx.tasks.get("news")).failure)
         assert served.is_running
 
 

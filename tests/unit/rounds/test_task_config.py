@@ -87,7 +87,7 @@ def test_devices_keep_what_is_lost_unless_a_round_makes_its_parameters_anew(
 
 
 def test_topk_of_factors_that_are_made_anew_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="topk needs what it leaves out"):
+    with pytest.raises(ConfigurationError, match="topk sends in later rounds what it left out"):
         task("topk", AdapterMethod.LORA)
     assert task("topk", AdapterMethod.LORA, MEAN).offered_encoding.feedback
 
@@ -183,7 +183,9 @@ def test_classes_are_those_that_the_schema_names_in_its_order(tmp_path: Path) ->
 
 def test_schema_without_a_label_of_the_tasks_own_files_is_refused(tmp_path: Path) -> None:
     config = motion_task(tmp_path, AdapterMethod.LORA, data=DataSchema(labels=LABELS[1:]))
-    with pytest.raises(ConfigurationError, match=f"data.labels lacks {LABELS[0]}, which the task's own files have"):
+    with pytest.raises(
+        ConfigurationError, match=f"data.labels lacks {LABELS[0]}, which calibration_file or test_file have"
+    ):
         queue_task(open_store(tmp_path), config, 0.0, "a test")
 
 
@@ -196,23 +198,27 @@ def test_schema_without_a_label_of_the_tasks_own_files_is_refused(tmp_path: Path
         ("[targets]", "[targets", "motion.toml is not TOML: "),
         ('"walking", "sitting"]', '"a", "b", "a"]', "labels has a twice: name each class once"),
         ("least_examples = 50", "least_examples = 0", "Expected `int` >= 1"),
-        ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are none"),
+        ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are empty"),
         (
             "hours = [22:00:00, 06:00:00]",
             "hours = ['22:00:00Z', '06:00:00Z']",
             r"hours from 22:00:00\+00:00 to .* zone",
         ),
-        ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59", "begins in the year 9999: name one from 1970 to 9998"),
+        ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59", "begins in the year 9999: use one from 1970 to 9998"),
         ("2027-01-01T00:00:00Z", "0001-01-01T00:00:00", "begins in the year 1: "),
         ("every_s = 86400.0", "every_s = inf", "Expected `float` <= 1000000000.0"),
-        ("shares = [0.5, 0.25]", "shares = [0.5, 0.25, 0.2, 0.1]", "4 nested widths: name at most 3"),
+        ("shares = [0.5, 0.25]", "shares = [0.5, 0.25, 0.2, 0.1]", "4 nested widths: give at most 3"),
         ("rounds = 20", "rounds = 0", "Expected `int` >= 1"),
         ("rounds = 20", "rounds = 20\nquorum = 0", "Expected `int` >= 1"),
         ("rounds = 20", "rounds = 20\nseed = -1", "Expected `int` >= 0"),
         ("rounds = 20", "rounds = 20\nevaluated_shares = []", "Expected `array` of length >= 1"),
         ("round_deadline_s = 3600.0", "round_deadline_s = 0", "Expected `float` > 0.0"),
         ("round_deadline_s = 3600.0", "round_deadline_s = nan", "Expected `float` > 0.0"),
-        ("max_devices = 50", "max_devices = 2\nquorum = 3", "takes in 2 devices .* quorum is 3, so none could open"),
+        (
+            "max_devices = 50",
+            "max_devices = 2\nquorum = 3",
+            "takes in 2 devices .* quorum is 3, so no round could open",
+        ),
     ],
 )
 def test_file_that_says_what_no_task_can_have_is_refused(file: Path, old: str, new: str, words: str) -> None:
@@ -287,7 +293,7 @@ def test_number_that_json_does_not_have_is_refused(tmp_path: Path, line: str) ->
     recipe = "".join(f"recipe.{key} = {value}\n" for key, value in _RECIPE.items())
     names = 'name = "t"\npart = "adapters"\nmodel_dir = "m"\ncalibration_file = "c"\ntest_file = "c"\n'
     (tmp_path / "t.toml").write_text(names + recipe + line)
-    with pytest.raises(ConfigurationError, match="task 't' cannot be: it has a number that is not finite"):
+    with pytest.raises(ConfigurationError, match="task 't' is invalid: it has a number that is not finite"):
         queue_task(open_store(tmp_path), task_of_file(tmp_path / "t.toml"), 0.0, "a test")
 
 

@@ -74,8 +74,8 @@ def test_task_whose_rounds_all_spoil_the_model_fails_and_says_so(
         served.wait_until(lambda: served.status is TaskStatus.FAILED)
         failure = served.read(lambda tx: tx.tasks.get("news")).failure
         assert failure == (
-            f"its last {MAX_ABANDONED} rounds made models whose loss is no number: learn at lower rates, or let in "
-            "smaller updates"
+            f"its last {MAX_ABANDONED} rounds made models whose loss is not a number: lower the learning rate, "
+            "or admit only smaller updates"
         )
 
 
@@ -86,4 +86,4 @@ def test_task_whose_own_model_answers_with_no_numbers_fails(
     served, fleet = serve(tmp_path)
     with served, fleet:
         served.wait_until(lambda: served.status is TaskStatus.FAILED)
-        assert "its loss is no number" in str(served.read(lambda tx: tx.tasks.get("news")).failure)
+        assert "its loss is not a number" in str(served.read(lambda tx: tx.tasks.get("news")).failure)

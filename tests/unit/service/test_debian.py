@@ -75,7 +75,7 @@ def test_extra_that_is_none_is_refused() -> None:
     command = [sys.executable, "-m", "edge_sdk.service.debian.build", "--extras", "images,pictures"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "'pictures' is none of images, parquet" in done.stderr
+    assert "'pictures' is not one of images, parquet" in done.stderr
 
 
 @pytest.fixture(scope="module")

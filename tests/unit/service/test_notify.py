@@ -108,13 +108,13 @@ def test_nobody_asked_and_nothing_is_sent() -> None:
 def test_manager_that_is_gone_is_logged_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Notifier(str(tmp_path / "gone")).tick(UP)
-    assert "gone does not listen" in caplog.text
+    assert "gone cannot be reached" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (AgentStatus(), "the broker is gone; reconnecting"),
+        (AgentStatus(), "the connection to the broker is lost; reconnecting"),
         (AgentStatus(connected=True, waiting_for="battery at 5%"), "not training: battery at 5%"),
         (
             AgentStatus(connected=True, phase=Phase.FETCHING, task="news", round=1, step=9, steps=9),

@@ -210,7 +210,7 @@ def test_examples_for_another_task_are_refused(tmp_path: Path) -> None:
     job = logistic_graph.training_job(tmp_path)
     windows = ArrayExamples(np.zeros((2, 8, 2), dtype=np.float32), (0, 1))
     job = msgspec.structs.replace(job, examples=str(write_examples(tmp_path / "windows", windows)))
-    with pytest.raises(DataFormatError, match="for time-series-classification; the task is text-classification"):
+    with pytest.raises(DataFormatError, match="for time-series-classification; the task needs text-classification"):
         examples_of(job)
     architecture = replace(job.architecture, task=ModelTask.TIME_SERIES_CLASSIFICATION)
     assert len(examples_of(msgspec.structs.replace(job, architecture=architecture))) == 2

@@ -62,7 +62,7 @@ def test_process_that_the_system_does_not_start_is_a_named_error(
 
     job = logistic_graph.training_job(tmp_path)
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(TrainingError, match="no training process can be started: no") as raised:
+    with pytest.raises(TrainingError, match="the training process cannot be started: no") as raised:
         TrainingProcess(job, print)
     assert type(raised.value) is kind
     assert not list(tmp_path.glob("*.job.json"))
