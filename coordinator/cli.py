@@ -79,7 +79,7 @@ def serve(
         Path | None, typer.Option(help="Client certificate for the broker; default: the one from `fleet init`.")
     ] = None,
     key_file: Annotated[Path | None, typer.Option(help=ABOUT["key_file"])] = None,
-    allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
     blob_url: Annotated[
         str | None,
@@ -164,7 +164,9 @@ def api(
         ),
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private key of the certificate (PEM, unencrypted).")] = None,
-    allow_plaintext: Annotated[bool, typer.Option(help="Allow plain HTTP (no TLS) to other machines.")] = False,
+    allow_plaintext: Annotated[
+        bool, typer.Option("--allow-plaintext", help="Allow plain HTTP (no TLS) to other machines.")
+    ] = False,
     requests_per_minute: Annotated[
         int, typer.Option(min=0, help="Requests per minute allowed per client and per token; 0: no limit.")
     ] = 1200,
@@ -173,7 +175,9 @@ def api(
         typer.Option(min=0, help="Wrong tokens per minute allowed per client (API, login and enrolment); 0: no limit."),
     ] = 10,
     log_format: Log = LogFormat.TEXT,
-    dashboard: Annotated[bool, typer.Option(help="Also serve the dashboard, at /dashboard.")] = True,
+    no_dashboard: Annotated[
+        bool, typer.Option("--no-dashboard", help="Do not serve the dashboard at /dashboard.")
+    ] = False,
 ) -> None:
     """Serve the REST API and the dashboard until interrupted; `token create` makes a token for both."""
     from coordinator.api.app import create_app
@@ -188,7 +192,7 @@ def api(
     with staying(state_dir), closing(open_store(state_dir, ASKING_PATIENCE_S)) as store:
         limits = Limits(requests_per_minute, failures_per_minute)
         served, path = create_app(store, state_dir, limits), None
-        if dashboard:
+        if not no_dashboard:
             from coordinator.dashboard.app import add_dashboard
 
             path = add_dashboard(served, store, state_dir)

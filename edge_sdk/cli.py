@@ -191,7 +191,7 @@ def doctor(
     ca_file: CaFile = None,
     certificate_file: CertificateFile = None,
     key_file: KeyFile = None,
-    allow_plaintext: AllowPlaintext = None,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Mqtt = None,
     as_json: AsJson = False,
 ) -> None:
@@ -216,7 +216,7 @@ def doctor(
         ca_file=ca_file or enrolled.get("ca_file"),
         certificate_file=certificate_file or enrolled.get("certificate_file"),
         key_file=key_file,
-        allow_plaintext=bool(allow_plaintext),
+        allow_plaintext=allow_plaintext,
         mqtt_version=mqtt_version or MqttVersion.ANY,
     )
     findings = examine(patient, CHECKS)

@@ -21,7 +21,7 @@ def doctor(
     user: Annotated[str | None, typer.Option(help=ABOUT["user"])] = None,
     password_file: Annotated[Path | None, typer.Option(help=ABOUT["password_file"])] = None,
     ca_file: Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])] = None,
-    allow_plaintext: Annotated[bool, typer.Option(help=ABOUT["allow_plaintext"])] = False,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help=ABOUT["allow_plaintext"])] = False,
     mqtt_version: Annotated[MqttVersion, typer.Option(help=ABOUT["mqtt_version"])] = MqttVersion.ANY,
     all_blobs: Annotated[bool, typer.Option("--all-blobs", help="Verify every blob instead of a sample.")] = False,
     as_json: AsJson = False,

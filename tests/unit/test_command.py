@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,20 @@ def test_every_command_and_option_has_a_sentence_of_help(app: typer.Typer) -> No
     told = dict(help_texts(get_command(app), ""))
     assert len(told) > 50
     assert [name for name, text in told.items() if not text or text[-1] not in ".…" or text[:3] == "Of "] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["coordinator serve", "coordinator api", "coordinator task create", "coordinator doctor", "edge-agent doctor"],
+)
+def test_option_s_name_is_whole_on_80_columns(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    typed(f"{line} --help", monkeypatch)
+    told = capsys.readouterr().out
+    assert "--" in told
+    assert re.findall(r"--[\w-]*…", told) == []
 
 
 def help_texts(command: Any, path: str) -> Iterator[tuple[str, str]]:
