@@ -56,5 +56,5 @@ def test_mosquitto_starts_as_its_own_user_and_names_its_process(open_folder: Pat
 
 def test_folder_that_its_user_cannot_enter_is_refused(open_folder: Path, store: Store) -> None:
     (open_folder / "of-root").mkdir(mode=0o700)
-    with pytest.raises(ConfigurationError, match=r"run as nobody, who cannot enter .*/of-root: name another folder"):
+    with pytest.raises(ConfigurationError, match=r"run as nobody, who cannot enter .*/of-root: use another folder"):
         write_configuration(store, new_fleet(open_folder / "of-root" / "fleet"), USER)

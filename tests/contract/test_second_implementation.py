@@ -77,7 +77,7 @@ def fleet(broker: Broker, tmp_path: Path, template_cache: dict[str, str]) -> Ite
 @pytest.mark.long
 def test_device_in_another_language_counts_and_verifies_its_release(program: Path, fleet: SmallFleet) -> None:
     fleet.serve()
-    fleet.wait_until(lambda: "begins" in fleet.log_of("coordinator"), "the coordinator's first task")
+    fleet.wait_until(lambda: " starts" in fleet.log_of("coordinator"), "the coordinator's first task")
     start(fleet, program, broker=fleet.broker, root=fleet.state / ROOT_FILE)
     fleet.finish()
 

@@ -716,7 +716,7 @@ def test_state_folder_without_a_store_is_not_looked_into(tmp_path: Path) -> None
 
 
 def test_store_is_not_moved_to_where_nothing_stays(state: Path) -> None:
-    with pytest.raises(ConfigurationError, match="forgets"):
+    with pytest.raises(ConfigurationError, match="is lost when its process ends"):
         move_store(state, "sqlite://")
 
 

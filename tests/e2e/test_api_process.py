@@ -154,7 +154,7 @@ def test_certificate_that_cannot_be_shown_is_told_in_one_line(tmp_path: Path) ->
     for files in ((certificate, None), (certificate, other), (certificate, locked), (garbled, key)):
         with pytest.raises(ConfigurationError, match="give PEM files, the key unencrypted"):
             Listening("::", certificate=files[0], key=files[1])
-    with pytest.raises(ConfigurationError, match="given without its --certificate"):
+    with pytest.raises(ConfigurationError, match="given without --certificate"):
         Listening.of(None, "127.0.0.1", None, None, key, allow_plaintext=False)
 
 

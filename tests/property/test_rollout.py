@@ -156,7 +156,12 @@ def test_group_goes_first_and_a_share_is_of_all() -> None:
 
 @pytest.mark.parametrize(
     ("stages", "why"),
-    [(("0%",), "no share"), (("101%",), "no share"), (("50%", "10%"), "have to rise"), (("nobody",), "has no devices")],
+    [
+        (("0%",), "is out of range"),
+        (("101%",), "is out of range"),
+        (("50%", "10%"), "have to rise"),
+        (("nobody",), "has no devices"),
+    ],
 )
 def test_stages_that_cannot_be_are_refused(stages: tuple[str, ...], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
