@@ -82,7 +82,7 @@ def word_of_approval(missing: int, *, has_expired: bool) -> Word:
     if has_expired:
         return Word(Mark.BAD, "expired")
     if missing > 0:
-        return Word(Mark.IDLE, f"needs {missing} more signature{'s' if missing > 1 else ''}")
+        return Word(Mark.IDLE, f"lacks {missing} signature{'s' if missing > 1 else ''}")
     return Word(Mark.GOOD, "approved")
 
 

@@ -250,7 +250,7 @@ def test_release_is_approved_rolled_out_and_halted_in_the_browser(browser: Brows
     store = open_with_release(tmp_path)
     with site_of(tmp_path) as site, Tab(browser) as tab:
         page = tab.log_in(site.at("releases/1"), site.tokens[AccessRole.OPERATOR])
-        for key, becomes in ((ANN, "needs 1 more signature"), (BOB, "approved")):
+        for key, becomes in ((ANN, "lacks 1 signature"), (BOB, "approved")):
             approve(page, tmp_path, partial(signed_file, key), becomes)
         page.get_by_role("link", name="Roll out").click()
         page.get_by_label("Trial, seconds").fill("1e9")
@@ -375,7 +375,7 @@ def test_release_of_real_agents_is_signed_offline_rolled_out_halted_and_rolled_o
         page.locator(".figures").get_by_text("done").wait_for()
         page.get_by_role("main").get_by_role("link", name="Releases").click()
         page.locator("tbody th").get_by_role("link", name="1", exact=True).click()
-        approve(page, fleet.folder, partial(typed_signature, keys[0]), "needs 1 more signature")
+        approve(page, fleet.folder, partial(typed_signature, keys[0]), "lacks 1 signature")
         take_pictures(browser, site, RELEASE_PICTURES[:1], pytestconfig)
         approve(page, fleet.folder, partial(typed_signature, keys[1]), "approved")
         page.get_by_role("link", name="Roll out").click()

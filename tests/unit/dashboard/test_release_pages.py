@@ -92,13 +92,13 @@ def test_release_is_looked_at_signed_elsewhere_by_two_and_approved(
 ) -> None:
     log_in(client, store, AccessRole.OPERATOR, "olga")
     page = shown(client, "releases/1")
-    assert "needs 2 more signatures" in page
+    assert "lacks 2 signatures" in page
     assert "100.0 %<small>of 100 examples" in page
     assert "<span>4 board</span>" in page
     assert "new-rollout" not in page
     file = client.get(f"{AT}/releases/1/to-sign")
     assert file.headers["content-disposition"] == 'attachment; filename="release-1.json"'
-    for key, words in ((ANN, "needs 1 more signature"), (BOB, "approved")):
+    for key, words in ((ANN, "lacks 1 signature"), (BOB, "approved")):
         answer = post(client, "releases/1/approve", signed=signed_by(key, file.content, tmp_path).decode())
         assert (answer.status_code, answer.headers["location"]) == (303, f"{AT}/releases/1")
         page = shown(client, "releases/1")
@@ -166,7 +166,7 @@ def test_releases_are_listed_newest_first_by_task(client: TestClient, store: Sto
     page = shown(client, f"releases?task={TASK}")
     numbers = re.findall(r'<th scope="row"><a href="/dashboard/releases/(\d)"', page)
     assert numbers == ["2", "1"]
-    assert "needs 2 more signatures" in page
+    assert "lacks 2 signatures" in page
     assert '/dashboard/rollouts/1"><span class="word">' in page
     assert f"/dashboard/releases?task={TASK}" in shown(client, f"tasks/{TASK}")
 
