@@ -83,6 +83,7 @@ class Agent:
     def start(self) -> None:
         """Begin to work in the background; possible once. :attr:`status` says how it goes.
 
+        A broker that does not answer, or does not let the device in, is tried again for as long as the agent runs.
         This call takes about 0.2 s, in which it measures the processor's speed. Raises ``ConfigurationError`` if the
         agent was started or stopped before, or if ``on_model`` is a coroutine function and there is no loop to run it.
         """
@@ -195,7 +196,7 @@ class Agent:
     def _run(self) -> None:
         with ExitStack() as ending:
             ending.push(self._note_end)
-            self._supervisor.run()
+            self._supervisor.run(waits_for_broker=True)
 
     def _note_end(
         self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

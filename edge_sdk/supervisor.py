@@ -24,6 +24,7 @@ from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Denied
 from edge_sdk.disk import sole_user
 from edge_sdk.errors import (
+    BrokerUnreachableError,
     DataFormatError,
     DiskFullError,
     RaffmError,
@@ -68,7 +69,7 @@ class AgentStatus:
     """What an agent is doing, for people and applications.
 
     ``step`` of ``steps``, with the ``loss`` of that step, is how far training has come. ``release`` is the newest that
-    runs, 0 before the first. ``waiting_for`` says why the agent asks for no work or gets none.
+    runs, 0 before the first. ``waiting_for`` says why the agent is not connected yet, asks for no work or gets none.
     """
 
     phase: Phase = Phase.IDLE
@@ -167,11 +168,17 @@ class Supervisor:
         """
         self._machine.measure()
 
-    def run(self) -> None:
-        """Connect and work until :meth:`stop`. Raises ``BrokerUnreachableError`` if no broker answers at first."""
+    def run(self, *, waits_for_broker: bool = False) -> None:
+        """Connect and work until :meth:`stop`.
+
+        Raises ``BrokerUnreachableError`` if no broker lets it in at first, unless it ``waits_for_broker``.
+        """
         try:
-            self._transport.connect()
             self._tasks.start()
+            if waits_for_broker:
+                self._uplink.connect(self._stopping, self._no_broker)
+            else:
+                self._transport.connect()
             while not self._stopping.is_set():
                 self._survive_a_full_disk(self._handle, self._transport.receive(_TICK_S))
                 self._survive_a_full_disk(self._keep_to_policy)
@@ -212,7 +219,7 @@ class Supervisor:
             case Incoming():
                 self._receive(delivery)
             case LinkUp():
-                self._status = replace(self._status, connected=True)
+                self._status = replace(self._status, connected=True, waiting_for="")
                 _log.info("connected to %s, fleet %s", self._config.broker, self._config.fleet)
                 self._settle(self._blobs.resume())
                 self._advance(agent.Connected())
@@ -242,6 +249,12 @@ class Supervisor:
             self._heard_of_work(message.reason if isinstance(message, Wait) else "")
         present = self._stock.present(message.manifest) if isinstance(message, Offer) else frozenset()
         self._advance(agent.Received(message, present))
+
+    def _no_broker(self, error: BrokerUnreachableError) -> None:
+        if str(error) != self._obstacle:
+            _log.warning("%s; trying again", error)
+        self._obstacle = str(error)
+        self._status = replace(self._status, waiting_for=self._obstacle)
 
     def _heard_of_work(self, obstacle: str) -> None:
         """Note why the coordinator has no work for this device, empty if it has; a repeated reason is logged once."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
+from threading import Event
 
 from edge_sdk.config import AgentConfig
-from edge_sdk.errors import MalformedMessageError
+from edge_sdk.errors import BrokerUnreachableError, MalformedMessageError
 from edge_sdk.protocol.messages import (
     Chunk,
     CoordinatorMessage,
@@ -26,6 +28,7 @@ from edge_sdk.transport.mqtt import MqttTransport
 
 _log = logging.getLogger(__name__)
 _MANY_UNANSWERED = 6
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
 
 
 def mqtt_transport(config: AgentConfig, session: int) -> MqttTransport:
@@ -47,6 +50,23 @@ class Uplink:
         identity = Identity.of(config.state_dir)
         is_own = config.certificate_file == identity.file
         self._renewal = Renewal(identity, config.device, self.publish) if is_own else None
+
+    def connect(self, stopping: Event, on_failure: Callable[[BrokerUnreachableError], None]) -> None:
+        """Connect, and try again after a pause until that succeeds or ``stopping`` is set.
+
+        ``on_failure`` takes the error of each attempt. The pauses double; they are drawn, so that a fleet that comes
+        back from a power cut does not come all at once.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while not stopping.is_set():
+            try:
+                self._transport.connect()
+            except BrokerUnreachableError as error:
+                on_failure(error)
+            else:
+                return
+            stopping.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 no secret
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def tick(self) -> None:
         """Ask for a new certificate, if that is due. Call while the link is up."""

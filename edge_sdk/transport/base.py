@@ -50,7 +50,10 @@ class Transport(Protocol):
     """Two real implementations: :mod:`edge_sdk.transport.mqtt` and :mod:`edge_sdk.transport.memory`."""
 
     def connect(self) -> None:
-        """Connect and subscribe; returns once connected. Raises ``BrokerUnreachableError``."""
+        """Connect and subscribe; returns once connected.
+
+        Raises ``BrokerUnreachableError``, after which it may be called again.
+        """
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:
         """Queue a message for sending; returns at once. While the link is down, messages may be dropped.

@@ -139,17 +139,17 @@ class MqttTransport:
         """Connect and subscribe within seconds; ``BrokerUnreachableError`` if that fails.
 
         If the connection is cut before it is up, the link may be bad, or the other side no broker: it is tried again
-        twice.
+        twice. After an error it may be called again.
         """
-        self._open()
+        self._open_anew()
         if self._is_old_broker and self._version is MqttVersion.ANY:
             _log.warning("the broker at %s does not speak MQTT 5; using 3.1.1", self._address)
             self._version = MqttVersion.V311
-            self._open_again()
+            self._open_anew()
         for pause_s in _TRY_AGAIN_S:
             if self._is_cut_off:
                 time.sleep(pause_s)
-                self._open_again()
+                self._open_anew()
         if self._refusal:
             why = (self._why_not_taken() if self._is_cut_off else "") or self._refusal
             raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {why}")
@@ -199,7 +199,7 @@ class MqttTransport:
         self._client.loop_stop()
         _discard(self._client.socket())
 
-    def _open_again(self) -> None:
+    def _open_anew(self) -> None:
         self._refusal, self._is_cut_off = "", False
         self._settled.clear()
         self._client = self._make_client()

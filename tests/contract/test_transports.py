@@ -207,6 +207,17 @@ def test_connect_to_stopped_broker_names_it(wire: Wire) -> None:
         device.connect()
 
 
+def test_broker_that_did_not_answer_may_be_tried_again(wire: Wire) -> None:
+    wire.kill()
+    with closing(wire.transport("device")) as device:
+        for _ in range(2):
+            with pytest.raises(BrokerUnreachableError):
+                device.connect()
+        wire.restart()
+        device.connect()
+        assert until(device, LinkUp) == LinkUp()
+
+
 # -- MQTT alone
 
 
