@@ -68,7 +68,11 @@ class Releases:
         own = self._tasks.of(order.assignment.task)
         if own is None:
             return order.report(Standing.ROLLED_BACK, f"this device takes no part in {order.assignment.task}")
-        return answered(order, own.serving.report) or order
+        return answered(order, None if own.serving.lost else own.serving.report) or order
+
+    def lost(self) -> tuple[ReleaseReport, ...]:
+        """The :attr:`Serving.lost` of every task."""
+        return tuple(report for serving in self._tasks.serving() if (report := serving.lost) is not None)
 
     def install(self, order: Order, cache: BlobCache, inject: Inject) -> None:
         """Begin to install the order's model, whose blobs are in ``cache``; ``inject`` takes the outcome."""

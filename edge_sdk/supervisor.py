@@ -377,7 +377,7 @@ class Supervisor:
                     agent_version=__version__,
                     snapshot=self._snapshot(),
                 )
-                self._uplink.publish(hello)
+                self._uplink.greet(hello, self._releases.lost())
             case agent.SayReady():
                 self._say_ready()
             case agent.ResendOutbox():
@@ -462,6 +462,8 @@ class Supervisor:
             self._uplink.publish(found)
         elif found is not None:
             entries = () if found.model is None else found.model.manifest
+            if self._releases.lost():
+                self._stock.drop_damaged(entries)
             self._advance(agent.ReleaseTrusted(found, self._stock.present(entries)))
 
     # -- the wire

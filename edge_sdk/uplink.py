@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Event
 
 from edge_sdk.config import AgentConfig
@@ -17,6 +17,7 @@ from edge_sdk.protocol.messages import (
     Hello,
     Offline,
     Ready,
+    ReleaseReport,
     decode_from_coordinator,
     encode,
 )
@@ -102,6 +103,12 @@ class Uplink:
     def takes(self, message: CoordinatorMessage) -> bool:
         """Handle ``message`` if it concerns the link itself; whether it did."""
         return self._renewal is not None and self._renewal.takes(message)
+
+    def greet(self, hello: Hello, lost: Iterable[ReleaseReport]) -> None:
+        """Say who this is, and which releases it should run but cannot."""
+        self.publish(hello)
+        for report in lost:
+            self.publish(report)
 
     def publish(self, message: DeviceMessage) -> None:
         """Publish ``message``; hello and offline are retained."""

@@ -30,6 +30,7 @@ from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.storage.residuals import Residuals
 from edge_sdk.training.job import TrainingJob, TrainingResult
+from edge_sdk.transport.blob_folder import is_sound
 
 _log = logging.getLogger(__name__)
 
@@ -161,6 +162,15 @@ class Stock:
     def present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
         """The digests of those of ``entries`` that are complete on this device."""
         return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
+
+    def drop_damaged(self, entries: Iterable[BlobEntry]) -> None:
+        """Delete those of ``entries`` whose bytes have changed on the disk. Reads all of them."""
+        for entry in entries:
+            path = self._cache.path_of(entry.digest)
+            with disk_errors(path):
+                is_damaged = path.exists() and not is_sound(path)
+            if is_damaged:
+                self._cache.delete(entry.digest)
 
     def pinned(self, needs: Iterable[BlobEntry]) -> set[str]:
         """The digests of the blobs that have to stay, given those that the current work ``needs``."""

@@ -94,8 +94,9 @@ class RolloutDesk:
         standing = report.standing or (Standing.HEALTHY if report.healthy else Standing.ROLLED_BACK)
         _log.info("%s: release %d is %s %s", device, report.release, standing.value, report.detail)
         self._advance(each, Reported(device, _HEARD[standing], report.detail), report)
-        if device in due(each.state).leave:
-            self._send(each, device, due(each.state))
+        whom, is_lost = due(each.state), standing is Standing.TRYING and bool(report.detail)
+        if device in whom.leave or (is_lost and device in whom.again):
+            self._send(each, device, whom)
 
     def is_settled(self, task: str) -> bool:
         """Whether every device that was sent a task's newest release has answered."""

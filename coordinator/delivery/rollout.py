@@ -15,7 +15,8 @@ ROLLED_BACK   every device runs its previous model        none
 
 A device goes from PENDING to SENT, TRYING and HEALTHY, or to ROLLED_BACK when it reports that it went back. A device
 that is silent for the health interval while SENT or TRYING becomes FAILED and is told to go back. It stays FAILED,
-whatever it reports later, until it reports that it is back.
+whatever it reports later, until it reports that it is back. A HEALTHY device whose files were damaged reports that it
+is TRYING, with a reason, and is sent the release again.
 
 :func:`step`, :func:`unheard` and :func:`due` are pure; :mod:`.desk` stores the state and sends the messages.
 """
@@ -206,8 +207,14 @@ def _share_of(stage: str) -> float | None:
 
 
 def _heard(state: RolloutState, device: str, status: Status, reason: str) -> dict[str, tuple[Status, str]]:
-    """The changes by a report. A late one changes nothing, unless it says that the device is back."""
+    """The changes by a report. A late one changes nothing, unless it says that the device is back, or has lost it.
+
+    The latter is that a healthy device tries the release again, with a reason. It has no effect in a rollout that no
+    longer sends its release.
+    """
     member = state.members.get(device)
+    if member is not None and member.status is Status.HEALTHY and status is Status.TRYING and reason:
+        return {device: (status, reason)} if state.status in {_RUNNING, _PAUSED, RolloutStatus.DONE} else {}
     if member is None or member.status in {Status.PENDING, Status.ROLLED_BACK, status}:
         return {}
     if status is Status.ROLLED_BACK:

@@ -82,6 +82,18 @@ class Serving:
         """The report on the release that was assigned last; survives restarts."""
         return self._slots.report()
 
+    @property
+    def lost(self) -> ReleaseReport | None:
+        """What to report where a release that was confirmed here no longer runs, because its slot is damaged.
+
+        The same release is then wanted again.
+        """
+        report = self._slots.report()
+        if report is None or report.standing is not Standing.HEALTHY or report.release == self._release:
+            return None
+        detail = f"its files are damaged on this device, which runs {_named(self._release)} until it comes again"
+        return msgspec.structs.replace(report, standing=Standing.TRYING, healthy=False, detail=detail)
+
     def predict(self, given: Given) -> list[Prediction]:
         """The likeliest label of each. Raises ``ModelFormatError`` before the first release, else as the engine.
 
@@ -347,6 +359,10 @@ class Serving:
 
 def _predictions(engine: Engine, given: Given) -> list[Prediction]:
     return engine.predict_arrays(given) if isinstance(given, np.ndarray) else engine.predict(given)
+
+
+def _named(release: int) -> str:
+    return f"release {release}" if release else "no model"
 
 
 def _measured(report: ReleaseReport, measured: Measurement | None) -> ReleaseReport:

@@ -74,11 +74,15 @@ class Rollouts(RuleBasedStateMachine):
         if first:
             self.move(step(self.state, Told(frozenset(data.draw(st.sets(st.sampled_from(first))))), self.now_s))
 
-    @rule(data=st.data(), status=st.sampled_from((Status.TRYING, Status.HEALTHY, Status.ROLLED_BACK)))
-    def hear(self, data: st.DataObject, status: Status) -> None:
+    @rule(
+        data=st.data(),
+        status=st.sampled_from((Status.TRYING, Status.HEALTHY, Status.ROLLED_BACK)),
+        reason=st.sampled_from(("", "damaged")),
+    )
+    def hear(self, data: st.DataObject, status: Status, reason: str) -> None:
         device = data.draw(st.sampled_from(sorted(self.state.members)))
         before = self.state.members[device].status
-        self.move(step(self.state, Reported(device, status), self.now_s))
+        self.move(step(self.state, Reported(device, status, reason), self.now_s))
         if before in {Status.FAILED, Status.ROLLED_BACK, Status.PENDING}:
             assert self.state.members[device].status in {before, Status.ROLLED_BACK}, "too late"
 

@@ -74,7 +74,8 @@ class LoneDevice:
             held_out_share=0.3,
             ready_interval_s=0.2,
         )
-        self.supervisor = Supervisor(config, examples, make_transport=self._transport)
+        self._make = lambda: Supervisor(config, examples, make_transport=self._transport)
+        self.supervisor = self._make()
         self._link = MemoryTransport(self.hub, coordinator_filters("default"))
         self._exchange = BlobExchange(self.goods.blobs, lambda _, message: self.send(message))
         self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
@@ -89,6 +90,19 @@ class LoneDevice:
         self._thread.join(_PATIENCE_S)
         self._exchange.close()
         assert not self._thread.is_alive()
+
+    def restart(self, meanwhile: Callable[[], None]) -> None:
+        """End the agent, call ``meanwhile``, forget what was said, and start another agent on the same state."""
+        self.supervisor.stop()
+        self._thread.join(_PATIENCE_S)
+        meanwhile()
+        while self._link.receive(0.05) is not None:
+            pass
+        self.said.clear()
+        self._releases_first = False
+        self.supervisor = self._make()
+        self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
+        self._thread.start()
 
     def run_until(self, holds: Callable[[], object], patience_s: float = _PATIENCE_S) -> None:
         """Play the coordinator until ``holds()``."""

@@ -21,7 +21,7 @@ from coordinator.service import Service
 from coordinator.store.database import Store
 from coordinator.store.plan import Plan
 from coordinator.store.states import AssignmentStatus, RolloutStatus
-from edge_sdk.protocol.messages import ReleaseReport, Standing
+from edge_sdk.protocol.messages import CoordinatorMessage, ReleaseReport, Standing
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
@@ -51,6 +51,7 @@ class Rollout:
 
     def __init__(self, store: Store, folder: Path, clocks: Clocks) -> None:
         self.store, self.clocks, self._folder = store, clocks, folder
+        self.sent: list[str] = []
         with store.transaction() as tx:
             approve(tx, RELEASE, signatures_by(known_release(tx, RELEASE), [ANN, BOB]), clocks.now_s, "test")
             plan = Plan(success_share=0.01, error_share=1.0, health_interval_s=INTERVAL_S)
@@ -58,18 +59,21 @@ class Rollout:
 
     def serve(self) -> RolloutDesk:
         settings = quick(self._folder, fleet=FLEET)
-        ignored = {name: lambda *_: None for name in ("send", "fetch", "cancel", "submit", "sweep")}
-        key = own_key(self._folder, Role.ROUND)
+        ignored = {name: lambda *_: None for name in ("fetch", "cancel", "submit", "sweep")}
+        key, blobs = own_key(self._folder, Role.ROUND), BlobFolder(settings.blob_dir)
         return RolloutDesk(
-            Resources(settings=settings, store=self.store, blobs=BlobFolder(settings.blob_dir), key=key, **ignored)
+            Resources(settings=settings, store=self.store, blobs=blobs, key=key, send=self._note_sent, **ignored)
         )
 
-    def report(self, served: RolloutDesk, device: str, standing: Standing) -> None:
+    def _note_sent(self, device: str, _: CoordinatorMessage) -> None:
+        self.sent.append(device)
+
+    def report(self, served: RolloutDesk, device: str, standing: Standing, detail: str = "") -> None:
         with self.store.reading() as tx:
             (known,) = (it for it in tx.assignments.of_rollout(self.number) if it.device == device)
         healthy = standing is not Standing.ROLLED_BACK
         words = {"release": RELEASE, "task": TASK, "assignment": known.number, "healthy": healthy}
-        served.reported(device, ReleaseReport(standing=standing, **words))
+        served.reported(device, ReleaseReport(standing=standing, detail=detail, **words))
 
     @property
     def status(self) -> RolloutStatus:
@@ -160,3 +164,32 @@ def test_device_that_stays_silent_after_a_restart_fails_one_interval_later(rollo
     rollout.clocks.now_s += INTERVAL_S
     again.tick()
     assert (rollout.status, rollout.standing) == (RolloutStatus.HALTED, {AssignmentStatus.FAILED})
+
+
+def test_device_whose_healthy_release_was_damaged_gets_it_again_in_a_rollout_that_is_done(rollout: Rollout) -> None:
+    served = rollout.serve()
+    served.tick()
+    for device in ("d0", "d1", "d2", "d3"):
+        rollout.report(served, device, Standing.HEALTHY)
+    rollout.sent.clear()
+    rollout.report(served, "d1", Standing.TRYING)
+    assert (rollout.sent, rollout.standing) == ([], {AssignmentStatus.HEALTHY}), "a report that arrived twice"
+    for _ in range(2):
+        rollout.report(served, "d1", Standing.TRYING, "its files are damaged")
+    assert rollout.sent == ["d1", "d1"]
+    assert rollout.standing == {AssignmentStatus.HEALTHY, AssignmentStatus.TRYING}
+    rollout.report(served, "d1", Standing.HEALTHY)
+    assert (rollout.status, rollout.standing) == (RolloutStatus.DONE, {AssignmentStatus.HEALTHY})
+
+
+def test_device_whose_release_was_damaged_does_not_get_it_again_in_a_rollout_that_halted(rollout: Rollout) -> None:
+    served = rollout.serve()
+    served.tick()
+    rollout.report(served, "d1", Standing.HEALTHY)
+    with rollout.store.transaction() as tx:
+        tx.rollouts.set_status(rollout.number, RolloutStatus.HALTED)
+    served.tick()
+    rollout.sent.clear()
+    rollout.report(served, "d1", Standing.TRYING, "its files are damaged")
+    assert not rollout.sent
+    assert AssignmentStatus.HEALTHY in rollout.standing
