@@ -143,12 +143,20 @@ def _death(status: int, errors: bytes) -> Failed:
     SIGSEGV. So both count as out of memory, and the device will be offered a smaller submodel. So does the status 0,
     which no such process has: Python says it where the application ignores SIGCHLD, or waits for any child itself.
     """
-    cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    cause = f"signal {_signal_name(-status)}" if status < 0 else f"exit status {status}"
     starved = status in {0, -signal.SIGKILL, -signal.SIGSEGV} or any(sign in errors for sign in _NO_MEMORY)
     failure = Failure.OUT_OF_MEMORY if starved else Failure.TRAINING
     last_line = errors.strip().rpartition(b"\n")[2].decode(errors="replace")
     exception = _EXCEPTION.match(last_line)  # only its type is quoted, since its text may contain an example
     return Failed(failure, f"the training process ended by {cause} {exception[1] if exception else last_line}".strip())
+
+
+def _signal_name(number: int) -> str:
+    """Its name, or its number where it has none: of the real-time signals the first and the last alone have one."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _tail(file: IO[bytes]) -> bytes:

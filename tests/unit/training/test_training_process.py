@@ -145,6 +145,14 @@ def test_process_that_dies_is_a_failure(tmp_path: Path, number: int, failure: Fa
     assert number.name in event.detail
 
 
+def test_process_that_dies_of_a_signal_without_a_name_is_a_failure_with_its_number(tmp_path: Path) -> None:
+    process, events = start(logistic_graph.training_job(tmp_path, recipe=LONG))
+    os.kill(process.pid, signal.SIGRTMIN + 3)
+    event = last(events)
+    assert (type(event), event.failure) == (Failed, Failure.TRAINING)
+    assert f"signal {signal.SIGRTMIN + 3}" in event.detail
+
+
 def test_process_that_is_killed_is_out_of_memory_where_the_application_ignores_its_children(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
