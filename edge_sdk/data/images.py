@@ -30,6 +30,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _MODES = {1: "L", 3: "RGB"}
 IMAGE_CHANNELS = frozenset(_MODES)
 """The numbers of channels that an image may have to be resized."""
+_LARGEST = {"F": 255, "I": 0xFFFF}  # the largest value of a picture of floats, and of integers
 Pixels = NDArray[np.uint8]
 
 
@@ -89,7 +90,8 @@ def small_image(picture: object, size: int, place: str) -> Pixels:
     pillow = _pillow()
     with _errors_of(pillow, place), _opened(pillow, picture, place) as image:
         image.draft("RGB", (size, size))  # a JPEG is then decoded at the next larger of its own scales
-        return _fitted(pillow, pillow.ImageOps.exif_transpose(image), (3, size, size))
+        upright = _in_bytes(pillow, pillow.ImageOps.exif_transpose(image), place)
+        return _fitted(pillow, upright, (3, size, size))
 
 
 def fit_images(images: Pixels, shape: Sequence[int]) -> Pixels:
@@ -104,15 +106,31 @@ def fit_images(images: Pixels, shape: Sequence[int]) -> Pixels:
 
 def _fitted(pillow: ModuleType, image: Image, shape: Sequence[int]) -> Pixels:
     channels, height, width = shape
-    fitted = pillow.ImageOps.fit(_in_bytes(pillow, image).convert(_MODES[channels]), (width, height))
+    fitted = pillow.ImageOps.fit(image.convert(_MODES[channels]), (width, height))
     return np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
 
 
-def _in_bytes(pillow: ModuleType, image: Image) -> Image:
-    """A picture of 16 bits a pixel scaled to 8 bits: Pillow would clip all but its darkest 256 greys to white."""
-    if not image.mode.startswith("I"):
+def _in_bytes(pillow: ModuleType, image: Image, place: str) -> Image:
+    """A picture of 16 bits, integers or floats a pixel, scaled to 8 bits, where Pillow would clip.
+
+    By its mode alone it cannot be known which value is white in the latter two. Floats up to 1 are shares of white, as
+    elsewhere, integers above 255 have 16 bits, and all else is taken as it is. Raises ``DataFormatError`` for a picture
+    with values that none of these has.
+    """
+    if not image.mode.startswith(("I", "F")):
         return image
-    return pillow.Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))  # type: ignore[no-any-return]
+    values = np.asarray(image)
+    largest = _LARGEST["F" if image.mode == "F" else "I"]
+    if not ((values >= 0) & (values <= largest)).all():  # neither holds of nan
+        raise DataFormatError(
+            f"{place} has a picture of mode {image.mode} with values from {values.min():g} to {values.max():g}, which "
+            f"may be from 0 to {largest}; scale them, or convert it to 8 bits"
+        )
+    if image.mode == "F":
+        values = values * 255 if values.max() <= 1 else values
+    elif image.mode != "I" or values.max() > _LARGEST["F"]:
+        values = values >> 8
+    return pillow.Image.fromarray(values.astype(np.uint8))  # type: ignore[no-any-return]
 
 
 def _opened(pillow: ModuleType, picture: object, place: str) -> Image:

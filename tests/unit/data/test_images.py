@@ -6,10 +6,12 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet as pq
 
@@ -76,6 +78,28 @@ def test_picture_of_sixteen_bits_keeps_its_greys(tmp_path: Path) -> None:
     assert np.abs(shown - (greys >> 8)[..., None]).max() <= 1
     as_integers = Image.fromarray(greys.astype(np.int32))  # how an older Pillow opens such a file
     assert np.array_equal(small_image(as_integers, 64, ""), shown)
+
+
+@pytest.mark.parametrize(
+    ("values", "grey"),
+    [
+        (np.full((8, 8), 0.5, np.float32), 127),
+        (np.full((8, 8), 200, np.float32), 200),
+        (np.full((8, 8), 200, np.int32), 200),
+        (np.full((8, 8), 51200, np.int32), 200),
+        (np.full((8, 8), 51200, np.uint16), 200),
+        (np.full((8, 8), 200, np.uint16), 0),
+    ],
+    ids=["shares", "floats", "integers", "sixteen-bits", "I;16", "dark"],
+)
+def test_picture_of_floats_or_integers_is_not_black(values: NDArray[Any], grey: int) -> None:
+    assert (small_image(Image.fromarray(values), 4, "it") == grey).all()
+
+
+@pytest.mark.parametrize("value", [-1.0, 300.0, float("nan")])
+def test_picture_of_floats_whose_scale_is_unknown_is_refused_by_its_mode(value: float) -> None:
+    with pytest.raises(DataFormatError, match="row 1 has a picture of mode F with values from .* 0 to 255"):
+        small_image(Image.fromarray(np.full((8, 8), value, np.float32)), 4, "row 1")
 
 
 def test_images_of_one_channel_keep_to_it() -> None:
