@@ -49,8 +49,8 @@ class Serving:
     """Serves the model in the current slot, or the one on trial.
 
     :meth:`predict`, :meth:`tag` and :meth:`generate` may be called from any thread, all else from one thread at a time.
-    ``providers`` are those of :func:`edge_sdk.sessions.open_session`. With ``is_only_asked``, a trial of another
-    process, the agent, is left alone.
+    ``providers`` are those of :func:`edge_sdk.sessions.open_session`. With ``is_only_asked``, nothing is
+    written, and a trial of another process, the agent, is left alone.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Serving:
         self._trial: _OnTrial | None = None
         if not is_only_asked:
             self._settle_trial()
-        self._load_current()
+        self._load_current(is_only_asked=is_only_asked)
 
     @property
     def release(self) -> int:
@@ -316,14 +316,17 @@ class Serving:
             )
         return engine
 
-    def _load_current(self) -> None:
-        """Load the current slot; if it is damaged, fall back to the one before, and without that to no model."""
+    def _load_current(self, *, is_only_asked: bool) -> None:
+        """Load the current slot; if it is damaged, fall back to the one before, and without that to no model.
+
+        Which slot is current is the agent's to change: the folder may be read-only to whoever only asks.
+        """
         try:
             self._load(self._slots.current())
         except (BlobCorruptError, ModelFormatError) as error:
             _log.warning("the model that ran cannot be used: %s", error)
             with suppress(BlobCorruptError, ModelFormatError):
-                self._load(self._slots.rollback())
+                self._load(self._slots.previous() if is_only_asked else self._slots.rollback())
 
     def _settle_trial(self) -> None:
         """Decide a trial that the end of the process before interrupted: its model stays only if it was confirmed."""

@@ -67,6 +67,10 @@ class Slots:
             raise BlobCorruptError(f"{self._folder / 'current'} holds {letter[:20]!r} and names no slot")
         return _load(self._folder / letter)
 
+    def previous(self) -> Slot:
+        """What :meth:`rollback` would make current; ``BlobCorruptError`` if there is none, or if it is damaged."""
+        return _load(self._folder / self._other())
+
     def current_release(self) -> int | None:
         """The number of the current slot's release, even if its files are damaged; ``None`` if it cannot be read."""
         try:

@@ -241,3 +241,14 @@ def test_model_that_needs_a_newer_onnxruntime_is_not_tried(case: Case) -> None:
     case.begin(2, onnxruntime="99.0")
     assert "needs onnxruntime 99.0 or newer" in case.report.detail
     assert case.serving.release == 1
+
+
+def test_who_only_asks_writes_nothing_where_the_model_is_damaged(case: Case) -> None:
+    order, files = case.release(2)
+    assert installed(case.serving, order, files, HELD_OUT).standing is Standing.HEALTHY
+    current = case.folder / "slots" / "current"
+    letter = current.read_text()
+    (case.folder / "slots" / letter / "inference-model").write_bytes(b"rot")
+    asked = Serving(case.folder / "slots", threads=1, is_only_asked=True)
+    assert (asked.release, current.read_text()) == (1, letter), "as on a read-only disk"
+    assert asked.predict(["good film"])[0].label in LABELS
