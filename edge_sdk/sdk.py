@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.config import AgentConfig, default_state_dir
@@ -24,6 +25,7 @@ from edge_sdk.settings import enrolled_values, typed_values
 from edge_sdk.supervisor import AgentStatus, Supervisor
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from typing_extensions import Self
 
 _log = logging.getLogger(__name__)
@@ -124,17 +126,18 @@ class Agent:
 
     def learn(
         self,
-        given: str | Sequence[str] | NDArray[Any],
-        label: str | int | Sequence[str] | None = None,
+        given: str | Sequence[str] | NDArray[Any] | Image | Path,
+        label: str | int | np.integer[Any] | Sequence[str] | None = None,
         *,
         task: str | None = None,
     ) -> None:
         """Add an example, or correct the label of one that is there: the user knows better than the model.
 
-        ``given`` is a text, a window or an image; words, with their tags as ``label``; or a text alone for a task that
-        generates text. The example is on the disk when this returns, and is trained on from the next round on. May be
-        called from any thread, also before :meth:`start`. A label has to be one of the task's: with any other the
-        device declines every offer, and its log says which example is at fault.
+        ``given`` is a text, a window, or an image (an array, a Pillow image or a file's path); words, with their tags
+        as ``label``; or a text alone for a task that generates text. The example is on the disk when this returns, and
+        is trained on from the next round on. May be called from any thread, also before :meth:`start`. A label has to
+        be one of the task's: with any other the device declines every offer, and its log says which example is at
+        fault.
         Raises ``DataFormatError`` for an example of another kind than those that are there, ``StorageError`` from the
         disk, ``ConfigurationError`` for an unknown task.
         """

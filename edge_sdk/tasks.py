@@ -61,6 +61,11 @@ class OwnTasks:
             raise ConfigurationError(
                 f"examples has {len(by_name)} tasks; give 1 to {MAX_TASKS}, or examples that are not in a dict"
             )
+        for name in by_name:
+            if not isinstance(name, str | None):
+                raise ConfigurationError(
+                    f"examples is a dict with a key of type {type(name).__name__}, and a dict names tasks; use texts"
+                )
         self._tasks = {
             name: _own_task(part, folder_of(config.state_dir, name), config) for name, part in by_name.items()
         }

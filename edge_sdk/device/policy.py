@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import time
 from functools import lru_cache
+from numbers import Real
 
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import SettingError
@@ -44,12 +45,20 @@ class Policy:
     daily_mib: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("charging_only", "idle_only", "unmetered_only"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SettingError(name, value, "is neither True nor False")
         for name in ("battery_floor_share", "idle_cpu_share"):
             _check(name, getattr(self, name), at_most=1.0)
-        for name in ("max_temperature_c", "min_disk_free_bytes", "daily_energy_wh", "training_watts", "daily_mib"):
+        for name in ("max_temperature_c", "min_disk_free_bytes"):
             _check(name, getattr(self, name))
+        for name in ("daily_energy_wh", "training_watts", "daily_mib"):
+            if (limit := getattr(self, name)) is not None:
+                _check(name, limit)
         if isinstance(self.quiet_hours, str):
             raise SettingError("quiet_hours", self.quiet_hours, "is one text: give a tuple of such")
+        if not isinstance(self.quiet_hours, tuple | list) or not all(isinstance(it, str) for it in self.quiet_hours):
+            raise SettingError("quiet_hours", self.quiet_hours, "is no tuple of texts like 22:00-07:00")
         for window in self.quiet_hours:
             QuietHours.parse(window)
 
@@ -216,8 +225,10 @@ def _on_battery(snapshot: Snapshot) -> bool:
 # -- what people write
 
 
-def _check(name: str, value: float | None, at_most: float = float("inf")) -> None:
-    if value is not None and not 0 <= value <= at_most:  # neither holds of nan
+def _check(name: str, value: object, at_most: float = float("inf")) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise SettingError(name, value, "is no number")
+    if not 0 <= float(value) <= at_most:  # neither holds of nan
         limit = "not be negative" if at_most == float("inf") else f"be from 0 to {at_most:g}"
         raise SettingError(name, value, f"must {limit}")
 

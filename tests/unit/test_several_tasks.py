@@ -139,6 +139,12 @@ def test_most_tasks_that_are_taken_can_be_asked_for(tmp_path: Path) -> None:
     assert ready.tasks == names
 
 
+def test_name_of_a_task_that_is_no_text_is_refused_by_its_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="examples is a dict with a key of type int, and a dict names tasks"):
+        OwnTasks({1: MAIL}, config_in(tmp_path))
+    assert not (tmp_path / "tasks").exists()
+
+
 @pytest.mark.parametrize("columns", [("text", "label"), ("id", "source", "target")])
 def test_columns_are_not_taken_for_tasks(tmp_path: Path, columns: tuple[str, ...]) -> None:
     with pytest.raises(DataFormatError, match=f"a dict of the columns {', '.join(columns)}, and a dict names tasks"):

@@ -98,7 +98,7 @@ def test_picture_of_floats_or_integers_is_not_black(values: NDArray[Any], grey: 
 
 @pytest.mark.parametrize("value", [-1.0, 300.0, float("nan")])
 def test_picture_of_floats_whose_scale_is_unknown_is_refused_by_its_mode(value: float) -> None:
-    with pytest.raises(DataFormatError, match="row 1 has a picture of mode F with values from .* 0 to 255"):
+    with pytest.raises(DataFormatError, match=r"row 1 has a picture of mode F with values from .* 0 to 255"):
         small_image(Image.fromarray(np.full((8, 8), value, np.float32)), 4, "row 1")
 
 

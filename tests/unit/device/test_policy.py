@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from edge_sdk.device.policy import (
@@ -188,3 +189,22 @@ def test_policy_made_in_a_program_is_checked_too() -> None:
 def test_odd_window_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
         QuietHours.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"daily_mib": "5"}, "daily_mib '5' is no number"),
+        ({"battery_floor_share": None}, "battery_floor_share None is no number"),
+        ({"max_temperature_c": None}, "max_temperature_c None is no number"),
+        ({"min_disk_free_bytes": True}, "min_disk_free_bytes True is no number"),
+        ({"charging_only": "false"}, "charging_only 'false' is neither True nor False"),
+        ({"quiet_hours": None}, "quiet_hours None is no tuple"),
+        ({"quiet_hours": (22,)}, r"quiet_hours \(22,\) is no tuple"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "says",
+)
+def test_value_of_another_type_is_one_clear_line(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        Policy(**settings)
+    assert Policy(daily_mib=np.float32(5), daily_energy_wh=3).daily_mib == 5
