@@ -29,7 +29,13 @@ _ALERTS = {  # TLS alerts by OpenSSL's names; before TLS 1.3, a missing certific
     "CERTIFICATE_EXPIRED": "its certificate has expired: enrol again, with a new token",
     "UNKNOWN_CA": "its certificate is of an authority that the broker does not trust: enrol in the broker's fleet",
 }
+LAST_OF_SELECT = 1023
+"""The largest number of an open file that select takes: FD_SETSIZE - 1, fixed in the C library."""
 _EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_…
+
+
+class BeyondSelectError(OSError):
+    """A connection got a file number above :data:`LAST_OF_SELECT`."""
 
 
 class MqttVersion(str, Enum):
@@ -216,6 +222,11 @@ def why_unreachable(address: BrokerAddress, error: OSError) -> str:
         return f"broker at {address} is not trusted: {error.verify_message.rstrip('.')}: {trust_advice(error)}"
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return f"no file is left for a connection to {address}: raise `ulimit -n`, or LimitNOFILE of the service"
+    if isinstance(error, BeyondSelectError):
+        return (
+            f"no connection to {address}: this process has more than {LAST_OF_SELECT} open files, and MQTT needs one of"
+            " the first; close some, or let the agent be a process of its own (edge-agent run)"
+        )
     if address.tls and isinstance(error, ssl.SSLError | ConnectionResetError):
         return f"no TLS at {address} ({_short(error)}): check that this is the port for TLS"
     return f"no broker answers at {address} ({error}): check the address and that the broker runs"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edge_sdk.transport.address import BrokerAddress, MqttVersion
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Will
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Mosquitto, mosquitto_broker
+from tests.support.exchange_node import wait
 
 CONNACK, PUBLISH, PUBACK, SUBACK, DISCONNECT = 0x20, 0x32, 0x40, 0x90, 0xE0
 TAKEN_OVER, NOT_AUTHORIZED = 142, 135
@@ -257,3 +259,39 @@ def test_whatever_a_broker_says_the_link_comes_back(scripted: Scripted, said: by
         link.close()
         scripted.accept()
         assert [*map(type, heard(device, 0.2))][-2:] == [LinkDown, LinkUp]
+
+
+@contextmanager
+def many_open_files() -> Iterator[None]:
+    """More than select can wait for."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, before[1]))
+    try:
+        with ExitStack() as held:
+            for _ in range(1100):
+                held.enter_context(Path("/dev/null").open("rb"))
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_application_with_too_many_open_files_for_select_is_told_so(scripted: Scripted) -> None:
+    says = "this process has more than 1023 open files, and MQTT needs one of the first"
+    device = MqttTransport(scripted.address, "device", ("a/b",))
+    with closing(device), many_open_files(), pytest.raises(BrokerUnreachableError, match=says):
+        device.connect()
+
+
+@pytest.mark.mosquitto
+def test_application_that_opens_too_many_files_later_is_told_so_and_connects_once_it_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with mosquitto_broker() as broker, closing(MqttTransport(broker.address, "device", ("a/b",))) as device:
+        device.connect()
+        assert device.receive(5) == LinkUp()
+        broker.kill()
+        assert isinstance(device.receive(5), LinkDown)
+        with many_open_files():
+            broker.restart()
+            wait(lambda: "this process has more than 1023 open files" in caplog.text, timeout_s=10)
+        assert device.receive(20) == LinkUp()
