@@ -8,13 +8,16 @@ sessions, its simulated battery, and its day's budgets.
 from __future__ import annotations
 
 import errno
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from edge_sdk.errors import DiskFullError, StorageError
 
+_log = logging.getLogger(__name__)
+_MALFORMED, _FOREIGN = "malformed", "file is not a database"  # codes of errors come with Python 3.11 only
 _MAX_DOUBLINGS = 64  # of a pause: after days offline, its power of two would overflow a float
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -27,6 +30,9 @@ CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value REAL NOT NULL);
 class Outbox:
     """The outbox in the file ``path``, for one process at a time; pauses between attempts double.
 
+    A file that is damaged is set aside, beside it, and the log says so. What was in it is lost, and nothing can count
+    twice: a coordinator takes one update of a device in a round, and refuses another.
+
     Raises ``DiskFullError`` or ``StorageError`` where the disk refuses.
     """
 
@@ -36,14 +42,13 @@ class Outbox:
         self._max_pause_s = max_pause_s
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # created on the application's thread, used only by the agent's loop, on another one
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            with ExitStack() as undo:
-                undo.callback(self._connection.close)
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                self._connection.execute("PRAGMA synchronous=FULL")
-                self._connection.executescript(_SCHEMA)
-                undo.pop_all()
+            try:
+                self._connection = _opened(path)
+            except sqlite3.DatabaseError as error:
+                if not _is_damaged(error):
+                    raise
+                _set_aside(path, error)
+                self._connection = _opened(path)
 
     def put(self, key: str, payload: bytes) -> None:
         """Store a message; durable when this returns. A key that is there already changes nothing."""
@@ -99,7 +104,42 @@ class Outbox:
         except (sqlite3.Error, OSError) as error:
             if _is_full(error):
                 raise DiskFullError(f"no space left for {self._path}: free some") from error
-            raise StorageError(f"outbox {self._path} cannot be used: {error}") from error
+            advice = "; start the agent again, which sets it aside and begins another" if _is_damaged(error) else ""
+            raise StorageError(f"outbox {self._path} cannot be used: {error}{advice}") from error
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection to the checked file. It is made on the application's thread and used by the agent's loop alone."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with ExitStack() as undo:
+        undo.callback(connection.close)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.executescript(_SCHEMA)
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"{_MALFORMED}: {found}")
+        undo.pop_all()
+    return connection
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Rename the damaged file and its log; what was set aside before is replaced, so that the disk does not fill."""
+    aside = path.with_name(f"{path.name}.damaged")
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
+    _log.error(
+        "outbox %s is damaged (%s) and was set aside as %s: updates that the coordinator had not confirmed are lost, "
+        "and the day's budgets begin again; look at the disk",
+        path,
+        error,
+        aside.name,
+    )
+
+
+def _is_damaged(error: Exception) -> bool:
+    return isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in (_MALFORMED, _FOREIGN))
 
 
 def _is_full(error: sqlite3.Error | OSError) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,37 @@ def test_closed_outbox_refuses_and_closes_again(path: Path) -> None:
     outbox.close()
     with pytest.raises(StorageError, match="cannot be used"):
         outbox.put("a", b"")
+
+
+@pytest.mark.parametrize("where", [slice(0, 100), slice(4096, 8192), slice(3 * 4096, 5 * 4096)])
+def test_damaged_file_is_set_aside_and_another_begins(
+    path: Path, caplog: pytest.LogCaptureFixture, where: slice
+) -> None:
+    for _ in range(2):  # the second time it replaces what was set aside before
+        with closing(open_outbox(path)) as outbox:
+            for number in range(50):
+                outbox.put(str(number), bytes(500))
+        damaged = bytearray(path.read_bytes())
+        damaged[where] = b"\xa5" * len(damaged[where])
+        path.write_bytes(damaged)
+        caplog.clear()
+        with closing(open_outbox(path)) as outbox:
+            assert not outbox.pending()
+            outbox.set_number("session", 7)
+        assert "is damaged" in caplog.text
+        assert f"was set aside as {path.name}.damaged" in caplog.text
+        assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
+        with closing(open_outbox(path)) as outbox:
+            assert outbox.number("session") == 7
+
+
+def test_file_that_is_damaged_while_it_is_used_says_what_to_do(path: Path) -> None:
+    with closing(open_outbox(path)) as outbox:
+        for number in range(30):  # more than SQLite keeps in memory
+            outbox.put(str(number), bytes(200_000))
+    with closing(open_outbox(path)) as outbox:
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * 6_000_000)
+        with pytest.raises(StorageError, match="malformed; start the agent again, which sets it aside"):
+            outbox.pending()
