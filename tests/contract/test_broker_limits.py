@@ -148,15 +148,15 @@ def test_link_that_is_cut_while_it_comes_up_is_tried_again() -> None:
     with mosquitto_broker() as broker, socket.create_server(("127.0.0.1", 0)) as bad:
         device = MqttTransport(BrokerAddress(*bad.getsockname()), "device", ("a/b",))
         opened = list[str]()
-        open_again = device._open_again
+        open_anew = device._open_anew
 
         def to_the_broker_at_last() -> None:
-            opened.append("again")
-            if len(opened) == 2:
+            opened.append("anew")
+            if len(opened) == 3:
                 device._address = broker.address
-            open_again()
+            open_anew()
 
-        device._open_again = to_the_broker_at_last  # type: ignore[method-assign]
+        device._open_anew = to_the_broker_at_last  # type: ignore[method-assign]
         cutting = threading.Thread(target=cut_off, args=(bad, 2))
         cutting.start()
         with closing(device):
