@@ -48,6 +48,7 @@ def job_of(offer: Offer, cache: BlobCache, snapshot: Snapshot, config: AgentConf
         runtime=Runtime.ONNX if Part.TRAINING_GRAPH in paths else Runtime.TORCH,
         examples=str(examples),
         update=str(_update_file(config)),
+        blobs=tuple(paths.values()),
         checkpoint=str(_checkpoint_file(config)),
         labels=offer.labels,
         recipe=offer.recipe,
@@ -163,14 +164,14 @@ class Stock:
         """The digests of those of ``entries`` that are complete on this device."""
         return frozenset(entry.digest for entry in entries if self._cache.has(entry.digest))
 
-    def drop_damaged(self, entries: Iterable[BlobEntry]) -> None:
-        """Delete those of ``entries`` whose bytes have changed on the disk. Reads all of them."""
-        for entry in entries:
-            path = self._cache.path_of(entry.digest)
-            with disk_errors(path):
-                is_damaged = path.exists() and not is_sound(path)
-            if is_damaged:
-                self._cache.delete(entry.digest)
+    def drop_damaged(self, entries: Iterable[BlobEntry]) -> bool:
+        """Delete those of ``entries`` whose bytes have changed on the disk; whether any had. Reads all of them."""
+        here = [entry.digest for entry in entries if self._cache.has(entry.digest)]
+        damaged = [digest for digest in here if not is_sound(self._cache.path_of(digest))]
+        for digest in damaged:
+            self._cache.delete(digest)
+            _log.warning("blob %s is damaged on this disk: deleted, to be fetched again", digest[:16])
+        return bool(damaged)
 
     def pinned(self, needs: Iterable[BlobEntry]) -> set[str]:
         """The digests of the blobs that have to stay, given those that the current work ``needs``."""

@@ -76,7 +76,8 @@ def blobs(patient: Patient) -> Iterator[Finding]:
         advice = "copy them from a backup (folder blobs/): their tasks cannot continue without them"
         yield Finding("blobs", Mark.FAILURE, f"missing: {len(missing)} of {len(recorded)}, {_few(missing)}", advice)
     looked_at = there if patient.all_blobs else _sample(there)
-    damaged = {digest for digest in looked_at if not _is_sound(patient.blob_dir / digest)}
+    unsound = (digest for digest in looked_at if not is_sound(patient.blob_dir / digest))
+    damaged = {digest for digest in unsound if (patient.blob_dir / digest).exists()}  # else it was deleted meanwhile
     if damaged:
         advice = "copy them from a backup, and check the disk; --all-blobs verifies every one"
         yield Finding(
@@ -107,13 +108,6 @@ def _model_bytes(task: TaskConfig) -> int:
 
 def _sample(digests: Collection[str]) -> list[str]:
     return random.sample(sorted(digests), min(SAMPLE, len(digests)))
-
-
-def _is_sound(blob: Path) -> bool:
-    try:
-        return is_sound(blob)
-    except OSError:  # a bad sector, or a running coordinator has deleted the blob meanwhile
-        return not blob.exists()
 
 
 def _few(digests: Collection[str]) -> str:

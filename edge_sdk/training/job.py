@@ -19,11 +19,13 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """One training run. The first seven fields are paths; the update to ``weights`` is written to ``update``.
 
     ``graph`` is for ONNX, ``config`` for torch, ``tokenizer`` for tasks on text; otherwise they are empty. ``examples``
-    is a file for :func:`edge_sdk.data.map_examples`; all of it is trained on. Every step also trains the prefixes
-    ``nested`` of ``submodel``, widest first, see :mod:`.nested`. ``memory_limit_bytes`` bounds the process's resident
-    memory, see :mod:`edge_sdk.training.memory`. A run resumes from the file ``checkpoint`` if that is its own, and
-    writes it every ``checkpoint_interval_s``. ``providers`` are those of :func:`edge_sdk.sessions.open_session`.
-    ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
+    is a file for :func:`edge_sdk.data.map_examples`; all of it is trained on. Those of the files that are ``blobs``,
+    named by their SHA-256, are compared with their names first, since a damaged model would still train.
+
+    Every step also trains the prefixes ``nested`` of ``submodel``, widest first, see :mod:`.nested`.
+    ``memory_limit_bytes`` bounds the process's resident memory, see :mod:`edge_sdk.training.memory`. A run resumes from
+    the file ``checkpoint`` if that is its own, and writes it every ``checkpoint_interval_s``. ``providers`` are those
+    of :func:`edge_sdk.sessions.open_session`. ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
 
     The update is written in ``encoding``, where ``rounding_seed`` decides the rounding. The file ``residual``, if there
     is one, holds what earlier updates lost and this one makes up for; what this one loses goes to ``new_residual``: see
@@ -46,6 +48,7 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     architecture: Architecture
     submodel: Submodel
     nested: tuple[Submodel, ...] = ()
+    blobs: tuple[str, ...] = ()
     checkpoint: str = ""
     checkpoint_interval_s: Seconds = 45.0
     providers: tuple[str, ...] | None = None

@@ -1,8 +1,9 @@
 """The training process: ``python -m edge_sdk.training.worker JOB.json``, started by :mod:`edge_sdk.training.process`.
 
 1. Limit the memory and lower the priority, before anything large is loaded.
-2. Read and tokenise the examples, so that the tokenizer's memory is free before the graph is loaded.
-3. Train; write one line of JSON per step, and a last one with the result or failure: see :mod:`edge_sdk.training.job`.
+2. Compare the job's blobs with their digests.
+3. Read and tokenise the examples, so that the tokenizer's memory is free before the graph is loaded.
+4. Train; write one line of JSON per step, and a last one with the result or failure: see :mod:`edge_sdk.training.job`.
 
 If its parent has ended, the process ends after the current step. On SIGTERM it ends at once before training has begun;
 during training it ends after the current step, with a checkpoint from which the same job resumes.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_sdk.elastic.runtimes import Runtime
-from edge_sdk.errors import ConfigurationError, RaffmError, TrainingError
+from edge_sdk.errors import ConfigurationError, RaffmError, StorageError, TrainingError
 from edge_sdk.training.job import (
     Failed,
     Finished,
@@ -34,6 +35,7 @@ from edge_sdk.training.job import (
     failure_of,
 )
 from edge_sdk.training.memory import check_resident, lift_limit, limit_resident, memory_status, out_of_memory
+from edge_sdk.transport.blob_folder import is_sound
 
 if TYPE_CHECKING:
     from edge_sdk.elastic.slicing import Array
@@ -68,6 +70,8 @@ def _train(job: TrainingJob) -> TrainingResult:
     from edge_sdk.training.checkpoint import Checkpoint  # noqa: PLC0415
     from edge_sdk.training.runtime import examples_of, train  # noqa: PLC0415
 
+    if damaged := [blob for blob in job.blobs if not is_sound(Path(blob))]:
+        raise StorageError(f"{', '.join(damaged)} changed on the disk since it was fetched: it is fetched again")
     examples = examples_of(job)
     offset = logit_offset(examples.label_counts)
     runtime = _runtime_of(job, offset if job.recipe.calibrate_logits else offset * 0)

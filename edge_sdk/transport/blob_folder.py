@@ -36,8 +36,11 @@ _ABANDONED_S = 3600.0
 
 
 def is_sound(path: Path) -> bool:
-    """Whether the bytes of a complete blob match its name. Reads all of it. Raises ``OSError``."""
-    return digest_of_file(path) == path.name
+    """Whether the bytes of a complete blob match its name. Reads all of it; what the disk cannot read is not sound."""
+    try:
+        return digest_of_file(path) == path.name
+    except OSError:
+        return False
 
 
 def digest_of_file(path: Path) -> str:

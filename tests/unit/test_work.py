@@ -25,6 +25,7 @@ from edge_sdk.protocol.messages import (
     Part,
     Recipe,
     Snapshot,
+    UpdateReady,
 )
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
@@ -32,6 +33,7 @@ from edge_sdk.training.checkpoint import Checkpoint, Trained
 from edge_sdk.training.job import TrainingJob, TrainingResult
 from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import examples_of, take_step
+from edge_sdk.transport.blob_folder import is_sound
 from edge_sdk.work import Updates, job_of
 from tests.support import logistic_graph
 from tests.support.lone_device import LoneDevice
@@ -167,3 +169,20 @@ def test_room_is_for_what_a_lossy_update_loses_beside_the_last_checkpoint(
 ) -> None:
     recipe = msgspec.structs.replace(OFFER.recipe, optimizer=optimizer)
     assert updates.room_for_checkpoints(msgspec.structs.replace(LOSSY, recipe=recipe)) == copies * 1000
+
+
+@pytest.mark.parametrize("part", [Part.WEIGHTS, Part.FROZEN, Part.TRAINING_GRAPH])
+def test_blob_that_was_damaged_in_the_cache_is_fetched_again_and_never_trained_on(tmp_path: Path, part: Part) -> None:
+    texts = logistic_graph.examples(20, seed=1)
+    device = LoneDevice(tmp_path, list(zip(texts.texts, texts.labels, strict=True)))
+    entry = next(entry for entry in device.offer.manifest if entry.part is part)
+    cached = device.state_dir / "blobs" / entry.digest
+    data = bytearray(device.goods.blobs.path_of(entry.digest).read_bytes())
+    data[-1] ^= 1
+    cached.write_bytes(data)
+    with device:
+        device.run_until(lambda: device.heard(UpdateReady))
+    (declined,) = device.heard(Declined)
+    assert isinstance(declined, Declined)
+    assert (declined.failure, entry.digest in declined.detail) == (Failure.STORAGE, True)
+    assert is_sound(cached)
