@@ -110,6 +110,7 @@ class MqttTransport:
         self._up = self._is_old_broker = self._is_cut_off = False
         self._session = self._cuts = self._brief_links = 0
         self._up_s = 0.0
+        self._asked_s: float | None = None
         self._refusal = self._said = ""
         self._settled = threading.Event()
         self._ended = threading.Event()
@@ -177,6 +178,7 @@ class MqttTransport:
 
     def receive(self, timeout_s: float) -> object:
         """The next delivery or injected object, ``None`` after ``timeout_s``; acknowledges a message to the broker."""
+        self._lose_patience()
         try:
             delivery, unacknowledged = self._queue.get(timeout=timeout_s)
         except Empty:
@@ -224,6 +226,13 @@ class MqttTransport:
         if self._refusal:
             self.close()
 
+    def _lose_patience(self) -> None:
+        """Cut a connection whose broker answers pings, and no subscription: no keep-alive would ever end it."""
+        asked_s = self._asked_s
+        if asked_s is not None and time.monotonic() - asked_s > self._keepalive_s:
+            self._asked_s = None
+            self._refuse(f"no answer to the subscription within {self._keepalive_s} s")
+
     def _of_version_5(self) -> dict[str, Any]:
         if self._version is MqttVersion.V311:
             return {}
@@ -266,6 +275,7 @@ class MqttTransport:
         elif self._max_bytes < MIN_PAYLOAD_BYTES:
             self._refuse(f"{_limit_words(self._max_bytes)}; at least {MIN_PAYLOAD_BYTES} are needed")
         elif self._filters:
+            self._asked_s = time.monotonic()
             client.subscribe(self._subscriptions())
         else:
             self._link_up()
@@ -300,6 +310,7 @@ class MqttTransport:
         self, client: Client, _data: object, _flags: DisconnectFlags, reason: ReasonCode, _: object
     ) -> None:
         self._session += 1
+        self._asked_s = None
         with self._sending:
             words = self._why_cut(reason)
             was_up, self._up = self._up, False
@@ -371,7 +382,7 @@ class MqttTransport:
             self.inject(BulkRoom())
 
     def _link_up(self) -> None:
-        self._up, self._up_s = True, time.monotonic()
+        self._up, self._up_s, self._asked_s = True, time.monotonic(), None
         self._said = ""
         self.inject(LinkUp())
         self._settled.set()

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Mosquitto, mosquitto_broker
 from tests.support.exchange_node import wait
 
-CONNACK, PUBLISH, PUBACK, SUBACK, DISCONNECT = 0x20, 0x32, 0x40, 0x90, 0xE0
+CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP, DISCONNECT = 0x20, 0x32, 0x40, 0x90, 0xD0, 0xE0
 TAKEN_OVER, NOT_AUTHORIZED = 142, 135
 RECEIVE_MAXIMUM_3 = b"\x21\x00\x03"
 
@@ -50,19 +50,20 @@ class Scripted:
         for opened in (self._listener, *self._links):
             opened.close()
 
-    def accept(self, *, properties: bytes = b"", granted: int = 1) -> socket.socket:
-        """The next connection, subscribed where that is ``granted``."""
+    def accept(self, *, properties: bytes = b"", granted: int | None = 1) -> socket.socket:
+        """The next connection, subscribed where that is ``granted``; ``None`` leaves it without an answer."""
         link, _ = self._listener.accept()
         link.settimeout(10)
         self._links.append(link)
         link.recv(4096)
         link.sendall(packet(CONNACK, b"\0\0" + bytes([len(properties)]) + properties))
         subscribe = link.recv(4096)
-        link.sendall(packet(SUBACK, subscribe[2:4] + b"\0" + bytes([granted])))
+        if granted is not None:
+            link.sendall(packet(SUBACK, subscribe[2:4] + b"\0" + bytes([granted])))
         return link
 
-    def connected(self, *, properties: bytes = b"") -> tuple[MqttTransport, socket.socket]:
-        device = MqttTransport(self.address, "device", ("a/b",))
+    def connected(self, *, properties: bytes = b"", keepalive_s: int = 60) -> tuple[MqttTransport, socket.socket]:
+        device = MqttTransport(self.address, "device", ("a/b",), keepalive_s=keepalive_s)
         connecting = threading.Thread(target=device.connect)
         connecting.start()
         link = self.accept(properties=properties)
@@ -197,6 +198,27 @@ def test_subscription_that_is_refused_later_is_asked_for_ever_more_seldom(
         assert caplog.text.count("no subscription to 'a/b' is allowed") == 1
         scripted.accept()
         assert [type(delivery) for delivery in heard(device, 0.2)] == [LinkDown, LinkUp]
+
+
+def test_subscription_that_is_not_answered_later_is_asked_for_again(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    device, link = scripted.connected(keepalive_s=1)
+    with closing(device):
+        link.close()
+        answering = threading.Thread(target=answer_pings, args=(scripted.accept(granted=None),))
+        answering.start()
+        while answering.is_alive():
+            device.receive(0.1)
+        scripted.accept()
+        assert heard(device, 0.2) == [LinkUp()]
+    assert caplog.text.count("no answer to the subscription within 1 s") == 1
+
+
+def answer_pings(link: socket.socket) -> None:
+    with suppress(ConnectionError):
+        while link.recv(16):
+            link.sendall(packet(PINGRESP, b""))
 
 
 # -- another client of the same name
