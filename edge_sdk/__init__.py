@@ -16,6 +16,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_sdk.agent.supervisor import AgentStatus
     from edge_sdk.config import AgentConfig
     from edge_sdk.data.examples import ArrayExamples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
     from edge_sdk.data.files import read_examples
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from edge_sdk.errors import RaffmError
     from edge_sdk.inference.engine import Prediction
     from edge_sdk.sdk import Agent
-    from edge_sdk.supervisor import AgentStatus
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "Agent": "edge_sdk.sdk",
     "AgentConfig": "edge_sdk.config",
-    "AgentStatus": "edge_sdk.supervisor",
+    "AgentStatus": "edge_sdk.agent.supervisor",
     "ArrayExamples": "edge_sdk.data.examples",
     "DeviceProfile": "edge_sdk.device.profile",
     "PairedTexts": "edge_sdk.data.examples",

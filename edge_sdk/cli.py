@@ -102,9 +102,9 @@ def run(
     flags = {str(each.name).replace("policy_", "policy."): each.opts[0] for each in context.command.params}
     if (most_mib := options.pop("cache_mib")) is not None:
         options["cache_bytes"], flags["cache_bytes"] = most_mib << 20, flags["cache_mib"]
+    from edge_sdk.agent.supervisor import Supervisor
     from edge_sdk.service.notify import Notifier
     from edge_sdk.settings import load_settings
-    from edge_sdk.supervisor import Supervisor
 
     settings = load_settings(config, os.environ, options, flags)
     log_to_stderr("edge_sdk", settings.log_format)
@@ -245,10 +245,10 @@ def predict(
     """
     import msgspec
 
+    from edge_sdk.agent.tasks import folder_with
     from edge_sdk.config import default_state_dir
     from edge_sdk.inference.asking import ask
     from edge_sdk.inference.serving import Serving
-    from edge_sdk.tasks import folder_with
 
     folder = folder_with(state_dir or default_state_dir(device), task)
     for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given, max_new_tokens):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk.agent.supervisor import AgentStatus, Supervisor
 from edge_sdk.config import AgentConfig, default_state_dir
 from edge_sdk.data.owned import Owned
 from edge_sdk.errors import ConfigurationError, DeadlineError, RaffmError
 from edge_sdk.inference.engine import Given, Prediction
 from edge_sdk.protocol.messages import ReleaseReport
 from edge_sdk.settings import enrolled_values, typed_values
-from edge_sdk.supervisor import AgentStatus, Supervisor
 
 if TYPE_CHECKING:
     from PIL.Image import Image

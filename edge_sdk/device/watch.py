@@ -1,9 +1,9 @@
 """When to check the policy, and what the answer means for the current work.
 
-Pure: :mod:`edge_sdk.supervisor` passes in the time and the moment, and carries the orders out. The promise is that
-nothing runs against the policy for longer than ``STOP_WITHIN_S``. The worst case adds up: ``LOOK_EVERY_S`` until a look
-is due, half a second until the loop comes round, both once more if the question whether the link is metered is not
-answered within the 0.2 s that a look waits for it, and 2.5 s in which a training process ends.
+Pure: the agent's supervisor passes in the time and the moment, and carries the orders out. The promise is that nothing
+runs against the policy for longer than ``STOP_WITHIN_S``. The worst case adds up: ``LOOK_EVERY_S`` until a look is due,
+half a second until the loop comes round, both once more if the question whether the link is metered is not answered
+within the 0.2 s that a look waits for it, and 2.5 s in which a training process ends.
 """
 
 from __future__ import annotations

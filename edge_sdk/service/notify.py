@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from edge_sdk.agent import Phase
-from edge_sdk.supervisor import AgentStatus
+from edge_sdk.agent.decisions import Phase
+from edge_sdk.agent.supervisor import AgentStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Self

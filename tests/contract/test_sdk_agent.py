@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from edge_sdk import Agent
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.errors import ConfigurationError, DataFormatError, StateInUseError, UnfitDeviceError
 from edge_sdk.protocol.messages import ReleaseReport
-from edge_sdk.supervisor import Supervisor
 from tests.support.broker import Broker, free_port, iotcore_broker
 from tests.support.exchange_node import wait
 from tests.support.signed import Signers, write_root_file

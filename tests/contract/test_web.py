@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from edge_sdk.agent.sources import BlobSources
 from edge_sdk.config import AgentConfig
 from edge_sdk.device.link import LinkSpeed
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import GRAIN_BYTES, BlobEntry, ChunkRequest, Failure, Part
-from edge_sdk.sources import BlobSources
 from edge_sdk.transport import http_client
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import Failed, Fetched, Outcome

@@ -16,14 +16,14 @@ from cryptography import x509
 from coordinator.service import Service, mqtt_transport
 from coordinator.store.opening import open_store
 from coordinator.store.records import CertificateRecord
+from edge_sdk.agent.uplink import Uplink
+from edge_sdk.agent.uplink import mqtt_transport as device_transport
 from edge_sdk.config import AgentConfig
 from edge_sdk.protocol.messages import Refused, Renew, decode_from_coordinator
 from edge_sdk.transport.address import tls_context, why_refused
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from edge_sdk.transport.mqtt import MqttTransport
-from edge_sdk.uplink import Uplink
-from edge_sdk.uplink import mqtt_transport as device_transport
 from tests.support.light_model import light_models, light_task
 from tests.support.secured import SecuredFleet, new_fleet, secured_fleet
 from tests.support.served import Served, quick

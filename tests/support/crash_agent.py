@@ -9,16 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge_sdk.agent.supervisor import Supervisor
+from edge_sdk.agent.uplink import Uplink
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import read_examples
 from edge_sdk.errors import RaffmError
 from edge_sdk.inference.slots import Slots
 from edge_sdk.protocol.messages import Chunk
 from edge_sdk.storage.outbox import Outbox
-from edge_sdk.supervisor import Supervisor
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.blob_folder import Partial
-from edge_sdk.uplink import Uplink
 from tests.support.controls import CONTROLS
 from tests.support.crash import Crash, Points
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
 from edge_sdk.protocol.messages import (
@@ -27,7 +28,6 @@ from edge_sdk.protocol.messages import (
     encode,
 )
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters
-from edge_sdk.supervisor import Supervisor
 from edge_sdk.transport.base import Incoming
 from edge_sdk.transport.exchange import BlobExchange, Fetched
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from edge_sdk.agent.releasing import answered, refusal
 from edge_sdk.data import TextExamples
 from edge_sdk.errors import ReleaseRefusedError, UntrustedError
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.messages import Release, ReleaseReport, Standing
 from edge_sdk.protocol.releases import Order
-from edge_sdk.releasing import answered, refusal
 from edge_sdk.security.trust import Trust
 from edge_sdk.transport.exchange import Fetched
 from tests.support.signed import FLEET

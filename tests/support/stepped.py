@@ -22,19 +22,19 @@ import coordinator.rounds.closing
 import coordinator.rounds.conductor
 import coordinator.rounds.intake
 import coordinator.service
-import edge_sdk.sources
-import edge_sdk.supervisor
+import edge_sdk.agent.sources
+import edge_sdk.agent.supervisor
 from coordinator.config import CoordinatorConfig
 from coordinator.service import Service, WorkDone
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
-from edge_sdk import agent
+from edge_sdk.agent import decisions
+from edge_sdk.agent.supervisor import Supervisor, TrainingSaid
 from edge_sdk.config import AgentConfig
 from edge_sdk.device.machine import Machine
 from edge_sdk.errors import RaffmError
 from edge_sdk.protocol.messages import MAX_PAYLOAD_BYTES, Offer, Offline, Part, Verdict, encode
 from edge_sdk.protocol.topics import Channel, Topic, parse
-from edge_sdk.supervisor import Supervisor, TrainingSaid
 from edge_sdk.training.job import Finished, TrainingResult
 from edge_sdk.transport.base import Incoming, LinkUp
 from tests.support.history import Kind, Operation
@@ -51,8 +51,8 @@ _TICKING = (
     coordinator.rounds.conductor,
     coordinator.rounds.intake,
     coordinator.service,
-    edge_sdk.sources,
-    edge_sdk.supervisor,
+    edge_sdk.agent.sources,
+    edge_sdk.agent.supervisor,
 )
 
 
@@ -213,8 +213,8 @@ class SteppedDevice(Supervisor):
         stored = self._updates.pending()[-1]
         self.notes.add(Operation("update", Kind.INVOKE, self.name, stored.round, stored.update_id))
 
-    def _perform(self, effect: agent.Effect) -> None:
-        if isinstance(effect, agent.Settle):
+    def _perform(self, effect: decisions.Effect) -> None:
+        if isinstance(effect, decisions.Settle):
             receipt = effect.receipt
             for waiting in self._updates.pending():
                 if waiting.update_id == receipt.update_id:

@@ -38,7 +38,7 @@ def test_agent_without_a_model_loads_neither_onnxruntime_nor_torch() -> None:
 
 def test_device_with_a_certificate_pays_for_no_cryptography_before_it_renews_it() -> None:
     assert "cryptography" not in loaded_by(
-        "from edge_sdk.uplink import Uplink\nfrom edge_sdk.security import enrolment"
+        "from edge_sdk.agent.uplink import Uplink\nfrom edge_sdk.security import enrolment"
     )
 
 

@@ -18,7 +18,7 @@ import logging, warnings
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.logs import LogFormat, complain, log_to_stderr
 log_to_stderr("edge_sdk", LogFormat({form!r}))
-logging.getLogger("edge_sdk.work").info("round %d of %s", 3, "news", extra={{"task": "news", "round": 3}})
+logging.getLogger("edge_sdk.agent.work").info("round %d of %s", 3, "news", extra={{"task": "news", "round": 3}})
 logging.getLogger("elsewhere").info("of no interest")
 logging.getLogger("elsewhere").warning("two\\nlines")
 warnings.warn("old", stacklevel=1)
@@ -40,7 +40,7 @@ def test_every_line_is_one_object() -> None:
     assert -1 < age_s < 60
     assert work == {
         "level": "info",
-        "logger": "edge_sdk.work",
+        "logger": "edge_sdk.agent.work",
         "message": "round 3 of news",
         "task": "news",
         "round": 3,

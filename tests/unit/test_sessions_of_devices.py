@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.config import AgentConfig
-from edge_sdk.supervisor import Supervisor
 from edge_sdk.transport.base import Transport
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.support.new_store import new_store

@@ -275,8 +275,10 @@ def test_field_added_to_the_policy_is_a_key_at_once(tmp_path: Path) -> None:
 
 def test_version_of_mqtt_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("edge_sdk.supervisor.Supervisor.__init__", lambda _, config, *__, **___: seen.append(config))
-    monkeypatch.setattr("edge_sdk.supervisor.Supervisor.run", lambda _: None)
+    monkeypatch.setattr(
+        "edge_sdk.agent.supervisor.Supervisor.__init__", lambda _, config, *__, **___: seen.append(config)
+    )
+    monkeypatch.setattr("edge_sdk.agent.supervisor.Supervisor.run", lambda _: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     data = tmp_path / "texts.csv"
     data.write_text("text,label\na,b\n")

@@ -11,12 +11,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from edge_sdk.agent.uplink import Uplink
 from edge_sdk.config import AgentConfig
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.messages import Refused, Renew, Renewed
 from edge_sdk.security.identity import Identity
 from edge_sdk.security.renewal import Renewal
-from edge_sdk.uplink import Uplink
 from tests.support.authority import Authority
 
 DAY_S = 86400.0

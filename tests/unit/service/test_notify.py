@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.agent import Phase
+from edge_sdk.agent.decisions import Phase
+from edge_sdk.agent.supervisor import AgentStatus
 from edge_sdk.service.notify import Notifier, in_words
-from edge_sdk.supervisor import AgentStatus
 
 UP = AgentStatus(connected=True)
 TRAINING = AgentStatus(phase=Phase.TRAINING, connected=True, task="news", round=3, step=2, steps=9)

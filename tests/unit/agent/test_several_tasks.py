@@ -8,6 +8,7 @@ import datasets
 import pytest
 from typer.testing import CliRunner
 
+from edge_sdk.agent.tasks import OwnTasks, folder_with
 from edge_sdk.cli import app
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.runtimes import COSTS, Runtime
@@ -22,7 +23,6 @@ from edge_sdk.protocol.messages import (
     decode_from_device,
     encode,
 )
-from edge_sdk.tasks import OwnTasks, folder_with
 from tests.support.logistic_graph import examples
 from tests.support.lone_device import TASK, LoneDevice
 

@@ -8,7 +8,7 @@ Training that the owner's policy ends is declined as well, so that nobody waits 
 while the round is still open, the device gets the same offer again and resumes from its checkpoint.
 
 :func:`step` takes a state and an event and returns the next state and the effects to perform; it does no I/O, reads no
-clock and cannot fail. :mod:`edge_sdk.supervisor` performs the effects. Releases are fetched and installed independently
+clock and cannot fail. :mod:`.supervisor` performs the effects. Releases are fetched and installed independently
 of these phases, since serving a better model must not wait for training.
 """
 

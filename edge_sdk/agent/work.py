@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
+from edge_sdk.agent.sources import BlobSources
 from edge_sdk.config import AgentConfig
 from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import Runtime
@@ -25,7 +26,6 @@ from edge_sdk.protocol.messages import (
     decode_from_device,
     encode,
 )
-from edge_sdk.sources import BlobSources
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.storage.residuals import Residuals

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.agent import Phase
+from edge_sdk.agent.decisions import Phase
 from edge_sdk.protocol.messages import Declined, Failure, Ready, ReleaseReport, UpdateReady
 from tests.support.logistic_graph import examples
 from tests.support.lone_device import LoneDevice

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.config import AgentConfig
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
@@ -33,7 +34,6 @@ from edge_sdk.protocol.messages import (
     encode,
 )
 from edge_sdk.protocol.topics import Channel, Topic, coordinator_filters, device_filters
-from edge_sdk.supervisor import Supervisor
 from edge_sdk.training.job import TrainingJob
 from edge_sdk.transport.base import Incoming
 from edge_sdk.transport.blob_folder import BlobFolder

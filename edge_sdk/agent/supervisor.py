@@ -1,4 +1,4 @@
-"""Performs what :mod:`edge_sdk.agent` decides: one loop around a link, a cache, an outbox and a training process.
+"""Performs what :mod:`.decisions` decides: one loop around a link, a cache, an outbox and a training process.
 
 Order matters in three places. An update is a verified blob in the cache *before* its message enters the outbox, and in
 the outbox *before* it is published, so that it is sent again after any crash. A release is verified *before* any part
@@ -16,8 +16,14 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from edge_sdk import __version__, agent
-from edge_sdk.agent import AgentState, Phase
+from edge_sdk import __version__
+from edge_sdk.agent import decisions
+from edge_sdk.agent.decisions import AgentState, Phase
+from edge_sdk.agent.releasing import Releases, Tried
+from edge_sdk.agent.sources import BlobSources
+from edge_sdk.agent.tasks import OwnTasks
+from edge_sdk.agent.uplink import Uplink, mqtt_transport
+from edge_sdk.agent.work import Stock, Updates, job_of
 from edge_sdk.config import AgentConfig
 from edge_sdk.data.owned import Owned
 from edge_sdk.device.machine import Machine
@@ -45,18 +51,13 @@ from edge_sdk.protocol.messages import (
     Standing,
     Wait,
 )
-from edge_sdk.releasing import Releases, Tried
-from edge_sdk.sources import BlobSources
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
-from edge_sdk.tasks import OwnTasks
 from edge_sdk.training.job import Failed, Finished, Progress, TrainingEvent, TrainingResult, failure_of
 from edge_sdk.training.process import TrainingProcess
 from edge_sdk.transport.base import BulkRoom, Incoming, LinkDown, LinkUp, Transport
 from edge_sdk.transport.exchange import Fetched, Outcome
 from edge_sdk.transport.web import WebArrived, WebEnded
-from edge_sdk.uplink import Uplink, mqtt_transport
-from edge_sdk.work import Stock, Updates, job_of
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.5
@@ -222,7 +223,7 @@ class Supervisor:
                 self._status = replace(self._status, connected=True, waiting_for="")
                 _log.info("connected to %s, fleet %s", self._config.broker, self._config.fleet)
                 self._settle(self._blobs.resume())
-                self._advance(agent.Connected())
+                self._advance(decisions.Connected())
             case LinkDown(reason):
                 self._status = replace(self._status, connected=False)
                 _log.warning("the connection to the broker is lost (%s); reconnecting", reason)
@@ -248,7 +249,7 @@ class Supervisor:
         if isinstance(message, Wait | Offer):
             self._heard_of_work(message.reason if isinstance(message, Wait) else "")
         present = self._stock.present(message.manifest) if isinstance(message, Offer) else frozenset()
-        self._advance(agent.Received(message, present))
+        self._advance(decisions.Received(message, present))
 
     def _no_broker(self, error: BrokerUnreachableError) -> None:
         if str(error) != self._obstacle:
@@ -276,7 +277,7 @@ class Supervisor:
         self._publish_due(now_s)
         if self._status.connected:
             self._uplink.tick()
-        self._advance(agent.Tick())
+        self._advance(decisions.Tick())
         if self._on_tick is not None:
             self._on_tick(self._status)
 
@@ -293,7 +294,7 @@ class Supervisor:
         """Stop fetching and training. Fetched bytes stay, and so does a checkpoint unless the disk is too full."""
         _log.info("training stops: %s", denial.reason)
         self._stop_training()
-        self._advance(agent.TrainingFailed(Failure.POLICY, denial.reason))
+        self._advance(decisions.TrainingFailed(Failure.POLICY, denial.reason))
         self._stock.end_transfers_but(self._pinned())
         if self._machine.lacks_disk():
             self._updates.forget_checkpoint()
@@ -322,19 +323,19 @@ class Supervisor:
                 _log.warning("training failed: %s %s", failure.value, detail)
                 if failure is Failure.STORAGE and not self._stock.drop_damaged(offer.manifest):
                     self._stock.clear(self._pinned(), detail)
-                self._advance(agent.TrainingFailed(failure, detail, peak_memory_bytes))
+                self._advance(decisions.TrainingFailed(failure, detail, peak_memory_bytes))
 
     def _release_tried(self, report: ReleaseReport) -> None:
         self._status = replace(self._status, release=self._tasks.release)
         if report.standing is Standing.HEALTHY and self._on_model is not None:
             self._on_model(report)
-        self._advance(agent.ReleaseTried(report))
+        self._advance(decisions.ReleaseTried(report))
 
     # -- what is done about it
 
-    def _advance(self, event: agent.Event) -> None:
+    def _advance(self, event: decisions.Event) -> None:
         before = self._state.offer
-        self._state, effects = agent.step(self._state, event, time.monotonic())
+        self._state, effects = decisions.step(self._state, event, time.monotonic())
         if self._state.offer is not before:
             self._downloaded_before = self._blobs.received_bytes
         offer, is_training = self._state.offer, self._state.phase is Phase.TRAINING
@@ -350,26 +351,26 @@ class Supervisor:
         for effect in effects:
             self._try(effect)
 
-    def _try(self, effect: agent.Effect) -> None:
+    def _try(self, effect: decisions.Effect) -> None:
         try:
             self._perform(effect)
         except RaffmError as error:
             self._could_not(effect, error)
 
-    def _could_not(self, effect: agent.Effect | Finished, error: RaffmError) -> None:
+    def _could_not(self, effect: decisions.Effect | Finished, error: RaffmError) -> None:
         """Give up the offer behind ``effect``: a full disk or a bad blob must never end the agent."""
         _log.error("%s failed: %s", type(effect).__name__, error)
         if isinstance(error, DiskFullError):
             self._stock.clear(self._pinned(), error)
-        if isinstance(effect, agent.Train | Finished) and self._state.phase is not Phase.IDLE:
+        if isinstance(effect, decisions.Train | Finished) and self._state.phase is not Phase.IDLE:
             failure = failure_of(error)
-            self._advance(agent.TrainingFailed(failure, str(error)))
+            self._advance(decisions.TrainingFailed(failure, str(error)))
 
-    def _perform(self, effect: agent.Effect) -> None:  # noqa: C901 - one line an effect
+    def _perform(self, effect: decisions.Effect) -> None:  # noqa: C901 - one line an effect
         match effect:
-            case agent.Publish(message):
+            case decisions.Publish(message):
                 self._uplink.publish(message)
-            case agent.SayHello():
+            case decisions.SayHello():
                 hello = Hello(
                     device=self._config.device,
                     session=self._session,
@@ -378,25 +379,25 @@ class Supervisor:
                     snapshot=self._snapshot(),
                 )
                 self._uplink.greet(hello, self._releases.lost())
-            case agent.SayReady():
+            case decisions.SayReady():
                 self._say_ready()
-            case agent.ResendOutbox():
+            case decisions.ResendOutbox():
                 self._outbox.hurry()
                 self._publish_due(time.monotonic())
-            case agent.Fetch(entries):
+            case decisions.Fetch(entries):
                 self._fetch(entries)
-            case agent.Train(offer):
+            case decisions.Train(offer):
                 self._train(offer)
-            case agent.StopTraining():
+            case decisions.StopTraining():
                 self._stop_training()
                 self._stock.end_transfers_but(self._pinned())
-            case agent.Settle(receipt):
+            case decisions.Settle(receipt):
                 self._updates.settle(receipt)
-            case agent.CheckRelease(message):
+            case decisions.CheckRelease(message):
                 self._check_release(message)
-            case agent.Install(order):
+            case decisions.Install(order):
                 self._releases.install(order, self._cache, self._transport.inject)
-            case agent.Leave(order):
+            case decisions.Leave(order):
                 self._releases.leave(order, self._transport.inject)
 
     def _say_ready(self) -> None:
@@ -419,19 +420,19 @@ class Supervisor:
         entries = tuple(entries)
         _log.info("fetching %d blobs, %.1f MiB", len(entries), sum(entry.size_bytes for entry in entries) / 2**20)
         try:
-            self._stock.make_room(self._state.offer, agent.needed(self._state), entries)
+            self._stock.make_room(self._state.offer, decisions.needed(self._state), entries)
         except StorageError as error:
             if isinstance(error, DiskFullError):
                 self._stock.clear(self._pinned(), error)
             for entry in entries:
-                self._advance(agent.BlobFailed(entry.digest, str(error), Failure.STORAGE))
+                self._advance(decisions.BlobFailed(entry.digest, str(error), Failure.STORAGE))
             return
         self._settle(self._blobs.fetch(entries))
 
     def _train(self, offer: Offer) -> None:
         about = {"task": offer.task, "round": offer.round}
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width, extra=about)
-        self._stock.make_room(offer, agent.needed(self._state))
+        self._stock.make_room(offer, decisions.needed(self._state))
         self._cache.use(entry.digest for entry in offer.manifest)
         own = self._tasks.of(offer.task)
         examples = None if own is None else own.examples.newest()
@@ -453,7 +454,7 @@ class Supervisor:
             downloaded_bytes=self._blobs.received_bytes - self._downloaded_before,
             battery_share=self._machine.snapshot().battery_share,
         )
-        self._advance(agent.UpdateStored(message))
+        self._advance(decisions.UpdateStored(message))
         self._cache.shrink(self._pinned())
 
     def _check_release(self, message: Release) -> None:
@@ -464,7 +465,7 @@ class Supervisor:
             entries = () if found.model is None else found.model.manifest
             if self._releases.lost():
                 self._stock.drop_damaged(entries)
-            self._advance(agent.ReleaseTrusted(found, self._stock.present(entries)))
+            self._advance(decisions.ReleaseTrusted(found, self._stock.present(entries)))
 
     # -- the wire
 
@@ -479,11 +480,11 @@ class Supervisor:
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Fetched):
-                self._advance(agent.BlobFetched(outcome.digest))
+                self._advance(decisions.BlobFetched(outcome.digest))
             else:
                 if outcome.failure is Failure.STORAGE:
                     self._stock.clear(self._pinned(), outcome.reason)
-                self._advance(agent.BlobFailed(outcome.digest, outcome.reason, outcome.failure))
+                self._advance(decisions.BlobFailed(outcome.digest, outcome.reason, outcome.failure))
 
     # -- what is kept
 
@@ -496,4 +497,4 @@ class Supervisor:
             _log.warning("the battery's charge and the day's budgets cannot be stored: %s", error)
 
     def _pinned(self) -> set[str]:
-        return self._stock.pinned(agent.needed(self._state))
+        return self._stock.pinned(decisions.needed(self._state))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edge_sdk.agent.uplink import Uplink
 from edge_sdk.config import AgentConfig
 from edge_sdk.protocol.messages import Announce, Ready, Snapshot, Wait, encode
 from edge_sdk.transport.base import Incoming
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
-from edge_sdk.uplink import Uplink
 
 READY = Ready(
     snapshot=Snapshot(

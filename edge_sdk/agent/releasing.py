@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from edge_sdk.agent.tasks import OwnTasks
 from edge_sdk.background import Background
 from edge_sdk.config import AgentConfig
 from edge_sdk.errors import ReleaseRefusedError, UntrustedError
@@ -20,7 +21,6 @@ from edge_sdk.protocol.messages import Release, ReleaseReport, Standing
 from edge_sdk.protocol.releases import Order
 from edge_sdk.security.trust import Trust
 from edge_sdk.storage.cache import BlobCache
-from edge_sdk.tasks import OwnTasks
 
 _log = logging.getLogger(__name__)
 TRUST_FILE = "trust"

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from edge_sdk.agent import Phase
+from edge_sdk.agent.decisions import Phase
+from edge_sdk.agent.work import Updates, job_of
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
 from edge_sdk.errors import StorageError
@@ -34,7 +35,6 @@ from edge_sdk.training.job import TrainingJob, TrainingResult
 from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import examples_of, take_step
 from edge_sdk.transport.blob_folder import is_sound
-from edge_sdk.work import Updates, job_of
 from tests.support import logistic_graph
 from tests.support.lone_device import LoneDevice
 
