@@ -54,8 +54,7 @@ def _rule(name: str, flag: str = "", metavar: str | None = None) -> Any:  # noqa
     """An option for the policy's field ``name``, parsed with the other settings; without ``flag`` it is a switch."""
     switch = name.replace("_", "-")
     words = ABOUT[f"policy.{name}"]
-    panel = "The owner's policy"
-    return typer.Option(flag or f"--{switch}/--no-{switch}", help=words, metavar=metavar, rich_help_panel=panel)
+    return typer.Option(flag or f"--{switch}/--no-{switch}", help=words, metavar=metavar)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import sys
 from typing import Annotated, Any, NoReturn
@@ -16,6 +15,7 @@ from edge_sdk.errors import ConfigurationError, RaffmError
 from edge_sdk.logs import complain
 
 _INTERRUPTED = 130
+_MAX_COLUMNS = 100  # of a help text, however wide the terminal is
 _OURS = {"edge_sdk", "coordinator"}
 
 
@@ -40,10 +40,11 @@ def run(app: typer.Typer, name: str, cure: str) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a character that the locale lacks must not end the command
+    app.rich_markup_mode = None  # its panels cut the names of options on a terminal of 80 columns
     command = get_command(app)
-    _reflow(command)
+    _summarise(command)
     try:
-        code = command(prog_name=name, standalone_mode=False)
+        code = command(prog_name=name, standalone_mode=False, max_content_width=_MAX_COLUMNS)
     except RaffmError as error:
         complain(name, error)
         raise SystemExit(error.exit_code) from None
@@ -62,12 +63,11 @@ def run(app: typer.Typer, name: str, cure: str) -> NoReturn:
     raise SystemExit(code)
 
 
-def _reflow(command: Any) -> None:  # noqa: ANN401 - a Command, which typer keeps to itself
-    """Join the lines of each paragraph of a help text; typer does so only for the first paragraph."""
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+def _summarise(command: Any) -> None:  # noqa: ANN401 - a Command, which typer keeps to itself
+    """In a list of commands, tell the whole summary of each; typer ends it where the line does."""
     for inner in getattr(command, "commands", {}).values():
-        _reflow(inner)
+        inner.short_help = (inner.help or "").partition("\n\n")[0]
+        _summarise(inner)
 
 
 def _mistake(error: TyperException) -> ConfigurationError | None:
