@@ -166,12 +166,14 @@ def show_profile(
     import msgspec
     from rich.console import Console
 
+    from edge_sdk.device.accelerator import onnxruntime_providers
     from edge_sdk.device.describe import describe, table_of
     from edge_sdk.device.machine import Machine
     from edge_sdk.device.policy import Policy
 
     machine = Machine(profile, Policy(), state_dir or Path.cwd())
-    rows = describe(machine, machine.snapshot())
+    snapshot = msgspec.structs.replace(machine.snapshot(), providers=onnxruntime_providers())
+    rows = describe(machine, snapshot)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode({row.name: row.value for row in rows})).decode())
     else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from edge_sdk.cli import app
 from edge_sdk.device import accelerator
 from edge_sdk.device.accelerator import accelerator_name, onnxruntime_providers
 from edge_sdk.device.control_group import GroupMemory, group_cores, group_memory
@@ -353,3 +356,9 @@ def test_what_a_program_prints_in_unicode_is_read_as_such(tmp_path: Path) -> Non
     """So is the path of a folder with an umlaut, where a Python of its own lies."""
     write_tool(tmp_path, "says", "locale charmap")
     assert System(tmp_path).output("says") == "UTF-8"
+
+
+def test_providers_are_told_also_where_no_accelerator_is_found() -> None:
+    """An agent asks for them only where there is one; whoever looks at a device wants to know."""
+    told = CliRunner().invoke(app, ["profile", "--profile", "raspberry-pi-5-8gb", "--json"])
+    assert "CPUExecutionProvider" in json.loads(told.stdout)["providers"]
