@@ -56,9 +56,9 @@ def start(
         health_interval_s=health_interval,
         trial={
             "seconds": trial,
-            "least_accuracy": min_accuracy,
-            "most_accuracy_lost": max_accuracy_loss,
-            "most_latency_ms": max_latency_ms,
+            "min_accuracy": min_accuracy,
+            "max_accuracy_loss": max_accuracy_loss,
+            "max_latency_ms": max_latency_ms,
         },
     )
     with open_store(state_dir).transaction() as tx:

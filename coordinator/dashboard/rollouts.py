@@ -28,9 +28,9 @@ _NAMES = {
     "error": "failed, percent",
     "health_interval": "health interval, seconds",
     "trial": "trial, seconds",
-    "least_accuracy": "minimum accuracy",
-    "most_accuracy_lost": "maximum accuracy loss",
-    "most_latency_ms": "maximum latency, ms",
+    "min_accuracy": "minimum accuracy",
+    "max_accuracy_loss": "maximum accuracy loss",
+    "max_latency_ms": "maximum latency, ms",
 }
 """The form's numeric fields, and what errors call them."""
 _WORDS = {
@@ -116,7 +116,7 @@ def _plan(form: Mapping[str, str]) -> Plan:
             "seconds": _figure(form, "trial"),
             **{
                 name: _figure(form, name) if form.get(name, "").strip() else None
-                for name in ("least_accuracy", "most_accuracy_lost", "most_latency_ms")
+                for name in ("min_accuracy", "max_accuracy_loss", "max_latency_ms")
             },
         },
     )

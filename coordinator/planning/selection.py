@@ -32,14 +32,14 @@ class Targets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a device's examples have to be: at least ``least_examples`` of the kind that the task's model learns from.
+    """What a device's examples have to be: at least ``min_examples`` of the kind that the task's model learns from.
 
     ``labels`` are the classes in the order of the logits; by default, those of the task's own files when it is queued.
     Raises ``ConfigurationError`` for a label that is given twice, and for more labels than fit into an offer.
     """
 
     labels: Annotated[tuple[Text, ...], msgspec.Meta(max_length=1000)] = ()  # as an offer's
-    least_examples: Positive = 1
+    min_examples: Positive = 1
 
     def __post_init__(self) -> None:
         twice = {label for label in self.labels if self.labels.count(label) > 1}
@@ -61,8 +61,8 @@ class DataSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return None
         if suits is not None and holding.suits is not suits:
             return f"its examples are for {holding.suits.value}, the model is for {suits.value}"
-        if holding.examples < self.least_examples:
-            return f"it has {holding.examples} examples to train on, and needs {self.least_examples}"
+        if holding.examples < self.min_examples:
+            return f"it has {holding.examples} examples to train on, and needs {self.min_examples}"
         return None
 
 

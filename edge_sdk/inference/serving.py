@@ -232,16 +232,14 @@ class Serving:
         """Which condition of ``trial`` the model fails, in words; empty if none, or if nothing was measured."""
         if measured is None:
             return ""
-        if trial.least_accuracy is not None and measured.accuracy < trial.least_accuracy:
-            return f"accuracy {measured.accuracy:.3f} is below {trial.least_accuracy:.3f}"
-        if trial.most_latency_ms is not None and measured.latency_ms > trial.most_latency_ms:
-            return f"an example takes {measured.latency_ms:.1f} ms, more than {trial.most_latency_ms:.1f}"
-        if trial.most_accuracy_lost is not None and self._engine is not None and held_out:
+        if trial.min_accuracy is not None and measured.accuracy < trial.min_accuracy:
+            return f"accuracy {measured.accuracy:.3f} is below {trial.min_accuracy:.3f}"
+        if trial.max_latency_ms is not None and measured.latency_ms > trial.max_latency_ms:
+            return f"an example takes {measured.latency_ms:.1f} ms, more than {trial.max_latency_ms:.1f}"
+        if trial.max_accuracy_loss is not None and self._engine is not None and held_out:
             before = self._engine.measure(held_out, self._ending).accuracy
-            if measured.accuracy < before - trial.most_accuracy_lost:
-                return (
-                    f"accuracy {measured.accuracy:.3f} is more than {trial.most_accuracy_lost:.3f} below {before:.3f}"
-                )
+            if measured.accuracy < before - trial.max_accuracy_loss:
+                return f"accuracy {measured.accuracy:.3f} is more than {trial.max_accuracy_loss:.3f} below {before:.3f}"
         return ""
 
     def _refused(self, report: ReleaseReport, detail: str) -> ReleaseReport:

@@ -102,15 +102,15 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """The trial that a model has to pass on a device before it stays; ``None`` is no condition.
 
-    The model serves for ``seconds`` on trial. On the device's held-out examples it has to reach ``least_accuracy``, may
-    lose at most ``most_accuracy_lost`` against the model before, and may take at most ``most_latency_ms`` per example,
+    The model serves for ``seconds`` on trial. On the device's held-out examples it has to reach ``min_accuracy``, may
+    lose at most ``max_accuracy_loss`` against the model before, and may take at most ``max_latency_ms`` per example,
     in the median.
     """
 
     seconds: Seconds = 0.0
-    least_accuracy: Share | None = None
-    most_accuracy_lost: Share | None = None
-    most_latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    min_accuracy: Share | None = None
+    max_accuracy_loss: Share | None = None
+    max_latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,7 +72,7 @@ OFFER = OfferRecord("news", 1, "pi-4", HALF, predicted_memory_bytes=2**33, offer
 UPDATE = UpdateRecord(
     "c" * 64, "news", 1, "pi-4", "d" * 64, 2**33, 100.0, REPORT, Verdict.ACCEPTED, reason="", received_s=12.0
 )
-PLAN = Plan(stages=("canary", "100%"), trial=Trial(seconds=60.0, least_accuracy=0.5))
+PLAN = Plan(stages=("canary", "100%"), trial=Trial(seconds=60.0, min_accuracy=0.5))
 SIGNATURE = Signature(bytes(range(32)), bytes(range(64)))
 
 
@@ -581,6 +581,23 @@ def test_task_keeps_all_but_its_reason_where_the_schema_goes_back(store: Store) 
         move_to(connection, HEAD)
     with store.reading() as tx:
         assert tx.tasks.get("news") == replace(known, status=TaskStatus.FAILED)
+
+
+def test_limits_keep_their_values_under_the_names_that_they_had_before(store: Store) -> None:
+    config = b'{"name":"news","data":{"labels":["least_examples"],"min_examples":50}}'
+    with store.transaction() as tx:
+        tx.tasks.add("news", config, 1.0)
+        rollout = tx.rollouts.add(tx.releases.add("news", 1, 1.0), "news", PLAN, 6.0).rollout
+    with store._connection(read_only=False) as connection:
+        move_to(connection, "9")
+        before = connection.execute(text("SELECT config FROM tasks")).scalar_one()
+        assert bytes(before) == config.replace(b'"min_examples":', b'"least_examples":')
+        plan = connection.execute(text("SELECT plan FROM rollouts")).scalar_one()
+        assert '"least_accuracy":0.5' in plan
+        move_to(connection, HEAD)
+    with store.reading() as tx:
+        assert tx.tasks.get("news").config == config
+        assert tx.rollouts.get(rollout).plan == PLAN
 
 
 def test_newest_revision_is_the_one_that_a_store_is_brought_to() -> None:

@@ -155,10 +155,10 @@ def accuracy(seed: int) -> float:
 
 
 FAULTS = {
-    "inaccurate": ({}, Trial(least_accuracy=1.0), "is below 1.000"),
+    "inaccurate": ({}, Trial(min_accuracy=1.0), "is below 1.000"),
     "crashes": ({"crashes": True}, Trial(), "ended while it tried"),
     "silent": ({"silent": True}, Trial(), "silent for"),
-    "slow": ({}, Trial(most_latency_ms=0.001), "an example takes"),
+    "slow": ({}, Trial(max_latency_ms=0.001), "an example takes"),
 }
 
 
@@ -194,7 +194,7 @@ def test_bad_release_reaches_the_first_stage_alone_and_all_come_back(tmp_path: P
 def test_good_release_reaches_everybody(tmp_path: Path) -> None:
     """The control: the same stages, and a trial that the model passes."""
     with Sky(tmp_path, 8) as sky:
-        trial = Trial(seconds=0.1, least_accuracy=accuracy(3), most_accuracy_lost=1.0)
+        trial = Trial(seconds=0.1, min_accuracy=accuracy(3), max_accuracy_loss=1.0)
         sky.roll_out(sky.release(BAD, seed=3), Plan(stages=SHARES, trial=trial, success_share=1.0))
         sky.wait(lambda: sky.status is RolloutStatus.DONE)
         assert {device.serving.release for device in sky.devices} == {BAD}

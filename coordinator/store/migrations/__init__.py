@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Inspector, String, column, inspect, select, t
 
 from edge_sdk.errors import StorageError
 
-HEAD = "9"
+HEAD = "10"
 """The newest revision."""
 _alembic = Lock()  # what a revision calls is Alembic's one environment in this process
 _VERSION = table("alembic_version", column("version_num", String))

@@ -45,7 +45,7 @@ def signed(folder: Path, shown: dict[str, Any], key: Ed25519PrivateKey) -> dict[
 def test_release_is_signed_elsewhere_rolled_out_and_rolled_back(
     client: TestClient, store: Store, tmp_path: Path
 ) -> None:
-    mine, plan = header(store), {"stages": ["50%", "100%"], "trial": {"least_accuracy": 0.5}}
+    mine, plan = header(store), {"stages": ["50%", "100%"], "trial": {"min_accuracy": 0.5}}
     shown = client.get("/api/v1/releases/1", headers=mine).json()
     assert (shown["signatures"], shown["threshold"], shown["exports"][0]["precision"]) == (0, 2, "int8")
     early = client.post("/api/v1/releases/1/rollouts", json=plan, headers=mine)

@@ -32,9 +32,9 @@ TYPED = {
     "error": "25",
     "health_interval": "60",
     "trial": "2",
-    "least_accuracy": "0.5",
-    "most_accuracy_lost": "",
-    "most_latency_ms": " ",
+    "min_accuracy": "0.5",
+    "max_accuracy_loss": "",
+    "max_latency_ms": " ",
 }
 
 
@@ -195,7 +195,7 @@ def test_rollout_begins_as_it_was_typed(client: TestClient, store: Store) -> Non
     with store.reading() as tx:
         known, (entry,) = tx.rollouts.get(1), tx.audit.newest(1)
     assert known is not None
-    trial = Trial(seconds=2, least_accuracy=0.5)
+    trial = Trial(seconds=2, min_accuracy=0.5)
     assert known.plan == Plan(
         stages=("50%", "100%"), success_share=0.8, error_share=0.25, health_interval_s=60, trial=trial
     )
@@ -232,7 +232,7 @@ def test_form_of_a_rollout_says_what_goes_without_saying(client: TestClient, sto
         ({"health_interval": "inf"}, "plan: Expected `float` <= 1000000000.0 - at `$.health_interval_s`"),
         ({"health_interval": "1"}, "does not end within the health interval"),
         ({"trial": ""}, "trial, seconds: '' is not a number"),
-        ({"least_accuracy": "7"}, "at `$.trial.least_accuracy`"),
+        ({"min_accuracy": "7"}, "at `$.trial.min_accuracy`"),
     ],
 )
 def test_rollout_that_cannot_be_comes_back_with_one_line(

@@ -96,7 +96,7 @@ def test_polite_end_during_a_trial_is_no_fault_of_the_model(case: Case) -> None:
     assert (serving.release, serving.report) == (1, None)
 
 
-@pytest.mark.parametrize("trial", [LONG, Trial(least_accuracy=1.0), Trial(most_accuracy_lost=0.0)])
+@pytest.mark.parametrize("trial", [LONG, Trial(min_accuracy=1.0), Trial(max_accuracy_loss=0.0)])
 def test_process_that_ends_while_it_measures_does_so_soon_and_blames_no_model(case: Case, trial: Trial) -> None:
     measured = Engine.measure
     with pytest.MonkeyPatch.context() as patch:
@@ -147,8 +147,8 @@ def test_process_that_ends_right_after_the_switch_has_confirmed(case: Case, monk
 @pytest.mark.parametrize(
     ("trial", "why"),
     [
-        (Trial(least_accuracy=1.0), r"accuracy 0\.\d+ is below 1\.000"),
-        (Trial(most_latency_ms=0.001), "an example takes"),
+        (Trial(min_accuracy=1.0), r"accuracy 0\.\d+ is below 1\.000"),
+        (Trial(max_latency_ms=0.001), "an example takes"),
     ],
 )
 def test_model_that_shows_too_little_never_serves(case: Case, trial: Trial, why: str) -> None:
@@ -163,10 +163,10 @@ def test_model_that_is_worse_than_the_one_before_goes_back(case: Case) -> None:
     accuracies = {number: measured(case, number) for number in range(2, 12)}
     before = measured(case, 1)
     worse = next(number for number, found in accuracies.items() if found < before)
-    case.begin(worse, Trial(most_accuracy_lost=0.0))
+    case.begin(worse, Trial(max_accuracy_loss=0.0))
     assert "below" in case.report.detail
     assert case.serving.release == 1
-    case.begin(worse, Trial(most_accuracy_lost=1.0))
+    case.begin(worse, Trial(max_accuracy_loss=1.0))
     assert case.report.standing is Standing.TRYING
 
 

@@ -59,7 +59,7 @@ def test_target_matches_a_pattern_of_each_kind(targets: Targets, included: bool)
 def test_schema_says_why_examples_will_not_do(
     holding: Holding | None, suits: ModelTask | None, refusal: str | None
 ) -> None:
-    assert DataSchema(least_examples=20).refusal(holding, suits) == refusal
+    assert DataSchema(min_examples=20).refusal(holding, suits) == refusal
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ floor = 1.0
 
 [data]
 labels = ["walking", "sitting"]
-least_examples = 50
+min_examples = 50
 
 [targets]
 profiles = ["raspberry-pi-*", "jetson-*"]
@@ -165,7 +165,7 @@ def test_task_is_read_from_toml_with_paths_from_its_folder(file: Path) -> None:
     assert config.model_dir == str(file.parent / "model")
     assert config.test_file == "/data/held-out.npz"
     assert config.nesting.shares == (0.5, 0.25)
-    assert (config.data.labels, config.data.least_examples) == (("walking", "sitting"), 50)
+    assert (config.data.labels, config.data.min_examples) == (("walking", "sitting"), 50)
     assert config.encoding == Encoding(kind=EncodingKind.TOPK, share=0.1)
     assert config.targets.include("any", "raspberry-pi-5-8gb", "default")
     assert not config.targets.include("any", "android-phone", "default")
@@ -197,7 +197,7 @@ def test_schema_without_a_label_of_the_tasks_own_files_is_refused(tmp_path: Path
         ('kind = "topk"', 'kind = "int4"', r"Invalid enum value 'int4' - at `\$.encoding.kind`"),
         ("[targets]", "[targets", "motion.toml is not TOML: "),
         ('"walking", "sitting"]', '"a", "b", "a"]', "labels has a twice: name each class once"),
-        ("least_examples = 50", "least_examples = 0", "Expected `int` >= 1"),
+        ("min_examples = 50", "min_examples = 0", "Expected `int` >= 1"),
         ("hours = [22:00:00, 06:00:00]", "hours = [22:00:00, 22:00:00]", "hours from 22:00:00 to 22:00:00 are empty"),
         (
             "hours = [22:00:00, 06:00:00]",
