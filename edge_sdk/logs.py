@@ -62,6 +62,11 @@ def log_to_stderr(package: str, form: LogFormat) -> None:
     logging.getLogger(package).setLevel(logging.INFO)
 
 
+def because(said: str, reason: str) -> str:
+    """What is said, and after a colon why, if there is a reason."""
+    return f"{said}: {reason}" if reason else said
+
+
 def complain(command: str, error: RaffmError) -> None:
     """Report the error that ends ``command`` on standard error, in the form that its log has."""
     if any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers):

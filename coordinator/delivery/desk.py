@@ -19,6 +19,7 @@ from coordinator.store.database import Transaction
 from coordinator.store.records import AssignmentRecord, ReleaseRecord, RolloutRecord
 from coordinator.store.states import AssignmentStatus
 from edge_sdk.errors import StorageError
+from edge_sdk.logs import because
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import MAX_ROOTS, Release, ReleaseReport, Standing
 from edge_sdk.protocol.releases import Assignment, ReleaseManifest, encoded
@@ -92,7 +93,7 @@ class RolloutDesk:
         if each is None or assigned is None or assigned.number != report.assignment:
             return
         standing = report.standing or (Standing.HEALTHY if report.healthy else Standing.ROLLED_BACK)
-        _log.info("%s: release %d is %s %s", device, report.release, standing.value, report.detail)
+        _log.info("%s: release %d is %s", device, report.release, because(standing.value, report.detail))
         self._advance(each, Reported(device, _HEARD[standing], report.detail), report)
         whom, is_lost = due(each.state), standing is Standing.TRYING and bool(report.detail)
         if device in whom.leave or (is_lost and device in whom.again):

@@ -56,6 +56,7 @@ from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import full
 from edge_sdk.errors import ModelFormatError
+from edge_sdk.logs import because
 from edge_sdk.protocol.messages import Declined, Failure, Ready, Snapshot, UpdateReady
 
 if TYPE_CHECKING:
@@ -254,10 +255,9 @@ class Conductor:
         """A device declines its offer; one that ran out of memory gets smaller submodels from now on."""
         if self._round is None or declined.round != self._round.number:
             return
-        about, failure = self._about | {"round": declined.round, "device": device}, declined.failure.value
-        _log.warning(
-            "%s declined or failed in round %d: %s %s", device, declined.round, failure, declined.detail, extra=about
-        )
+        about = self._about | {"round": declined.round, "device": device}
+        failure = because(declined.failure.value, declined.detail)
+        _log.warning("%s declined or failed in round %d: %s", device, declined.round, failure, extra=about)
         is_paused = declined.failure is Failure.POLICY
         with self._resources.store.transaction(durable=not is_paused) as tx:
             if self._round.offers.get(device) is Outcome.OFFERED and declined.failure is Failure.OUT_OF_MEMORY:

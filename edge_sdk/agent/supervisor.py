@@ -320,7 +320,7 @@ class Supervisor:
                 except StorageError as error:
                     self._could_not(event, error)
             case Failed(failure, detail, peak_memory_bytes):
-                _log.warning("training failed: %s %s", failure.value, detail)
+                _log.warning("training failed, %s: %s", failure.value, detail)
                 if failure is Failure.STORAGE and not self._stock.drop_damaged(offer.manifest):
                     self._stock.clear(self._pinned(), detail)
                 self._advance(decisions.TrainingFailed(failure, detail, peak_memory_bytes))

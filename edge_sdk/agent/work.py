@@ -13,6 +13,7 @@ from edge_sdk.agent.sources import BlobSources
 from edge_sdk.config import AgentConfig
 from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.logs import because
 from edge_sdk.protocol.blobs import update_id
 from edge_sdk.protocol.messages import (
     BlobEntry,
@@ -144,8 +145,9 @@ class Updates:
         """Delete the update that ``receipt`` is for."""
         for update in self.pending():
             if update.update_id == receipt.update_id:
-                about, verdict = {"task": update.task, "round": update.round}, receipt.verdict.value
-                _log.info("round %d of %s: %s %s", update.round, update.task, verdict, receipt.reason, extra=about)
+                about = {"task": update.task, "round": update.round}
+                verdict = because(receipt.verdict.value, receipt.reason)
+                _log.info("round %d of %s: %s", update.round, update.task, verdict, extra=about)
                 self._cache.delete(update.update.digest)
         self._outbox.resolve(receipt.update_id)
 
