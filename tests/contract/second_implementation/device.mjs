@@ -268,7 +268,9 @@ const hear = {
   offer: take,
   wait: ({ retry_after_s }) => (ready_s = clock_s() + retry_after_s),
   receipt({ update_id, verdict, reason }) {
-    fs.rmSync(path(`outbox/${update_id}`), { force: true });
+    const update = path(`outbox/${update_id}`);
+    if (!fs.existsSync(update)) return; // said twice, as whatever is sent again is answered again
+    fs.rmSync(update);
     ready_s = 0;
     tell("receipt", { verdict, reason });
   },
