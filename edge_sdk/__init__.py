@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from edge_sdk.data.examples import ArrayExamples, PairedTexts, PlainTexts, TaggedExamples, TextExamples
     from edge_sdk.data.files import read_examples
     from edge_sdk.device.policy import Policy
-    from edge_sdk.device.profile import DeviceProfile, load_profile
     from edge_sdk.errors import RaffmError
     from edge_sdk.inference.engine import Prediction
+    from edge_sdk.profile import DeviceProfile, load_profile
     from edge_sdk.sdk import Agent
 
 __version__ = "0.1.0"
@@ -36,7 +36,7 @@ _HOMES = {
     "AgentConfig": "edge_sdk.config",
     "AgentStatus": "edge_sdk.agent.supervisor",
     "ArrayExamples": "edge_sdk.data.examples",
-    "DeviceProfile": "edge_sdk.device.profile",
+    "DeviceProfile": "edge_sdk.profile",
     "PairedTexts": "edge_sdk.data.examples",
     "PlainTexts": "edge_sdk.data.examples",
     "Policy": "edge_sdk.device.policy",
@@ -44,7 +44,7 @@ _HOMES = {
     "RaffmError": "edge_sdk.errors",
     "TaggedExamples": "edge_sdk.data.examples",
     "TextExamples": "edge_sdk.data.examples",
-    "load_profile": "edge_sdk.device.profile",
+    "load_profile": "edge_sdk.profile",
     "read_examples": "edge_sdk.data.files",
 }
 

@@ -275,7 +275,7 @@ def _list_profiles(as_json: bool) -> None:
     from rich.console import Console
 
     from edge_sdk.device.describe import table_of_profiles
-    from edge_sdk.device.profile import all_profiles
+    from edge_sdk.profile import all_profiles
 
     profiles = all_profiles()
     if as_json:

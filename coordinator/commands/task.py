@@ -10,6 +10,7 @@ import typer
 
 from coordinator.commands.options import AsJson, StateDir, TaskName, open_store, typist
 from coordinator.config import DEFAULT_RECIPE, Participation, Salience
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 
 if TYPE_CHECKING:
@@ -145,6 +146,27 @@ def apply_task(
     store = open_store(state_dir)
     queue_task(store, config, time.time(), typist())
     typer.echo(f"task {config.name} is queued; devices trust {ensure_root(store, state_dir, time.time())}")
+
+
+@task_app.command("plan")
+def plan_task(
+    name: TaskName,
+    state_dir: StateDir,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Device profile (a name or a TOML file), repeatable; default: all that the task is for."),
+    ] = None,
+    runtime: Annotated[Runtime, typer.Option(help="What these devices train on.")] = Runtime.ONNX,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each kind of device would train and run in this task, before such a device has been seen.
+
+    Its profile's limits are taken as free; a device that has less free at the time gets a smaller submodel.
+    """
+    from coordinator.forecasting import forecast_rows
+    from coordinator.listing import show
+
+    show(forecast_rows(open_store(state_dir), name, profile or (), runtime), as_json=as_json)
 
 
 @task_app.command("start")

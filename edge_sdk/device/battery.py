@@ -7,8 +7,8 @@ from typing import Protocol
 
 import psutil
 
-from edge_sdk.device.profile import BatteryFigures
 from edge_sdk.device.system import or_none
+from edge_sdk.profile import BatteryFigures
 
 
 class Battery(Protocol):

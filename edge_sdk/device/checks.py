@@ -104,7 +104,7 @@ def memory(patient: Patient) -> Iterator[Finding]:
     """Memory for training, against what any training process takes before its first parameter."""
     from edge_sdk.device.battery import SystemBattery
     from edge_sdk.device.probe import take_snapshot
-    from edge_sdk.device.profile import load_profile
+    from edge_sdk.profile import load_profile
 
     profile = None if patient.profile is None else load_profile(patient.profile)
     training = take_snapshot(profile, SystemBattery(), _state_dir(patient), patient.system).training_memory_bytes

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.processor import cpu_model
-from edge_sdk.device.profile import DeviceProfile
 from edge_sdk.device.system import System
+from edge_sdk.profile import DeviceProfile
 from edge_sdk.protocol.messages import Snapshot
 
 

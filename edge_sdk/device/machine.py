@@ -14,12 +14,12 @@ from edge_sdk.device.link import LinkCost, LinkSpeed
 from edge_sdk.device.policy import Denied, Moment, Policy, may_begin
 from edge_sdk.device.probe import take_snapshot
 from edge_sdk.device.processor import OthersLoad, Speed, clock_share, is_throttled, measure_speed
-from edge_sdk.device.profile import DeviceProfile, load_profile
 from edge_sdk.device.sensors import draw_watts
 from edge_sdk.device.system import System
 from edge_sdk.device.watch import Orders, Watch
 from edge_sdk.elastic.runtimes import MIB, Runtime
 from edge_sdk.errors import UnfitDeviceError
+from edge_sdk.profile import DeviceProfile, load_profile
 from edge_sdk.protocol.messages import Snapshot
 
 THIS_MACHINE = "this-machine"

@@ -13,11 +13,11 @@ import psutil
 from edge_sdk.device.battery import Battery
 from edge_sdk.device.control_group import group_memory
 from edge_sdk.device.processor import usable_cores
-from edge_sdk.device.profile import DeviceProfile
 from edge_sdk.device.sensors import temperature_c
 from edge_sdk.device.system import System, or_none
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import UnfitDeviceError
+from edge_sdk.profile import DeviceProfile
 from edge_sdk.protocol.messages import Snapshot
 
 RESERVE_BYTES = 64 * MIB

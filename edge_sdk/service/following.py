@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_sdk.device.profile import load_profile
 from edge_sdk.elastic.runtimes import Runtime
+from edge_sdk.profile import load_profile
 from edge_sdk.service.limits import cpu_percent, memory_max_mib
 from edge_sdk.service.unit import config_of
 from edge_sdk.settings import read_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_sdk.device.profile import DeviceProfile
+from edge_sdk.profile import DeviceProfile
 
 AGENT_MIB = 128  # the agent without a model, 67 MiB resident on x86-64, and the kernel memory charged to it
 

@@ -17,9 +17,9 @@ from coordinator.planning.budget import training_budget
 from coordinator.planning.planner import Planner, TaskCosts
 from edge_sdk.config import AgentConfig
 from edge_sdk.data import read_examples, split_held_out, write_examples
-from edge_sdk.device.profile import DeviceProfile, load_profile
-from edge_sdk.elastic.runtimes import MIB, Runtime
+from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import Submodel
+from edge_sdk.profile import load_profile
 from edge_sdk.protocol.messages import Part, Snapshot
 from edge_sdk.training.job import Failed, Finished, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
@@ -117,21 +117,9 @@ def _device(device: DemoDevice, dealt: Deal, folder: Path) -> FleetDevice:
     state_dir.mkdir(parents=True)
     config = AgentConfig(device=device.name, broker="", fleet=NAME, profile=device.profile, state_dir=state_dir)
     training, _ = split_held_out(read_examples(data_file(device, folder)), config.held_out_share, config.seed)
-    made = FleetDevice(config, _snapshot(load_profile(device.profile)), len(training))
+    made = FleetDevice(config, load_profile(device.profile).at_rest(), len(training))
     write_examples(made.examples, training)
     return made
-
-
-def _snapshot(profile: DeviceProfile) -> Snapshot:
-    """What the device itself would say, with nothing else running on it."""
-    limits, total = profile.limits, profile.memory_total_mib * MIB
-    return Snapshot(
-        memory_total_bytes=total,
-        memory_available_bytes=total,
-        training_memory_bytes=limits.training_memory_mib * MIB,
-        inference_memory_bytes=limits.inference_memory_mib * MIB,
-        threads=limits.threads,
-    )
 
 
 def _task(dealt: Deal, folder: Path, seed: int) -> TaskConfig:

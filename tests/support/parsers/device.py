@@ -19,11 +19,11 @@ from edge_sdk.data import read_examples
 from edge_sdk.data.images import small_image
 from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.store import _read_past
-from edge_sdk.device.profile import load_profile, profile_names
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import BlobCorruptError, ConfigurationError, DataFormatError, ModelFormatError, StorageError
 from edge_sdk.inference.asking import _windows
 from edge_sdk.inference.slots import Slots
+from edge_sdk.profile import load_profile, profile_names
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import Encoding, EncodingKind
 from edge_sdk.protocol.releases import ReleasedModel

@@ -11,7 +11,7 @@ import pytest
 from edge_sdk.device.battery import DrainingBattery, SystemBattery
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
-from edge_sdk.device.profile import BatteryFigures
+from edge_sdk.profile import BatteryFigures
 
 FIGURES = BatteryFigures(capacity_wh=10.0, idle_watts=0.5, training_watts=4.0)
 PHONE, BOARD = "android-mid-range", "raspberry-pi-5-8gb"

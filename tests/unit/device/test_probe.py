@@ -15,10 +15,10 @@ from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
 from edge_sdk.device.probe import RESERVE_BYTES, take_snapshot
 from edge_sdk.device.processor import measure_speed
-from edge_sdk.device.profile import BatteryFigures, DeviceProfile, load_profile, profile_names
 from edge_sdk.device.system import System
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import UnfitDeviceError
+from edge_sdk.profile import BatteryFigures, DeviceProfile, load_profile, profile_names
 from edge_sdk.protocol.messages import Snapshot
 from tests.support.boards import JETSON, RASPBERRY_PI, group_v2, modem, write_tool, write_tree
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.device.profile import load_profile, profile_names
 from edge_sdk.errors import ConfigurationError, UnknownProfileError
+from edge_sdk.profile import load_profile, profile_names
 
 MINIMAL = """
 name = "board"

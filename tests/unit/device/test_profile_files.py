@@ -17,7 +17,8 @@ from edge_sdk.device import machine as machine_module
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Policy
 from edge_sdk.device.processor import Speed
-from edge_sdk.device.profile import (
+from edge_sdk.elastic.runtimes import MIB
+from edge_sdk.profile import (
     BatteryFigures,
     DeviceProfile,
     Limits,
@@ -27,7 +28,6 @@ from edge_sdk.device.profile import (
     profile_names,
     schema,
 )
-from edge_sdk.elastic.runtimes import MIB
 
 FOLDER = Path(__file__).parents[3] / "device_profiles"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def test_readme_explains_every_field() -> None:
 
 
 def test_schema_is_what_the_code_generates() -> None:
-    again = "python -c 'from edge_sdk.device.profile import schema; print(schema(), end=\"\")'"
+    again = "python -c 'from edge_sdk.profile import schema; print(schema(), end=\"\")'"
     assert (FOLDER / "schema.json").read_text(encoding="utf-8") == schema(), f"write it again: {again}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.device.profile import load_profile
+from edge_sdk.profile import load_profile
 from edge_sdk.service.following import drop_in_text
 from edge_sdk.service.limits import cpu_percent, memory_max_mib
 from edge_sdk.service.unit import Unit, unit_text

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_sdk.device.profile import load_profile
 from edge_sdk.errors import ConfigurationError
+from edge_sdk.profile import load_profile
 from edge_sdk.service.limits import AGENT_MIB, cpu_percent, memory_max_mib
 from edge_sdk.service.unit import UNIT, Unit, config_of, sysusers_text, tmpfiles_text, unit_text
 

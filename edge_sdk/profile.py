@@ -16,8 +16,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from edge_sdk.decoding import parse_toml
+from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import ConfigurationError, UnknownProfileError, did_you_mean
-from edge_sdk.protocol.messages import Name, Positive
+from edge_sdk.protocol.messages import Name, Positive, Snapshot
 
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Url = Annotated[str, msgspec.Meta(pattern=r"^https://[a-z0-9.-]+/\S+$")]
@@ -66,6 +67,22 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     limits: Limits
     battery: BatteryFigures | None = None
     sources: tuple[Source, ...]
+
+    @property
+    def is_32_bit(self) -> bool:
+        """Whether its system has 32 bits, for which onnxruntime has no wheel: no agent runs there."""
+        return self.architecture == "armv7l"
+
+    def at_rest(self) -> Snapshot:
+        """What such a device says if nothing else runs on it: the most that it ever offers."""
+        total_bytes = self.memory_total_mib * MIB
+        return Snapshot(
+            memory_total_bytes=total_bytes,
+            memory_available_bytes=total_bytes,
+            training_memory_bytes=self.limits.training_memory_mib * MIB,
+            inference_memory_bytes=self.limits.inference_memory_mib * MIB,
+            threads=self.limits.threads,
+        )
 
 
 def profile_names() -> tuple[str, ...]:
