@@ -54,10 +54,9 @@ class Checkpoint:
         """Make a checkpoint due at the end of the current step; safe in a signal handler."""
         self._interval_s = 0.0
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the interval since the last checkpoint is over."""
-        return self._path is not None and time.monotonic() - self._saved_s >= self._interval_s
+    def is_due(self, step_s: float) -> bool:
+        """Whether the interval since the last checkpoint is over, or would be after another step of ``step_s``."""
+        return self._path is not None and time.monotonic() - self._saved_s + step_s >= self._interval_s
 
     def save(self, state: Mapping[str, NDArray[Any]], trained: Trained) -> None:
         """Replace the last checkpoint; if the disk refuses, none is left."""

@@ -24,8 +24,9 @@ class TrainingJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Every step also trains the prefixes ``nested`` of ``submodel``, widest first, see :mod:`.nested`.
     ``memory_limit_bytes`` bounds the process's resident memory, see :mod:`edge_sdk.training.memory`. A run resumes from
-    the file ``checkpoint`` if that is its own, and writes it every ``checkpoint_interval_s``. ``providers`` are those
-    of :func:`edge_sdk.sessions.open_session`. ``mixed_precision`` and ``gradient_checkpointing`` are for torch.
+    the file ``checkpoint`` if that is its own, and writes it every ``checkpoint_interval_s``, earlier if the next step
+    would end after that. ``providers`` are those of :func:`edge_sdk.sessions.open_session`. ``mixed_precision`` and
+    ``gradient_checkpointing`` are for torch.
 
     The update is written in ``encoding``, where ``rounding_seed`` decides the rounding. The file ``residual``, if there
     is one, holds what earlier updates lost and this one makes up for; what this one loses goes to ``new_residual``: see

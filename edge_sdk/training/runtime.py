@@ -88,8 +88,9 @@ def train(
     for batch in islice(_batches(examples, job), trained.steps, None):
         started_s = time.monotonic()
         loss = _finite(take_step(runtime, batch, job), trained.steps + 1)
-        trained = trained.after(loss, time.monotonic() - started_s)
-        if checkpoint.is_due:
+        took_s = time.monotonic() - started_s
+        trained = trained.after(loss, took_s)
+        if checkpoint.is_due(took_s):
             checkpoint.save(runtime.state(), trained)
         on_step(Progress(step=trained.steps, steps=job.recipe.steps(len(examples)), loss=loss))
     write_update(job, runtime.finish())

@@ -28,6 +28,7 @@ from tests.support.proof import Proof
 pytestmark = pytest.mark.xdist_group("agent kills")  # they share a device that has worked
 
 INTERVAL_S = 0.3
+OLDEST = 60 / 45  # of an interval: a checkpoint is a minute old at most, and a job's own interval is 45 s
 
 
 class Cases:
@@ -105,7 +106,9 @@ def test_training_killed_loses_at_most_the_time_since_its_checkpoint(tmp_path: P
         first = next(iter(steps_until_killed(msgspec.structs.replace(job, seed=seed), 0)))
         lost = [at_s for step, at_s in done.items() if step >= first]
         worst_s = max(worst_s, max(lost) - min(lost) if lost else 0.0)
-    proof.show("R4", "seconds of training lost by a kill, of a checkpoint's interval", worst_s / INTERVAL_S, at_most=2)
+    proof.show(
+        "R4", "seconds of training lost by a kill, of a checkpoint's interval", worst_s / INTERVAL_S, at_most=OLDEST
+    )
 
 
 def steps_until_killed(job: TrainingJob, kill_s: float) -> dict[int, float]:

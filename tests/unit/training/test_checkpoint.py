@@ -3,6 +3,7 @@ from __future__ import annotations
 import queue
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -71,19 +72,37 @@ def test_checkpoint_cut_short_is_not_taken(tmp_path: Path, kept: int) -> None:
 def test_checkpoint_is_due_after_its_interval_or_in_a_hurry(tmp_path: Path) -> None:
     job = job_in(tmp_path, checkpoint_interval_s=0.05)
     checkpoint = Checkpoint(job)
-    assert not checkpoint.is_due
+    assert not checkpoint.is_due(step_s=0.0)
     time.sleep(0.06)
-    assert checkpoint.is_due
+    assert checkpoint.is_due(step_s=0.0)
     checkpoint.save(STATE, TRAINED)
-    assert not checkpoint.is_due
+    assert not checkpoint.is_due(step_s=0.0)
     checkpoint.hurry()
-    assert checkpoint.is_due
+    assert checkpoint.is_due(step_s=0.0)
+
+
+@pytest.mark.parametrize("step_s", [0.1, 15.0, 20.0, 22.0, 30.0, 44.0, 70.0])
+def test_last_checkpoint_is_a_minute_old_at_most_however_long_a_step_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """Of a step that takes longer itself, nothing but the step is lost."""
+    now_s, saved_s, oldest_s = 0.0, 0.0, 0.0
+    monkeypatch.setattr("edge_sdk.training.checkpoint.time", SimpleNamespace(monotonic=lambda: now_s))
+    checkpoint = Checkpoint(job_in(tmp_path))
+    while now_s < 600:
+        now_s += step_s
+        oldest_s = max(oldest_s, now_s - saved_s)
+        if checkpoint.is_due(step_s):
+            checkpoint.save(STATE, TRAINED)
+            saved_s = now_s
+    assert oldest_s <= max(60.0, step_s)
+    assert oldest_s > 20, "it is not written more often than is needed"
 
 
 def test_job_without_a_file_has_no_checkpoint(tmp_path: Path) -> None:
     checkpoint = Checkpoint(logistic_graph.training_job(tmp_path))
     checkpoint.hurry()
-    assert not checkpoint.is_due
+    assert not checkpoint.is_due(step_s=0.0)
     assert checkpoint.load() is None
 
 
@@ -92,7 +111,7 @@ def test_disk_that_refuses_a_checkpoint_costs_no_more_than_that(tmp_path: Path) 
     checkpoint = Checkpoint(job)
     checkpoint.save(STATE, TRAINED)
     assert checkpoint.load() is None
-    assert not checkpoint.is_due
+    assert not checkpoint.is_due(step_s=0.0)
 
 
 def test_checkpoint_of_another_job_gives_its_room_back(tmp_path: Path) -> None:
