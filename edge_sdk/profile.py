@@ -100,6 +100,9 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     """The profile of this name, or the one in the TOML file at this path.
 
     Raises ``UnknownProfileError`` if there is none, ``ConfigurationError`` if the file is malformed.
+
+    >>> load_profile("raspberry-pi-5-8gb").limits
+    Limits(training_memory_mib=512, inference_memory_mib=384, threads=4)
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)

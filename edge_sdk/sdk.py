@@ -48,6 +48,17 @@ class Agent:
 
     Raises ``ConfigurationError`` or ``DataFormatError`` for an argument that cannot be used, and ``StateInUseError`` if
     another agent works in ``state_dir``.
+
+    >>> from tempfile import mkdtemp
+    >>> mail = [("cheap pills", "spam"), ("see you at noon", "ham")]
+    >>> agent = Agent("pi-5", "mqtt://127.0.0.1:1883", mail, state_dir=mkdtemp())  # it works from agent.start() on
+    >>> agent.status.phase.value, agent.status.release
+    ('idle', 0)
+    >>> agent.learn("cheap flights", "spam")
+    >>> agent.predict(["cheap pills"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    edge_sdk.errors.ModelFormatError: no model yet: no agent with its state in ... has had a release; ask again later
+    >>> agent.stop()
     """
 
     def __init__(
@@ -104,6 +115,9 @@ class Agent:
         channels). Raises ``ModelFormatError`` before the task's first release, ``DataFormatError`` for an array of
         another shape or a text that the model's tokenizer turns into no token, ``ConfigurationError`` for an unknown
         task.
+
+        >>> [(found.label, round(found.probability, 2)) for found in agent.predict(["good film", "awful film"])]
+        [('positive', 0.75), ('negative', 0.9)]
         """
         return self._supervisor.tasks.chosen(task).serving.predict(given)
 
@@ -111,6 +125,9 @@ class Agent:
         """The tag of each word of each sentence, in a task that tags words; otherwise as :meth:`predict`.
 
         Raises ``DataFormatError`` for a word that the model's tokenizer turns into no token.
+
+        >>> [[found.label for found in words] for words in tagger.tag([["the", "bad", "film"], ["good"]])]
+        [['positive', 'negative', 'positive'], ['positive']]
         """
         return self._supervisor.tasks.chosen(task).serving.tag(sentences)
 
@@ -121,6 +138,9 @@ class Agent:
         continuation, or an answer by itself, is at most as long as the texts that the model was trained on. Nothing is
         cached between tokens: each costs as much as reading everything before it. Otherwise as :meth:`predict`; raises
         ``DataFormatError`` for a text that leaves no room for a continuation.
+
+        >>> writer.generate(["the good"], max_new_tokens=2)
+        [' film film']
         """
         return self._supervisor.tasks.chosen(task).serving.generate(texts, max_new_tokens)
 
@@ -140,6 +160,10 @@ class Agent:
         fault.
         Raises ``DataFormatError`` for an example of another kind than those that are there, ``StorageError`` from the
         disk, ``ConfigurationError`` for an unknown task.
+
+        >>> agent.learn("awful film", "negative")
+        >>> tagger.learn(["the", "bad", "film"], ["positive", "negative", "positive"])
+        >>> writer.learn("the good film")
         """
         example = given if label is None else (given, label)
         self._supervisor.tasks.chosen(task).examples.learn(example)

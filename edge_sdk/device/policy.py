@@ -30,6 +30,12 @@ class Policy:
     the device works while others use at most ``idle_cpu_share`` of all cores. ``daily_mib`` limits the bytes of
     messages and blobs, both ways together, and ``daily_energy_wh`` the energy drawn while training: at
     ``training_watts`` if the owner gives that, else at the profile's figure, else as measured.
+
+    >>> Policy(charging_only=True, quiet_hours=("22:00-07:00",)).battery_floor_share
+    0.2
+    >>> Policy(quiet_hours=("22h-7h",))
+    Traceback (most recent call last):
+    edge_sdk.errors.SettingError: quiet_hours '22h-7h' are not of the form 22:00-07:00
     """
 
     charging_only: bool = False
