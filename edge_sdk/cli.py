@@ -170,8 +170,10 @@ def show_profile(
     from edge_sdk.device.describe import describe, table_of
     from edge_sdk.device.machine import Machine
     from edge_sdk.device.policy import Policy
+    from edge_sdk.device.processor import GEMM_S
 
     machine = Machine(profile, Policy(), state_dir or Path.cwd())
+    machine.measure(GEMM_S)
     snapshot = msgspec.structs.replace(machine.snapshot(), providers=onnxruntime_providers())
     rows = describe(machine, snapshot)
     if as_json:

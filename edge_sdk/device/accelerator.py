@@ -43,8 +43,12 @@ def _nvidia_tool(system: System) -> str | None:
 
 
 def _jetson(system: System) -> str | None:
-    """The Jetson module's name by jetson-stats if its service answers, else the board's by the device tree."""
+    """The Jetson module's name by jetson-stats if its service answers, else the board's by the device tree.
+
+    Its own instructions install it for the system's Python, which an agent in a virtual environment does not see.
+    """
     compatible = system.text("proc/device-tree/compatible") or ""
     if "nvidia,tegra" not in compatible:
         return None
-    return system.output(sys.executable, "-c", _JTOP) or system.text("proc/device-tree/model")
+    told = (system.output(python, "-c", _JTOP) for python in (sys.executable, "python3"))
+    return next(filter(None, told), None) or system.text("proc/device-tree/model")

@@ -69,9 +69,9 @@ def torch(_: Patient) -> Iterator[Finding]:
 
 def speed(patient: Patient) -> Iterator[Finding]:
     """The speed of a matrix product, and what holds it back."""
-    from edge_sdk.device.processor import cpu_model, is_throttled, measure_speed, usable_cores
+    from edge_sdk.device.processor import GEMM_S, cpu_model, is_throttled, measure_speed, usable_cores
 
-    measured = measure_speed(patient.system)
+    measured = measure_speed(patient.system, GEMM_S)
     slow = measured.gflops < _SLOW_GFLOPS
     what = f"{cpu_model(patient.system) or 'unknown processor'}, {usable_cores(patient.system)} cores"
     advice = "a busy machine, or a numpy without a fast BLAS: pip install --force-reinstall numpy" if slow else ""

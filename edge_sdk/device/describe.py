@@ -39,7 +39,7 @@ def describe(machine: Machine, snapshot: Snapshot) -> tuple[Row, ...]:
         Row("training_memory_bytes", snapshot.training_memory_bytes, limits),
         Row("inference_memory_bytes", snapshot.inference_memory_bytes, limits),
         Row("threads", snapshot.threads, limits),
-        Row("gflops", _rounded(snapshot.gflops), "float32 matrix product, the fastest of 0.2 s"),
+        Row("gflops", _rounded(snapshot.gflops), "float32 matrix product, the fastest of a second"),
         Row("throttled", _word(snapshot.throttled), "firmware, cpufreq under load"),
         Row("others_cpu_share", _rounded(snapshot.others_cpu_share), "psutil, since the start"),
         Row("accelerator", snapshot.accelerator, "driver, device tree"),

@@ -13,7 +13,14 @@ from edge_sdk.device.ledger import Clocks, Ledger
 from edge_sdk.device.link import LinkCost, LinkSpeed
 from edge_sdk.device.policy import Denied, Moment, Policy, may_begin
 from edge_sdk.device.probe import take_snapshot
-from edge_sdk.device.processor import OthersLoad, Speed, clock_share, is_throttled, measure_speed
+from edge_sdk.device.processor import (
+    BRIEF_GEMM_S,
+    OthersLoad,
+    Speed,
+    clock_share,
+    is_throttled,
+    measure_speed,
+)
 from edge_sdk.device.sensors import draw_watts
 from edge_sdk.device.system import System
 from edge_sdk.device.watch import Orders, Watch
@@ -109,10 +116,10 @@ class Machine:
         if self.policy.daily_mib is not None and before < self.policy.daily_mib * MIB <= before + size_bytes:
             self._watch.hurry()
 
-    def measure(self) -> Speed:
+    def measure(self, gemm_s: float = BRIEF_GEMM_S) -> Speed:
         """The processor's speed, measured at the first call together with the other constants of the machine."""
         if self._speed is None:
-            self._speed = measure_speed(self._system)
+            self._speed = measure_speed(self._system, gemm_s)
             self._clock_share = self._speed.clock_share
             self._accelerator = accelerator_name(self._system)
         return self._speed

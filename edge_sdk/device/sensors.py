@@ -40,7 +40,11 @@ def _input_rail_watts(system: System) -> float | None:
 def _battery_watts(system: System) -> float | None:
     for battery in system.matching("sys/class/power_supply/*"):
         if system.text(f"{battery}/type") == "Battery" and system.text(f"{battery}/status") == "Discharging":
-            microwatts = system.number(f"{battery}/power_now")
+            microwatts, microamperes, microvolts = (
+                system.number(f"{battery}/{name}_now") for name in ("power", "current", "voltage")
+            )
             if microwatts is not None:
                 return abs(microwatts) / 1e6
+            if microamperes is not None and microvolts is not None:  # of a gauge that counts charge
+                return abs(microamperes) * microvolts / 1e12
     return None

@@ -114,8 +114,8 @@ def test_profiled_battery_is_reported_off_the_charger(tmp_path: Path) -> None:
 
 
 def test_speed_is_measured_once_and_positive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds = iter([measure_speed(System(tmp_path))])
-    monkeypatch.setattr("edge_sdk.device.machine.measure_speed", lambda _: next(speeds))
+    speeds = iter([measure_speed(System(tmp_path), 0.01)])
+    monkeypatch.setattr("edge_sdk.device.machine.measure_speed", lambda *_: next(speeds))
     device = Machine("raspberry-pi-5-8gb", Policy(), tmp_path)
     first, second = device.snapshot().gflops, device.snapshot().gflops
     assert first == second

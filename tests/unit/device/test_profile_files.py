@@ -156,7 +156,7 @@ def test_32_bit_system_is_said_to_have_no_wheel(profile: DeviceProfile) -> None:
 def test_machine_with_the_profile_reports_no_more_than_its_limits(
     profile: DeviceProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_module, "measure_speed", lambda _: Speed(1.0, None))
+    monkeypatch.setattr(machine_module, "measure_speed", lambda *_: Speed(1.0, None))
     machine = Machine(profile.name, Policy(), tmp_path)
     snapshot = machine.snapshot()
     assert machine.name == profile.name

@@ -163,6 +163,14 @@ def test_jetson_stats_names_the_module_where_it_is_installed(tmp_path: Path, mon
     assert accelerator_name(jetson) == "Orin Nano (Developer kit)"
 
 
+def test_jetson_stats_of_the_systems_python_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent lives in a virtual environment, jetson-stats does not."""
+    monkeypatch.setattr(accelerator.sys, "executable", "python")
+    write_tool(tmp_path, "python", "echo no module named jtop >&2; exit 1")
+    write_tool(tmp_path, "python3", 'case "$2" in *jtop*) echo "Orin NX (16GB ram)";; esac')
+    assert accelerator_name(machine(tmp_path, JETSON)) == "Orin NX (16GB ram)"
+
+
 @pytest.mark.parametrize(
     ("flags", "throttled"),
     [("0", False), ("50000", False), ("50005", True), ("4", True), ("0x1", True), ("8", True)],
@@ -206,6 +214,10 @@ def test_battery_that_is_emptied_tells_the_draw(tmp_path: Path) -> None:
     folder = "sys/class/power_supply/BAT0"
     files = {f"{folder}/type": "Battery", f"{folder}/status": "Discharging", f"{folder}/power_now": "8120000"}
     assert draw_watts(machine(tmp_path, files)) == pytest.approx(8.12)
+    charge = {f"{folder}/current_now": "-1500000", f"{folder}/voltage_now": "3800000"}
+    assert draw_watts(machine(tmp_path, files | charge)) == pytest.approx(8.12)
+    (tmp_path / folder / "power_now").unlink()
+    assert draw_watts(machine(tmp_path)) == pytest.approx(5.7)
     assert draw_watts(machine(tmp_path, {f"{folder}/status": "Charging"})) is None
 
 
@@ -320,7 +332,9 @@ def test_providers_are_those_of_the_onnxruntime_that_is_installed() -> None:
 
 
 def test_speed_is_measured_and_positive(tmp_path: Path) -> None:
-    speed = measure_speed(machine(tmp_path, JETSON))
+    began_s = time.monotonic()
+    speed = measure_speed(machine(tmp_path, JETSON), 0.3)
+    assert time.monotonic() - began_s >= 0.3
     assert speed.gflops > 0
     assert speed.clock_share == pytest.approx(0.9915, abs=1e-4)
 
