@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.protocol import codecs
 from edge_sdk.protocol.codecs import row_blocks, rows_of
-from edge_sdk.protocol.encodings import bytes_per_entry, codec_of, decode, encode, table_of, take_away
+from edge_sdk.protocol.encodings import blocks, bytes_per_entry, codec_of, decode, encode, table_of, take_away
 from edge_sdk.protocol.halves import to_half
 from edge_sdk.protocol.messages import FP32, Encoding, EncodingKind
 from edge_sdk.protocol.tensors import read_tensors, size_of, write_tensors
@@ -43,6 +43,7 @@ def small_blocks() -> object:
     """Blocks far smaller than a parameter, so that their borders are met."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codecs, "BLOCK", 16)
+        patch.setattr(blocks, "__defaults__", (16,))
         yield
 
 
