@@ -13,12 +13,14 @@ import pytest
 from edge_sdk.protocol.messages import MAX_CHUNK_BYTES, Declined, Failure
 from edge_sdk.transport import lane, transfer
 from edge_sdk.transport.exchange import Fetched
+from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import mosquitto_broker
 from tests.support.exchange_node import Node, wait
 from tests.support.throttle import throttled
 
 pytestmark = pytest.mark.mosquitto
 Pair = Callable[[float], tuple[Node, Node]]
+KEEPALIVE_S = 2
 
 
 @pytest.fixture
@@ -100,6 +102,34 @@ def test_small_message_waits_long_where_bulk_is_not_bounded(pair: Pair, monkeypa
     monkeypatch.setattr(transfer, "_FIRST_WINDOW_GRAINS", 64)
     monkeypatch.setattr(lane, "_FIRST_LIMIT_BYTES", 2 << 20)
     assert small_message_s(pair, 32_000, times=1, patience_s=MAX_CHUNK_BYTES / 32_000) == []
+
+
+def cuts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ends of links that carry bulk both ways for a while, on which 128 KiB take twice the keep-alive."""
+    monkeypatch.setitem(MqttTransport.__init__.__kwdefaults__, "keepalive_s", KEEPALIVE_S)
+    bytes_per_s = MAX_CHUNK_BYTES / KEEPALIVE_S / 2
+    nodes = pair(bytes_per_s)
+    assert {node.transport._keepalive_s for node in nodes} == {KEEPALIVE_S}
+    for receiver, sender in (nodes, reversed(nodes)):
+        for _ in range(2):
+            size_bytes = 40 * MAX_CHUNK_BYTES
+            receiver.fetch(sender.name, sender.folder.put_bytes(os.urandom(size_bytes)), size_bytes)
+    time.sleep(4 * KEEPALIVE_S)
+    moved_bytes = sum(node.exchange.received_bytes.total() for node in nodes)
+    assert moved_bytes > bytes_per_s * KEEPALIVE_S, "the link was hardly used: this shows nothing"
+    return [cut for node in nodes for cut in node.cuts]
+
+
+def test_keep_alive_is_not_starved_by_bulk(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuts(pair, monkeypatch) == []
+
+
+@pytest.mark.long
+def test_keep_alive_starves_where_bulk_is_not_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: of a chunk that takes longer than the keep-alive neither end hears anything."""
+    monkeypatch.setattr(transfer, "_FIRST_WINDOW_GRAINS", 64)
+    monkeypatch.setattr(lane, "_FIRST_LIMIT_BYTES", 2 << 20)
+    assert cuts(pair, monkeypatch)
 
 
 @pytest.mark.long

@@ -145,7 +145,8 @@ def _ends_within(served: Served, patience_s: float) -> bool:
 
 @pytest.fixture
 def short_lived_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "_KEEPALIVE_S", mqtt._KEEPALIVE_S // _FASTER)
+    monkeypatch.setitem(MqttTransport.__init__.__kwdefaults__, "keepalive_s", mqtt._KEEPALIVE_S // _FASTER)
+    assert MqttTransport(BrokerAddress("127.0.0.1", 1), "device", ())._keepalive_s < _SILENCE_S + 1
     monkeypatch.setattr(mqtt, "_RECONNECT_LAST_S", (2.0, 4.0))
 
 
