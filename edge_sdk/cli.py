@@ -184,6 +184,7 @@ def show_profile(
 
 @app.command()
 def doctor(
+    config: Config = None,
     broker: Annotated[
         str | None, typer.Option(help="Also connect to this broker: mqtt://host:port or mqtts://…")
     ] = None,
@@ -194,11 +195,15 @@ def doctor(
     ca_file: CaFile = None,
     certificate_file: CertificateFile = None,
     key_file: KeyFile = None,
-    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help=ABOUT["allow_plaintext"])] = False,
+    allow_plaintext: Annotated[bool | None, typer.Option("--allow-plaintext", help=ABOUT["allow_plaintext"])] = None,
     mqtt_version: Mqtt = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether an agent can run here, and say what to do if not (exit code 9)."""
+    """Check whether an agent can run here, and say what to do if not (exit code 9).
+
+    Settings are taken from a file, the environment and options, as by `run`.
+    """
+    given = _given_values({name: value for name, value in locals().items() if name != "as_json"})
     import json
 
     from edge_sdk.device.checks import CHECKS
@@ -208,19 +213,17 @@ def doctor(
     from edge_sdk.diagnosis.findings import examine, show
     from edge_sdk.security.secrets import read_secret
 
-    enrolled = {} if state_dir is None else _enrolled_values(state_dir)
+    secret = given.get("password_file")
+    names = ("broker", "ca_file", "certificate_file", "key_file", "profile", "state_dir", "user")
     patient = Patient(
         System(),
-        state_dir,
-        profile=profile,
-        broker=broker or enrolled.get("broker"),
-        user=user,
-        password=None if password_file is None else read_secret(password_file),
-        ca_file=ca_file or enrolled.get("ca_file"),
-        certificate_file=certificate_file or enrolled.get("certificate_file"),
-        key_file=key_file,
-        allow_plaintext=allow_plaintext,
-        mqtt_version=mqtt_version or MqttVersion.ANY,
+        config=config,
+        flaw="" if config is None else _flaw_of(config, given.get("state_dir")),
+        data=given.get("data"),
+        password=None if secret is None else read_secret(secret),
+        allow_plaintext=given.get("allow_plaintext", False),
+        mqtt_version=given.get("mqtt_version", MqttVersion.ANY),
+        **{name: given.get(name) for name in names},
     )
     findings = examine(patient, CHECKS)
     if as_json:
@@ -265,11 +268,30 @@ def predict(
         typer.echo(msgspec.json.encode({answer.kind: answer.asked} | line).decode() if as_json else shown)
 
 
-def _enrolled_values(state_dir: Path) -> Mapping[str, Any]:
-    """See :func:`edge_sdk.settings.enrolled_values`, imported only here: what it needs may be what the doctor lacks."""
-    from edge_sdk.settings import enrolled_values
+def _given_values(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings by key, of ``options`` and what they name.
 
-    return enrolled_values(state_dir)
+    :mod:`edge_sdk.settings` is imported only if it is needed: what it imports may be what the doctor finds missing.
+    """
+    config, given = options["config"], {name: value for name, value in options.items() if value is not None}
+    given.pop("config", None)
+    if config is None and "state_dir" not in given and not any(it.startswith("RAFFM_EDGE_") for it in os.environ):
+        return given
+    from edge_sdk.settings import given_values
+
+    return given_values(config, os.environ, given)
+
+
+def _flaw_of(config: Path, state_dir: Path | None) -> str:
+    """Why an agent cannot start with the settings in this file, in words; empty if it can."""
+    from edge_sdk.errors import ConfigurationError
+    from edge_sdk.settings import load_settings
+
+    try:
+        load_settings(config, os.environ, {"state_dir": state_dir})
+    except ConfigurationError as error:
+        return str(error)
+    return ""
 
 
 def _list_profiles(as_json: bool) -> None:

@@ -96,6 +96,11 @@ def load_settings(
         raise SettingError(typed.get(name, name), error.value, error.why) from error
 
 
+def given_values(file: Path | None, environment: Mapping[str, str], options: Mapping[str, Any]) -> _Values:
+    """The values that all three sources and enrolling give, by key, not yet checked together; else as above."""
+    return _given(file, environment, {name: value for name, value in options.items() if value is not None}, {})[0]
+
+
 def read_file(path: Path) -> _Values:
     """The values in a TOML file, by key. Raises ``ConfigurationError``."""
     try:

@@ -175,6 +175,16 @@ def sensors(patient: Patient) -> Iterator[Finding]:
     yield Finding("link", Mark.WARNING if metered else Mark.OK, found, advice)
 
 
+def settings(patient: Patient) -> Iterator[Finding]:
+    """The settings file: whether an agent can start with it, and whether its examples are there."""
+    if patient.flaw:
+        yield Finding("settings", Mark.FAILURE, patient.flaw)
+    elif patient.config is not None:
+        yield Finding("settings", Mark.OK, f"an agent can start with {patient.config}")
+    if patient.data is not None and not patient.data.exists():
+        yield Finding("examples", Mark.FAILURE, f"{patient.data} does not exist", "put them there, or change data")
+
+
 def broker(patient: Patient) -> Iterator[Finding]:
     """Each step of connecting to the broker, up to the first that fails."""
     if patient.broker is not None:
@@ -196,6 +206,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("disk", disk),
     ("clock", clock),
     ("sensors", sensors),
+    ("settings", settings),
     ("broker", broker),
 )
 

@@ -14,10 +14,17 @@ from edge_sdk.transport.address import MqttVersion
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """The machine to examine, and the settings that its owner means to run the agent with; ``None``: the default."""
+    """The machine to examine, and the settings that its owner means to run the agent with; ``None``: the default.
+
+    ``config`` is the file that they are from, if there is one; ``flaw`` is why no agent can start with it, empty if one
+    can. ``data`` is where its examples should be.
+    """
 
     system: System
     state_dir: Path | None = None
+    config: Path | None = None
+    flaw: str = ""
+    data: Path | None = None
     profile: str | None = None
     broker: str | None = None
     user: str | None = None

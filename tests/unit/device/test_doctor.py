@@ -16,7 +16,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from edge_sdk.cli import app
 from edge_sdk.device import checks
 from edge_sdk.device.checks import CHECKS
 from edge_sdk.device.doctor import Check, Patient, require_fit
@@ -46,7 +48,11 @@ def test_this_machine_is_fit_and_every_check_says_something(tmp_path: Path) -> N
     findings = examine(Patient(System(), tmp_path / "state"), CHECKS)
     assert not failed(findings), findings
     names = {finding.check for finding in findings}
-    assert names >= {name for name, _ in CHECKS} - {"sensors", "broker"} | {"temperature", "battery", "link"}
+    assert names >= {name for name, _ in CHECKS} - {"sensors", "settings", "broker"} | {
+        "temperature",
+        "battery",
+        "link",
+    }
     assert all(finding.found for finding in findings)
     require_fit(findings)
     assert not (tmp_path / "state").exists()
@@ -79,6 +85,64 @@ def test_unfit_device_is_named_by_its_failures() -> None:
         require_fit(findings)
     assert raised.value.exit_code == 9
     assert as_json(findings)["can_run"] is False
+
+
+# -- the owner's settings
+
+
+def write_settings(folder: Path, *lines: str) -> Path:
+    file = folder / "agent.toml"
+    file.write_text("\n".join(('device = "pi-5"', 'broker = "mqtt://127.0.0.1:9"', *lines)), encoding="utf-8")
+    return file
+
+
+def findings_of(file: Path) -> dict[str, dict[str, str]]:
+    """What the command finds of a file of settings, by check."""
+    done = CliRunner().invoke(app, ["doctor", "--config", str(file), "--json"])
+    assert isinstance(done.exception, UnfitDeviceError), done.exception  # nobody listens at the broker's port
+    return {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "check", "says"),
+    [
+        ((), "settings", "data is not given: use --data, RAFFM_EDGE_DATA, or data = … in a file for --config"),
+        (('data = "texts.csv"', "cache_bytes = 0"), "settings", "cache_bytes 0 must be positive"),
+        (('data = "texts.csv"',), "examples", "texts.csv does not exist"),
+    ],
+)
+def test_settings_that_lack_something_or_name_no_examples_are_failures(
+    tmp_path: Path, lines: tuple[str, ...], check: str, says: str
+) -> None:
+    finding = findings_of(write_settings(tmp_path, *lines))[check]
+    assert finding["mark"] == "failure"
+    assert says in finding["found"]
+
+
+def test_settings_that_are_complete_are_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\n", encoding="utf-8")
+    file = write_settings(tmp_path, 'data = "texts.csv"')
+    findings = findings_of(file)
+    assert findings["settings"]["found"] == f"an agent can start with {file}"
+    assert findings["settings"]["mark"] == "ok"
+    assert "examples" not in findings
+    assert found(checks.settings, Patient(System(tmp_path))) == []
+
+
+def test_doctor_examines_what_run_would_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_settings(tmp_path, 'profile = "raspberry-pi-5-8gb"')
+    seen = list[Patient]()
+    monkeypatch.setattr(checks, "CHECKS", (("it", lambda patient: seen.append(patient) or iter(())),))
+    for words in ((), ("--broker", "mqtt://127.0.0.1:8"), ("--config", str(file), "--profile", "jetson-tx2")):
+        CliRunner().invoke(app, ["doctor", *words], env={"RAFFM_EDGE_CONFIG": str(file)}, catch_exceptions=False)
+    monkeypatch.setenv("RAFFM_EDGE_BROKER", "mqtt://127.0.0.1:7")
+    CliRunner().invoke(app, ["doctor"], catch_exceptions=False)
+    assert [(it.config, it.broker, it.profile) for it in seen] == [
+        (file, "mqtt://127.0.0.1:9", "raspberry-pi-5-8gb"),
+        (file, "mqtt://127.0.0.1:8", "raspberry-pi-5-8gb"),
+        (file, "mqtt://127.0.0.1:9", "jetson-tx2"),
+        (None, "mqtt://127.0.0.1:7", None),
+    ]
 
 
 # -- checks, on machines that lack something
