@@ -25,6 +25,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
+def sends_at_once(device: MqttTransport) -> bool:
+    """Whether the kernel holds no small message back until the one before it is acknowledged."""
+    return bool(device._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+
 def refusal(address: BrokerAddress, ca_file: Path | None) -> str:
     """What is said of a connection that must fail, at once and in one line."""
     began_s = time.monotonic()
@@ -46,6 +51,19 @@ def test_message_passes_a_broker_whose_authority_is_given(authority: Authority) 
             assert device.receive(5) == LinkUp()
             device.publish("a/b", b"hello")
             assert device.receive(5) == Incoming("a/b", b"hello")
+            assert sends_at_once(device)
+
+
+def test_link_without_tls_sends_at_once_too_and_again_after_the_broker_was_away() -> None:
+    with mosquitto_broker() as broker, closing(MqttTransport(broker.address, "device", ("a/b",))) as device:
+        device.connect()
+        assert device.receive(5) == LinkUp()
+        assert sends_at_once(device)
+        broker.kill()
+        assert isinstance(device.receive(5), LinkDown)
+        broker.restart()
+        assert device.receive(10) == LinkUp()
+        assert sends_at_once(device)
 
 
 def test_authority_that_did_not_sign_is_no_help(authority: Authority, tmp_path: Path) -> None:

@@ -233,6 +233,24 @@ def test_versions_understand_each_other(holds: Callable[[str, bytes, Mapping[str
     )
 
 
+class ShyWait(msgspec.Struct, tag="wait", rename={"retry_after_s": "pause_s"}):
+    """What no version may make of it: a field has another name, and another default means something else."""
+
+    retry_after_s: float = 0.0
+    reason: str = "come back soon"
+
+
+def test_version_that_renames_a_field_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: of three promises it breaks the two that a writer's change can break."""
+    monkeypatch.setitem(DECODERS, "coordinator", lambda payload: msgspec.msgpack.decode(payload, type=ShyWait))
+    payload, meant = (
+        msgspec.msgpack.encode({"type": "wait", "retry_after_s": 10.0}),
+        {"retry_after_s": 10.0, "reason": ""},
+    )
+    assert not is_read_as_it_was_meant("coordinator", payload, meant)
+    assert not is_found_by_an_older_reader("coordinator", payload, meant)
+
+
 def superset(more: object, known: object) -> bool:
     """Whether everything in ``known`` is in ``more`` with the same value."""
     if isinstance(known, dict) and isinstance(more, dict):
