@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_sdk.command import run as run_command
-from edge_sdk.command import with_version
+from edge_sdk.command import waiting, with_version
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.service.cli import app as service_app
@@ -140,7 +140,8 @@ def enroll(
 
     folder = state_dir or default_state_dir(device)
     token = sys.stdin.readline().strip() if token_file == Path("-") else read_secret(token_file)
-    told = enrolled(coordinator, token, device, folder, ca_file=ca_file, fingerprint=ca_fingerprint)
+    with waiting(f"asking {coordinator}"):
+        told = enrolled(coordinator, token, device, folder, ca_file=ca_file, fingerprint=ca_fingerprint)
     typer.echo(f"{device} belongs to fleet {told.fleet} at {told.broker}; its key and certificate are in {folder}")
 
 
@@ -173,8 +174,9 @@ def show_profile(
     from edge_sdk.device.processor import GEMM_S
 
     machine = Machine(profile, Policy(), state_dir or Path.cwd())
-    machine.measure(GEMM_S)
-    snapshot = msgspec.structs.replace(machine.snapshot(), providers=onnxruntime_providers())
+    with waiting("measuring this machine"):
+        machine.measure(GEMM_S)
+        snapshot = msgspec.structs.replace(machine.snapshot(), providers=onnxruntime_providers())
     rows = describe(machine, snapshot)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode({row.name: row.value for row in rows})).decode())
@@ -225,7 +227,8 @@ def doctor(
         mqtt_version=given.get("mqtt_version", MqttVersion.ANY),
         **{name: given.get(name) for name in names},
     )
-    findings = examine(patient, CHECKS)
+    with waiting("examining this machine"):
+        findings = examine(patient, CHECKS)
     if as_json:
         typer.echo(json.dumps(to_json(findings), indent=2, ensure_ascii=False))
     else:

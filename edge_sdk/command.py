@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -31,6 +33,16 @@ def with_version(
     ] = False,
 ) -> None:
     """The options that both commands take before a subcommand: the ``callback`` of a ``Typer``."""
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show on a terminal what a command that takes more than a second is busy with; elsewhere nothing."""
+    from rich.console import Console  # noqa: PLC0415 - most commands show nothing
+
+    console = Console(stderr=True)
+    with console.status(what) if console.is_terminal else nullcontext():
+        yield
 
 
 def run(app: typer.Typer, name: str, cure: str) -> NoReturn:

@@ -10,6 +10,7 @@ import typer
 
 from coordinator.commands.options import AsJson, StateDir, TaskName, open_store, typist
 from coordinator.config import DEFAULT_RECIPE, Participation, Salience
+from edge_sdk.command import waiting
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 
@@ -163,10 +164,13 @@ def plan_task(
 
     Its profile's limits are taken as free; a device that has less free at the time gets a smaller submodel.
     """
-    from coordinator.forecasting import forecast_rows
     from coordinator.listing import show
 
-    show(forecast_rows(open_store(state_dir), name, profile or (), runtime), as_json=as_json)
+    with waiting("loading the task's model"):
+        from coordinator.forecasting import forecast_rows
+
+        rows = forecast_rows(open_store(state_dir), name, profile or (), runtime)
+    show(rows, as_json=as_json)
 
 
 @task_app.command("start")

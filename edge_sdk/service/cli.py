@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_sdk.command import waiting
+
 if TYPE_CHECKING:
     from edge_sdk.service.install import Places
     from edge_sdk.service.systemd import Systemd
@@ -68,7 +70,8 @@ def stop(own: Own = None) -> None:
     """Stop the service until it is started again or the machine boots."""
     from edge_sdk.service.unit import UNIT
 
-    _systemd(own).control("stop", UNIT)
+    with waiting("waiting until the agent has ended"):
+        _systemd(own).control("stop", UNIT)
 
 
 @app.command()
@@ -110,7 +113,8 @@ def _control(verb: str, own: bool | None) -> None:
 
     systemd = _systemd(own)
     follow_settings(_places(own), systemd)
-    systemd.control(verb, UNIT)
+    with waiting("waiting until the agent is connected"):
+        systemd.control(verb, UNIT)
 
 
 def _places(own: bool | None) -> Places:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,22 @@ def test_sign_that_the_locale_lacks_ends_no_command() -> None:
     done = subprocess.run(command, env=latin, capture_output=True, check=False)
     assert b"UnicodeEncodeError" not in done.stderr
     assert b"no-such-?" in done.stdout
+
+
+def test_command_that_takes_long_says_on_a_terminal_what_it_is_busy_with(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge_sdk.cli", "profile", "--json", "--state-dir", str(tmp_path)]
+    terminal, its_end = os.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=its_end, env=environment, check=True)
+    os.close(its_end)
+    with os.fdopen(terminal, "rb", buffering=0) as shown, suppress(OSError):  # at its end there is nothing to read
+        assert b"measuring this machine" in shown.read(1 << 16)
+        return
+    pytest.fail("nothing was shown")
+
+
+def test_command_that_takes_long_says_nothing_into_a_pipe(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge_sdk.cli", "profile", "--json", "--state-dir", str(tmp_path)]
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert piped.stderr == b""
+    assert "gflops" in json.loads(piped.stdout)
