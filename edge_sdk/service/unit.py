@@ -1,9 +1,9 @@
 """The text of the agent's systemd unit; pure. For what each directive does, see systemd.service(5), systemd.exec(5).
 
-The agent's work comes after the device's own: it gets the processor time that is left (``Nice=``), never exceeds its
-limits, and may write only to its state folder. A training process that the kernel kills for its memory is an outcome,
-not a failure of the service (``OOMPolicy=continue``). A wrong setting does not become right by trying again
-(``RestartPreventExitStatus=2``).
+The agent's work comes after the device's own: where others want the processor or the disk it gets a tenth of their
+share (``Nice=`` alone orders processes within the service), never exceeds its limits, and may write only to its state
+folder. A training process that the kernel kills for its memory is an outcome, not a failure of the service
+(``OOMPolicy=continue``). A wrong setting does not become right by trying again (``RestartPreventExitStatus=2``).
 """
 
 from __future__ import annotations
@@ -81,11 +81,13 @@ def _running(unit: Unit) -> _Directives:
     yield "ExecStart", " ".join(map(_word, (*unit.command, "run", "--config", str(unit.config))))
     yield from (("Restart", "on-failure"), ("RestartSec", 15), ("RestartPreventExitStatus", 2))
     yield from (("TimeoutStartSec", 120), ("WatchdogSec", 120), ("TimeoutStopSec", 30), ("KillMode", "mixed"))
-    yield from (("OOMPolicy", "continue"), ("Nice", 10))
+    yield from (("OOMPolicy", "continue"), ("Nice", 10), ("CPUWeight", 10), ("IOWeight", 10))
 
 
 def _limits(unit: Unit) -> _Directives:
-    if unit.memory_max_mib is not None:
+    if unit.memory_max_mib is None:
+        yield "MemoryHigh", "75%"  # without a profile: a quarter for training, two eighths for models, and the agent
+    else:
         yield "MemoryMax", f"{unit.memory_max_mib}M"
     if unit.cpu_percent is not None:
         yield "CPUQuota", f"{unit.cpu_percent}%"

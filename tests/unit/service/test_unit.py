@@ -74,11 +74,19 @@ def test_home_is_readable_only_where_the_agent_lies_there() -> None:
     assert directives(unit_text(homely))["ProtectHome"] == "read-only"
 
 
+def test_work_of_the_device_itself_comes_first_and_memory_is_bounded_without_a_profile_too() -> None:
+    """systemd shares the processor out between services by their weights, 100 each; Nice= counts within one."""
+    for unit in (MACHINE, OWN):
+        found = directives(unit_text(unit))
+        assert (found["CPUWeight"], found["IOWeight"], found["MemoryHigh"]) == ("10", "10", "75%")
+
+
 def test_limits_are_there_only_where_given() -> None:
     assert not {"MemoryMax", "CPUQuota"} & set(directives(unit_text(MACHINE)))
     limited = Unit(command=MACHINE.command, config=MACHINE.config, memory_max_mib=700, cpu_percent=150)
     found = directives(unit_text(limited))
     assert (found["MemoryMax"], found["CPUQuota"]) == ("700M", "150%")
+    assert "MemoryHigh" not in found
 
 
 def test_limits_of_a_profile_hold_the_agent_training_and_inference_at_once() -> None:
