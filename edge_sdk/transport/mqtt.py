@@ -143,17 +143,16 @@ class MqttTransport:
         """Connect and subscribe within seconds; ``BrokerUnreachableError`` if that fails.
 
         If the connection is cut before it is up, the link may be bad, or the other side no broker: it is tried again
-        twice. After an error it may be called again.
+        twice. A broker that speaks only 3.1.1 may cut it, too, instead of saying so: the last try is in 3.1.1. After an
+        error it may be called again.
         """
         self._open_anew()
-        if self._is_old_broker and self._version is MqttVersion.ANY:
-            _log.warning("the broker at %s does not speak MQTT 5; using 3.1.1", self._address)
-            self._version = MqttVersion.V311
-            self._open_anew()
         for pause_s in _TRY_AGAIN_S:
             if self._is_cut_off:
                 time.sleep(pause_s)
-                self._open_anew()
+                self._open_anew(is_last=pause_s == _TRY_AGAIN_S[-1])
+        if self._is_old_broker and self._version is MqttVersion.ANY:
+            self._open_anew(is_last=True)
         if self._refusal:
             why = (self._why_not_taken() if self._is_cut_off else "") or self._refusal
             raise BrokerUnreachableError(f"broker at {self._address} refuses {self._client_id!r}: {why}")
@@ -204,11 +203,20 @@ class MqttTransport:
         self._client.loop_stop()
         _discard(self._client.socket())
 
-    def _open_anew(self) -> None:
-        self._refusal, self._is_cut_off = "", False
+    def _open_anew(self, *, is_last: bool = False) -> None:
+        """Try once; if any version will do the last try is in 3.1.1, which stays if the broker lets this client in."""
+        wanted, is_let_in = self._version, False
+        self._version = MqttVersion.V311 if is_last and wanted is MqttVersion.ANY else wanted
+        self._refusal, self._is_cut_off, self._is_old_broker = "", False, False
         self._settled.clear()
         self._client = self._make_client()
-        self._open()
+        try:
+            self._open()
+            is_let_in = not self._refusal
+        finally:
+            self._version = self._version if is_let_in else wanted
+        if self._version is not wanted:
+            _log.warning("the broker at %s does not speak MQTT 5; using 3.1.1", self._address)
 
     def _open(self) -> None:
         """Try to connect once; afterwards the link is up, or it is closed and there is a refusal."""

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from edge_sdk.transport.lane import Lane
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Broker, mosquitto_broker, nats_broker
 from tests.support.exchange_node import Node, wait
+from tests.support.throttle import carry
 
 pytestmark = pytest.mark.mosquitto
 
@@ -135,6 +136,40 @@ def test_broker_that_speaks_only_3_1_1_is_refused_where_5_is_wanted() -> None:
             device.connect()
 
 
+@contextmanager
+def hanging_up_on_5(broker: BrokerAddress) -> Iterator[BrokerAddress]:
+    """A way to ``broker`` where a client that speaks MQTT 5 is cut off without a word, as RabbitMQ 3.10 does it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def let_in() -> None:
+            with suppress(OSError):
+                while True:
+                    near, _ = listener.accept()
+                    said = near.recv(64, socket.MSG_PEEK)
+                    if said[said.index(b"MQTT") + 4] == 5:
+                        near.close()
+                        continue
+                    far = socket.create_connection((broker.host, broker.port))
+                    for pair in ((near, far), (far, near)):
+                        threading.Thread(target=carry, args=(*pair, 1e9), daemon=True).start()
+
+        threading.Thread(target=let_in, daemon=True).start()
+        yield BrokerAddress(*listener.getsockname())
+
+
+def test_broker_that_hangs_up_on_5_is_spoken_to_in_3_1_1(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        mosquitto_broker() as broker,
+        hanging_up_on_5(broker.address) as address,
+        closing(MqttTransport(address, "device", ("a/b",))) as device,
+    ):
+        device.connect()
+        assert (device.receive(5), device.spoken) == (LinkUp(), MqttVersion.V311)
+        device.publish("a/b", b"hello")
+        assert device.receive(5) == Incoming("a/b", b"hello")
+    assert "does not speak MQTT 5; using 3.1.1" in caplog.text
+
+
 # -- keep-alive, and coming back
 
 
@@ -150,11 +185,11 @@ def test_link_that_is_cut_while_it_comes_up_is_tried_again() -> None:
         opened = list[str]()
         open_anew = device._open_anew
 
-        def to_the_broker_at_last() -> None:
+        def to_the_broker_at_last(**options: bool) -> None:
             opened.append("anew")
             if len(opened) == 3:
                 device._address = broker.address
-            open_anew()
+            open_anew(**options)
 
         device._open_anew = to_the_broker_at_last  # type: ignore[method-assign]
         cutting = threading.Thread(target=cut_off, args=(bad, 2))
@@ -175,6 +210,7 @@ def test_link_that_is_always_cut_is_given_up_within_seconds() -> None:
             pytest.raises(BrokerUnreachableError, match="check that the port is for MQTT"),
         ):
             device.connect()
+        assert device.spoken is MqttVersion.V5, "the next time it begins with that again"
         assert 0.6 < time.monotonic() - began_s < 20
         cutting.join()
 

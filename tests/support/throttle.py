@@ -33,11 +33,14 @@ def _accept(listener: socket.socket, target: BrokerAddress, bytes_per_s: float) 
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
             far.connect((target.host, target.port))
             for pair in ((near, far), (far, near)):
-                threading.Thread(target=_carry, args=(*pair, bytes_per_s), daemon=True).start()
+                threading.Thread(target=carry, args=(*pair, bytes_per_s), daemon=True).start()
 
 
-def _carry(source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
-    """What is late is made up for, so that a busy machine does not make the link slower than it says."""
+def carry(source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
+    """Carry all that comes until one end closes.
+
+    What is late is made up for, so that a busy machine does not make the link slower than it says.
+    """
     sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     free_s = time.monotonic()
     with suppress(OSError):
