@@ -26,9 +26,9 @@ from edge_sdk.protocol.messages import Snapshot
 class Policy:
     """What the owner allows; ``None`` is no limit. Raises ``ConfigurationError`` for a value that cannot be right.
 
-    ``quiet_hours`` are windows of local time, such as ``"22:00-07:00"``, in which nothing is done. With ``idle_only``
-    the device works while others use at most ``idle_cpu_share`` of all cores. ``daily_mib`` limits the bytes of
-    messages and blobs, both ways together, and ``daily_energy_wh`` the energy drawn while training: at
+    ``quiet_hours`` are windows of local time, such as ``"22:00-07:00"``, without training and transfers. With
+    ``idle_only`` the device works while others use at most ``idle_cpu_share`` of all cores. ``daily_mib`` limits the
+    bytes of messages and blobs, both ways together, and ``daily_energy_wh`` the energy drawn while training: at
     ``training_watts`` if the owner gives that, else at the profile's figure, else as measured.
 
     >>> Policy(charging_only=True, quiet_hours=("22:00-07:00",)).battery_floor_share
