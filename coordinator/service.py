@@ -240,9 +240,7 @@ class Service:
     def _absences(self, now_s: float) -> dict[str, float]:
         """For how many seconds each offline device has been away, as seen by this process; also notes the revoked."""
         with self._store.reading() as tx:
-            devices = tx.devices.all()
-        gone = [known.id for known in devices if not known.online]
-        revoked = (known.id for known in devices if known.revoked_s is not None)
+            gone, revoked = tx.devices.away(), tx.devices.revoked()
         self._revoked = {device: self._revoked.get(device, now_s) for device in revoked}
         self._overheard &= self._revoked.keys()
         self._gone_since_s = {device: self._gone_since_s.get(device, now_s) for device in gone}

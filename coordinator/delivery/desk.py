@@ -13,7 +13,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.delivery.approving import manifest_of
-from coordinator.delivery.rollout import Due, Event, Member, Reported, RolloutState, Tick, Told, due, step, unheard
+from coordinator.delivery.rollout import (
+    Duty,
+    Event,
+    Member,
+    Reported,
+    RolloutState,
+    Tick,
+    Told,
+    due,
+    duty_to,
+    step,
+    unheard,
+)
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
 from coordinator.store.records import AssignmentRecord, ReleaseRecord, RolloutRecord
@@ -32,6 +44,7 @@ _HEARD = {
     Standing.ROLLED_BACK: AssignmentStatus.ROLLED_BACK,
 }
 _WAITING = {AssignmentStatus.SENT, AssignmentStatus.TRYING}
+_REPEATED = {Duty.AGAIN, Duty.LEAVE}
 
 
 @dataclass(slots=True)
@@ -69,20 +82,19 @@ class RolloutDesk:
             if not self._is_linked:
                 each.state = unheard(each.state, time.monotonic())
             self._advance(each, Tick())
-            if due(each.state).first:
-                self._tell_first(each)
-            for device in due(each.state).leave - each.left:
-                self._send(each, device, due(each.state))
+            self._tell_first(each)
+            for device in due(each.state, Duty.LEAVE) - each.left:
+                self._send(each, device, Duty.LEAVE)
 
     def send(self, device: str) -> bool:
         """Send a device again what it has not answered yet; returns whether it now has a release to fetch and try."""
         is_busy = False
         for each in self._open.values():
-            if device in due(each.state).first:
+            if duty_to(each.state, device) is Duty.FIRST:
                 self._advance(each, Told(frozenset({device})))
-            whom = due(each.state)
-            if device in whom.again | whom.leave:
-                self._send(each, device, whom)
+            duty = duty_to(each.state, device)
+            if duty in _REPEATED:
+                self._send(each, device, duty)
                 is_busy |= each.state.members[device].status is AssignmentStatus.SENT
         return is_busy
 
@@ -95,9 +107,9 @@ class RolloutDesk:
         standing = report.standing or (Standing.HEALTHY if report.healthy else Standing.ROLLED_BACK)
         _log.info("%s: release %d is %s", device, report.release, because(standing.value, report.detail))
         self._advance(each, Reported(device, _HEARD[standing], report.detail), report)
-        whom, is_lost = due(each.state), standing is Standing.TRYING and bool(report.detail)
-        if device in whom.leave or (is_lost and device in whom.again):
-            self._send(each, device, whom)
+        duty, is_lost = duty_to(each.state, device), standing is Standing.TRYING and bool(report.detail)
+        if duty is Duty.LEAVE or (is_lost and duty is Duty.AGAIN):
+            self._send(each, device, duty)
 
     def is_settled(self, task: str) -> bool:
         """Whether every device that was sent a task's newest release has answered."""
@@ -142,21 +154,20 @@ class RolloutDesk:
 
     def _tell_first(self, each: _Open) -> None:
         """Send the release to the online devices that are due; the others get it when they come back."""
-        if each.manifest.fleet != self._resources.settings.fleet:
+        waiting = due(each.state, Duty.FIRST)
+        if not waiting or each.manifest.fleet != self._resources.settings.fleet:
             return
         with self._resources.store.reading() as tx:
-            online = {known.id for known in tx.devices.all() if known.online}
-        told = due(each.state).first & online
+            told = waiting & tx.devices.online()
         if not told:
             return
         self._advance(each, Told(told))
         _log.info("release %d of %s is sent to %d devices", each.release.release, each.record.task, len(told))
-        whom = due(each.state)
-        for device in sorted(told & whom.again):
-            self._send(each, device, whom)
+        for device in sorted(told & due(each.state, Duty.AGAIN)):
+            self._send(each, device, Duty.AGAIN)
 
-    def _send(self, each: _Open, device: str, whom: Due) -> None:
-        resources, assigned, is_left = self._resources, each.assigned[device], device in whom.leave
+    def _send(self, each: _Open, device: str, duty: Duty) -> None:
+        resources, assigned, is_left = self._resources, each.assigned[device], duty is Duty.LEAVE
         each.left |= {device} if is_left else set()
         base = resources.settings.blob_url
         assignment = Assignment(
@@ -216,4 +227,5 @@ def _write(
 
 
 def _changes(before: RolloutState, after: RolloutState) -> Iterable[tuple[str, Member]]:
-    return ((name, member) for name, member in after.members.items() if member != before.members[name])
+    """By identity: a step keeps the members that it does not change, and comparing 10,000 takes a tenth of a second."""
+    return ((name, member) for name, member in after.members.items() if member is not before.members[name])

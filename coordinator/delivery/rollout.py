@@ -18,7 +18,7 @@ that is silent for the health interval while SENT or TRYING becomes FAILED and i
 whatever it reports later, until it reports that it is back. A HEALTHY device whose files were damaged reports that it
 is TRYING, with a reason, and is sent the release again.
 
-:func:`step`, :func:`unheard` and :func:`due` are pure; :mod:`.desk` stores the state and sends the messages.
+All functions here are pure; :mod:`.desk` stores the state and sends the messages.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from edge_sdk.protocol.topics import check_name
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)%")
 _LOST = {Status.FAILED, Status.ROLLED_BACK}
 _ASKED = {Status.SENT, Status.TRYING}
+_SENDING = {RolloutStatus.RUNNING, RolloutStatus.DONE}
 
 
 class Command(str, Enum):
@@ -107,13 +108,12 @@ class Tick:
 Event = Told | Reported | Tick
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """The devices to send the release to for the first time, to send it to again, and to tell to go back."""
+class Duty(Enum):
+    """What a device is to be sent: the release for the first time, or again, or that it has to go back."""
 
-    first: frozenset[str]
-    again: frozenset[str]
-    leave: frozenset[str]
+    FIRST = "first"
+    AGAIN = "again"
+    LEAVE = "leave"
 
 
 def obeyed(status: RolloutStatus, command: Command) -> RolloutStatus:
@@ -154,19 +154,15 @@ def unheard(state: RolloutState, now_s: float) -> RolloutState:
     return replace(state, members=members)
 
 
-def due(state: RolloutState) -> Due:
-    """What to send to which device; repeating a message does no harm."""
-    is_open = state.status in {_RUNNING, RolloutStatus.DONE}
-    is_back = state.status is RolloutStatus.ROLLING_BACK
-    first, again, leave = set[str](), set[str](), set[str]()
-    for name, member in state.members.items():
-        if member.status is Status.FAILED or (is_back and member.status in {*_ASKED, Status.HEALTHY}):
-            leave.add(name)
-        elif member.status in _ASKED:
-            again.add(name)
-        elif member.status is Status.PENDING and is_open and member.stage <= state.stage:
-            first.add(name)
-    return Due(frozenset(first), frozenset(again), frozenset(leave))
+def due(state: RolloutState, duty: Duty) -> frozenset[str]:
+    """The devices that are to be sent this."""
+    return frozenset(name for name, member in state.members.items() if _duty_to(state, member) is duty)
+
+
+def duty_to(state: RolloutState, device: str) -> Duty | None:
+    """What to send a device, if anything; repeating a message does no harm."""
+    member = state.members.get(device)
+    return None if member is None else _duty_to(state, member)
 
 
 def staged(groups: Mapping[str, str], stages: Iterable[str], salt: str) -> dict[str, int]:
@@ -193,6 +189,17 @@ def staged(groups: Mapping[str, str], stages: Iterable[str], salt: str) -> dict[
         for device in chosen:
             found.setdefault(device, number)
     return found
+
+
+def _duty_to(state: RolloutState, member: Member) -> Duty | None:
+    status = member.status
+    is_back = state.status is RolloutStatus.ROLLING_BACK and (status in _ASKED or status is Status.HEALTHY)
+    if status is Status.FAILED or is_back:
+        return Duty.LEAVE
+    if status in _ASKED:
+        return Duty.AGAIN
+    is_open = state.status in _SENDING and member.stage <= state.stage
+    return Duty.FIRST if status is Status.PENDING and is_open else None
 
 
 def _share_of(stage: str) -> float | None:
@@ -239,7 +246,7 @@ def _settled(state: RolloutState, now_s: float) -> RolloutState:
     if state.status is RolloutStatus.HALTED:
         asked = [name for name, member in state.members.items() if member.status in _ASKED]
         state = _changed(state, dict.fromkeys(asked, (Status.FAILED, "the rollout was halted")), now_s)
-    if state.status is RolloutStatus.ROLLING_BACK and not due(state).leave:
+    if state.status is RolloutStatus.ROLLING_BACK and not due(state, Duty.LEAVE):
         state = replace(state, status=RolloutStatus.ROLLED_BACK)
     return state
 

@@ -123,7 +123,7 @@ def _leaving(tx: Transaction, known: RolloutRecord) -> list[str]:
     """The online devices that have not yet reported that they left the release of a rollout that is rolling back."""
     if known.status is not RolloutStatus.ROLLING_BACK:
         return []
-    there = {device.id for device in tx.devices.all() if device.online}  # none that is revoked
+    there = tx.devices.online()  # none that is revoked
     assigned = tx.assignments.of_rollout(known.rollout)
     return sorted(one.device for one in assigned if one.status in _LEAVING and one.device in there)
 

@@ -390,7 +390,7 @@ class Conductor:
     def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, TrainingPlan]:
         """The largest submodel that each device can train; devices that cannot take part are left out."""
         with self._resources.store.reading() as tx:
-            factors = {known.id: known.memory_factor for known in tx.devices.all() if known.revoked_s is None}
+            factors = tx.devices.memory_factors()
         chosen = {
             device: self._planner.for_training(
                 training_budget(

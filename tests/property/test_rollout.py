@@ -11,12 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.delivery.rollout import (
     Command,
+    Duty,
     Member,
     Reported,
     RolloutState,
     Tick,
     Told,
     due,
+    duty_to,
     obeyed,
     obeying,
     staged,
@@ -39,7 +41,7 @@ def rollout(names: list[str], stages: tuple[str, ...] = SHARES, **plan: float) -
 
 
 def told(state: RolloutState, now_s: float = 0.0) -> RolloutState:
-    return step(state, Told(due(state).first), now_s)
+    return step(state, Told(due(state, Duty.FIRST)), now_s)
 
 
 def report(state: RolloutState, status: Status, *devices: str, now_s: float = 0.0) -> RolloutState:
@@ -70,7 +72,7 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def tell(self, data: st.DataObject) -> None:
-        first = sorted(due(self.state).first)
+        first = sorted(due(self.state, Duty.FIRST))
         if first:
             self.move(step(self.state, Told(frozenset(data.draw(st.sets(st.sampled_from(first))))), self.now_s))
 
@@ -114,20 +116,20 @@ class Rollouts(RuleBasedStateMachine):
     @invariant()
     def whom_to_tell_what_is_one_thing(self) -> None:
         if hasattr(self, "state"):
-            whom = due(self.state)
-            assert not whom.first & whom.again
-            assert not (whom.first | whom.again) & whom.leave
+            whom = {duty: due(self.state, duty) for duty in Duty}
+            for name in self.state.members:
+                assert {duty for duty in Duty if name in whom[duty]} == {duty_to(self.state, name)} - {None}
             if self.state.status is RolloutStatus.ROLLED_BACK:
-                assert not whom.first | whom.again | whom.leave
+                assert not any(whom.values())
             if self.state.status in {RolloutStatus.HALTED, RolloutStatus.PAUSED, RolloutStatus.ROLLING_BACK}:
-                assert not whom.first
+                assert not whom[Duty.FIRST]
             if self.state.status is RolloutStatus.HALTED:
-                assert not whom.again
+                assert not whom[Duty.AGAIN]
 
     @precondition(lambda self: self.state.status is RolloutStatus.ROLLING_BACK)
     @rule()
     def everybody_comes_back(self) -> None:
-        self.move(report(self.state, Status.ROLLED_BACK, *due(self.state).leave, now_s=self.now_s))
+        self.move(report(self.state, Status.ROLLED_BACK, *due(self.state, Duty.LEAVE), now_s=self.now_s))
         assert self.state.status is RolloutStatus.ROLLED_BACK
         assert not any(it.status in {Status.HEALTHY, Status.SENT} for it in self.state.members.values())
 
@@ -180,7 +182,7 @@ def test_rollout_goes_on_as_devices_become_healthy() -> None:
     for stage in range(4):
         assert state.stage == stage
         state = told(state)
-        state = report(state, Status.HEALTHY, *due(state).again)
+        state = report(state, Status.HEALTHY, *due(state, Duty.AGAIN))
     assert state.status is RolloutStatus.DONE
 
 
@@ -192,7 +194,7 @@ def test_rollout_halts_at_the_error_threshold_and_who_is_not_healthy_goes_back()
     assert state.status is RolloutStatus.RUNNING
     state = report(state, Status.ROLLED_BACK, names[4])
     assert state.status is RolloutStatus.HALTED
-    assert due(state).leave == {*names[5:]}
+    assert due(state, Duty.LEAVE) == {*names[5:]}
     assert {state.members[name].status for name in names[:2]} == {Status.HEALTHY}
 
 
@@ -205,19 +207,19 @@ def test_silent_device_fails_and_is_told_to_leave_whatever_it_says_later() -> No
     state = step(told(rollout(["a"], ("100%",))), Tick(), INTERVAL_S)
     assert (state.members["a"].status, state.members["a"].reason) == (Status.FAILED, "silent for 10 s")
     state = report(state, Status.HEALTHY, "a")
-    assert due(state).leave == {"a"}
+    assert due(state, Duty.LEAVE) == {"a"}
     state = report(state, Status.ROLLED_BACK, "a")
-    assert (state.members["a"].reason, due(state).leave) == ("silent for 10 s", frozenset())
+    assert (state.members["a"].reason, due(state, Duty.LEAVE)) == ("silent for 10 s", frozenset())
 
 
 def test_paused_rollout_tells_nobody_new_and_hears_those_that_were_told() -> None:
     state = told(rollout([f"d{number}" for number in range(100)]))
     paused = RolloutState(state.plan, state.members, RolloutStatus.PAUSED)
-    heard = report(paused, Status.HEALTHY, *due(state).again)
-    assert (heard.status, heard.stage, due(heard).first) == (RolloutStatus.PAUSED, 0, frozenset())
+    heard = report(paused, Status.HEALTHY, *due(state, Duty.AGAIN))
+    assert (heard.status, heard.stage, due(heard, Duty.FIRST)) == (RolloutStatus.PAUSED, 0, frozenset())
     resumed = step(RolloutState(heard.plan, heard.members, obeyed(heard.status, Command.RESUME)), Tick(), 1.0)
     assert resumed.stage == 1
-    assert due(resumed).first
+    assert due(resumed, Duty.FIRST)
 
 
 @pytest.mark.parametrize("status", [RolloutStatus.ROLLED_BACK, RolloutStatus.ROLLING_BACK])

@@ -15,10 +15,12 @@ from coordinator.delivery import desk
 from coordinator.delivery.approving import approve, known_release, signatures_by
 from coordinator.delivery.desk import RolloutDesk
 from coordinator.delivery.keys import own_key
+from coordinator.delivery.rollout import Member
 from coordinator.delivery.starting import start_rollout
 from coordinator.resources import Resources
 from coordinator.service import Service
 from coordinator.store.database import Store
+from coordinator.store.devices import Devices
 from coordinator.store.plan import Plan
 from coordinator.store.states import AssignmentStatus, RolloutStatus
 from edge_sdk.protocol.messages import CoordinatorMessage, ReleaseReport, Standing
@@ -193,3 +195,37 @@ def test_device_whose_release_was_damaged_does_not_get_it_again_in_a_rollout_tha
     rollout.report(served, "d1", Standing.TRYING, "its files are damaged")
     assert not rollout.sent
     assert AssignmentStatus.HEALTHY in rollout.standing
+
+
+def test_report_in_a_large_rollout_costs_no_look_at_its_other_devices(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comparing 10,000 devices with what they were took 0.14 s, twice for each of them, in the coordinator's loop."""
+    served = rollout.serve()
+    served.tick()
+    compared = list[object]()
+    monkeypatch.setattr(Member, "__eq__", lambda one, _: compared.append(one))
+    monkeypatch.setattr(desk, "due", lambda *_: pytest.fail("what all devices are due is looked up"))
+    rollout.report(served, "d1", Standing.HEALTHY)
+    assert len(compared) <= 1
+    assert served.send("d2")
+    assert rollout.sent[-1] == "d2"
+
+
+def test_tick_reads_no_record_of_a_device(rollout: Rollout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10,000 they took a tenth of a second, twice in each half second while one of them was away."""
+    with rollout.store.transaction() as tx:
+        tx.devices.offline("d3", 1)
+        tx.devices.revoke("d2", rollout.clocks.now_s)
+    monkeypatch.setattr(Devices, "all", lambda _: pytest.fail("every device's record is read"))
+    transport = MemoryTransport(MemoryHub(), ())
+    service = Service(quick(tmp_path, fleet=FLEET), rollout.store, transport)
+    assert service._absences(10.0) == {"d2": 0.0, "d3": 0.0}
+    assert service._absences(11.0) == {"d2": 1.0, "d3": 1.0}
+    assert {*service._revoked} == {"d2"}
+    monkeypatch.undo()
+    served = rollout.serve()
+    served.tick()
+    monkeypatch.setattr(Devices, "all", lambda _: pytest.fail("every device's record is read"))
+    served.tick()
+    assert rollout.sent == ["d0", "d1"]
