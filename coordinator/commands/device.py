@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, open_store, typist
+from coordinator.commands.options import AsJson, StateDir, a_number, open_store, typist
 
 device_app = typer.Typer(no_args_is_help=True, help="Enrol, group, list and revoke devices.")
 DeviceId = Annotated[str, typer.Argument(help="Name of the device.")]
@@ -46,7 +46,8 @@ def make_enrolment_token(
         str | None, typer.Option(help="Group to put the device in; default: the one that it is in.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0.01, max=8760, help="Hours until a one-time token expires; default: 24.")
+        float | None,
+        typer.Option(min=0.01, max=8760, callback=a_number, help="Hours until a one-time token expires; default: 24."),
     ] = None,
 ) -> None:
     """Print a one-time enrolment token to standard output, and the command to type on the device to standard error.

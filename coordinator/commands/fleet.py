@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir
+from coordinator.commands.options import AsJson, StateDir, a_number
 
 fleet_app = typer.Typer(no_args_is_help=True, help="Set up how devices join the fleet, and where they find it.")
 
@@ -28,7 +28,12 @@ def init(
     ] = None,
     certificate_days: Annotated[
         float | None,
-        typer.Option(min=0.0001, max=3650, help="Days for which a device's certificate is valid; at first: 365."),
+        typer.Option(
+            min=0.0001,
+            max=3650,
+            callback=a_number,
+            help="Days for which a device's certificate is valid; at first: 365.",
+        ),
     ] = None,
     is_open: Annotated[
         bool | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 from pathlib import Path
@@ -26,6 +27,13 @@ Log = Annotated[LogFormat, typer.Option("--log-format", help=ABOUT["log_format"]
 KeyFile = Annotated[Path, typer.Option("--key", help="Secret key to sign with.")]
 Passphrase = Annotated[Path | None, typer.Option(help="File with the passphrase of the encrypted keys.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def a_number(value: float | None) -> float | None:
+    """Refuse ``nan``, which passes every ``min`` and ``max``; for the ``callback`` of an option."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a number")
+    return value
 
 
 def typist() -> str:

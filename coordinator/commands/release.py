@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, TaskName, open_store, typist
+from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, TaskName, a_number, open_store, typist
 from edge_sdk.protocol.releases import Precision
 
 release_app = typer.Typer(no_args_is_help=True, help="Create, sign and approve releases: signed models for inference.")
@@ -26,7 +26,7 @@ def create_release(
     precision: Annotated[
         list[Precision] | None, typer.Option(help="Precision to export in, repeatable; default: int8.")
     ] = None,
-    days: Annotated[float, typer.Option(min=0.01, max=36500, help="Days until it expires.")] = 365.0,
+    days: Annotated[float, typer.Option(min=0.01, max=36500, callback=a_number, help="Days until it expires.")] = 365.0,
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "default",
     threads: Annotated[int, typer.Option(min=1, help="Threads for evaluation.")] = 2,
     as_json: AsJson = False,

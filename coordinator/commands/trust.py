@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, open_store, typist
+from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, a_number, open_store, typist
 from edge_sdk.errors import ConfigurationError
 
 key_app = typer.Typer(no_args_is_help=True, help="Create signing keys.")
@@ -16,7 +16,7 @@ root_app = typer.Typer(no_args_is_help=True, help="Manage roots of trust: whose 
 _New = Annotated[Path, typer.Argument(help="File to write.")]
 _File = Annotated[Path, typer.Argument(help="File with a root of trust.")]
 _Keys = Annotated[list[Path] | None, typer.Option("--key", help="Secret key to sign it with at once, repeatable.")]
-_Days = Annotated[float, typer.Option(min=1, max=36500, help="Days until it expires.")]
+_Days = Annotated[float, typer.Option(min=1, max=36500, callback=a_number, help="Days until it expires.")]
 _Threshold = Annotated[int | None, typer.Option(min=1, help="Number of these keys that must sign; default: all.")]
 
 

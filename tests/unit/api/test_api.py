@@ -341,6 +341,24 @@ def test_end_that_no_calendar_has_is_refused_by_the_commands(tmp_path: Path, wor
     assert "'--days': 10000000.0 is not in the range" in typed.output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("release", "create", "news", "--days", "nan"),
+        ("fleet", "init", "--host", "localhost", "--certificate-days", "nan"),
+        ("device", "token", "--hours", "nan"),
+        ("root", "rotate", "root-2.json", "--from", "root.json", "--days", "nan"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_span_that_is_no_number_is_refused_by_the_commands(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """It is in every range. A release of nan days ended every later `release list`, and the coordinator's sweep."""
+    options = () if words[0] == "root" else ("--state-dir", str(tmp_path))
+    typed = CliRunner().invoke(app, [*words, *options])
+    assert (typed.exit_code, [*tmp_path.iterdir()]) == (2, [])
+    assert "nan is not a number" in typed.output
+
+
 def test_page_that_no_page_ended_with_is_the_callers_mistake(client: TestClient, store: Store) -> None:
     """PostgreSQL takes no NUL."""
     assert client.get("/api/v1/devices?after=%00", headers=header(store, AccessRole.VIEWER)).status_code == 422
