@@ -26,7 +26,6 @@ from coordinator.api.schemas import NewRelease, Page, Problem, Release, Version
 from coordinator.api.workshop import sent
 from coordinator.delivery.approving import known_release
 from coordinator.delivery.creating import Wanted
-from coordinator.fleet.folder import open_fleet
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store
 
@@ -77,14 +76,13 @@ async def create_release(
     The answer comes after seconds to minutes. The release is made also where nobody waits for it.
     """
     _require(store, task)
-    fleet = open_fleet(folder)
     wanted = Wanted(
         task=task,
         version=asked.version,
         groups=tuple(asked.groups),
         precisions=tuple(asked.precisions),
         days=asked.days,
-        fleet=asked.fleet or ("default" if fleet is None else fleet.settings.name),
+        fleet=asked.fleet,
         threads=asked.threads,
     )
     job = MakeRelease(state_dir=str(folder), wanted=wanted, who=who.name)

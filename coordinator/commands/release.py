@@ -27,7 +27,9 @@ def create_release(
         list[Precision] | None, typer.Option(help="Precision to export in, repeatable; default: int8.")
     ] = None,
     days: Annotated[float, typer.Option(min=0.01, max=36500, callback=a_number, help="Days until it expires.")] = 365.0,
-    fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "default",
+    fleet: Annotated[
+        str | None, typer.Option(help="Name of the fleet; default: as set by `fleet init`, or default.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for evaluation.")] = 2,
     as_json: AsJson = False,
 ) -> None:

@@ -10,6 +10,7 @@ from coordinator.config import CoordinatorConfig, read_task
 from coordinator.delivery.approving import record_release
 from coordinator.delivery.exports import build_exports
 from coordinator.delivery.roots import ensure_root
+from coordinator.fleet.folder import fleet_name
 from coordinator.planning.budget import inference_budget
 from coordinator.planning.planner import Planner, TaskCosts
 from coordinator.store.database import Store
@@ -24,8 +25,9 @@ from edge_sdk.transport.blob_folder import BlobFolder
 class Wanted:
     """What to release, and for whom.
 
-    If ``version`` is ``None``, it is the newest of ``task``; if ``groups`` is empty, it is for all groups. The release
-    is valid for ``days``. ``threads`` are the processor threads for exports and their evaluation.
+    If ``version`` is ``None``, it is the newest of ``task``; if ``groups`` is empty, it is for all groups. ``fleet`` is
+    as :func:`.fleet_name` takes it. The release is valid for ``days``. ``threads`` are the processor threads for
+    exports and their evaluation.
     """
 
     task: str
@@ -33,7 +35,7 @@ class Wanted:
     groups: tuple[str, ...]
     precisions: tuple[Precision, ...]
     days: float
-    fleet: str
+    fleet: str | None
     threads: int
 
 
@@ -42,8 +44,8 @@ def create_release(
 ) -> int:
     """Export, evaluate and record a release, and return its number.
 
-    Raises ``ConfigurationError`` if there is no such task or version, the version's blobs have been deleted, or no
-    known device can run any of it.
+    Raises ``ConfigurationError`` if there is no such task or version, the version's blobs have been deleted, no known
+    device can run any of it, or it is asked for another fleet than this one.
     """
     settings = CoordinatorConfig(state_dir=state_dir, broker="")
     blobs = BlobFolder(settings.blob_dir)
@@ -62,6 +64,7 @@ def _created(
 ) -> int:
     from coordinator.models.run import prepare  # noqa: PLC0415 - seconds of import, after what it needs was found
 
+    fleet = fleet_name(settings.state_dir, wanted.fleet)
     ensure_root(store, settings.state_dir, now_s)
     for group in wanted.groups:
         check_name(group, "group")
@@ -98,7 +101,7 @@ def _created(
             exports,
             config.recipe,
             labels=run.foundation.labels,
-            fleet=check_name(wanted.fleet, "fleet"),
+            fleet=fleet,
             groups=wanted.groups,
             now_s=now_s,
             days=wanted.days,

@@ -90,7 +90,7 @@ class RolloutDesk:
         """Send a device again what it has not answered yet; returns whether it now has a release to fetch and try."""
         is_busy = False
         for each in self._open.values():
-            if duty_to(each.state, device) is Duty.FIRST:
+            if duty_to(each.state, device) is Duty.FIRST and self._is_ours(each):
                 self._advance(each, Told(frozenset({device})))
             duty = duty_to(each.state, device)
             if duty in _REPEATED:
@@ -126,9 +126,25 @@ class RolloutDesk:
                 known = self._open.get(task)
                 if known is None or known.record.rollout != record.rollout:
                     self._open[task] = _loaded(tx, record)
+                    self._check_fleet(self._open[task])
         for task, record in newest.items():
             known = self._open[task]
             known.state = replace(known.state, status=record.status)
+
+    def _is_ours(self, each: _Open) -> bool:
+        """Whether the release is for this fleet; no device takes one that is for another."""
+        return each.manifest.fleet == self._resources.settings.fleet
+
+    def _check_fleet(self, each: _Open) -> None:
+        if not self._is_ours(each):
+            _log.error(
+                "rollout %d goes to nobody: release %d is for fleet %s, and this is fleet %s; halt it, and make a "
+                "release for this fleet",
+                each.record.rollout,
+                each.release.release,
+                each.manifest.fleet,
+                self._resources.settings.fleet,
+            )
 
     def _advance(self, each: _Open, event: Event, report: ReleaseReport | None = None) -> None:
         """Take one step and store it in one transaction; a status that an operator has set meanwhile applies first."""
@@ -155,7 +171,7 @@ class RolloutDesk:
     def _tell_first(self, each: _Open) -> None:
         """Send the release to the online devices that are due; the others get it when they come back."""
         waiting = due(each.state, Duty.FIRST)
-        if not waiting or each.manifest.fleet != self._resources.settings.fleet:
+        if not waiting or not self._is_ours(each):
             return
         with self._resources.store.reading() as tx:
             told = waiting & tx.devices.online()

@@ -216,6 +216,18 @@ def known_fleet(state_dir: Path) -> Fleet:
     return fleet
 
 
+def fleet_name(state_dir: Path, said: str | None) -> str:
+    """The name of the fleet of a state folder; without an authority it is as ``said``, or ``default``.
+
+    Raises ``ConfigurationError`` for a malformed name, or if the folder is that of another fleet than ``said``.
+    """
+    known = open_fleet(state_dir)
+    name = known.settings.name if known is not None else check_name(said or "default", "fleet")
+    if said not in {None, name}:
+        raise ConfigurationError(f"{state_dir} is the state folder of fleet {name!r}, not {said!r}")
+    return name
+
+
 def link_of(
     state_dir: Path,
     broker: str | None,
@@ -231,16 +243,15 @@ def link_of(
 
     Raises ``ConfigurationError`` if no broker is named, or if ``fleet`` is not the one that the folder belongs to.
     """
-    known, link = open_fleet(state_dir), Link(ca_file=ca_file, certificate_file=certificate_file)
+    known, link = open_fleet(state_dir), Link(fleet=fleet_name(state_dir, fleet))
+    link |= Link(ca_file=ca_file, certificate_file=certificate_file)
     link |= Link(user=user, password=password, allow_plaintext=allow_plaintext)
     if known is None:
         if broker is None:
             raise ConfigurationError("--broker is not given: give one, or set up a fleet by `coordinator fleet init`")
-        return link | Link(broker=broker, fleet=fleet or "default")
+        return link | Link(broker=broker)
     settings = known.settings
-    if fleet not in {None, settings.name}:
-        raise ConfigurationError(f"{state_dir} is the state folder of fleet {settings.name!r}, not {fleet!r}")
-    link |= Link(broker=broker or settings.broker, fleet=settings.name, ca_file=ca_file or known.authority_file)
+    link |= Link(broker=broker or settings.broker, ca_file=ca_file or known.authority_file)
     if not settings.is_open:
         return link | Link(certificate_file=certificate_file or known.coordinator_file)
     link["allow_plaintext"] = allow_plaintext or settings.allow_plaintext

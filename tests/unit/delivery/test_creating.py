@@ -16,12 +16,14 @@ from coordinator.config import CoordinatorConfig
 from coordinator.delivery import creating
 from coordinator.delivery.approving import known_release, manifest_of
 from coordinator.delivery.creating import Wanted, create_release
+from coordinator.fleet.folder import say_of_fleet
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.closing import keep_version
 from coordinator.rounds.tasks import save_version
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.releases import Precision
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.light_model import light_models, light_task
@@ -75,7 +77,7 @@ def test_what_is_made_for_a_release_is_not_swept_away_before_it_is_recorded(
         return exports
 
     monkeypatch.setattr(creating, "build_exports", build_and_sweep)
-    wanted = Wanted(TASK, None, (), (Precision.INT8,), 1.0, "default", 1)
+    wanted = Wanted(TASK, None, (), (Precision.INT8,), 1.0, None, 1)
     number = create_release(store, tmp_path, wanted, time.time(), "a test", lambda _: None)
     assert swept == [False]
     with store.reading() as tx:
@@ -87,6 +89,21 @@ def test_what_is_made_for_a_release_is_not_swept_away_before_it_is_recorded(
     assert agenda.sweep()
     assert not blobs.has(stray)
     assert all(blobs.has(entry.digest) for entry in entries)
+
+
+def test_release_is_for_the_fleet_whose_folder_it_is(tmp_path: Path, store: Store) -> None:
+    """It was for the fleet `default`: no device took it, and no word was said of it."""
+    say_of_fleet(tmp_path, hosts=("localhost",), name="barn")
+
+    def made_for(fleet: str | None) -> str:
+        wanted = Wanted(TASK, None, (), (Precision.INT8,), 1.0, fleet, 1)
+        number = create_release(store, tmp_path, wanted, time.time(), "a test", lambda _: None)
+        with store.reading() as tx:
+            return manifest_of(known_release(tx, number)).fleet
+
+    assert (made_for(None), made_for("barn")) == ("barn", "barn")
+    with pytest.raises(ConfigurationError, match="is the state folder of fleet 'barn', not 'default'"):
+        made_for("default")
 
 
 def test_version_is_not_swept_away_while_it_is_saved(

@@ -59,8 +59,8 @@ class Rollout:
             plan = Plan(success_share=0.01, error_share=1.0, health_interval_s=INTERVAL_S)
             self.number = start_rollout(tx, RELEASE, plan, clocks.now_s, "test").rollout
 
-    def serve(self) -> RolloutDesk:
-        settings = quick(self._folder, fleet=FLEET)
+    def serve(self, fleet: str = FLEET) -> RolloutDesk:
+        settings = quick(self._folder, fleet=fleet)
         ignored = {name: lambda *_: None for name in ("fetch", "cancel", "submit", "sweep")}
         key, blobs = own_key(self._folder, Role.ROUND), BlobFolder(settings.blob_dir)
         return RolloutDesk(
@@ -229,3 +229,15 @@ def test_tick_reads_no_record_of_a_device(rollout: Rollout, tmp_path: Path, monk
     monkeypatch.setattr(Devices, "all", lambda _: pytest.fail("every device's record is read"))
     served.tick()
     assert rollout.sent == ["d0", "d1"]
+
+
+def test_release_for_another_fleet_goes_to_nobody_and_the_log_says_so(
+    rollout: Rollout, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = rollout.serve("barn")
+    for _ in range(2):
+        served.tick()
+        assert not served.send("d1")
+    assert (rollout.sent, rollout.standing) == ([], {AssignmentStatus.PENDING})
+    (said,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert said.startswith("rollout 1 goes to nobody: release 1 is for fleet default, and this is fleet barn")
