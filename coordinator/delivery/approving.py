@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from coordinator.store.database import Store, Transaction
 from coordinator.store.records import ReleaseRecord
 from edge_sdk.decoding import UNDECODABLE
 from edge_sdk.disk import disk_errors, write_durably
+from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Recipe
-from edge_sdk.protocol.releases import Export, ReleaseManifest, encoded, read
+from edge_sdk.protocol.releases import MAX_EXPORTS, Export, ReleaseManifest, encoded, read
 from edge_sdk.protocol.signing import Role, Signature, sign, signers_of
 
+_log = logging.getLogger(__name__)
 _MOST_BYTES = MAX_MESSAGE_BYTES // 2 - 4096  # the rest of a message is for signatures
 
 
@@ -50,34 +53,52 @@ def record_release(
 ) -> int:
     """Record an unsigned release of the version with this number and digest, and return the release's number.
 
-    The release expires ``days`` after ``now_s``, which is in seconds since the epoch. Raises ``ConfigurationError`` if
-    its manifest does not fit into a message.
+    Of the submodels in ``exports``, largest first, it has as many as its manifest has room for, evenly spaced. It
+    expires ``days`` after ``now_s``, which is in seconds since the epoch. Raises ``ConfigurationError`` if not even the
+    smallest fits.
     """
     number, digest = version
     release = tx.releases.add(task, number, now_s)
-    payload = encoded(
-        ReleaseManifest(
-            release=release,
-            fleet=fleet,
-            groups=groups,
-            task=task,
-            version=digest,
-            issued_s=now_s,
-            expires_s=now_s + days * DAY_S,
-            labels=labels,
-            max_tokens=recipe.max_tokens,
-            pixel_mean=recipe.pixel_mean,
-            pixel_std=recipe.pixel_std,
-            exports=tuple(exports),
-        )
+    manifest = ReleaseManifest(
+        release=release,
+        fleet=fleet,
+        groups=groups,
+        task=task,
+        version=digest,
+        issued_s=now_s,
+        expires_s=now_s + days * DAY_S,
+        labels=labels,
+        max_tokens=recipe.max_tokens,
+        pixel_mean=recipe.pixel_mean,
+        pixel_std=recipe.pixel_std,
+        exports=tuple(exports),
     )
-    if len(payload) > _MOST_BYTES:
-        raise ConfigurationError(
-            f"a release of {len(exports)} exports takes {len(payload)} bytes, more than {_MOST_BYTES}: name fewer "
-            "precisions, or groups"
-        )
-    tx.releases.describe(release, payload)
+    tx.releases.describe(release, _fitting(manifest))
     return release
+
+
+def _fitting(manifest: ReleaseManifest) -> bytes:
+    """The encoded manifest, with fewer submodels where all are too many for it."""
+    submodels = tuple(dict.fromkeys(export.submodel for export in manifest.exports))
+    for most in range(len(submodels), 0, -1):
+        kept = {*_evenly(submodels, most)}
+        exports = tuple(export for export in manifest.exports if export.submodel in kept)
+        payload = encoded(msgspec.structs.replace(manifest, exports=exports))
+        if len(exports) <= MAX_EXPORTS and len(payload) <= _MOST_BYTES:
+            if most < len(submodels):
+                words = "release %d of %s has %d of %d submodels that are each the best for some device: no more fit in"
+                _log.warning(words, manifest.release, manifest.task, most, len(submodels))
+            return payload
+    raise ConfigurationError(
+        f"not even one submodel of the release fits into its {_MOST_BYTES} bytes: name fewer precisions, or groups"
+    )
+
+
+def _evenly(submodels: Sequence[Submodel], most: int) -> Sequence[Submodel]:
+    """``most`` of them, evenly spaced, with the last; with the first too, unless it is one only."""
+    if most == 1:
+        return submodels[-1:]
+    return [submodels[round(place * (len(submodels) - 1) / (most - 1))] for place in range(most)]
 
 
 def manifest_of(record: ReleaseRecord) -> ReleaseManifest:

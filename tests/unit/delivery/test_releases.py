@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,11 @@ from coordinator.delivery.approving import (
 )
 from coordinator.delivery.roots import install_root
 from coordinator.store.database import Store
+from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ConfigurationError
-from edge_sdk.protocol.messages import Recipe
+from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Recipe
+from edge_sdk.protocol.releases import MAX_EXPORTS, Precision
+from edge_sdk.protocol.signing import Role, seal
 from tests.support.signed import FLEET, TASK, Signers, export, write_root_file
 
 RECIPE = Recipe(
@@ -99,6 +103,30 @@ def test_approval_ends_where_a_root_takes_its_keys_away(store: Store, tmp_path: 
     with store.transaction() as tx:
         assert not is_approved(tx, known_release(tx, 1))
         assert approve(tx, 1, signatures_by(known_release(tx, 1), [EVE]), 8.0, "eve") == (2, 2)
+
+
+@pytest.mark.parametrize("count", [2, 40, 200])
+@pytest.mark.parametrize("labels", [("a", "b"), tuple(f"{number:016}" for number in range(1000))], ids=["few", "many"])
+def test_release_has_as_many_submodels_as_fit_evenly_spaced(store: Store, labels: tuple[str, ...], count: int) -> None:
+    """A task with hundreds of labels, or with a fleet of many sizes, failed once it was trained."""
+    submodels = [Submodel((*range(6),), (12,) * 6, (ffn,) * 6) for ffn in range(3000, 3000 - count, -1)]
+    both = [
+        export(f"m{number}-{precision.value}", submodel=submodel, precision=precision)
+        for number, submodel in enumerate(submodels)
+        for precision in (Precision.INT8, Precision.FP32)
+    ]
+    with store.transaction() as tx:
+        names = {"labels": labels, "fleet": FLEET, "groups": (), "now_s": 5.0, "days": 2.0}
+        release = record_release(tx, TASK, (3, "ab" * 32), both, RECIPE, **names)
+        record = known_release(tx, release)
+    exports = manifest_of(record).exports
+    kept = [*dict.fromkeys(it.submodel for it in exports)]
+    assert len(exports) == 2 * len(kept)
+    assert len(seal(Role.RELEASE, record.manifest, *signatures_by(record, [ANN, BOB]))) < MAX_MESSAGE_BYTES / 2
+    assert (kept[0], kept[-1]) == (submodels[0], submodels[-1])
+    steps = {submodels.index(b) - submodels.index(a) for a, b in pairwise(kept)}
+    assert max(steps) - min(steps) <= 1
+    assert len(kept) == count or len(exports) > MAX_EXPORTS - 2 or len(record.manifest) > MAX_MESSAGE_BYTES / 2 - 5000
 
 
 def test_release_that_does_not_fit_into_a_message_is_not_recorded(store: Store) -> None:
