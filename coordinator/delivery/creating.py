@@ -10,8 +10,8 @@ from coordinator.config import CoordinatorConfig, read_task
 from coordinator.delivery.approving import record_release
 from coordinator.delivery.exports import build_exports
 from coordinator.delivery.roots import ensure_root
+from coordinator.delivery.starting import budgets_of
 from coordinator.fleet.folder import fleet_name
-from coordinator.planning.budget import inference_budget
 from coordinator.planning.planner import Planner, TaskCosts
 from coordinator.store.database import Store
 from edge_sdk.elastic.runtimes import Runtime
@@ -72,13 +72,13 @@ def _created(
         known = tx.tasks.get(wanted.task)
         number = wanted.version
         version = tx.versions.latest(wanted.task) if number is None else tx.versions.get(wanted.task, number)
-        devices = [it for it in tx.devices.all() if it.snapshot and (not wanted.groups or it.group in wanted.groups)]
+        budgets = [budget for _, budget in budgets_of(tx, wanted.groups)]
     if known is None or version is None:
         named = "" if number is None else f" {number}"
         raise ConfigurationError(
             f"task {wanted.task!r} has no version{named}; see `coordinator task show {wanted.task}`"
         )
-    if not devices:
+    if not budgets:
         raise ConfigurationError("no device is known that could run it; see `coordinator device list`")
     config = read_task(known.config)
     missing = [entry.digest[:16] for entry in version.blobs if not blobs.has(entry.digest)]
@@ -89,10 +89,9 @@ def _created(
     )
     costs = TaskCosts(run.costs, config.part, config.recipe, config.nesting, config.encoding)
     planner = Planner(costs, config.space, model.ordering.layer_ranking)
-    budgets = [inference_budget(it.snapshot) for it in devices if it.snapshot]
     exports = build_exports(run, model, *planner.of(Runtime.ONNX), budgets, wanted.precisions)
     if not exports:
-        raise ConfigurationError(f"none of the {len(devices)} devices has enough memory for {wanted.task}")
+        raise ConfigurationError(f"none of the {len(budgets)} devices has enough memory for {wanted.task}")
     with store.transaction() as tx:
         release = record_release(
             tx,

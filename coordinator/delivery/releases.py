@@ -21,9 +21,8 @@ from coordinator.delivery.desk import RolloutDesk
 from coordinator.delivery.exports import build_exports
 from coordinator.delivery.keys import held_keys
 from coordinator.delivery.roots import current_root
-from coordinator.delivery.starting import start_rollout
+from coordinator.delivery.starting import budgets_of, start_rollout
 from coordinator.models.versions import ModelVersion
-from coordinator.planning.budget import inference_budget
 from coordinator.planning.planner import Ladder, TaskCosts
 from coordinator.resources import Resources
 from coordinator.store.database import Transaction
@@ -63,11 +62,10 @@ class TaskRelease:
         with self._resources.store.reading() as tx:
             made = [known for known in tx.releases.of_task(self._run.config.name) if known.version == version.number]
             is_made = any(self._is_own(tx, known) for known in made)
-            devices = [known for known in tx.devices.all() if known.online]
+            budgets = [budget for _, budget in budgets_of(tx, ())]
         if is_made:
             self._is_out = True
             return
-        budgets = [inference_budget(known.snapshot) for known in devices if known.snapshot]
 
         def work() -> tuple[Export, ...]:
             return build_exports(self._run, version, self._costs, self._ladder, budgets, (Precision.INT8,))

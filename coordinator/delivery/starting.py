@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from coordinator.delivery.approving import is_approved, known_release, manifest_of
 from coordinator.delivery.choice import Judged, best_of
@@ -106,17 +106,22 @@ def export_for(budget: Budget, exports: Sequence[Export]) -> Export | None:
     return best_of(judged)
 
 
+def budgets_of(tx: Transaction, groups: Collection[str]) -> list[tuple[DeviceRecord, Budget]]:
+    """The known devices of ``groups``, of all if there are none, and what inference may take on each.
+
+    Those that are offline are among them: a release goes to them once they are back.
+    """
+    return [
+        (known, inference_budget(known.snapshot))
+        for known in tx.devices.all()
+        if known.snapshot is not None and known.revoked_s is None and (not groups or known.group in groups)
+    ]
+
+
 def chosen_exports(tx: Transaction, manifest: ReleaseManifest) -> list[tuple[DeviceRecord, Export]]:
     """The export for each known device that may run the release and has the memory for one of its exports."""
-    chosen = list[tuple[DeviceRecord, Export]]()
-    for known in tx.devices.all():
-        is_asked = known.revoked_s is None and (not manifest.groups or known.group in manifest.groups)
-        if known.snapshot is None or not is_asked:
-            continue
-        export = export_for(inference_budget(known.snapshot), manifest.exports)
-        if export is not None:
-            chosen.append((known, export))
-    return chosen
+    found = ((known, export_for(budget, manifest.exports)) for known, budget in budgets_of(tx, manifest.groups))
+    return [(known, export) for known, export in found if export is not None]
 
 
 def _leaving(tx: Transaction, known: RolloutRecord) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from coordinator import service
@@ -19,8 +20,8 @@ from coordinator.delivery.rollout import Command
 from coordinator.delivery.starting import command_rollout, start_rollout
 from coordinator.rounds.tasks import change_status
 from coordinator.store.plan import Plan
-from coordinator.store.states import RolloutStatus, TaskStatus
-from edge_sdk.protocol.messages import Offer, Recipe
+from coordinator.store.states import AssignmentStatus, RolloutStatus, TaskStatus
+from edge_sdk.protocol.messages import Offer, Recipe, Snapshot
 from edge_sdk.protocol.releases import Export
 from edge_sdk.protocol.signing import Role
 from edge_sdk.protocol.topics import coordinator_filters
@@ -28,7 +29,7 @@ from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.support.light_model import light_models, light_task
 from tests.support.served import Served, quick
 from tests.support.signed import export
-from tests.support.simulator import Answer, Fleet, Work, small_update
+from tests.support.simulator import Answer, Fleet, Work, able_device, small_update
 
 _RECIPE = Recipe(learning_rate=0.1, batch_size=1, epochs=1, max_tokens=8)
 
@@ -51,8 +52,13 @@ class Shop:
             quick(self.folder, exit_when_done=False, **settings), light_task(self.folder, "news", **one), link
         )
 
-    def fleet(self, work: Work = small_update) -> Fleet:
-        return Fleet(("pi",), lambda _, filters, will: MemoryTransport(self.hub, filters, will=will), work=work)
+    def fleet(self, work: Work = small_update, snapshot: Snapshot | None = None) -> Fleet:
+        return Fleet(
+            ("pi",),
+            lambda _, filters, will: MemoryTransport(self.hub, filters, will=will),
+            work=work,
+            snapshot=lambda _: snapshot or able_device(),
+        )
 
 
 @pytest.fixture
@@ -96,6 +102,21 @@ def test_task_ends_while_a_rollout_of_it_is_open(shop: Shop) -> None:
         made, rollouts = served.read(lambda tx: (tx.releases.all(), tx.rollouts.all()))
         assert [(known.release, known.version, len(known.signatures)) for known in made] == [(1, 0, 1), (2, 1, 1)]
         assert [(known.release, known.status) for known in rollouts] == [(1, RolloutStatus.PAUSED)]
+
+
+def test_release_has_a_submodel_for_a_device_that_is_offline_when_the_task_ends(shop: Shop) -> None:
+    """It got what suited a device that was there; where none was there, or none could run it, nothing was released."""
+    with shop.serve() as served:
+        with served.store.transaction() as tx:
+            for device in ("away", "revoked"):
+                tx.devices.hello(device, "board", 1, 0.0)
+                tx.devices.seen(device, 0.0, able_device())
+                tx.devices.offline(device, 1)
+            tx.devices.revoke("revoked", 0.0)
+        with shop.fleet(snapshot=msgspec.structs.replace(able_device(), inference_memory_bytes=1)):
+            served.wait_until(lambda: status(served) is TaskStatus.DONE)
+        found = served.read(lambda tx: tx.assignments.of_task("news"))
+        assert [(known.device, known.status) for known in found] == [("away", AssignmentStatus.PENDING)]
 
 
 def test_task_fails_where_its_release_cannot_be_signed(shop: Shop) -> None:
