@@ -5,13 +5,15 @@ profile's name themselves, so only the ``MAX_PROFILES`` commonest are named, and
 create tasks, of which the ``MAX_TASKS`` newest are shown. All other labels have the values of an enum.
 
 A decided round does not change any more. Its figures are counted once and kept in memory, so that a scrape takes no
-longer after a year than on the first day, and the counters never fall.
+longer after a year than on the first day, and the counters never fall. A closed round is decided once its version is
+made: until then it may still be abandoned.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -58,11 +60,12 @@ class FleetCollector(Collector):
         return iter(found)
 
     def _tasks(self, tx: Transaction) -> Iterator[Metric]:
-        statuses, rounds = tx.totals.tasks(), tx.totals.rounds()
-        names = [known.name for known in tx.tasks.all()][-MAX_TASKS:]
+        statuses, names = tx.totals.tasks(), [known.name for known in tx.tasks.all()][-MAX_TASKS:]
+        versions = {name: found.number for name in names if (found := tx.versions.latest(name)) is not None}
+        rounds = _settled(tx.totals.rounds(), versions)
         yield gauge("raffm_tasks", "Tasks.", {(it.value,): statuses.get(it, 0) for it in TaskStatus}, "status")
         yield from _round_metrics(rounds, names)
-        yield from _version_metrics(tx, names)
+        yield from _version_metrics(tx, versions)
         yield from _release_metrics(tx, names)
         for name in names:
             self._decided.setdefault(name, _Decided(name)).go_on(tx, rounds)
@@ -109,6 +112,16 @@ def _devices(tx: Transaction) -> Iterator[Metric]:
     yield gauge("raffm_devices", "Devices that have ever enrolled or said hello.", samples, "profile", "state")
 
 
+def _settled(rounds: _Rounds, versions: Mapping[str, int]) -> _Rounds:
+    """``rounds`` without the closed one of a task, always its newest, whose version is not made yet."""
+    return {
+        (task, phase): replace(found, count=found.count - 1, newest=found.newest - 1)
+        if phase is Phase.CLOSED and found.newest > versions.get(task, 0)
+        else found
+        for (task, phase), found in rounds.items()
+    }
+
+
 def _round_metrics(rounds: _Rounds, tasks: Sequence[str]) -> Iterator[Metric]:
     def count(task: str, phase: Phase) -> int:
         return rounds[task, phase].count if (task, phase) in rounds else 0
@@ -122,8 +135,7 @@ def _round_metrics(rounds: _Rounds, tasks: Sequence[str]) -> Iterator[Metric]:
     yield gauge("raffm_last_round_closed_timestamp_seconds", "When a round was closed last.", when, "task")
 
 
-def _version_metrics(tx: Transaction, tasks: Sequence[str]) -> Iterator[Metric]:
-    newest = {task: found.number for task in tasks if (found := tx.versions.latest(task)) is not None}
+def _version_metrics(tx: Transaction, newest: Mapping[str, int]) -> Iterator[Metric]:
     yield gauge("raffm_task_version", "Of the newest model.", {(task,): it for task, it in newest.items()}, "task")
     accuracy = {
         (task, found.width): found.accuracy

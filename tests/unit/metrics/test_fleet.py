@@ -120,12 +120,15 @@ def test_what_is_counted_as_it_comes_is_what_is_counted_at_once(news: Store) -> 
     between = figures(watching)
     with news.transaction() as tx:
         tx.rounds.decide("news", 3, Phase.CLOSED, 35.0)
+    closing = figures(watching)
+    with news.transaction() as tx:
+        tx.versions.add(VersionRecord("news", 3, "3" * 64, (), 36.0))
     after = figures(watching)
     assert after == figures(FleetCollector(news))
     assert after["raffm_offers_total", "updated", "news"] == 2
     assert after["raffm_update_bytes_total", "news", "rejected"] == 16
     assert after["raffm_open_offers", "updated", "news"] == 0
-    for earlier, later in ((before, between), (between, after)):
+    for earlier, later in ((before, between), (between, closing), (closing, after)):
         fallen = [key for key in earlier if key[0].endswith("_total") and later[key] < earlier[key]]
         assert not fallen
 
@@ -136,6 +139,21 @@ def test_revocation_makes_no_counter_fall(news: Store) -> None:
     revoke_device(news, "c", 30.0, "a test")
     after = figures(FleetCollector(news))
     assert not [key for key in before if key[0].endswith("_total") and after[key] < before[key]]
+
+
+def test_closed_round_that_is_abandoned_makes_no_counter_fall(news: Store) -> None:
+    """As where the loss of its model is not a number, or where revoked devices leave it without a quorum."""
+    watching = FleetCollector(news)
+    with news.transaction() as tx:
+        tx.rounds.decide("news", 3, Phase.CLOSED, 35.0)
+    before = figures(watching)
+    revoke_device(news, "c", 36.0, "a test")
+    with news.transaction() as tx:
+        tx.rounds.abandon("news", 3)
+    after = figures(watching)
+    assert not [key for key in before if key[0].endswith("_total") and after[key] < before[key]]
+    assert after == figures(FleetCollector(news))
+    assert (after["raffm_rounds_total", "closed", "news"], after["raffm_rounds_total", "abandoned", "news"]) == (1, 2)
 
 
 def test_revoked_devices_are_not_among_those_to_look_after(news: Store) -> None:
