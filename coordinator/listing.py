@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -21,8 +22,8 @@ from coordinator.fleet.devices import known_device
 from coordinator.fleet.folder import Fleet
 from coordinator.rounds.tasks import known_task
 from coordinator.store.database import Store, Transaction
-from coordinator.store.records import ReleaseRecord, RolloutRecord, RoundRecord, TaskRecord
-from coordinator.store.states import Phase
+from coordinator.store.records import ReleaseRecord, RolloutRecord, TaskRecord
+from coordinator.store.states import Outcome, Phase
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.protocol.releases import Root, read
 from edge_sdk.protocol.signing import Envelope
@@ -53,8 +54,12 @@ _NARROW = 2  # table columns: a name and a value
 
 
 def device_rows(store: Store, now_s: float) -> list[Row]:
-    """One row per device: its profile and state, what it has to spare, and its release; unknown values are ``None``."""
+    """One row per device: its profile and state, what it has to spare, and the release that it runs.
+
+    Unknown values are ``None``.
+    """
     with store.reading() as tx:
+        running = tx.assignments.running()
         return [
             {
                 "device": known.id,
@@ -65,7 +70,7 @@ def device_rows(store: Store, now_s: float) -> list[Row]:
                 "last_seen_s_ago": round(now_s - known.last_seen_s) if known.has_said_hello else None,
                 **_spare(known.snapshot),
                 "memory_factor": round(known.memory_factor, 2),
-                "release": latest.release if (latest := tx.assignments.latest(known.id)) else None,
+                "release": running.get(known.id),
             }
             for known in tx.devices.all()
         ]
@@ -93,7 +98,7 @@ def round_rows(store: Store, task: str | None) -> list[Row]:
     """One row per round of ``task``, or of every task if ``None``."""
     with store.reading() as tx:
         names = [known.name for known in tx.tasks.all() if task in {None, known.name}]
-        return [_round_row(tx, known) for name in names for known in tx.rounds.all(name)]
+        return [row for name in names for row in _round_rows(tx, name)]
 
 
 def task_rows(store: Store) -> list[Row]:
@@ -123,11 +128,10 @@ def settings_of(config: TaskConfig) -> list[Row]:
 def version_rows(store: Store, task: str) -> list[Row]:
     """One row per version of ``task``: its accuracy by width, from 0 to 1."""
     with store.reading() as tx:
-        found = tx.evaluations.all(task)
-    numbers = sorted({one.round for one in found})
+        judged = tx.evaluations.all(task)
     return [
-        {"version": number} | {one.width: round(one.accuracy, 4) for one in found if one.round == number}
-        for number in numbers
+        {"version": number} | {one.width: round(one.accuracy, 4) for one in found}
+        for number, found in groupby(judged, key=lambda one: one.round)
     ]
 
 
@@ -370,24 +374,26 @@ def _worded(value: Cell, form: str) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else form.format(value)
 
 
-def _round_row(tx: Transaction, known: RoundRecord) -> Row:
-    offers = tx.offers.of_round(known.task, known.number)
-    updates = tx.updates.accepted(known.task, known.number)
-    accuracy = {found.width: found.accuracy for found in tx.evaluations.of_round(known.task, known.number)}
-    return {
-        "task": known.task,
-        "round": known.number,
-        "phase": known.phase.value,
-        "offers": len(offers),
-        "updates": len(updates),
-        "seconds": None if known.closed_s is None else round(known.closed_s - known.opened_s, 1),
-        "uploaded_mib": round(sum(update.size_bytes for update in updates) / 2**20, 2),
-        **{width: accuracy.get(width) and round(accuracy[width], 4) for width in ("full", "half", "quarter")},
-    }
+def _round_rows(tx: Transaction, task: str) -> list[Row]:
+    tally, uploaded_bytes = tx.offers.tally(task, after=0), tx.updates.uploaded_bytes(task, after=0)
+    accuracy = {(one.round, one.width): round(one.accuracy, 4) for one in tx.evaluations.all(task)}
+    return [
+        {
+            "task": task,
+            "round": known.number,
+            "phase": known.phase.value,
+            "offers": sum(tally.get(known.number, {}).values()),
+            "updates": tally.get(known.number, {}).get(Outcome.UPDATED, 0),
+            "seconds": None if known.closed_s is None else round(known.closed_s - known.opened_s, 1),
+            "uploaded_mib": round(uploaded_bytes.get(known.number, 0) / 2**20, 2),
+            **{width: accuracy.get((known.number, width)) for width in ("full", "half", "quarter")},
+        }
+        for known in tx.rounds.all(task)
+    ]
 
 
 def _task_row(tx: Transaction, known: TaskRecord) -> Row:
-    latest, rounds = tx.versions.latest(known.name), tx.rounds.all(known.name)
+    latest = tx.versions.latest(known.name)
     accuracy = (
         {}
         if latest is None
@@ -396,7 +402,7 @@ def _task_row(tx: Transaction, known: TaskRecord) -> Row:
     return {
         "task": known.name,
         "status": known.status.value,
-        "rounds": sum(one.phase is Phase.CLOSED for one in rounds),
+        "rounds": tx.rounds.count(known.name, Phase.CLOSED),
         "of": read_task(known.config).rounds,
         "version": None if latest is None else latest.number,
         **{width: accuracy.get(width) for width in ("full", "half", "quarter")},

@@ -24,6 +24,7 @@ from coordinator.api.asking import (
     WAIT,
     Admin,
     After,
+    AfterNumber,
     Limit,
     Name,
     Opened,
@@ -224,9 +225,7 @@ def stop_task(store: Opened, who: Operator, task: Name) -> Task:
 
 
 @_tasks.get("/tasks/{task}/rounds")
-def list_rounds(
-    store: Opened, task: Name, limit: Limit = 100, after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
-) -> Page[Round]:
+def list_rounds(store: Opened, task: Name, limit: Limit = 100, after: AfterNumber = 0) -> Page[Round]:
     """The rounds of a task, oldest first."""
     with store.reading() as tx:
         known_or_404(lambda: known_task(tx, task))
@@ -235,11 +234,12 @@ def list_rounds(
 
 
 @_tasks.get("/tasks/{task}/assignments")
-def list_assignments(store: Opened, task: Name, limit: Limit = 100, after: After = None) -> Page[Assignment]:
+def list_assignments(store: Opened, task: Name, limit: Limit = 100, after: AfterNumber = 0) -> Page[Assignment]:
     """The assignments of a task's exports to devices, oldest first."""
     with store.reading() as tx:
         known_or_404(lambda: known_task(tx, task))
-        some, more = listed(tx.assignments.of_task(task), lambda known: str(known.number), limit, after)
+        found = tx.assignments.page_of_task(task, limit + 1, after)
+    some, more = page_of(found, lambda known: str(known.number), limit)
     return Page(items=[Assignment.model_validate(known) for known in some], after=more)
 
 

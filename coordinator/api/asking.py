@@ -28,6 +28,7 @@ Limit = Annotated[int, Query(ge=1, le=_MOST, description="Maximum number of item
 After = Annotated[
     str | None, Query(max_length=64, pattern=r"^[^\x00]*$", description="The `after` of the previous page.")
 ]
+AfterNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="The `after` of the previous page.")]
 _bearer = HTTPBearer(description="A token made by `coordinator token create`.")
 Answers = dict[int | str, dict[str, Any]]
 """An operation's possible answers by status code, as FastAPI takes them for the OpenAPI document."""

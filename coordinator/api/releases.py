@@ -9,10 +9,20 @@ import time
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Body, Query, status
+from fastapi import APIRouter, Body, status
 from pydantic import JsonValue
 
-from coordinator.api.asking import PROBLEMS, Limit, Numbered, Opened, Operator, Viewer, known_or_404, page_of
+from coordinator.api.asking import (
+    PROBLEMS,
+    AfterNumber,
+    Limit,
+    Numbered,
+    Opened,
+    Operator,
+    Viewer,
+    known_or_404,
+    page_of,
+)
 from coordinator.api.schemas import Assignment, Page, Release, Rollout
 from coordinator.delivery.approving import approve, known_release, parse_signed, signatures_in
 from coordinator.delivery.plans import read_plan
@@ -20,11 +30,10 @@ from coordinator.delivery.rollout import Command
 from coordinator.delivery.starting import command_rollout, known_rollout, start_rollout
 
 releases = APIRouter(tags=["releases"], dependencies=[Viewer], responses=PROBLEMS)
-_After = Annotated[int, Query(ge=0, le=2**31 - 1, description="The `after` of the previous page.")]
 
 
 @releases.get("/releases")
-def list_releases(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[Release]:
+def list_releases(store: Opened, limit: Limit = 100, after: AfterNumber = 0) -> Page[Release]:
     """All releases, oldest first."""
     with store.reading() as tx:
         some, more = page_of(tx.releases.page(limit + 1, after), lambda known: str(known.release), limit)
@@ -51,7 +60,7 @@ def approve_release(
 
 
 @releases.get("/rollouts")
-def list_rollouts(store: Opened, limit: Limit = 100, after: _After = 0) -> Page[Rollout]:
+def list_rollouts(store: Opened, limit: Limit = 100, after: AfterNumber = 0) -> Page[Rollout]:
     """All rollouts, oldest first."""
     with store.reading() as tx:
         some, more = page_of(tx.rollouts.page(limit + 1, after), lambda known: str(known.rollout), limit)
@@ -77,7 +86,7 @@ def show_rollout(store: Opened, rollout: Numbered) -> Rollout:
 
 
 @releases.get("/rollouts/{rollout}/assignments")
-def list_assignments(store: Opened, rollout: Numbered, limit: Limit = 100, after: _After = 0) -> Page[Assignment]:
+def list_assignments(store: Opened, rollout: Numbered, limit: Limit = 100, after: AfterNumber = 0) -> Page[Assignment]:
     """The devices of a rollout: the export, the status, and why a device went back."""
     with store.reading() as tx:
         known_or_404(lambda: known_rollout(tx, rollout))

@@ -89,7 +89,7 @@ class Task(BaseModel):
             status=known.status,
             failure=known.failure,
             created_s=known.created_s,
-            rounds_closed=sum(one.phase is Phase.CLOSED for one in tx.rounds.all(known.name)),
+            rounds_closed=tx.rounds.count(known.name, Phase.CLOSED),
             version=None if latest is None else latest.number,
             accuracy={one.width: one.accuracy for one in evaluations},
             settings=msgspec.to_builtins(read_task(known.config)),

@@ -157,13 +157,13 @@ class Assignments(Repository[AssignmentRecord]):
         """The assignment with this number, or ``None`` if there is none."""
         return self._one(number=number)
 
-    def latest(self, device: str) -> AssignmentRecord | None:
-        """A device's newest assignment, or ``None`` if it never had one."""
-        return self._last("number", device=device)
-
     def page(self, rollout: int, most: int, after: int) -> tuple[AssignmentRecord, ...]:
         """The first ``most`` assignments of a rollout whose numbers are above ``after``."""
         return self._some(most, "number", after, rollout=rollout)
+
+    def page_of_task(self, task: str, most: int, after: int) -> tuple[AssignmentRecord, ...]:
+        """The first ``most`` assignments of a task whose numbers are above ``after``."""
+        return self._some(most, "number", after, task=task)
 
     def of_rollout(self, rollout: int) -> tuple[AssignmentRecord, ...]:
         """Every assignment of a rollout, oldest first."""
@@ -212,6 +212,15 @@ class Assignments(Repository[AssignmentRecord]):
         found = select(self.table).join(newest, self.table.c.number == newest.c.number)
         page = found.order_by(self.table.c.device).limit(most).offset(skipped)
         return self._found(page)
+
+    def running(self) -> Mapping[str, int]:
+        """The release that each device runs: of its newest assignment, over all tasks, that is healthy."""
+        columns = self.table.c
+        newest = (
+            select(func.max(columns.number)).where(columns.status == AssignmentStatus.HEALTHY).group_by(columns.device)
+        )
+        found = select(columns.device, columns.release).where(columns.number.in_(newest))
+        return {row[0]: row[1] for row in self._connection.execute(found)}
 
     def tally(self, task: str) -> Mapping[AssignmentStatus, int]:
         """The number of a task's devices by the status of their newest assignment."""

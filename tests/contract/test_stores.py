@@ -277,9 +277,9 @@ def test_evaluation_done_again_replaces_the_earlier(offered: Store) -> None:
         assert tx.evaluations.all("news") == tx.evaluations.of_round("news", 0)
 
 
-def assigned(tx: Transaction, device: str = "pi-4", rollout: int | None = None) -> AssignmentRecord:
-    status = AssignmentStatus.PENDING
-    return tx.assignments.add(AssignmentRecord(0, rollout, 1, "news", device, 1, "m1-int8", HALF, BLOBS, 2**40, status))
+def assigned(tx: Transaction, device: str = "pi-4", rollout: int | None = None, release: int = 1) -> AssignmentRecord:
+    status, export = AssignmentStatus.PENDING, ("m1-int8", HALF, BLOBS, 2**40)
+    return tx.assignments.add(AssignmentRecord(0, rollout, release, "news", device, 1, *export, status))
 
 
 def test_release_reads_back_with_its_signatures(offered: Store) -> None:
@@ -329,10 +329,20 @@ def test_assignment_numbers_rise_and_say_how_devices_stand(offered: Store) -> No
         stood = replace(first, status=AssignmentStatus.ROLLED_BACK, reason="slow", changed_s=9.0, report=report)
         assert first.number < second.number
         assert tx.assignments.get(first.number) == stood
-        assert tx.assignments.latest("pi-4") == second
-        assert tx.assignments.latest("jetson") is None
         assert tx.assignments.of_rollout(rollout) == (stood,)
         assert tx.assignments.of_task("news") == (stood, second)
+        assert tx.assignments.page_of_task("news", 1, 0) == (stood,)
+        assert tx.assignments.page_of_task("news", 9, first.number) == (second,)
+        assert tx.assignments.page_of_task("other", 9, 0) == ()
+
+
+def test_device_runs_the_newest_release_that_is_healthy_there(offered: Store) -> None:
+    with offered.transaction() as tx:
+        assert tx.assignments.running() == {}
+        states = (AssignmentStatus.HEALTHY, AssignmentStatus.HEALTHY, AssignmentStatus.ROLLED_BACK)
+        for release, status in enumerate((*states, AssignmentStatus.SENT), start=1):
+            tx.assignments.stands(assigned(tx, release=release).number, status, "", 9.0)
+        assert tx.assignments.running() == {"pi-4": 2}
 
 
 def test_what_devices_had_before_there_were_rollouts_is_kept_as_assignments(store: Store) -> None:

@@ -13,16 +13,21 @@ from coordinator.listing import (
     device_rows,
     enrolment_rows,
     fleet_rows,
+    round_rows,
     show,
     show_devices,
     version_rows,
 )
 from coordinator.store.database import Store
+from coordinator.store.offers import Offers
 from coordinator.store.records import EvaluationRecord, VersionRecord
+from coordinator.store.states import AssignmentStatus
+from coordinator.store.updates import Updates
 from edge_sdk.elastic.runtimes import MIB, Runtime
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.messages import Snapshot
 from edge_sdk.security.identity import Identity
+from tests.support.filled_store import TASK, fill_state
 from tests.support.secured import keep_certificate, new_fleet
 
 SNAPSHOT = Snapshot(
@@ -166,6 +171,39 @@ def test_short_rows_are_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ["news", "2"],
         ["motion", "-"],
     ]
+
+
+def test_rounds_are_counted_by_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,000 rounds of 1,000 devices a million offers and updates were read, to be counted."""
+    filled = fill_state(tmp_path, devices=20, rounds=3)
+    with filled.reading() as tx:
+        offers = [tx.offers.of_round(TASK, number) for number in (1, 2, 3)]
+        updates = [tx.updates.accepted(TASK, number) for number in (1, 2, 3)]
+        judged = [{one.width: one.accuracy for one in tx.evaluations.of_round(TASK, number)} for number in (1, 2, 3)]
+    for repository in (Offers, Updates):
+        monkeypatch.setattr(repository, "_read", lambda *_: pytest.fail("a record is read"))
+    rows = round_rows(filled, None)
+    filled.close()
+    assert [row["round"] for row in rows] == [1, 2, 3]
+    assert [row["offers"] for row in rows] == [len(found) for found in offers]
+    assert [row["updates"] for row in rows] == [len(found) for found in updates]
+    assert [row["uploaded_mib"] for row in rows] == [
+        round(sum(one.size_bytes for one in found) / MIB, 2) for found in updates
+    ]
+    assert [row["full"] for row in rows] == [round(found["full"], 4) if "full" in found else None for found in judged]
+
+
+def test_release_of_a_device_is_the_one_that_it_runs(tmp_path: Path) -> None:
+    """It was the newest that it was to get, also where it went back from that."""
+    filled = fill_state(tmp_path, devices=200, rounds=1)
+    with filled.reading() as tx:
+        status = {known.device: known.status for known in tx.assignments.of_task(TASK)}
+    rows = device_rows(filled, 0.0)
+    filled.close()
+    assert len({*status.values()}) > 1
+    assert {row["device"]: row["release"] for row in rows} == {
+        str(row["device"]): 1 if status.get(str(row["device"])) is AssignmentStatus.HEALTHY else None for row in rows
+    }
 
 
 def test_no_device_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:

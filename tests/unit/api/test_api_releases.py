@@ -57,6 +57,8 @@ def test_release_is_signed_elsewhere_rolled_out_and_rolled_back(
     assert (begun.status_code, begun.json()["devices"]["pending"]) == (201, 4)
     assigned = client.get("/api/v1/rollouts/1/assignments?limit=3", headers=mine).json()
     assert ([it["stage"] for it in assigned["items"]].count(0) <= 2, assigned["after"]) == (True, "3")
+    rest = client.get("/api/v1/tasks/news/assignments?limit=3&after=3", headers=mine).json()
+    assert ([it["number"] for it in rest["items"]], rest["after"]) == ([4], None)
     for command, status in (
         ("pause", "paused"),
         ("resume", "running"),
