@@ -30,6 +30,7 @@ from coordinator.api.asking import (
     Opened,
     Operator,
     Viewer,
+    headers_of,
     known_or_404,
     listed,
     page_of,
@@ -67,7 +68,6 @@ from edge_sdk.errors import (
     MalformedMessageError,
     ModelFormatError,
     RaffmError,
-    StoreAwayError,
     UntrustedError,
 )
 
@@ -79,8 +79,6 @@ _CODES = {
     UntrustedError: status.HTTP_401_UNAUTHORIZED,
 }
 """The status codes of errors that are the client's; any other is the server's, 503."""
-_AWAY_S = 5
-"""The Retry-After while the database is away, about as long as its restart takes."""
 
 
 def create_app(store: Store, state_dir: Path | None = None, limits: Limits | None = None) -> FastAPI:
@@ -109,15 +107,14 @@ def create_app(store: Store, state_dir: Path | None = None, limits: Limits | Non
 async def _told(_: Request, error: Exception) -> JSONResponse:
     """Answer with the error in one line, as on the command line; errors of the disk or the database are 503."""
     if isinstance(error, AnyHTTPException):
-        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, headers_of(error))
     if isinstance(error, RequestValidationError):
         return JSONResponse({"error": _first_of(error)}, status.HTTP_422_UNPROCESSABLE_CONTENT)
     if isinstance(error, UnicodeEncodeError):
         return JSONResponse({"error": "the request has text that is not valid UTF-8"}, status.HTTP_400_BAD_REQUEST)
     codes = (code for kind, code in _CODES.items() if isinstance(error, kind))
     said = str(error).encode(errors="backslashreplace").decode()  # it may quote a lone surrogate, JSON's \ud800
-    again = {"Retry-After": str(_AWAY_S)} if isinstance(error, StoreAwayError) else None
-    return JSONResponse({"error": said}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE), again)
+    return JSONResponse({"error": said}, next(codes, status.HTTP_503_SERVICE_UNAVAILABLE), headers_of(error))
 
 
 def _well() -> dict[str, str]:

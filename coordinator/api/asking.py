@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as StateDir
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, HTTPException, Path, Query, Request, status
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException as AnyHTTPException
 
 from coordinator.api.access import bearer_of
 from coordinator.api.limiting import Guard
@@ -18,9 +19,10 @@ from coordinator.fleet.folder import Fleet, open_fleet
 from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
 from coordinator.store.states import AccessRole
-from edge_sdk.errors import ConfigurationError, StorageError
+from edge_sdk.errors import ConfigurationError, StorageError, StoreAwayError
 
 _MOST = 500
+_AWAY_S = 5  # about as long as a restart of the database takes
 _T = TypeVar("_T")
 Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$")]
 Numbered = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -120,6 +122,13 @@ Secured = Annotated[Fleet, Depends(_fleet)]
 Viewer = Depends(_may(AccessRole.VIEWER))
 Operator = Annotated[TokenRecord, Depends(_may(AccessRole.OPERATOR))]
 Admin = Annotated[TokenRecord, Depends(_may(AccessRole.ADMIN))]
+
+
+def headers_of(error: Exception) -> Mapping[str, str] | None:
+    """The headers of the answer to ``error``: its own, or while the database is away, when to ask again."""
+    if isinstance(error, AnyHTTPException):
+        return error.headers
+    return {"Retry-After": str(_AWAY_S)} if isinstance(error, StoreAwayError) else None
 
 
 def page_of(found: Sequence[_T], key: Callable[[_T], str], limit: int) -> tuple[Sequence[_T], str | None]:

@@ -26,7 +26,7 @@ from coordinator.store.database import Store
 from coordinator.store.records import TokenRecord
 from coordinator.store.states import AccessRole
 
-COOKIE = "raffm_session"
+_COOKIE = "raffm_session"
 _MAX_FORM_BYTES = 64 * 1024
 _MAX_FIELDS = 8
 router = APIRouter()
@@ -58,7 +58,7 @@ def _desk(request: Request) -> Desk:
 
 def _may(role: AccessRole) -> Callable[..., TokenRecord]:
     def check(request: Request, desk: Annotated[Desk, Depends(_desk)]) -> TokenRecord:
-        digest = desk.sessions.token_digest(request.cookies.get(COOKIE, ""))
+        digest = desk.sessions.token_digest(request.cookies.get(_cookie(request), ""))
         with desk.store.reading() as tx:
             known = None if digest is None else bearer_by(tx, digest, time.time())
         if known is None:
@@ -132,7 +132,7 @@ def log_in(request: Request, desk: Opened, form: Form) -> Response:
         return page(request, "login.html", then=then, told=told, code=status.HTTP_401_UNAUTHORIZED)
     answer = RedirectResponse(then if _is_here(then) else PATH, status.HTTP_303_SEE_OTHER)
     answer.set_cookie(
-        COOKIE,
+        _cookie(request),
         desk.sessions.open(known.digest),
         max_age=int(LASTS_S),
         path=PATH,
@@ -146,9 +146,9 @@ def log_in(request: Request, desk: Opened, form: Form) -> Response:
 @router.post("/logout", dependencies=[Depends(_posted)])
 def log_out(request: Request, desk: Opened) -> Response:
     """End the session."""
-    desk.sessions.close(request.cookies.get(COOKIE, ""))
+    desk.sessions.close(request.cookies.get(_cookie(request), ""))
     answer = RedirectResponse(f"{PATH}/login", status.HTTP_303_SEE_OTHER)
-    answer.delete_cookie(COOKIE, path=PATH)
+    answer.delete_cookie(_cookie(request), path=PATH)
     return answer
 
 
@@ -156,6 +156,12 @@ async def to_login(_: Request, error: Exception) -> Response:
     """Answer :class:`LoginNeededError` with a redirect to the login page."""
     wanted = error.wanted if isinstance(error, LoginNeededError) else PATH
     return RedirectResponse(f"{PATH}/login?{urlencode({'then': wanted})}", status.HTTP_303_SEE_OTHER)
+
+
+def _cookie(request: Request) -> str:
+    """The name of the cookie, with the port: a browser sends a cookie to every port of the host that has set it."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"{_COOKIE}_{port}" if port.isdecimal() else _COOKIE
 
 
 def _is_here(wanted: str) -> bool:

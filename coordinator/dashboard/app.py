@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from coordinator.api.asking import headers_of
 from coordinator.config import CoordinatorConfig
 from coordinator.dashboard import access, fleet, releases, rollouts, rounds, running, tasks
 from coordinator.dashboard.pictures import ModelSizes
@@ -82,7 +83,9 @@ async def _told(request: Request, error: Exception) -> Response:
         code, told = status.HTTP_404_NOT_FOUND, str(error)
     else:
         code, told = status.HTTP_503_SERVICE_UNAVAILABLE, str(error)
-    return page(request, "error.html", told=told, code=code)
+    answer = page(request, "error.html", told=told, code=code)
+    answer.headers.update(headers_of(error) or {})
+    return answer
 
 
 class _Headers:

@@ -18,6 +18,7 @@ from coordinator.fleet.revocation import revoke_device
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from coordinator.store.states import AccessRole, Outcome, TaskStatus
+from edge_sdk.errors import StoreAwayError
 from tests.support.filled_store import TASK, fill_state
 from tests.support.pages import AT, EVIL, FOREIGN, client_of, log_in, told
 
@@ -111,6 +112,32 @@ def test_session_ends_with_logging_out_and_with_its_token(client: TestClient, st
     assert client.get(f"{AT}/fleet").status_code == 200
     revoke_token(store, "bob", 1.0, "a test")
     assert client.get(f"{AT}/fleet").status_code == 303
+
+
+def test_page_says_when_to_ask_again_while_the_database_is_away(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(client, store, AccessRole.VIEWER)
+
+    def away(_: Store) -> None:
+        raise StoreAwayError("store news does not answer")
+
+    monkeypatch.setattr(Store, "reading", away)
+    answer = client.get(f"{AT}/fleet")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert told(answer) == "store news does not answer"
+
+
+def test_dashboards_of_one_host_do_not_log_each_other_out(client: TestClient, store: Store, tmp_path: Path) -> None:
+    """Browsers send a cookie to every port of its host."""
+    log_in(client, store, AccessRole.VIEWER)
+    with client_of(store, tmp_path) as other:
+        other.base_url = other.headers["Origin"] = "http://testserver:8081"
+        other.cookies = client.cookies.jar
+        log_in(other, store, AccessRole.VIEWER, "bob")
+        assert [each.get(f"{AT}/fleet").status_code for each in (client, other)] == [200, 200]
+        other.post(f"{AT}/logout")
+        assert [each.get(f"{AT}/fleet").status_code for each in (client, other)] == [200, 303]
 
 
 # -- who may what
