@@ -85,13 +85,6 @@ def opened(updates: Iterable[UpdateSource]) -> Iterator[list[OpenUpdate]]:
         ]
 
 
-def aggregate(
-    base: Mapping[str, Array], updates: Sequence[UpdateSource], *, floor: float, rate: float = 1.0
-) -> dict[str, Array]:
-    """The new global model by the formula above: :func:`advance` without moments of earlier rounds."""
-    return advance(base, updates, floor=floor, optimizer=ServerOptimizer(rate=rate), moments={}).parameters
-
-
 def advance(
     base: Mapping[str, Array],
     updates: Sequence[UpdateSource],

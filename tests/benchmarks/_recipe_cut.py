@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.aggregation.coverage import aggregate
 from coordinator.config import Salience
 from coordinator.models.evaluation import Evaluator
 from tests.benchmarks._recipe_news import News, encoded, news_of, ranked_by
 from tests.benchmarks._recipe_rounds import Arm, Learner, Problem, Rounds
+from tests.support.plain_mean import aggregate
 
 Cut = Mapping[str, Mapping[str, float]]
 _SHARES = {"full": 1.0, "three quarters": 0.75, "half": 0.5, "quarter": 0.25}

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from coordinator.aggregation.coverage import UpdateSource, aggregate
+from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import CoordinatorConfig, TaskConfig
 from coordinator.delivery.choice import Judged, best_of
 from coordinator.models.evaluation import Evaluator
@@ -32,6 +32,7 @@ from edge_sdk.training.onnx_runtime import OnnxRuntime
 from edge_sdk.training.runtime import train
 from edge_sdk.training.torch_runtime import TorchRuntime
 from tests.benchmarks._recipe_authors import authors_rule, permuted_by_l1
+from tests.support.plain_mean import aggregate
 
 CACHE = CoordinatorConfig(state_dir=Path(), broker="").template_cache
 DEFAULTS = TaskConfig(name="recipe", model_dir="", calibration_file="", test_file="")

@@ -12,13 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from coordinator.aggregation.coverage import UpdateSource, aggregate
+from coordinator.aggregation.coverage import UpdateSource
 from coordinator.config import TaskConfig
 from coordinator.models.versions import load_version, save_version, split_part
 from edge_sdk.elastic.families import family_of
 from edge_sdk.elastic.slicing import slices_of
 from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.transport.blob_folder import BlobFolder
+from tests.support.plain_mean import aggregate
 from tests.support.small_fleet import ARCHITECTURE, SmallFleet, need_mib
 
 PART = TrainablePart.NO_EMBEDDINGS

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.aggregation import coverage
-from coordinator.aggregation.coverage import UpdateSource, aggregate
+from coordinator.aggregation.coverage import UpdateSource
 from coordinator.aggregation.tensor_file import TensorFile
 from edge_sdk.elastic.families import family_of
 from edge_sdk.elastic.slicing import Array, Region, Shapes, Slices, shapes_of, slices_of
@@ -28,6 +28,7 @@ from edge_sdk.errors import StorageError
 from edge_sdk.protocol.encodings import decode, encode
 from edge_sdk.protocol.messages import Encoding, EncodingKind
 from edge_sdk.protocol.tensors import write_tensors
+from tests.support.plain_mean import aggregate
 
 ARCHITECTURE = Architecture("gpt2", 2, 4, 2, 12, 8, 11, 5, 3, adapters=Adapters(rank=4))
 LAYER = {

