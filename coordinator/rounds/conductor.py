@@ -102,9 +102,9 @@ class Conductor:
         """Prepare the run of the task, or continue what the store has of it."""
         resources, config = self._resources, self.config
         self.is_held = status is TaskStatus.PAUSED
-        with resources.store.transaction() as tx:
-            if status is TaskStatus.PENDING:
-                tx.tasks.start(config.name, len(tx.rounds.all(config.name)))
+        if status is TaskStatus.PENDING:
+            self._begin()
+        with resources.store.reading() as tx:
             latest = tx.versions.latest(config.name)
         known = None if latest is None else (latest.number, latest.blobs)
 
@@ -122,6 +122,10 @@ class Conductor:
             return run, version, [] if known else run.evaluate(version)
 
         resources.submit(work, lambda made: self._prepared(*made), self._fail)
+
+    def _begin(self) -> None:
+        with self._resources.store.transaction() as tx:
+            tx.tasks.start(self.config.name, len(tx.rounds.all(self.config.name)))
 
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
@@ -187,13 +191,15 @@ class Conductor:
         _log.info("task %s is %s", self.config.name, status.value, extra=self._about)
 
     def obey(self, status: TaskStatus) -> None:
-        """Follow the task's status in the store, which an operator may have changed."""
+        """Follow the task's status in the store, which an operator may have changed.
+
+        A task that has ended, and was started again at once, is begun anew by the agenda.
+        """
         self.is_held = status is TaskStatus.PAUSED
         if status is TaskStatus.STOPPED:
             self._stop()
-        elif status is TaskStatus.PENDING:
-            with self._resources.store.transaction() as tx:
-                tx.tasks.set_status(self.config.name, TaskStatus.RUNNING)
+        elif status is TaskStatus.PENDING and self.stage is not Stage.DONE:
+            self._begin()
 
     def _stop(self) -> None:
         """End the task once running work is done; an open round closes with the updates that it has."""

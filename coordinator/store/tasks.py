@@ -28,8 +28,12 @@ class Tasks(Repository[TaskRecord]):
         self._update({"name": name}, status=status, failure=failure)
 
     def start(self, name: str, forgiven: int) -> None:
-        """Set a task running at an operator's request; ``forgiven`` of its first rounds no longer count as failed."""
-        self._update({"name": name}, status=TaskStatus.RUNNING, failure=None, forgiven=forgiven)
+        """Set a pending task running; ``forgiven`` of its first rounds no longer count as failed.
+
+        A task to which an operator has given another status meanwhile keeps that.
+        """
+        changes = {"status": TaskStatus.RUNNING, "failure": None, "forgiven": forgiven}
+        self._update({"name": name, "status": TaskStatus.PENDING}, **changes)
 
     def get(self, name: str) -> TaskRecord | None:
         """The task with this name, or ``None`` if there is none."""

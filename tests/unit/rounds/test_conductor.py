@@ -15,9 +15,10 @@ from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.conductor import Conductor, Stage
 from coordinator.rounds.machine import MAX_ABANDONED
+from coordinator.rounds.tasks import change_status
 from coordinator.store.opening import open_store
-from coordinator.store.records import DeviceRecord
-from coordinator.store.states import TaskStatus
+from coordinator.store.records import DeviceRecord, RoundRecord
+from coordinator.store.states import Phase, TaskStatus
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, ModelTask
 from edge_sdk.protocol.blobs import update_id
@@ -122,6 +123,35 @@ def test_devices_speak_after_a_task_could_not_be_prepared(agenda: Agenda, sent: 
     agenda.blob_fetched("light", "0" * 64)
     agenda.sweep()
     assert [message.reason for _, message in sent if isinstance(message, Wait)] == ["no task is waiting"]
+
+
+def test_command_that_comes_while_a_task_begins_or_goes_on_is_not_lost(agenda: Agenda) -> None:
+    """Another process gives it between two statements of the coordinator, which wrote `running` over it."""
+    store, agenda._resources = agenda._resources.store, replace(agenda._resources, submit=lambda *_: None)
+    agenda._follow()
+    conductor = agenda._conductors["motion"]
+    for task_is_to in (TaskStatus.PAUSED, TaskStatus.STOPPED):
+        change_status(store, "motion", task_is_to, 0.0, "a test")
+        for begins in (conductor.start, conductor.obey):
+            begins(TaskStatus.PENDING)
+            with store.reading() as tx:
+                assert tx.tasks.get("motion").status is task_is_to
+
+
+def test_task_that_is_started_again_as_soon_as_it_failed_begins_anew(agenda: Agenda) -> None:
+    """It went on as if nobody had started it: the rounds that it had failed by counted, and it failed again."""
+    store = agenda._resources.store
+    agenda._resources = replace(agenda._resources, submit=lambda _, __, fail: fail("no model"))
+    agenda._follow()
+    with store.transaction() as tx:
+        tx.rounds.add(RoundRecord("motion", 1, "b" * 64, Phase.ABANDONED, 1, 1.0, 2.0, 3.0))
+    change_status(store, "motion", TaskStatus.PENDING, 0.0, "a test")
+    agenda._resources = replace(agenda._resources, submit=lambda *_: None)
+    for _ in range(2):
+        agenda.tick({})
+    with store.reading() as tx:
+        known = tx.tasks.get("motion")
+    assert (known.status, known.forgiven) == (TaskStatus.RUNNING, 1)
 
 
 def test_devices_on_the_wrong_runtime_are_told_and_the_log_says_what_the_round_waits_for(
