@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -25,13 +26,12 @@ from coordinator.rounds.recovery import recorded_blobs
 from coordinator.store.database import Store
 from coordinator.store.opening import SQLITE_FILE, is_new, open_store, sole_user
 from edge_sdk.disk import disk_errors, durable_file, sync, write_durably
-from edge_sdk.errors import ConfigurationError, DataFormatError, StorageError
+from edge_sdk.errors import ConfigurationError, DataFormatError
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 
 _BLOBS = "blobs"
 _KEYS = frozenset(key_file(Path(), role).name for role in Role) | FLEET_FILES
-_TRIES = 5
 _MAX_KEY_BYTES = 16 * 1024
 _RELEASES_SINCE = 1_000_000
 
@@ -46,17 +46,15 @@ def back_up(state_dir: Path, file: Path) -> int:
         raise ConfigurationError(f"state folder {state_dir} has no store: there is nothing to back up")
     if file.exists():
         raise ConfigurationError(f"{file} exists already: choose another file")
-    folder = file.absolute().parent
-    with disk_errors(folder), TemporaryDirectory(dir=folder) as scratch, closing(open_store(state_dir)) as store:
-        for number in range(_TRIES):
-            copy = Path(scratch) / f"{number}.sqlite"
-            needed = _copied(store, copy)
-            try:
-                _pack(file, state_dir, copy, needed)
-            except FileNotFoundError:  # the coordinator has deleted a blob that its store no longer records
-                continue
-            return len(needed)
-    raise StorageError(f"blobs of {state_dir} are deleted faster than they are copied: try again")
+    folder, blobs = file.absolute().parent, BlobFolder(state_dir / _BLOBS)
+    with ExitStack() as held:
+        held.enter_context(disk_errors(folder))
+        copy = Path(held.enter_context(TemporaryDirectory(dir=folder))) / SQLITE_FILE
+        store = held.enter_context(closing(open_store(state_dir)))
+        held.enter_context(blobs.in_use())  # what the copy records is not deleted before it is packed
+        needed = _copied(store, copy)
+        _pack(file, state_dir, copy, {digest: blobs.path_of(digest) for digest in needed})
+    return len(needed)
 
 
 def restore(file: Path, state_dir: Path) -> int:
@@ -85,14 +83,14 @@ def _copied(store: Store, copy: Path) -> set[str]:
             return recorded_blobs(tx)
 
 
-def _pack(file: Path, state_dir: Path, copy: Path, digests: set[str]) -> None:
+def _pack(file: Path, state_dir: Path, copy: Path, blobs: Mapping[str, Path]) -> None:
     with durable_file(file) as out, tarfile.open(fileobj=out, mode="w") as archive:
         os.fchmod(out.fileno(), 0o600)
         archive.add(copy, SQLITE_FILE)
         for key in sorted(name for name in _KEYS if (state_dir / name).exists()):
             archive.add(state_dir / key, key)
-        for digest in sorted(digests):
-            archive.add(BlobFolder(state_dir / _BLOBS).path_of(digest), f"{_BLOBS}/{digest}")
+        for digest, blob in sorted(blobs.items()):
+            archive.add(blob, f"{_BLOBS}/{digest}")
 
 
 def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:

@@ -1,4 +1,4 @@
-"""A release made, or a model saved, by one process while the coordinator, another, sweeps its folder."""
+"""A release made, a model saved or a backup taken by one process while the coordinator, another, sweeps its folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from coordinator import backup
 from coordinator.config import CoordinatorConfig
 from coordinator.delivery import creating
 from coordinator.delivery.approving import known_release, manifest_of
 from coordinator.delivery.creating import Wanted, create_release
+from coordinator.delivery.keys import own_key
 from coordinator.fleet.folder import say_of_fleet
 from coordinator.resources import Resources
 from coordinator.rounds.agenda import Agenda
@@ -25,6 +27,7 @@ from coordinator.store.database import Store
 from coordinator.store.opening import open_store
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.releases import Precision
+from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
 from tests.support.light_model import light_models, light_task
 from tests.support.simulator import able_device
@@ -104,6 +107,29 @@ def test_release_is_for_the_fleet_whose_folder_it_is(tmp_path: Path, store: Stor
     assert (made_for(None), made_for("barn")) == ("barn", "barn")
     with pytest.raises(ConfigurationError, match="is the state folder of fleet 'barn', not 'default'"):
         made_for("default")
+
+
+@pytest.mark.usefixtures("store")
+def test_what_a_backup_records_is_not_swept_away_before_it_is_packed(
+    tmp_path: Path, agenda: Agenda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where packing takes longer than a round, each try lost blobs to the next version, and no backup was taken."""
+    copied, swept = backup._copied, list[bool]()
+
+    def copied_and_swept(store: Store, copy: Path) -> set[str]:
+        needed = copied(store, copy)
+        with store.transaction() as tx:
+            tx.versions._delete(task=TASK)
+        swept.append(agenda.sweep())
+        return needed
+
+    monkeypatch.setattr(backup, "_copied", copied_and_swept)
+    own_key(tmp_path, Role.ROUND)
+    count = backup.back_up(tmp_path, tmp_path / "backup.tar")
+    assert swept == [False]
+    assert backup.restore(tmp_path / "backup.tar", tmp_path / "again") == count > 0
+    assert agenda.sweep()
+    assert BlobFolder(tmp_path / "blobs").digests() == ()
 
 
 def test_version_is_not_swept_away_while_it_is_saved(
