@@ -283,8 +283,10 @@ class Service:
             case Ready(snapshot=snapshot):
                 with self._store.transaction(durable=False) as tx:
                     known = tx.devices.get(device)
+                    if known is None or known.revoked_s is not None:
+                        return  # a command has revoked it since the last tick
                     tx.devices.seen(device, time.time(), snapshot)
-                if known is not None and known.has_said_hello:
+                if known.has_said_hello:
                     self._agenda.device_ready(known, message)
             case UpdateReady():
                 self._agenda.update_ready(device, message)

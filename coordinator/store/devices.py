@@ -43,12 +43,12 @@ class Devices(Repository[DeviceRecord]):
         self._update({"id": device}, revoked_s=now_s, online=False)
 
     def hello(self, device: str, profile: str, session: int, now_s: float) -> bool:
-        """Record a hello; returns ``False`` and changes nothing if a later session is already known."""
+        """Record a hello; ``False``, and nothing changes, if a later session is known or the device is revoked."""
         known = self.get(device)
         if known is None:
             self._insert(DeviceRecord(device, profile, session, True, None, 1.0, now_s))
             return True
-        if session < known.session:
+        if session < known.session or known.revoked_s is not None:
             return False
         self._update({"id": device}, profile=profile, session=session, online=True, last_seen_s=now_s)
         return True

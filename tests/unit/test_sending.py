@@ -1,4 +1,4 @@
-"""What a coordinator does not send."""
+"""What a coordinator does not send, and what it does not hear."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import CoordinatorConfig
+from coordinator.fleet.revocation import revoke_device
 from coordinator.service import Service
-from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Release, encode
+from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Hello, Ready, Release, encode
 from edge_sdk.protocol.topics import device_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.support.new_store import new_store
+from tests.support.simulator import able_device
 
 
 def test_message_that_every_receiver_would_drop_is_named_and_not_sent(
@@ -34,3 +36,17 @@ def test_message_that_every_receiver_would_drop_is_named_and_not_sent(
         in caplog.text
     )
     assert device.unread() == 1
+
+
+def test_device_that_a_command_has_just_revoked_does_not_come_online_again(tmp_path: Path) -> None:
+    """Nothing took it offline any more, and the next rollout of its task waited for it for good."""
+    with closing(new_store(tmp_path)) as store:
+        service = Service(CoordinatorConfig(state_dir=tmp_path, broker=""), store, MemoryTransport(MemoryHub(), ()))
+        hello = Hello(device="pi", session=1, profile="board", agent_version="1")
+        for message in (hello, Ready(snapshot=able_device())):
+            service._dispatch("pi", message)
+        revoke_device(store, "pi", 1.0, "a test")
+        for message in (hello, Ready(snapshot=able_device())):
+            service._dispatch("pi", message)
+        with store.reading() as tx:
+            assert tx.devices.online() == frozenset()
