@@ -98,9 +98,11 @@ def serve(
     from coordinator.service import Service, mqtt_transport
     from coordinator.store.opening import sole_user
     from coordinator.store.outage import SERVING_PATIENCE_S
+    from edge_sdk.disk import raise_file_limit
     from edge_sdk.security.secrets import read_secret
 
     log_to_stderr("coordinator", log_format)
+    raise_file_limit()  # a round's updates are all open while it is aggregated
     config = CoordinatorConfig(
         state_dir=state_dir,
         **link_of(

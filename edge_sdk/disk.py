@@ -1,10 +1,11 @@
-"""Files on disk: the system's errors as errors of the tree, writes that survive power loss, and locked folders."""
+"""Files on disk: the system's errors as errors of the tree, writes that survive power loss, locked folders, limits."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from edge_sdk.errors import DiskFullError, StateInUseError, StorageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_MAX_FILES = 65536
 
 
 @contextmanager
@@ -108,6 +110,14 @@ def _lock(descriptor: int, folder: Path, who: str, kind: int) -> None:
         fcntl.flock(descriptor, kind)
     except BlockingIOError as error:
         raise StateInUseError(f"state folder {folder} is in use by another {who}: stop it first") from error
+
+
+def raise_file_limit() -> None:
+    """Raise this process's limit of open files as far as allowed, to at most 65,536."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def sync(path: Path) -> None:

@@ -20,7 +20,6 @@ MAX_BODY_BYTES = 1 << 20
 MAX_CONNECTIONS = 1000
 PATIENCE_S, READING_S = 30.0, 600.0
 """How long to wait for a whole request, and for the client to read the end of an answer."""
-_MAX_FILES = 65536
 
 
 class BodyLimit:
@@ -83,17 +82,6 @@ class Connection(H11Protocol):
             self._timer = self.loop.call_later(PATIENCE_S, self._end_or_wait, left_s - PATIENCE_S)
         else:
             self.transport.abort()
-
-
-def raise_file_limit() -> None:
-    """Raise this process's limit of open files as far as allowed, to at most 65,536.
-
-    Every connection is an open file, even one that has not completed its TLS handshake.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _most_connections() -> int:

@@ -14,8 +14,9 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from coordinator.api.connections import Connection, raise_file_limit
+from coordinator.api.connections import Connection
 from coordinator.fleet.folder import Fleet
+from edge_sdk.disk import raise_file_limit
 from edge_sdk.errors import ConfigurationError, PortInUseError
 from edge_sdk.transport.address import is_loopback, show_certificate
 
@@ -92,7 +93,7 @@ def serve_api(app: FastAPI, listening: Listening, dashboard: str | None = None) 
     ``dashboard`` is the path of the dashboard, if there is one, for the log. Raises ``PortInUseError`` if the port is
     taken, and ``ConfigurationError`` if the address cannot be listened on.
     """
-    raise_file_limit()
+    raise_file_limit()  # a connection is one, even before its TLS handshake
     with closing(_listener(listening)) as listener:
         where = listening.address
         also = "" if dashboard is None else f", dashboard at {where}{dashboard}"

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from coordinator.api import connections
 from coordinator.api.connections import MAX_BODY_BYTES, Connection
+from edge_sdk.disk import raise_file_limit
 
 LARGE = b"x" * (8 << 20)
 ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -137,9 +138,9 @@ def test_so_many_connections_leave_half_of_the_files(monkeypatch: pytest.MonkeyP
     assert connections._most_connections() == connections.MAX_CONNECTIONS
     asked = list[object]()
     monkeypatch.setattr(resource, "setrlimit", lambda *words: asked.append(words))
-    connections.raise_file_limit()
+    raise_file_limit()
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
-    connections.raise_file_limit()
+    raise_file_limit()
     assert asked == [(resource.RLIMIT_NOFILE, (65536, resource.RLIM_INFINITY))]
 
 
