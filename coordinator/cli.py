@@ -22,7 +22,7 @@ from coordinator.commands.doctor import doctor
 from coordinator.commands.fleet import fleet_app
 from coordinator.commands.metrics import metrics_app
 from coordinator.commands.model import model_app
-from coordinator.commands.options import AsJson, Log, StateDir, open_store
+from coordinator.commands.options import MAX_NUMBER, AsJson, Log, StateDir, known_store
 from coordinator.commands.release import release_app
 from coordinator.commands.rollout import rollout_app
 from coordinator.commands.task import task_app
@@ -67,7 +67,7 @@ def serve(
         typer.Option(help="MQTT broker: mqtts://host:port or mqtt://host:port; default: as set by `fleet init`."),
     ] = None,
     fleet: Annotated[str | None, typer.Option(help="Name of the fleet; default: as set by `fleet init`.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads for computing salience and for evaluation.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for computing salience and for evaluation.")] = 2,
     exit_when_done: Annotated[bool, typer.Option("--exit-when-done", help="Exit once every task has ended.")] = False,
     tasks_at_once: Annotated[
         int, typer.Option(min=1, help="Maximum number of tasks that run at once; the others wait.")
@@ -96,7 +96,7 @@ def serve(
     """Serve the fleet until interrupted: run its tasks and rollouts."""
     from coordinator.fleet.folder import link_of
     from coordinator.service import Service, mqtt_transport
-    from coordinator.store.opening import sole_user
+    from coordinator.store.opening import open_store, sole_user
     from coordinator.store.outage import SERVING_PATIENCE_S
     from edge_sdk.disk import raise_file_limit
     from edge_sdk.security.secrets import read_secret
@@ -149,7 +149,7 @@ def list_rounds(
     """List every round: who took part, how accurate the result is, what it cost."""
     from coordinator.listing import round_rows, show
 
-    show(round_rows(open_store(state_dir), task), as_json=as_json)
+    show(round_rows(known_store(state_dir), task), as_json=as_json)
 
 
 @app.command()
@@ -186,7 +186,7 @@ def api(
     from coordinator.api.limiting import Limits
     from coordinator.api.serving import Listening, serve_api
     from coordinator.fleet.folder import open_fleet
-    from coordinator.store.opening import staying
+    from coordinator.store.opening import open_store, staying
     from coordinator.store.outage import ASKING_PATIENCE_S
 
     log_to_stderr("coordinator", log_format)
@@ -204,13 +204,13 @@ def api(
 @app.command()
 def audit(
     state_dir: StateDir,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Maximum number of entries.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the audit log, newest first: who has changed what."""
     from coordinator.listing import audit_rows, show
 
-    show(audit_rows(open_store(state_dir), limit), as_json=as_json)
+    show(audit_rows(known_store(state_dir), limit), as_json=as_json)
 
 
 @store_app.command("move")

@@ -95,9 +95,9 @@ def show_devices(rows: Sequence[Row]) -> None:
 
 
 def round_rows(store: Store, task: str | None) -> list[Row]:
-    """One row per round of ``task``, or of every task if ``None``."""
+    """One row per round of ``task``, or of every task if ``None``. Raises ``ConfigurationError`` for an unknown one."""
     with store.reading() as tx:
-        names = [known.name for known in tx.tasks.all() if task in {None, known.name}]
+        names = [known.name for known in tx.tasks.all()] if task is None else [known_task(tx, task).name]
         return [row for name in names for row in _round_rows(tx, name)]
 
 

@@ -73,7 +73,7 @@ class LocalCoordinator:
         return known[task].status is TaskStatus.DONE
 
     def rounds(self, task: str) -> list[Row]:
-        """The rows of ``coordinator round list``: one per round."""
+        """The rows of ``coordinator round list``: one per round. ``ConfigurationError`` if there is no such task."""
         with self._store() as store:
             return round_rows(store, task)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import StateDir, open_store
+from coordinator.commands.options import StateDir, known_store
 from coordinator.config import STATE_DIR_VARIABLE
 from edge_sdk.errors import ConfigurationError
 
@@ -28,7 +28,7 @@ def broker(
     state_dir: Annotated[
         Path | None, typer.Option(envvar=STATE_DIR_VARIABLE, help="Folder for the broker's configuration and log.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any free port.")] = 1883,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free port.")] = 1883,
 ) -> None:
     """Run the embedded MQTT broker on this machine until interrupted; not for production."""
     if context.invoked_subcommand is not None:
@@ -73,5 +73,5 @@ def write_config(
         changes["broker_dir"] = str(folder.absolute())
     if reload is not None:
         changes["reload"] = reload
-    file = write_configuration(open_store(state_dir), keep_settings(fleet, **changes), user, bind)
+    file = write_configuration(known_store(state_dir), keep_settings(fleet, **changes), user, bind)
     typer.echo(f"{kind.value} -c {file}")

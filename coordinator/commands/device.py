@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, a_number, open_store, typist
+from coordinator.commands.options import AsJson, StateDir, a_number, known_store, typist
 
 device_app = typer.Typer(no_args_is_help=True, help="Enrol, group, list and revoke devices.")
 DeviceId = Annotated[str, typer.Argument(help="Name of the device.")]
@@ -18,7 +18,7 @@ def list_devices(state_dir: StateDir, as_json: AsJson = False) -> None:
     """List every device that has ever enrolled or connected, with its last reported state; --json shows more."""
     from coordinator.listing import device_rows, show, show_devices
 
-    rows = device_rows(open_store(state_dir), time.time())
+    rows = device_rows(known_store(state_dir), time.time())
     if as_json:
         show(rows, as_json=True)
     else:
@@ -34,7 +34,7 @@ def group_device(
     """Move a device to a group; tasks and releases choose devices by group."""
     from coordinator.fleet.groups import put_into_group
 
-    put_into_group(open_store(state_dir), device, group, time.time(), typist())
+    put_into_group(known_store(state_dir), device, group, time.time(), typist())
     typer.echo(f"{device} is in group {group}")
 
 
@@ -59,7 +59,7 @@ def make_enrolment_token(
 
     fleet, now_s = known_fleet(state_dir), time.time()
     wanted = {"device": device, "group": group}
-    secret, line = new_token(open_store(state_dir), fleet, **wanted, hours=hours, now_s=now_s, who=typist())
+    secret, line = new_token(known_store(state_dir), fleet, **wanted, hours=hours, now_s=now_s, who=typist())
     typer.echo("type on the device, with the token in a file that nobody else can read:", err=True)
     typer.echo(f"  {line}", err=True)
     typer.echo(secret)
@@ -75,7 +75,7 @@ def list_enrolment_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
     why = unlisted(open_fleet(state_dir))
     if why is not None:
         typer.echo(why, err=True)
-    show(enrolment_rows(open_store(state_dir)), as_json=as_json)
+    show(enrolment_rows(known_store(state_dir)), as_json=as_json)
 
 
 @device_app.command("withdraw")
@@ -85,7 +85,7 @@ def withdraw_enrolment_token(
     """Withdraw an enrolment token that has not been used."""
     from coordinator.fleet.enrolment import withdraw_enrolment
 
-    withdraw_enrolment(open_store(state_dir), token, time.time(), typist())
+    withdraw_enrolment(known_store(state_dir), token, time.time(), typist())
 
 
 @device_app.command("certificates")
@@ -93,7 +93,7 @@ def list_certificates(device: DeviceId, state_dir: StateDir, as_json: AsJson = F
     """List every certificate that a device has had, oldest first."""
     from coordinator.listing import certificate_rows, show
 
-    show(certificate_rows(open_store(state_dir), device), as_json=as_json)
+    show(certificate_rows(known_store(state_dir), device), as_json=as_json)
 
 
 @device_app.command("revoke")
@@ -106,7 +106,7 @@ def revoke_device(device: DeviceId, state_dir: StateDir) -> None:
     from coordinator.fleet.folder import open_fleet
     from coordinator.fleet.revocation import revoke_device
 
-    store, fleet = open_store(state_dir), open_fleet(state_dir)
+    store, fleet = known_store(state_dir), open_fleet(state_dir)
     revoke_device(store, device, time.time(), typist())
     if fleet is None:
         typer.echo(f"{device} is ignored from now on; this fleet has no authority, so its broker still admits it")

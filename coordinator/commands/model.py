@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, TaskName, open_store
+from coordinator.commands.options import MAX_NUMBER, AsJson, StateDir, TaskName, known_store
 from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Salience
 from edge_sdk.data.images import IMAGE_SIZE
 
@@ -28,7 +28,7 @@ def inspect_model(
     calibration: Annotated[int, typer.Option(min=1, help="Number of examples that salience is computed on.")] = 256,
     test: Annotated[int, typer.Option(min=1, help="Number of examples that accuracy is measured on.")] = 500,
     seed: Annotated[int, typer.Option(help="Random seed of the split, the new head and the random metric.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads for computing salience and for evaluation.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for computing salience and for evaluation.")] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Show the salience of each layer's heads and neurons, and how accurate untrained submodels are."""
@@ -97,12 +97,15 @@ def save_model(
     task: TaskName,
     folder: Annotated[Path, typer.Argument(help="Folder to write.")],
     state_dir: StateDir,
-    version: Annotated[int | None, typer.Option(min=0, help="Version to save; default: the newest.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, max=MAX_NUMBER, help="Version to save; default: the newest.")
+    ] = None,
 ) -> None:
     """Save a version of a task's model as a Hugging Face folder, or its adapters as a PEFT folder."""
     from coordinator.rounds.tasks import save_version
     from edge_sdk.transport.blob_folder import BlobFolder
 
+    store = known_store(state_dir)
     blobs = BlobFolder(CoordinatorConfig(state_dir=state_dir, broker="").blob_dir)
-    number = save_version(open_store(state_dir), blobs, task, folder, version)
+    number = save_version(store, blobs, task, folder, version)
     typer.echo(f"version {number} of task {task} is in {folder}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.config import STATE_DIR_VARIABLE
+from edge_sdk.errors import ConfigurationError
 from edge_sdk.logs import LogFormat
 from edge_sdk.settings_help import ABOUT
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from coordinator.store.database import Store
 
+MAX_NUMBER = 2**31 - 1
+"""The largest number of a version, a release or a rollout, as the store counts them."""
 StateDir = Annotated[
     Path, typer.Option(envvar=STATE_DIR_VARIABLE, help="The coordinator's state folder: its store, blobs and keys.")
 ]
@@ -45,11 +48,16 @@ def typist() -> str:
     return f"{name}, command line"
 
 
-def open_store(state_dir: Path, patience_s: float = 0.0) -> Store:
-    """:func:`coordinator.store.opening.open_store`, imported only when a command needs it."""
-    from coordinator.store.opening import open_store as opened
+def known_store(state_dir: Path) -> Store:
+    """Open the store of a folder that exists; a mistyped one would be a new, empty fleet.
 
-    return opened(state_dir, patience_s)
+    Raises ``ConfigurationError`` if there is no such folder.
+    """
+    from coordinator.store.opening import open_store
+
+    if not state_dir.exists():
+        raise ConfigurationError(f"there is no state folder {state_dir}: give the one of `coordinator serve`")
+    return open_store(state_dir)
 
 
 def read_key_file(path: Path, passphrase_file: Path | None) -> Ed25519PrivateKey:

@@ -8,18 +8,30 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, TaskName, a_number, open_store, typist
+from coordinator.commands.options import (
+    MAX_NUMBER,
+    AsJson,
+    KeyFile,
+    Passphrase,
+    StateDir,
+    TaskName,
+    a_number,
+    known_store,
+    typist,
+)
 from edge_sdk.protocol.releases import Precision
 
 release_app = typer.Typer(no_args_is_help=True, help="Create, sign and approve releases: signed models for inference.")
-ReleaseNumber = Annotated[int, typer.Argument(help="Number of the release.")]
+ReleaseNumber = Annotated[int, typer.Argument(max=MAX_NUMBER, help="Number of the release.")]
 
 
 @release_app.command("create")
 def create_release(
     task: TaskName,
     state_dir: StateDir,
-    version: Annotated[int | None, typer.Option(min=0, help="Version of the model; default: the newest.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, max=MAX_NUMBER, help="Version of the model; default: the newest.")
+    ] = None,
     group: Annotated[
         list[str] | None, typer.Option(help="Group whose devices may run it, repeatable; default: all.")
     ] = None,
@@ -37,7 +49,7 @@ def create_release(
     from coordinator.delivery.creating import Wanted, create_release
     from coordinator.listing import export_rows, show
 
-    store = open_store(state_dir)
+    store = known_store(state_dir)
     wanted = Wanted(task, version, tuple(group or ()), tuple(precision or (Precision.INT8,)), days, fleet, threads)
     number = create_release(store, state_dir, wanted, time.time(), typist(), lambda text: typer.echo(text, err=True))
     show(export_rows(store, number), as_json=as_json)
@@ -49,7 +61,7 @@ def list_releases(state_dir: StateDir, as_json: AsJson = False) -> None:
     """List every release with its version, size, accuracy and signatures."""
     from coordinator.listing import release_rows, show
 
-    show(release_rows(open_store(state_dir)), as_json=as_json)
+    show(release_rows(known_store(state_dir)), as_json=as_json)
 
 
 @release_app.command("show")
@@ -63,7 +75,7 @@ def show_release(
     from coordinator.delivery.approving import write_manifest
     from coordinator.listing import export_rows, show
 
-    store = open_store(state_dir)
+    store = known_store(state_dir)
     show(export_rows(store, release), as_json=as_json)
     if manifest_file is not None:
         write_manifest(store, release, manifest_file)
@@ -77,7 +89,9 @@ def sign_release(
     passphrase_file: Passphrase = None,
 ) -> None:
     """Sign a release file; the machine needs the key and nothing else of the coordinator."""
-    from coordinator.commands.options import read_key_file
+    from coordinator.commands.options import (
+        read_key_file,
+    )
     from coordinator.delivery.approving import sign_manifest
 
     manifest, out = sign_manifest(file, read_key_file(key, passphrase_file))
@@ -97,7 +111,9 @@ def approve_release(
     ] = None,
 ) -> None:
     """Add signatures to a release: by keys, from files, or by default by the coordinator's own release key."""
-    from coordinator.commands.options import read_key_file
+    from coordinator.commands.options import (
+        read_key_file,
+    )
     from coordinator.delivery.approving import approve, known_release, read_signed, signatures_by, signatures_in
     from coordinator.delivery.keys import held_keys
     from edge_sdk.protocol.signing import Role
@@ -106,7 +122,7 @@ def approve_release(
     keys = [read_key_file(file, passphrase_file) for file in key or ()]
     if not given and not keys:
         keys = list(held_keys(state_dir, Role.RELEASE))
-    with open_store(state_dir).transaction() as tx:
+    with known_store(state_dir).transaction() as tx:
         given += signatures_by(known_release(tx, release), keys)
         have, needed = approve(tx, release, given, time.time(), typist())
     state = "approved" if have >= needed else "not approved yet"

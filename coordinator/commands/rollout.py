@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, open_store, typist
+from coordinator.commands.options import MAX_NUMBER, AsJson, StateDir, known_store, typist
 from coordinator.delivery.rollout import Command
 
 rollout_app = typer.Typer(no_args_is_help=True, help="Roll releases out to the devices, and control the rollouts.")
-RolloutNumber = Annotated[int, typer.Argument(help="Number of the rollout.")]
+RolloutNumber = Annotated[int, typer.Argument(max=MAX_NUMBER, help="Number of the rollout.")]
 
 
 @rollout_app.command("start")
 def start(
-    release: Annotated[int, typer.Argument(help="Number of an approved release.")],
+    release: Annotated[int, typer.Argument(max=MAX_NUMBER, help="Number of an approved release.")],
     state_dir: StateDir,
     stages: Annotated[
         str, typer.Option(help="Stages: shares of the devices or groups, e.g. 1%,10%,100% or canary,100%.")
@@ -61,7 +61,7 @@ def start(
             "max_latency_ms": max_latency_ms,
         },
     )
-    with open_store(state_dir).transaction() as tx:
+    with known_store(state_dir).transaction() as tx:
         known = start_rollout(tx, release, plan, time.time(), typist())
         count = len(tx.assignments.of_rollout(known.rollout))
     typer.echo(f"rollout {known.rollout} of release {release} goes to {count} devices in {len(plan.stages)} stages")
@@ -96,7 +96,7 @@ def list_rollouts(state_dir: StateDir, as_json: AsJson = False) -> None:
     """List every rollout with its stage and the states of its devices."""
     from coordinator.listing import rollout_rows, show
 
-    show(rollout_rows(open_store(state_dir)), as_json=as_json)
+    show(rollout_rows(known_store(state_dir)), as_json=as_json)
 
 
 @rollout_app.command("show")
@@ -104,12 +104,12 @@ def show_rollout(rollout: RolloutNumber, state_dir: StateDir, as_json: AsJson = 
     """Show every device of a rollout with its stage, its state, and why it went back."""
     from coordinator.listing import assignment_rows, show
 
-    show(assignment_rows(open_store(state_dir), rollout), as_json=as_json)
+    show(assignment_rows(known_store(state_dir), rollout), as_json=as_json)
 
 
 def _say(rollout: int, command: Command, state_dir: Path) -> None:
     from coordinator.delivery.starting import command_rollout
 
-    with open_store(state_dir).transaction() as tx:
+    with known_store(state_dir).transaction() as tx:
         known = command_rollout(tx, rollout, command, time.time(), typist())
     typer.echo(f"rollout {known.rollout} is {known.status.value}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, TaskName, open_store, typist
+from coordinator.commands.options import AsJson, StateDir, TaskName, known_store, typist
 from coordinator.config import DEFAULT_RECIPE, Participation, Salience
 from edge_sdk.command import waiting
 from edge_sdk.elastic.runtimes import Runtime
@@ -97,6 +97,7 @@ def create_task(
     from coordinator.planning.nesting import Nesting
     from coordinator.planning.space import Space
     from coordinator.rounds.tasks import queue_task
+    from coordinator.store.opening import open_store
     from edge_sdk.elastic.submodel import Adapters
     from edge_sdk.errors import ConfigurationError
 
@@ -142,6 +143,7 @@ def apply_task(
     from coordinator.config import task_of_file
     from coordinator.delivery.roots import ensure_root
     from coordinator.rounds.tasks import queue_task
+    from coordinator.store.opening import open_store
 
     config = task_of_file(file)
     store = open_store(state_dir)
@@ -202,7 +204,7 @@ def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
     """List every task with its status, its rounds, and the accuracy of its newest version."""
     from coordinator.listing import show, task_rows
 
-    show(task_rows(open_store(state_dir)), as_json=as_json)
+    show(task_rows(known_store(state_dir)), as_json=as_json)
 
 
 @task_app.command("show")
@@ -210,7 +212,7 @@ def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> N
     """Show one task: its status and why it failed, its settings, its accuracy by width, its rounds."""
     from coordinator.listing import round_rows, setting_rows, show, state_rows, version_rows
 
-    store = open_store(state_dir)
+    store = known_store(state_dir)
     for rows in (
         state_rows(store, name),
         setting_rows(store, name),
@@ -223,5 +225,5 @@ def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> N
 def _change(state_dir: Path, name: str, status: TaskStatus) -> None:
     from coordinator.rounds.tasks import change_status
 
-    change_status(open_store(state_dir), name, status, time.time(), typist())
+    change_status(known_store(state_dir), name, status, time.time(), typist())
     typer.echo(f"task {name} is {status.value}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, open_store, typist
+from coordinator.commands.options import AsJson, StateDir, known_store, typist
 from coordinator.store.states import AccessRole
 
 token_app = typer.Typer(no_args_is_help=True, help="Manage the tokens for the API and the dashboard.")
@@ -23,7 +23,7 @@ def create_token(
     """Create a token and print it; it cannot be shown again."""
     from coordinator.api.access import make_token
 
-    typer.echo(make_token(open_store(state_dir), name, role, days, time.time(), typist()))
+    typer.echo(make_token(known_store(state_dir), name, role, days, time.time(), typist()))
 
 
 @token_app.command("list")
@@ -31,7 +31,7 @@ def list_tokens(state_dir: StateDir, as_json: AsJson = False) -> None:
     """List the tokens by name; secrets are not shown."""
     from coordinator.listing import show, token_rows
 
-    show(token_rows(open_store(state_dir), time.time()), as_json=as_json)
+    show(token_rows(known_store(state_dir), time.time()), as_json=as_json)
 
 
 @token_app.command("revoke")
@@ -39,4 +39,4 @@ def revoke(name: Annotated[str, typer.Argument(help="Name of the token.")], stat
     """Revoke a token; from now on it is refused."""
     from coordinator.api.access import revoke_token
 
-    revoke_token(open_store(state_dir), name, time.time(), typist())
+    revoke_token(known_store(state_dir), name, time.time(), typist())

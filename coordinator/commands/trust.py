@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, a_number, open_store, typist
+from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, a_number, known_store, typist
 from edge_sdk.errors import ConfigurationError
 
 key_app = typer.Typer(no_args_is_help=True, help="Create signing keys.")
@@ -114,7 +114,7 @@ def install_root(file: _File, state_dir: StateDir) -> None:
     """Make this the fleet's root of trust; devices get it with their next release."""
     from coordinator.delivery.roots import install_root as install
 
-    root = install(open_store(state_dir), state_dir, file, time.time(), typist())
+    root = install(known_store(state_dir), state_dir, file, time.time(), typist())
     typer.echo(f"root {root.version} is installed; new devices are given {state_dir / 'root.json'}")
 
 

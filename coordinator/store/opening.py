@@ -55,9 +55,11 @@ def move_store(state_dir: Path, url: str) -> int:
     """Copy the store of ``state_dir`` into the empty database at ``url``, which is the store from then on.
 
     Returns the number of rows. The old store stays as it is. Raises ``StateInUseError`` while a coordinator or an API
-    serves the folder, ``ConfigurationError`` for an address that cannot hold a store, and ``StorageError`` if that
-    database is not empty or refuses.
+    serves the folder, ``ConfigurationError`` for a folder without a store and for an address that cannot hold one, and
+    ``StorageError`` if that database is not empty or refuses.
     """
+    if is_new(state_dir):
+        raise ConfigurationError(f"state folder {state_dir} has no store: there is nothing to move")
     url = absolute(url)
     alone = disk.sole_user(state_dir / _STORE_LOCK, "process, such as `coordinator api`")
     with sole_user(state_dir), alone, closing(open_store(state_dir)) as old, closing(Store(url)) as new:

@@ -280,6 +280,7 @@ def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> No
 def test_option_that_no_task_can_have_is_refused_and_the_store_stays_readable(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
+    (tmp_path / "state").mkdir()
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "texts.csv").write_text("text,label\ngood,yes\nbad,no\n")
     files = ("--model", tmp_path, "--calibration", tmp_path / "texts.csv", "--test", tmp_path / "texts.csv")
