@@ -283,7 +283,7 @@ def audit_rows(store: Store, most: int) -> list[Row]:
 def show(rows: Sequence[Row], *, as_json: bool) -> None:
     """Print ``rows`` as JSON, or as a table; if a word would not fit into its column, as blocks of names and values."""
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
+        _print_json(rows)
         return
     console = Console()
     if not rows:
@@ -297,6 +297,19 @@ def show(rows: Sequence[Row], *, as_json: bool) -> None:
     whole = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).minimum
     is_a_table = len(rows[0]) <= _NARROW or whole <= console.width
     console.print(table if is_a_table else Group(*map(_upright, rows)))
+
+
+def show_together(parts: Mapping[str, Sequence[Row]], *, as_json: bool) -> None:
+    """:func:`show` each of ``parts``, one after the other; as JSON, all of them in one object, by their names."""
+    if as_json:
+        _print_json(parts)
+    else:
+        for rows in parts.values():
+            show(rows, as_json=False)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
 
 
 def _upright(row: Row) -> Table:

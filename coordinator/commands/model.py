@@ -35,7 +35,7 @@ def inspect_model(
     import msgspec
 
     from coordinator.inspecting import layer_rows, width_rows, write_picture
-    from coordinator.listing import show
+    from coordinator.listing import show_together
     from coordinator.models import inspection
 
     metrics = tuple(metric or Salience)
@@ -54,8 +54,7 @@ def inspect_model(
         say=lambda text: typer.echo(text, err=True),
     )
     write_picture(found, picture)
-    for rows in (layer_rows(found, metrics[0]), width_rows(found)):
-        show(rows, as_json=as_json)
+    show_together({"layers": layer_rows(found, metrics[0]), "widths": width_rows(found)}, as_json=as_json)
     typer.echo(f"the curves are in {picture}", err=True)
 
 

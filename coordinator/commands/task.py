@@ -210,16 +210,16 @@ def list_tasks(state_dir: StateDir, as_json: AsJson = False) -> None:
 @task_app.command("show")
 def show_task(name: TaskName, state_dir: StateDir, as_json: AsJson = False) -> None:
     """Show one task: its status and why it failed, its settings, its accuracy by width, its rounds."""
-    from coordinator.listing import round_rows, setting_rows, show, state_rows, version_rows
+    from coordinator.listing import round_rows, setting_rows, show_together, state_rows, version_rows
 
     store = known_store(state_dir)
-    for rows in (
-        state_rows(store, name),
-        setting_rows(store, name),
-        version_rows(store, name),
-        round_rows(store, name),
-    ):
-        show(rows, as_json=as_json)
+    parts = {
+        "task": state_rows(store, name),
+        "settings": setting_rows(store, name),
+        "versions": version_rows(store, name),
+        "rounds": round_rows(store, name),
+    }
+    show_together(parts, as_json=as_json)
 
 
 def _change(state_dir: Path, name: str, status: TaskStatus) -> None:

@@ -258,7 +258,9 @@ def test_task_is_applied_listed_paused_stopped_and_started(tmp_path: Path) -> No
     assert "nothing yet" in shown
     with closing(open_store(tmp_path / "state")) as store, store.transaction() as tx:
         tx.tasks.set_status("news", TaskStatus.FAILED, "said [/x] no")
-    (state_row,) = json.JSONDecoder().raw_decode(coordinator("task", "show", "news", *state, "--json"))[0]
+    said = json.loads(coordinator("task", "show", "news", *state, "--json"))
+    assert list(said) == ["task", "settings", "versions", "rounds"]
+    (state_row,) = said["task"]
     assert (state_row["status"], state_row["failure"]) == ("failed", "said [/x] no")
     assert "[/x]" in coordinator("task", "show", "news", *state)
     with pytest.raises(ConfigurationError, match="there is no task 'views'; the tasks are news"):
