@@ -15,6 +15,7 @@ from edge_sdk.elastic.families import Family
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import TrainablePart
 from edge_sdk.errors import BlobCorruptError
+from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
 from edge_sdk.protocol.tensors import read_tensors, write_tensors
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -79,7 +80,10 @@ def save_version(
 
 
 def load_version(blobs: BlobFolder, number: int, entries: Iterable[BlobEntry]) -> ModelVersion:
-    """Read a version back; its arrays are copies that may be changed."""
+    """Read a version back; its arrays are copies that may be changed.
+
+    Raises ``BlobCorruptError`` for a damaged blob, and ``StorageError`` where one cannot be read.
+    """
     entries = tuple(entries)
     digests = {entry.part: entry.digest for entry in entries}
     tensors = {
@@ -95,17 +99,24 @@ def read_ordering(blobs: BlobFolder, digest: str) -> Ordering:
 
     Raises ``BlobCorruptError`` for a damaged one, and ``StorageError`` where it cannot be read.
     """
-    path = blobs.path_of(digest)
-    with disk_errors(path):
-        data = path.read_bytes()
     try:
-        return _orderings.decode(data)
+        return _orderings.decode(_bytes_of(blobs, digest))
     except UNDECODABLE as error:
-        raise BlobCorruptError(f"blob {digest[:16]}… is damaged: copy it from a backup") from error
+        raise BlobCorruptError(f"blob {digest[:16]}… is no ordering: copy it from a backup") from error
 
 
 def _read(blobs: BlobFolder, digest: str) -> dict[str, Array]:
-    return {name: array.copy() for name, array in read_tensors(blobs.path_of(digest).read_bytes()).items()}
+    return {name: array.copy() for name, array in read_tensors(_bytes_of(blobs, digest)).items()}
+
+
+def _bytes_of(blobs: BlobFolder, digest: str) -> bytes:
+    """A blob's bytes, which have its digest."""
+    path = blobs.path_of(digest)
+    with disk_errors(path):
+        data = path.read_bytes()
+    if digest_of(data) != digest:
+        raise BlobCorruptError(f"blob {digest[:16]}… is damaged: copy it from a backup")
+    return data
 
 
 def split_part(

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.models.permutation import LayerOrder
+from coordinator.models.versions import Ordering, load_version, save_version
 from coordinator.store.database import Store
 from coordinator.store.opening import open_store
-from edge_sdk.errors import BlobCorruptError, RaffmError
+from edge_sdk.elastic.submodel import TrainablePart
+from edge_sdk.errors import BlobCorruptError, RaffmError, StorageError
 from edge_sdk.inference.slots import Slots
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import GRAIN_BYTES
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.transport.blob_folder import BlobFolder
+from tests.support import bert
 from tests.support.proof import Proof
 from tests.unit.inference.test_slots import PARTS, release
 
@@ -128,6 +132,26 @@ def test_torn_slot_is_refused(tmp_path: Path, proof: Proof) -> None:
 
     wrong = wrong_loads(proof, tmp_path / "original", tmp_path, files, is_a_release)
     proof.show("R3", "wrong loads of a torn slot", wrong, at_most=0)
+
+
+def test_torn_version_of_a_model_is_refused(tmp_path: Path, proof: Proof) -> None:
+    """It was trained on from the next start on, saved, released; where a file was missing, the coordinator ended."""
+    family, parameters = bert.family(bert.TINY), bert.weights(bert.TINY, 0)
+    orders = [LayerOrder.of(range(bert.TINY.heads), range(bert.TINY.ffn))] * bert.TINY.layers
+    ordering = Ordering.of(orders, (*range(bert.TINY.layers),))
+    part = TrainablePart.NO_EMBEDDINGS
+    saved = save_version(BlobFolder(tmp_path / "original"), 3, parameters, ordering, family, part)
+
+    def is_right(folder: Path) -> bool:
+        found = load_version(BlobFolder(folder), 3, saved.blobs)
+        same = all((found.parameters[name] == values).all() for name, values in parameters.items())
+        return same and found.ordering == ordering
+
+    wrong = wrong_loads(proof, tmp_path / "original", tmp_path, Path.iterdir, is_right)
+    proof.show("R3", "wrong loads of a torn version of a model", wrong, at_most=0)
+    BlobFolder(tmp_path / "original").delete(saved.blobs[0].digest)
+    with pytest.raises(StorageError, match="cannot be read"):
+        is_right(tmp_path / "original")
 
 
 def half_fetched(folder: Path, data: bytes) -> BlobFolder:
