@@ -164,17 +164,20 @@ class Agenda:
         self._resources.send(device, Wait(retry_after_s=max(settings.retry_after_s, spread_s), reason=reason))
 
     def update_ready(self, device: str, update: UpdateReady) -> None:
-        """Pass the update to its task; if that does not run, send its earlier receipt, or refuse it."""
+        """Pass the update to its task; if that does not run, send its earlier receipt, or refuse it.
+
+        One of a task that is about to begin is not answered: its device says it again.
+        """
         if update.task in self._conductors:
             self._conductors[update.task].update_ready(device, update)
             return
         with self._resources.store.reading() as tx:
             known = tx.updates.get(update.update_id)
-            is_waiting = any(task.name == update.task and task.status is TaskStatus.RUNNING for task in tx.tasks.all())
+            task = tx.tasks.get(update.task)
         if known is not None:
             receipt = Receipt(update_id=update.update_id, verdict=known.verdict, reason=known.reason[:500])
             self._resources.send(device, receipt)
-        elif not is_waiting:
+        elif task is None or task.status not in _BEGINS:
             reason = Refusal.TASK.because(f"{update.task} is not running")
             self._resources.send(device, Receipt(update_id=update.update_id, verdict=Verdict.REJECTED, reason=reason))
 

@@ -113,6 +113,19 @@ def test_update_for_another_task_comes_while_this_one_is_being_prepared(agenda: 
     agenda.blob_fetched("light", "0" * 64)
 
 
+@pytest.mark.parametrize("status", [*TaskStatus, None])
+def test_update_of_a_task_that_is_about_to_begin_is_not_refused(
+    agenda: Agenda, sent: Sent, status: TaskStatus | None
+) -> None:
+    """It may be of the round that was open when the coordinator ended, and that goes on once others leave it room."""
+    with agenda._resources.store.transaction() as tx:
+        tx.tasks.set_status("motion", status or TaskStatus.DONE)
+    agenda.update_ready("light", an_update("motion" if status else "other", 1, "d" * 64, "light", 1000))
+    assert [message.verdict for _, message in sent if isinstance(message, Receipt)] == (
+        [] if status in {TaskStatus.PENDING, TaskStatus.RUNNING} else [Verdict.REJECTED]
+    )
+
+
 def test_devices_speak_after_a_task_could_not_be_prepared(agenda: Agenda, sent: Sent) -> None:
     """The agenda lets the task go with its next tick, and a fleet does not wait for that."""
     agenda._resources = replace(agenda._resources, submit=lambda _, __, fail: fail("no model"))
