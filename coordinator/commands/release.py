@@ -48,10 +48,14 @@ def create_release(
     """Export a version for every known class of device, and evaluate each export on the task's test examples."""
     from coordinator.delivery.creating import Wanted, create_release
     from coordinator.listing import export_rows, show
+    from coordinator.store.opening import staying
 
     store = known_store(state_dir)
     wanted = Wanted(task, version, tuple(group or ()), tuple(precision or (Precision.INT8,)), days, fleet, threads)
-    number = create_release(store, state_dir, wanted, time.time(), typist(), lambda text: typer.echo(text, err=True))
+    with staying(state_dir):  # it takes minutes, and is then recorded in the store that was opened
+        number = create_release(
+            store, state_dir, wanted, time.time(), typist(), lambda text: typer.echo(text, err=True)
+        )
     show(export_rows(store, number), as_json=as_json)
     typer.echo(f"release {number} needs signatures: `coordinator release approve {number}`", err=True)
 

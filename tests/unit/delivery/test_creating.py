@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
 from coordinator import backup
+from coordinator.cli import app
 from coordinator.config import CoordinatorConfig
 from coordinator.delivery import creating
 from coordinator.delivery.approving import known_release, manifest_of
@@ -24,8 +26,8 @@ from coordinator.rounds.agenda import Agenda
 from coordinator.rounds.closing import keep_version
 from coordinator.rounds.tasks import save_version
 from coordinator.store.database import Store
-from coordinator.store.opening import open_store
-from edge_sdk.errors import ConfigurationError
+from coordinator.store.opening import move_store, open_store
+from edge_sdk.errors import ConfigurationError, StateInUseError
 from edge_sdk.protocol.releases import Precision
 from edge_sdk.protocol.signing import Role
 from edge_sdk.transport.blob_folder import BlobFolder
@@ -107,6 +109,22 @@ def test_release_is_for_the_fleet_whose_folder_it_is(tmp_path: Path, store: Stor
     assert (made_for(None), made_for("barn")) == ("barn", "barn")
     with pytest.raises(ConfigurationError, match="is the state folder of fleet 'barn', not 'default'"):
         made_for("default")
+
+
+@pytest.mark.usefixtures("store")
+def test_store_does_not_move_while_a_release_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release was recorded in the store that the fleet had left."""
+    refused = list[str]()
+
+    def made(*_: object) -> int:
+        with pytest.raises(StateInUseError) as raised:
+            move_store(tmp_path, f"sqlite:///{tmp_path}/other.sqlite")
+        refused.append(str(raised.value))
+        raise ConfigurationError("no release")
+
+    monkeypatch.setattr(creating, "create_release", made)
+    CliRunner().invoke(app, ["release", "create", TASK, "--state-dir", str(tmp_path)])
+    assert len(refused) == 1
 
 
 @pytest.mark.usefixtures("store")
