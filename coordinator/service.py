@@ -279,15 +279,11 @@ class Service:
             case Hello() | Offline():
                 self._register(device, message)
             case ChunkRequest() | Chunk() | BlobGone():
+                if isinstance(message, ChunkRequest):
+                    self._agenda.device_fetches(device)
                 self._settle(self._exchange.handle(device, message, time.monotonic()))
-            case Ready(snapshot=snapshot):
-                with self._store.transaction(durable=False) as tx:
-                    known = tx.devices.get(device)
-                    if known is None or known.revoked_s is not None:
-                        return  # a command has revoked it since the last tick
-                    tx.devices.seen(device, time.time(), snapshot)
-                if known.has_said_hello:
-                    self._agenda.device_ready(known, message)
+            case Ready():
+                self._hear_ready(device, message)
             case UpdateReady():
                 self._agenda.update_ready(device, message)
             case Declined():
@@ -296,6 +292,15 @@ class Service:
                 self._agenda.release_reported(device, message)
             case Renew():
                 self._send(device, self._answer_to_renew(device, message))
+
+    def _hear_ready(self, device: str, ready: Ready) -> None:
+        with self._store.transaction(durable=False) as tx:
+            known = tx.devices.get(device)
+            if known is None or known.revoked_s is not None:
+                return  # a command has revoked it since the last tick
+            tx.devices.seen(device, time.time(), ready.snapshot)
+        if known.has_said_hello:
+            self._agenda.device_ready(known, ready)
 
     def _answer_to_renew(self, device: str, message: Renew) -> Renewed | Refused:
         try:

@@ -23,6 +23,7 @@ from coordinator.delivery.rollout import (
     Told,
     due,
     duty_to,
+    fetching,
     step,
     unheard,
 )
@@ -97,6 +98,11 @@ class RolloutDesk:
                 self._send(each, device, duty)
                 is_busy |= each.state.members[device].status is AssignmentStatus.SENT
         return is_busy
+
+    def fetching(self, device: str) -> None:
+        """Note that a device fetches blobs, perhaps those of a release, which takes long over a slow link."""
+        for each in self._open.values():
+            each.state = fetching(each.state, device, time.monotonic())
 
     def reported(self, device: str, report: ReleaseReport) -> None:
         """Take a device's report on a release. One that is not on its assignment in the newest rollout is ignored."""

@@ -14,9 +14,9 @@ ROLLED_BACK   every device runs its previous model        none
 ============  ==========================================  ==================================================
 
 A device goes from PENDING to SENT, TRYING and HEALTHY, or to ROLLED_BACK when it reports that it went back. A device
-that is silent for the health interval while SENT or TRYING becomes FAILED and is told to go back. It stays FAILED,
-whatever it reports later, until it reports that it is back. A HEALTHY device whose files were damaged reports that it
-is TRYING, with a reason, and is sent the release again.
+that is silent for the health interval while SENT or TRYING becomes FAILED and is told to go back; while it fetches what
+it was SENT, it is not silent. It stays FAILED, whatever it reports later, until it reports that it is back. A HEALTHY
+device whose files were damaged reports that it is TRYING, with a reason, and is sent the release again.
 
 All functions here are pure; :mod:`.desk` stores the state and sends the messages.
 """
@@ -152,6 +152,19 @@ def unheard(state: RolloutState, now_s: float) -> RolloutState:
         for name, member in state.members.items()
     }
     return replace(state, members=members)
+
+
+def fetching(state: RolloutState, device: str, now_s: float) -> RolloutState:
+    """The state after a device asked for a part of a blob: while it fetches the release, it is not silent.
+
+    That is noted ten times in a health interval at most.
+    """
+    member = state.members.get(device)
+    if member is None or member.status is not Status.SENT:
+        return state
+    if now_s - member.since_s < state.plan.health_interval_s / 10:
+        return state
+    return replace(state, members={**state.members, device: replace(member, since_s=now_s)})
 
 
 def due(state: RolloutState, duty: Duty) -> frozenset[str]:

@@ -195,6 +195,10 @@ class Agenda:
         """A device has said hello: send its release again if it has not answered, since it may be lost."""
         self._desk.send(device)
 
+    def device_fetches(self, device: str) -> None:
+        """See :meth:`.RolloutDesk.fetching`."""
+        self._desk.fetching(device)
+
     def release_reported(self, device: str, report: ReleaseReport) -> None:
         """Pass it to the rollouts."""
         self._desk.reported(device, report)

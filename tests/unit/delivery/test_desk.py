@@ -83,9 +83,13 @@ class Rollout:
             return tx.rollouts.get(self.number).status
 
     @property
-    def standing(self) -> set[AssignmentStatus]:
+    def by_device(self) -> dict[str, AssignmentStatus]:
         with self.store.reading() as tx:
-            return {known.status for known in tx.assignments.of_rollout(self.number)}
+            return {known.device: known.status for known in tx.assignments.of_rollout(self.number)}
+
+    @property
+    def standing(self) -> set[AssignmentStatus]:
+        return {*self.by_device.values()}
 
 
 @pytest.fixture
@@ -241,3 +245,17 @@ def test_release_for_another_fleet_goes_to_nobody_and_the_log_says_so(
     assert (rollout.sent, rollout.standing) == ([], {AssignmentStatus.PENDING})
     (said,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert said.startswith("rollout 1 goes to nobody: release 1 is for fleet default, and this is fleet barn")
+
+
+def test_device_that_still_fetches_its_release_is_not_silent(rollout: Rollout) -> None:
+    """Over 64 kbit/s, 20 MB take 40 minutes, and a task's own release waits for five."""
+    served = rollout.serve()
+    served.tick()
+    for _ in range(5):
+        rollout.clocks.now_s += INTERVAL_S - 1
+        served.fetching("d1")
+        served.tick()
+    assert {device for device, status in rollout.by_device.items() if status is AssignmentStatus.SENT} == {"d1"}
+    rollout.clocks.now_s += INTERVAL_S
+    served.tick()
+    assert rollout.standing == {AssignmentStatus.FAILED}
