@@ -187,8 +187,13 @@ class Conductor:
     def _end(self, status: TaskStatus, failure: str | None = None) -> None:
         with self._resources.store.transaction() as tx:
             tx.tasks.set_status(self.config.name, status, failure)
+        self._leave(status)
+
+    def _leave(self, status: TaskStatus) -> None:
+        """Nothing more is done for the task; what its rounds were trained from is not needed any more."""
         self.stage = Stage.DONE
         _log.info("task %s is %s", self.config.name, status.value, extra=self._about)
+        self._resources.sweep()
 
     def obey(self, status: TaskStatus) -> None:
         """Follow the task's status in the store, which an operator may have changed.
@@ -208,8 +213,7 @@ class Conductor:
                 self._advance(tx, Tick(self._round.deadline_s))
             self._close_if_decided()
         if self.stage in {Stage.GATHERING, Stage.RELEASING}:
-            self.stage = Stage.DONE
-            _log.info("task %s is stopped", self.config.name, extra=self._about)
+            self._leave(TaskStatus.STOPPED)
 
     # -- what devices say
 

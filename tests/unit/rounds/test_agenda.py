@@ -15,12 +15,14 @@ import pytest
 from coordinator import service
 from coordinator.planning.selection import Schedule, Targets
 from coordinator.rounds.machine import MAX_ABANDONED
+from coordinator.rounds.recovery import recorded_blobs
 from coordinator.rounds.tasks import change_status
 from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Outcome, Phase, TaskStatus
 from edge_sdk.errors import ConfigurationError, ModelFormatError
 from edge_sdk.protocol.messages import Failure, Offer
 from edge_sdk.protocol.topics import coordinator_filters
+from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.support.light_model import light_models, light_task
 from tests.support.served import Served, quick
@@ -213,6 +215,17 @@ def test_task_that_failed_is_started_again(tmp_path: Path) -> None:
     with shop.serve(TaskStatus.PENDING) as served, shop.fleet():
         served.wait_until(lambda: in_phase(served, "news", Phase.CLOSED) >= 1)
         assert served.read(lambda tx: tx.tasks.get("news")).failure is None
+
+
+@pytest.mark.usefixtures("light")
+def test_task_that_has_ended_leaves_no_blobs_that_nobody_needs(tmp_path: Path) -> None:
+    """What its last round was to be trained from stayed, a model for each size of device."""
+    shop = Shop(tmp_path, news={"rounds": 2, "quorum": 2})
+    with shop.serve() as served, shop.fleet(lambda *_: Failure.STORAGE):
+        served.wait_for_end()
+        assert status(served, "news") is TaskStatus.FAILED
+        needed = served.read(recorded_blobs)
+    assert {*BlobFolder(tmp_path / "blobs").digests()} == needed
 
 
 @pytest.mark.usefixtures("light")
