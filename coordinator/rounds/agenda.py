@@ -62,6 +62,7 @@ class Agenda:
         self._follow()
         self._desk.tick()
         self._candidates.take(revoked)
+        self._candidates.keep_since(time.monotonic() - self._resources.settings.ready_valid_s)
         for name, conductor in tuple(self._conductors.items()):
             was_gathering = conductor.stage is Stage.GATHERING
             conductor.drop(revoked)

@@ -34,13 +34,13 @@ class Candidates:
         """The device no longer waits for work."""
         self._waiting.pop(device, None)
 
-    def fresh(self, task: str, since_s: float) -> dict[str, Snapshot]:
-        """Who has asked since then and may work for ``task``."""
-        return {
-            device: candidate.snapshot
-            for device, candidate in self._waiting.items()
-            if candidate.asked_s >= since_s and task in candidate.tasks
-        }
+    def of(self, task: str) -> dict[str, Snapshot]:
+        """Who waits and may work for ``task``."""
+        return {device: one.snapshot for device, one in self._waiting.items() if task in one.tasks}
+
+    def keep_since(self, since_s: float) -> None:
+        """Forget the devices that have not asked since then: they are gone, and nobody has to make room for them."""
+        self._waiting = {device: one for device, one in self._waiting.items() if one.asked_s >= since_s}
 
     def take(self, devices: Iterable[str]) -> None:
         """These devices have work now, and no longer wait."""

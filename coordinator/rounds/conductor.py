@@ -350,7 +350,7 @@ class Conductor:
             self._advance(tx, DeviceLost(device))
 
     def _open_round(self, now_s: float) -> None:
-        waiting = self._candidates.fresh(self.config.name, now_s - self._resources.settings.ready_valid_s)
+        waiting = self._candidates.of(self.config.name)
         fresh = {device: snapshot for device, snapshot in waiting.items() if snapshot.runtime in self._run.runtimes}
         is_late = now_s - self._gathering_since_s > self._resources.settings.gather_s
         if len(fresh) < self.config.min_devices and not is_late:

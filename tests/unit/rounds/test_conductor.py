@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,6 +236,20 @@ def test_devices_of_a_large_fleet_are_told_to_ask_seldom(agenda: Agenda, sent: S
         agenda.device_ready(a_device(f"device-{number}"), able_to_train_on(Runtime.TORCH))
     waits = [message.retry_after_s for _, message in sent if isinstance(message, Wait)]
     assert [waits[0], waits[599], waits[-1]] == [10.0, 30.0, 48.0]  # 20 a second, and while an answer counts
+
+
+@pytest.mark.usefixtures("conductor")
+def test_devices_that_are_gone_make_no_others_ask_seldom(
+    agenda: Agenda, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had ever asked was counted, until the coordinator started again."""
+    for number in range(2000):
+        agenda.device_ready(a_device(f"device-{number}"), able_to_train_on(Runtime.TORCH))
+    later_s = time.monotonic() + agenda._resources.settings.ready_valid_s + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later_s)
+    agenda.tick({})
+    agenda.device_ready(a_device("light"), able_to_train_on(Runtime.TORCH))
+    assert [message.retry_after_s for _, message in sent if isinstance(message, Wait)][-1] == 10.0
 
 
 @pytest.mark.usefixtures("conductor")
