@@ -127,14 +127,14 @@ class RolloutDesk:
     def _follow(self) -> None:
         """Load the newest rollout of each task, and take over its stored status."""
         with self._resources.store.reading() as tx:
-            newest = {record.task: record for record in tx.rollouts.all()}
-            for task, record in newest.items():
-                known = self._open.get(task)
+            newest = tx.rollouts.newest_ones()
+            for record in newest:
+                known = self._open.get(record.task)
                 if known is None or known.record.rollout != record.rollout:
-                    self._open[task] = _loaded(tx, record)
-                    self._check_fleet(self._open[task])
-        for task, record in newest.items():
-            known = self._open[task]
+                    self._open[record.task] = _loaded(tx, record)
+                    self._check_fleet(self._open[record.task])
+        for record in newest:
+            known = self._open[record.task]
             known.state = replace(known.state, status=record.status)
 
     def _is_ours(self, each: _Open) -> bool:

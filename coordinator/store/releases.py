@@ -123,6 +123,11 @@ class Rollouts(Repository[RolloutRecord]):
         """The newest of a task."""
         return self._last("rollout", task=task)
 
+    def newest_ones(self) -> tuple[RolloutRecord, ...]:
+        """The newest of each task."""
+        newest = select(func.max(self.table.c.rollout)).group_by(self.table.c.task)
+        return self._found(select(self.table).where(self.table.c.rollout.in_(newest)))
+
     def of_releases(self, releases: Collection[int]) -> tuple[RolloutRecord, ...]:
         """Every rollout of these, oldest first."""
         columns = self.table.c

@@ -316,6 +316,7 @@ def test_rollout_reads_back_as_it_goes_on(offered: Store) -> None:
         assert tx.rollouts.get(known.rollout) == replace(known, status=RolloutStatus.ROLLING_BACK, stage=1)
         assert tx.rollouts.all() == (replace(known, status=RolloutStatus.ROLLING_BACK, stage=1), later)
         assert tx.rollouts.latest("news") == later
+        assert tx.rollouts.newest_ones() == (later,)
         assert tx.rollouts.latest("other") is None
 
 

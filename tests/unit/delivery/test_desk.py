@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ from coordinator.service import Service
 from coordinator.store.database import Store
 from coordinator.store.devices import Devices
 from coordinator.store.plan import Plan
+from coordinator.store.records import RolloutRecord
+from coordinator.store.releases import Rollouts
 from coordinator.store.states import AssignmentStatus, RolloutStatus
 from edge_sdk.protocol.messages import CoordinatorMessage, ReleaseReport, Standing
 from edge_sdk.protocol.signing import Role
@@ -233,6 +236,24 @@ def test_tick_reads_no_record_of_a_device(rollout: Rollout, tmp_path: Path, monk
     monkeypatch.setattr(Devices, "all", lambda _: pytest.fail("every device's record is read"))
     served.tick()
     assert rollout.sent == ["d0", "d1"]
+
+
+def test_tick_reads_no_rollout_that_another_has_replaced(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of years were read twice a second."""
+    served = rollout.serve()
+    served.tick()
+    with rollout.store.transaction() as tx:
+        tx.rollouts.set_status(rollout.number, RolloutStatus.HALTED)
+        newer = start_rollout(tx, RELEASE, Plan(), rollout.clocks.now_s, "test").rollout
+    read, reads = Rollouts._read, list[int]()
+
+    def noted(self: Rollouts, row: Any) -> RolloutRecord:
+        reads.append(row.rollout)
+        return read(self, row)
+
+    monkeypatch.setattr(Rollouts, "_read", noted)
+    served.tick()
+    assert {*reads} == {newer}
 
 
 def test_release_for_another_fleet_goes_to_nobody_and_the_log_says_so(
