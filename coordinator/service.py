@@ -336,6 +336,7 @@ class Service:
                     tx.devices.seen(device, time.time(), message.snapshot)
             elif tx.devices.offline(device, message.session):
                 _log.info("%s is offline", device, extra={"device": device})
+                self._agenda.device_left(device)
         if isinstance(message, Hello):
             self._agenda.device_came(device)
 

@@ -192,6 +192,10 @@ class Agenda:
         for conductor in tuple(self._conductors.values()):
             conductor.blob_fetched(device, digest)
 
+    def device_left(self, device: str) -> None:
+        """A device has gone offline: it is not asked to work until it asks again."""
+        self._candidates.forget(device)
+
     def device_came(self, device: str) -> None:
         """A device has said hello: send its release again if it has not answered, since it may be lost."""
         self._desk.send(device)

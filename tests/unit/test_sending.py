@@ -9,8 +9,9 @@ import pytest
 
 from coordinator.config import CoordinatorConfig
 from coordinator.fleet.revocation import revoke_device
+from coordinator.rounds.candidates import Candidate
 from coordinator.service import Service
-from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Hello, Ready, Release, encode
+from edge_sdk.protocol.messages import MAX_MESSAGE_BYTES, Hello, Offline, Ready, Release, encode
 from edge_sdk.protocol.topics import device_filters
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.support.new_store import new_store
@@ -50,3 +51,17 @@ def test_device_that_a_command_has_just_revoked_does_not_come_online_again(tmp_p
             service._dispatch("pi", message)
         with store.reading() as tx:
             assert tx.devices.online() == frozenset()
+
+
+def test_device_that_goes_offline_while_it_waits_for_work_is_not_asked(tmp_path: Path) -> None:
+    """Rounds opened with devices that were known to be gone, came to nothing, and five of them failed a task."""
+    with closing(new_store(tmp_path)) as store:
+        service = Service(CoordinatorConfig(state_dir=tmp_path, broker=""), store, MemoryTransport(MemoryHub(), ()))
+        waiting = service._agenda._candidates
+        for session in (1, 2):
+            service._dispatch("pi", Hello(device="pi", session=session, profile="board", agent_version="1"))
+        waiting.ask("pi", Candidate(0.0, able_device(), frozenset({"news"})))
+        service._dispatch("pi", Offline(device="pi", session=1))
+        assert waiting.of("news").keys() == {"pi"}, "the last will of an earlier session"
+        service._dispatch("pi", Offline(device="pi", session=2))
+        assert waiting.of("news") == {}
