@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edge_sdk.agent.tasks import OwnTasks
 from edge_sdk.background import Background
@@ -34,6 +35,7 @@ class Tried:
 
 
 Inject = Callable[[object], None]
+_R = TypeVar("_R", bound=ReleaseReport | None)
 
 
 class Releases:
@@ -103,20 +105,23 @@ class Releases:
         self._installer.close()
 
     def _end(self, serving: Serving, inject: Inject) -> None:
-        if (release := serving.trial_release) and serving.report is not None:
-            self._trust.ran(serving.report.task, release)
+        """Begin to end the trial that is under way, unless another release that waits to be installed ends it first."""
+        report = serving.on_trial
+        if report is not None and serving.trial_release:
+            self._trust.ran(report.task, report.release)
         self._ending.add(serving)
-        future = self._installer.submit(serving.end_trial)
+        future = self._installer.submit(lambda: serving.end_trial() if serving.on_trial is report else None)
         future.add_done_callback(lambda _: self._ending.discard(serving))
         _tell(future, inject)
 
 
-def _tell(future: Future[ReleaseReport], inject: Inject, *, is_told_of_trial: bool = True) -> None:
+def _tell(future: Future[_R], inject: Inject, *, is_told_of_trial: bool = True) -> None:
     """Inject the outcome once it is there. A trial of no length is not reported: its verdict follows at once."""
 
-    def tell(done: Future[ReleaseReport]) -> None:
-        if not done.cancelled() and (is_told_of_trial or done.result().standing is not Standing.TRYING):
-            inject(Tried(done.result()))
+    def tell(done: Future[_R]) -> None:
+        report = None if done.cancelled() else done.result()
+        if report is not None and (is_told_of_trial or report.standing is not Standing.TRYING):
+            inject(Tried(report))
 
     future.add_done_callback(tell)
 

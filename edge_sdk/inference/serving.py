@@ -5,7 +5,8 @@
        └─ fails ────┴──▶ the model before runs on; the slot is emptied
 
 Until a model is confirmed, the slot of the one before is current: a process that ends meanwhile comes back with that
-one. The stored report shows that a trial was interrupted.
+one. The stored report shows that a trial was interrupted. A release that comes during another's trial ends that trial:
+the model before both runs on.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ class Serving:
         """
         if self._runs(model):
             return self._stays(order, held_out)
+        if self._trial is not None:
+            self._restore(self._trial)
         report = order.report(Standing.TRYING)
         try:
             self._slots.keep_report(report)
@@ -157,6 +160,12 @@ class Serving:
         """Whether a model on trial has failed or served for its time; ``now_s`` is a monotonic clock's."""
         trial = self._trial
         return trial is not None and (bool(trial.failure) or now_s >= trial.ends_s)
+
+    @property
+    def on_trial(self) -> ReleaseReport | None:
+        """The report on the release on trial, another object for each trial; ``None`` if there is none."""
+        trial = self._trial
+        return None if trial is None else trial.report
 
     @property
     def trial_release(self) -> int:

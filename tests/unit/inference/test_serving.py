@@ -203,6 +203,19 @@ def test_confirmed_model_that_cannot_answer_says_so(case: Case, monkeypatch: pyt
         case.serving.predict(["good film"])
 
 
+@pytest.mark.parametrize("trial", [LONG, Trial(min_accuracy=1.0)])
+def test_release_that_ends_the_trial_of_another_and_fails_gives_way_to_what_was_confirmed(
+    case: Case, monkeypatch: pytest.MonkeyPatch, trial: Trial
+) -> None:
+    case.begin(2)
+    case.begin(3, trial)
+    if trial is LONG:
+        monkeypatch.setattr(case.serving._engine, "predict", lambda _: (_ for _ in ()).throw(ModelFormatError("broke")))
+        case.serving.predict(["good film"])
+        assert case.serving.end_trial().standing is Standing.ROLLED_BACK
+    assert case.serving.release == case.restarted().release == 1
+
+
 def test_release_is_left_for_the_one_before(case: Case) -> None:
     order = case.begin(2)
     case.serving.end_trial()
