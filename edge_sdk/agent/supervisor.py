@@ -273,7 +273,7 @@ class Supervisor:
         if now_s - self._kept_s >= (_KEEP_COUNT_S if self._machine.is_counting else _KEEP_TIME_S):
             self._keep_numbers()
         self._settle(self._blobs.tick())
-        self._releases.end_trials(now_s, self._transport.inject)
+        self._survive_a_full_disk(self._releases.end_trials, now_s, self._transport.inject)
         self._publish_due(now_s)
         if self._status.connected:
             self._uplink.tick()

@@ -161,6 +161,7 @@ class Stock:
 
     def __init__(self, cache: BlobCache, blobs: BlobSources, updates: Updates) -> None:
         self._cache, self._blobs, self._updates = cache, blobs, updates
+        self._cleared_for = ""
 
     def present(self, entries: Iterable[BlobEntry]) -> frozenset[str]:
         """The digests of those of ``entries`` that are complete on this device."""
@@ -191,10 +192,12 @@ class Stock:
         self._cache.make_room(coming, pinned, reserve_bytes=update_bytes, beside_bytes=beside_bytes)
 
     def clear(self, pinned: AbstractSet[str], reason: object) -> None:
-        """Delete every blob that is not pinned, because the disk is full."""
+        """Delete every blob that is not pinned, because the disk is full. A repeated reason is logged once."""
         self.end_transfers_but(pinned)
         freed_bytes = self._cache.shrink(pinned, limit_bytes=0)
-        _log.warning("freed %.1f MiB of the cache: %s", freed_bytes / 2**20, reason)
+        if freed_bytes or str(reason) != self._cleared_for:
+            _log.warning("freed %.1f MiB of the cache: %s", freed_bytes / 2**20, reason)
+        self._cleared_for = str(reason)
 
     def end_transfers_but(self, digests: AbstractSet[str]) -> None:
         """Stop fetching every blob except ``digests``."""

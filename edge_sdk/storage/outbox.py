@@ -1,8 +1,9 @@
 """Messages that must reach the coordinator, until it acknowledges them: SQLite with synchronous=FULL, one row each.
 
 A message stays until :meth:`Outbox.resolve`, through any number of crashes and restarts, and is due again and again
-after growing pauses. The same file holds the few numbers of a device that have to survive a restart: the count of its
-sessions, its simulated battery, and its day's budgets.
+after growing pauses. These are kept in memory alone: an attempt neither wears out the disk nor needs room on it. The
+same file holds the few numbers of a device that have to survive a restart: the count of its sessions, its simulated
+battery, and its day's budgets.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ _log = logging.getLogger(__name__)
 _MALFORMED, _FOREIGN = "malformed", "file is not a database"  # codes of errors come with Python 3.11 only
 _MAX_DOUBLINGS = 64  # of a pause: after days offline, its power of two would overflow a float
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS messages (
-    key TEXT PRIMARY KEY, payload BLOB NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, due_s REAL NOT NULL DEFAULT 0
-);
+CREATE TABLE IF NOT EXISTS messages (key TEXT PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value REAL NOT NULL);
 """
 
@@ -40,6 +39,8 @@ class Outbox:
         self._path = path
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
+        self._attempts: dict[str, int] = {}
+        self._due_s: dict[str, float] = {}
         with self._disk_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -55,16 +56,21 @@ class Outbox:
         self._run("INSERT OR IGNORE INTO messages (key, payload) VALUES (?, ?)", key, payload)
 
     def due(self, now_s: float) -> list[tuple[str, bytes]]:
-        """Keys and messages whose pause is over, oldest first; their next pause, twice as long, begins."""
-        rows = self._run("SELECT key, payload, attempts FROM messages WHERE due_s <= ? ORDER BY rowid", now_s)
-        for key, _, attempts in rows:
+        """Keys and messages whose pause is over, oldest first; their next pause, twice as long, begins.
+
+        After a restart, all are due.
+        """
+        found = [(key, payload) for key, payload in self.pending() if self._due_s.get(key, now_s) <= now_s]
+        for key, _ in found:
+            attempts = self._attempts.get(key, 0)
             pause_s = min(self._max_pause_s, self._first_pause_s * 2 ** min(attempts, _MAX_DOUBLINGS))
-            self._run("UPDATE messages SET attempts = attempts + 1, due_s = ? WHERE key = ?", now_s + pause_s, key)
-        return [(key, payload) for key, payload, _ in rows]
+            self._attempts[key], self._due_s[key] = attempts + 1, now_s + pause_s
+        return found
 
     def hurry(self) -> None:
-        """Make every message due now: after a restart, which changes the clock, or when the link is back."""
-        self._run("UPDATE messages SET attempts = 0, due_s = 0")
+        """Make every message due now, when the link is back."""
+        self._attempts.clear()
+        self._due_s.clear()
 
     def pending(self) -> list[tuple[str, bytes]]:
         """Every message that is not acknowledged yet, oldest first."""
@@ -72,6 +78,8 @@ class Outbox:
 
     def resolve(self, key: str) -> bool:
         """Delete a message that the coordinator has; whether it was there."""
+        self._attempts.pop(key, None)
+        self._due_s.pop(key, None)
         return bool(self._run("DELETE FROM messages WHERE key = ? RETURNING key", key))
 
     def number(self, name: str) -> float | None:

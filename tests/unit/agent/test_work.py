@@ -11,10 +11,11 @@ import msgspec
 import pytest
 
 from edge_sdk.agent.decisions import Phase
+from edge_sdk.agent.supervisor import AgentStatus
 from edge_sdk.agent.work import Updates, job_of
 from edge_sdk.config import AgentConfig
 from edge_sdk.elastic.submodel import Architecture, Submodel, TrainablePart
-from edge_sdk.errors import StorageError
+from edge_sdk.errors import DiskFullError, StorageError
 from edge_sdk.protocol.messages import (
     BlobEntry,
     Declined,
@@ -28,6 +29,7 @@ from edge_sdk.protocol.messages import (
     Snapshot,
     UpdateReady,
 )
+from edge_sdk.security.trust import Trust
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
 from edge_sdk.training.checkpoint import Checkpoint, Trained
@@ -186,3 +188,19 @@ def test_blob_that_was_damaged_in_the_cache_is_fetched_again_and_never_trained_o
     assert isinstance(declined, Declined)
     assert (declined.failure, entry.digest in declined.detail) == (Failure.STORAGE, True)
     assert is_sound(cached)
+
+
+def test_agent_whose_full_disk_keeps_a_trial_open_goes_on_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DiskFullError("no space left for trust: free some")
+
+    statuses: list[AgentStatus] = []
+    monkeypatch.setattr(Trust, "ran", refuse)
+    with LoneDevice(tmp_path, [], releases_first=True) as device:
+        device.supervisor._on_tick = statuses.append
+        device.run_until(lambda: "no space left for trust" in caplog.text)
+        statuses.clear()
+        device.run_until(lambda: len(statuses) > 2, patience_s=10)
+    assert caplog.text.count("no space left for trust") == 1
