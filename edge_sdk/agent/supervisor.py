@@ -184,8 +184,8 @@ class Supervisor:
                 self._survive_a_full_disk(self._handle, self._transport.receive(_TICK_S))
                 self._survive_a_full_disk(self._keep_to_policy)
                 self._survive_a_full_disk(self._tick)
+        finally:  # also after an error: a link that is closed leaves no will
             self._uplink.publish(Offline(device=self._config.device, session=self._session))
-        finally:
             self.close()
 
     def stop(self) -> None:

@@ -1,13 +1,18 @@
-"""A device that is set up anew under its old name."""
+"""What a device says of itself where it is set up anew under its old name, and where an error ends its agent."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
+import pytest
+
 from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.config import AgentConfig
-from edge_sdk.transport.base import Transport
+from edge_sdk.errors import StorageError
+from edge_sdk.protocol.messages import Hello, Offline, decode_from_device
+from edge_sdk.protocol.topics import coordinator_filters
+from edge_sdk.transport.base import LinkUp, Transport
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
 from tests.support.new_store import new_store
 
@@ -36,3 +41,20 @@ def test_last_will_of_a_device_whose_state_is_lost_is_heard(tmp_path: Path) -> N
             tx.devices.hello("pi", "measured", session, time.time())
         assert tx.devices.offline("pi", after[-1])
     store.close()
+
+
+def test_agent_that_an_error_ends_says_goodbye(tmp_path: Path) -> None:
+    """It closes its link, so the broker does not publish its will: the fleet would show it as online for ever."""
+    hub = MemoryHub()
+    link = MemoryTransport(hub, coordinator_filters("default"))
+    link.connect()
+    supervisor = Supervisor(
+        AgentConfig(device="pi", broker="mqtt://127.0.0.1", state_dir=tmp_path),
+        (),
+        make_transport=lambda *_: MemoryTransport(hub, ()),
+        on_tick=lambda _: supervisor._outbox.close(),
+    )
+    with pytest.raises(StorageError, match="cannot be used"):
+        supervisor.run()
+    said = [decode_from_device(found.payload) for found in iter(lambda: link.receive(0), None) if found != LinkUp()]
+    assert [type(message) for message in said] == [Hello, Offline]
