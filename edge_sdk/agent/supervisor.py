@@ -432,6 +432,7 @@ class Supervisor:
     def _train(self, offer: Offer) -> None:
         about = {"task": offer.task, "round": offer.round}
         _log.info("round %d of %s: training %s", offer.round, offer.task, offer.submodel.width, extra=about)
+        self._stop_training()  # one that has failed may still be giving its memory back
         self._stock.make_room(offer, decisions.needed(self._state))
         self._cache.use(entry.digest for entry in offer.manifest)
         own = self._tasks.of(offer.task)

@@ -84,11 +84,10 @@ class TrainingProcess:
     def stop(self) -> None:
         """End the process within ``STOP_S`` seconds; with a checkpoint, if its step ends in time. Idempotent."""
         self._stopped = True
-        if self._process.poll() is not None:
-            return
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            if self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_S)
                 self._reader.join(_GRACE_S)  # it removes the job file, whose name the next process uses again

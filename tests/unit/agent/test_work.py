@@ -32,6 +32,7 @@ from edge_sdk.protocol.messages import (
 from edge_sdk.security.trust import Trust
 from edge_sdk.storage.cache import BlobCache
 from edge_sdk.storage.outbox import Outbox
+from edge_sdk.training import process
 from edge_sdk.training.checkpoint import Checkpoint, Trained
 from edge_sdk.training.job import TrainingJob, TrainingResult
 from edge_sdk.training.onnx_runtime import OnnxRuntime
@@ -204,3 +205,27 @@ def test_agent_whose_full_disk_keeps_a_trial_open_goes_on_and_says_so_once(
         statuses.clear()
         device.run_until(lambda: len(statuses) > 2, patience_s=10)
     assert caplog.text.count("no space left for trust") == 1
+
+
+LINGERS = """
+import os, pathlib, sys, time
+first = pathlib.Path(sys.argv[1]).with_name("first")
+if first.exists():
+    print('{"type": "failed", "failure": "training", "detail": "%s"}' % os.path.exists("/proc/" + first.read_text()))
+else:
+    first.write_text(str(os.getpid()))
+    print('{"type": "failed", "failure": "out-of-memory", "detail": ""}', flush=True)
+    time.sleep(60)
+"""
+
+
+def test_training_begins_once_the_process_that_failed_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one takes long to give back the memory that it has too little of, and both use the same job file."""
+    monkeypatch.setattr(process, "_START", LINGERS)
+    texts = logistic_graph.examples(20, seed=1)
+    with LoneDevice(tmp_path, list(zip(texts.texts, texts.labels, strict=True))) as device:
+        device.run_until(lambda: len(device.heard(Declined)) == 2)
+    said = [(found.failure, found.detail) for found in device.heard(Declined) if isinstance(found, Declined)]
+    assert said == [(Failure.OUT_OF_MEMORY, ""), (Failure.TRAINING, "False")]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import numpy as np
@@ -174,6 +175,20 @@ def test_process_stopped_ends_within_four_seconds_and_is_silent(tmp_path: Path, 
     assert process.wait(5)
     assert all(isinstance(event, Progress) for event in events.queue)
     process.stop()
+
+
+def test_process_that_has_ended_leaves_no_job_file_once_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one's has the same name: who removed it later would take that one's."""
+    waiting = Event()
+    tail = process_module._tail
+    monkeypatch.setattr(process_module, "_START", "")
+    monkeypatch.setattr(process_module, "_tail", lambda file: waiting.wait(0.3) or tail(file))
+    process = TrainingProcess(logistic_graph.training_job(tmp_path), print)
+    process._process.wait(10)
+    process.stop()
+    assert not list(tmp_path.glob("*.job.json"))
 
 
 def test_process_of_an_application_that_blocks_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
