@@ -94,14 +94,14 @@ class TrainingProcess:
                 return
 
     def _read(self) -> None:
-        last: TrainingEvent | None = None
+        has_said_how = False
         with self._output, self._errors:
             for line in self._output:
-                last = _parse(line)
-                if last is not None:
-                    self._tell(last)
+                if (event := _parse(line)) is not None:
+                    has_said_how = has_said_how or isinstance(event, (Finished, Failed))
+                    self._tell(event)
             status = self._process.wait()
-            if not isinstance(last, (Finished, Failed)):
+            if not has_said_how:
                 self._tell(_death(status, _tail(self._errors)))
         self._job_file.unlink(missing_ok=True)
 

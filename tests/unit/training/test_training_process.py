@@ -177,6 +177,12 @@ def test_process_stopped_ends_within_four_seconds_and_is_silent(tmp_path: Path, 
     process.stop()
 
 
+def test_process_of_which_a_library_writes_last_has_ended_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Failed(Failure.STORAGE, "no space left")
+    monkeypatch.setattr(process_module, "_START", f"print({msgspec.json.encode(failed).decode()!r}); print('bye')")
+    assert run(logistic_graph.training_job(tmp_path)) == [failed]
+
+
 def test_process_that_has_ended_leaves_no_job_file_once_it_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
