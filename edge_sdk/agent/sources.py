@@ -83,7 +83,7 @@ class BlobSources:
         return outcomes + self._begin_waiting()
 
     def handle(self, event: BlobEvent) -> list[Outcome]:
-        """Handle a message or event about blobs. Raises ``StorageError`` if a blob to send cannot be read."""
+        """Handle a message or event about blobs."""
         match event:
             case BulkRoom():
                 self._exchange.send_more()

@@ -17,6 +17,7 @@ send. ``Chunk`` belongs on the bulk channels (``chunk/up``, ``chunk/down``), all
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.requested import Requested
 from edge_sdk.transport.transfer import GIVE_UP_S, Transfer
 
+_log = logging.getLogger(__name__)
 WINDOW_BYTES = 1 << 20  # per transfer; those that run share the windows of all max_transfers
 MAX_WINDOW_BYTES = 4 << 20  # of one transfer
 MAX_TRANSFERS = 2  # one is fetched while another is verified; a coordinator runs more, for many devices
@@ -125,7 +127,7 @@ class BlobExchange:
             transfer.close()
 
     def handle(self, peer: str, message: BlobMessage, now_s: float) -> list[Outcome]:
-        """Handle a request or a chunk. Raises ``StorageError`` if a blob to send cannot be read."""
+        """Handle a request or a chunk."""
         match message:
             case ChunkRequest():
                 self._serve(peer, message)
@@ -169,7 +171,7 @@ class BlobExchange:
     # -- sending
 
     def send_more(self) -> None:
-        """Send what was requested, as far as there is room. Raises ``StorageError`` if it cannot be read."""
+        """Send what was requested, as far as there is room."""
         while not self.held and (grains := _chunk_grains(self._room())):
             wish = self._requested.next(grains)
             if wish is None:
@@ -179,7 +181,11 @@ class BlobExchange:
     def _serve(self, peer: str, request: ChunkRequest) -> None:
         if self.held:
             return
-        size_bytes = self._folder.size_of(request.digest)
+        try:
+            size_bytes = self._folder.size_of(request.digest)
+        except StorageError as error:
+            self._cannot_send(peer, request.digest, error)
+            return
         if size_bytes is None:
             self._send(peer, BlobGone(digest=request.digest))
             return
@@ -191,9 +197,19 @@ class BlobExchange:
         if not self._folder.has(digest):
             return
         start = first_grain * GRAIN_BYTES
-        data = self._folder.read(digest, start, start + grains * GRAIN_BYTES)
+        try:
+            data = self._folder.read(digest, start, start + grains * GRAIN_BYTES)
+        except StorageError as error:
+            self._cannot_send(peer, digest, error)
+            return
         self.sent_bytes[peer] += len(data)
         self._send(peer, Chunk(digest=digest, offset=start, data=data, data_digest=hashlib.sha256(data).digest()))
+
+    def _cannot_send(self, peer: str, digest: str, error: StorageError) -> None:
+        """A blob that the disk cannot read is as good as gone."""
+        _log.error("blob %s cannot be sent to %s: %s", digest[:16], peer, error)
+        self._requested.drop(peer, digest)
+        self._send(peer, BlobGone(digest=digest))
 
     # -- receiving
 

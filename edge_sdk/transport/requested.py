@@ -28,6 +28,13 @@ class Requested:
         if not own:
             del self._wishes[peer]
 
+    def drop(self, peer: str, digest: str) -> None:
+        """Forget what ``peer`` has requested of a blob."""
+        own = self._wishes.pop(peer, OrderedDict())
+        left = OrderedDict.fromkeys(wish for wish in own if wish[0] != digest)
+        if left:
+            self._wishes[peer] = left
+
     def next(self, most_grains: int) -> tuple[str, str, int, int] | None:
         """The next run of adjacent grains to send, (peer, digest, first grain, how many), at most ``most_grains``.
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from edge_sdk.errors import StorageError
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import (
     GRAIN_BYTES,
@@ -27,6 +28,7 @@ from edge_sdk.protocol.messages import (
     encode,
 )
 from edge_sdk.transport import exchange
+from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import WINDOW_BYTES, BlobExchange, Failed, Fetched
 from edge_sdk.transport.requested import MAX_GRAINS_PER_PEER
 from edge_sdk.transport.transfer import GIVE_UP_S
@@ -288,6 +290,28 @@ def test_peer_without_the_blob_says_so(network: Callable[..., BlobNetwork]) -> N
     digest = digest_of(b"nowhere")
     net.peers["there"].handle("here", ChunkRequest(digest=digest, ranges=((0, 7),)), 0)
     assert net.sent == [("there", "here", BlobGone(digest=digest))]
+
+
+def test_blob_that_the_disk_cannot_read_is_gone_and_ends_nothing_else(
+    network: Callable[..., BlobNetwork], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad sector under an update must not end the agent, nor one under a submodel the coordinator."""
+    net = network()
+    bad, good = (net.folders["there"].put_bytes(bytes_of(seed, 4 * MAX_CHUNK_BYTES)) for seed in (1, 2))
+    read = BlobFolder.read
+
+    def refuse(folder: BlobFolder, digest: str, start: int, stop: int) -> bytes:
+        if digest == bad and start:
+            raise StorageError(f"{digest} cannot be read or written: Input/output error")
+        return read(folder, digest, start, stop)
+
+    monkeypatch.setattr(BlobFolder, "read", refuse)
+    for digest in (bad, good):
+        net.fetch("here", "there", digest, 4 * MAX_CHUNK_BYTES)
+    net.run()
+    assert {outcome.digest: type(outcome) for outcome in net.outcomes} == {bad: Failed, good: Fetched}
+    assert net.now_s < 10
+    assert "Input/output error" in caplog.text
 
 
 def test_silent_peer_gives_its_place_to_others_and_fails_at_last(network: Callable[..., BlobNetwork]) -> None:
