@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import CacheFullError, DiskFullError
 from edge_sdk.protocol.messages import BlobEntry
-from edge_sdk.transport.blob_folder import BlobFolder
+from edge_sdk.transport.blob_folder import BlobFolder, is_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,16 @@ class BlobCache(BlobFolder):
         return sum(blob.size_bytes for blob in chosen)
 
     def held(self) -> list[Held]:
-        """Every blob in the folder, complete or not."""
+        """Every blob in the folder, complete or not; other files are none of its business."""
         files: defaultdict[str, list[os.stat_result]] = defaultdict(list)
         with disk_errors(self.path):
             for entry in os.scandir(self.path):
-                files[entry.name.partition(".")[0]].append(entry.stat())
-        return [_held(digest, stats) for digest, stats in files.items() if not digest.startswith("put-")]
+                digest = entry.name.partition(".")[0]
+                with suppress(FileNotFoundError):  # a fetch that ends meanwhile on its own thread renames its file
+                    found = entry.stat()
+                    if is_digest(digest):
+                        files[digest].append(found)
+        return [_held(digest, stats) for digest, stats in files.items()]
 
     def _lacks_free_bytes(self) -> int:
         """The bytes to free on the disk; negative if more than enough is free."""

@@ -35,6 +35,11 @@ _COPY_BYTES = 1 << 20
 _ABANDONED_S = 3600.0
 
 
+def is_digest(name: str) -> bool:
+    """Whether ``name`` is one that a blob can have: a SHA-256 in lower-case hexadecimal."""
+    return _DIGEST.fullmatch(name) is not None
+
+
 def is_sound(path: Path) -> bool:
     """Whether the bytes of a complete blob match its name. Reads all of it; what the disk cannot read is not sound."""
     try:
@@ -66,7 +71,7 @@ class BlobFolder:
 
     def path_of(self, digest: str) -> Path:
         """The path of the blob, whether it exists or not; ``MalformedMessageError`` for a malformed ``digest``."""
-        if not _DIGEST.fullmatch(digest):
+        if not is_digest(digest):
             msg = f"blob name {digest[:80]!r} is not a SHA-256 in lower-case hexadecimal"
             raise MalformedMessageError(msg)
         return self.path / digest
@@ -111,7 +116,7 @@ class BlobFolder:
     def digests(self) -> tuple[str, ...]:
         """The names of all complete blobs, sorted."""
         with disk_errors(self.path):
-            return tuple(sorted(path.name for path in self.path.iterdir() if _DIGEST.fullmatch(path.name)))
+            return tuple(sorted(path.name for path in self.path.iterdir() if is_digest(path.name)))
 
     def size_bytes(self) -> int:
         """The total size of all files here, partial ones included."""
@@ -145,7 +150,7 @@ class BlobFolder:
         with disk_errors(self.path):
             for path in tuple(self.path.iterdir()):
                 digest = path.name.partition(".")[0]
-                if _DIGEST.fullmatch(digest) and digest not in digests:
+                if is_digest(digest) and digest not in digests:
                     path.unlink(missing_ok=True)
 
     def _take_over(self, descriptor: int, source: Path) -> str:

@@ -194,3 +194,31 @@ def test_choice_goes_on_until_both_limit_and_disk_have_room() -> None:
     assert choose(held, NOTHING, size_bytes=5) == ([linked], 0, 0)
     assert choose(held, NOTHING, size_bytes=5, disk_bytes=5) == ([linked, plain], 0, 0)
     assert choose(held, {"b"}, disk_bytes=7) == ([linked, newest], 0, 2)
+
+
+def test_what_is_no_blob_is_left_alone_and_counts_nothing(cache: BlobCache) -> None:
+    """Such as what a network file system keeps of a file that is deleted while it is read, and a disk's lost+found."""
+    (cache.path / "lost+found").mkdir()
+    (cache.path / ".nfs0001").write_bytes(bytes(9000))
+    os.utime(cache.path / ".nfs0001", (0, 0))
+    kept, evicted = {put(cache, number) for number in (1, 2)}, put(cache, 3)
+    cache.use(kept)
+    cache.make_room([coming(3500)], NOTHING)
+    assert {path.name for path in cache.path.iterdir()} == {"lost+found", ".nfs0001", *kept}
+    assert not cache.has(evicted)
+
+
+def test_blob_that_is_completed_meanwhile_is_no_error_of_the_disk(
+    cache: BlobCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch from the web ends on its own thread, and renames its file, while this one looks through the folder."""
+    kept, scandir = put(cache, 1), os.scandir
+
+    def looked(path: Path) -> list[os.DirEntry[str]]:
+        (path / digest_of(b"coming")).touch()
+        entries = [*scandir(path)]
+        (path / digest_of(b"coming")).unlink()
+        return entries
+
+    monkeypatch.setattr(os, "scandir", looked)
+    assert [held.digest for held in cache.held()] == [kept]
