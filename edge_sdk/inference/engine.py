@@ -170,8 +170,12 @@ class Engine:
         return Measurement(len(times_ms), right / counted, statistics.median(times_ms))
 
     def try_out(self) -> None:
-        """Run the model once on made-up input; ``ModelFormatError`` if that fails."""
-        self._tried()
+        """Run the model once on made-up input; ``ModelFormatError`` if that fails, or gives no finite logits.
+
+        As where a half-precision model overflows on this device's accelerator. It would answer with the first label.
+        """
+        if not np.isfinite(self._tried().max(axis=-1)).all():
+            raise ModelFormatError("the model gives logits that are not finite; release another")
 
     def _tried(self) -> NDArray[np.float32]:
         """The logits for two tokens of text, or for an image or window of zeros."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from edge_sdk.data import TextExamples
@@ -254,6 +256,21 @@ def test_model_that_needs_a_newer_onnxruntime_is_not_tried(case: Case) -> None:
     case.begin(2, onnxruntime="99.0")
     assert "needs onnxruntime 99.0 or newer" in case.report.detail
     assert case.serving.release == 1
+
+
+@pytest.mark.parametrize("held_out", [HELD_OUT, None])
+def test_model_whose_logits_are_not_finite_never_serves(case: Case, held_out: TextExamples | None) -> None:
+    """It would answer, with the first label and the probability nan."""
+    broken = {name: values * np.float32(np.nan) for name, values in parameters(2).items()}
+    model = case.folder / "broken"
+    model.write_bytes(inference_model(broken).SerializeToString())
+    order, files = case.release(2)
+    entry = BlobEntry(part=Part.INFERENCE_MODEL, digest=digest_of(model.read_bytes()), size_bytes=1)
+    assert order.model is not None
+    released = msgspec.structs.replace(order.model, manifest=(entry, order.model.manifest[1]))
+    report = case.serving.install(order, released, files | {Part.INFERENCE_MODEL: model}, held_out)
+    assert (report.standing, case.serving.release) == (Standing.ROLLED_BACK, 1)
+    assert report.detail == "the model gives logits that are not finite; release another"
 
 
 def test_who_only_asks_writes_nothing_where_the_model_is_damaged(case: Case) -> None:
