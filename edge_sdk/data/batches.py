@@ -115,7 +115,12 @@ def encode_examples(
 
 
 def _labelled_texts(examples: TextExamples, labels: Sequence[str], encoder: TextEncoder) -> EncodedExamples:
-    rows, indices = encoder.encode(examples.texts), label_indices(examples, labels)
+    """Labelled texts; those without any token are left out, such as an empty one for GPT-2's tokenizer."""
+    indices = label_indices(examples, labels)
+    kept = [(row, index) for row, index in zip(encoder.encode(examples.texts), indices, strict=True) if len(row)]
+    if not kept:
+        raise DataFormatError(f"none of the {len(examples)} texts has a token; nothing can be learnt from them")
+    rows, indices = [row for row, _ in kept], np.array([index for _, index in kept])
 
     def batch_of(chosen: Indices) -> Batch:
         return Batch(

@@ -258,6 +258,14 @@ def test_model_that_needs_a_newer_onnxruntime_is_not_tried(case: Case) -> None:
     assert case.serving.release == 1
 
 
+def test_held_out_text_without_a_token_is_no_fault_of_the_model(case: Case) -> None:
+    order, files = case.release(2)
+    assert order.model is not None
+    held_out = TextExamples(("", "good film"), ("negative", "positive"))
+    report = case.serving.install(order, order.model, files, held_out)
+    assert (report.standing, report.samples) == (Standing.TRYING, 1)
+
+
 @pytest.mark.parametrize("held_out", [HELD_OUT, None])
 def test_model_whose_logits_are_not_finite_never_serves(case: Case, held_out: TextExamples | None) -> None:
     """It would answer, with the first label and the probability nan."""

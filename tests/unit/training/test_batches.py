@@ -154,6 +154,16 @@ def letters_tokenizer_json() -> bytes:
     return Tokenizer(models.BPE({"[PAD]": 0, "a": 1, "b": 2}, [])).to_str().encode()
 
 
+def test_labelled_texts_without_a_token_are_left_out() -> None:
+    """A model cannot be run on none: one such example made a device decline each round, and refuse each release."""
+    some = TextExamples(("good", "", "bad", "\t"), ("positive", "negative", "negative", "positive"))
+    data = encode_examples(some, LABELS, tokenizer_json=tokenizer_json(), max_tokens=16)
+    assert (len(data), data.label_counts.tolist()) == (2, [1, 1])
+    assert [label for _, label in rows_of([all_of(data)])] == [LABELS.index("positive"), LABELS.index("negative")]
+    with pytest.raises(DataFormatError, match="none of the 1 texts has a token"):
+        encode_examples(some.take([1]), LABELS, tokenizer_json=tokenizer_json(), max_tokens=16)
+
+
 def test_pairs_without_a_token_on_both_sides_are_left_out() -> None:
     settings = {"tokenizer_json": letters_tokenizer_json(), "max_tokens": 8}
     pairs = PairedTexts(("ab", "?", "b"), ("?", "a", "ba"))
