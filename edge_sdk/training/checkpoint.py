@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge_sdk.disk import disk_errors
 from edge_sdk.errors import StorageError
-from edge_sdk.training.files import read_whole, write_whole
+from edge_sdk.training.files import read_sealed, write_whole
 from edge_sdk.training.job import TrainingJob
 
 _IDENTITY, _COUNTS, _LOSSES = "job", "counts", "losses"
@@ -65,7 +65,7 @@ class Checkpoint:
         counts = np.array([trained.steps, round(1000 * trained.seconds)], dtype=np.int64)
         losses = np.array([trained.loss_first, trained.loss_last], dtype=np.float32)
         try:
-            write_whole(self._path, {_IDENTITY: self._identity, _COUNTS: counts, _LOSSES: losses, **state})
+            write_whole(self._path, {_IDENTITY: self._identity, _COUNTS: counts, _LOSSES: losses, **state}, sealed=True)
         except StorageError:
             self._remove()
         self._saved_s = time.monotonic()
@@ -77,18 +77,14 @@ class Checkpoint:
         """
         if self._path is None or not self._path.exists():
             return None
-        found = read_whole(self._path)
+        found = read_sealed(self._path)
         if found is None:
             return None
         tensors, pages = found
         if not np.array_equal(tensors.pop(_IDENTITY, _NOBODY), self._identity):
             self._remove()
             return None
-        try:
-            (steps, milliseconds), (first, last) = tensors.pop(_COUNTS), tensors.pop(_LOSSES)
-        except (KeyError, ValueError):  # a damaged header
-            self._remove()
-            return None
+        (steps, milliseconds), (first, last) = tensors.pop(_COUNTS), tensors.pop(_LOSSES)
         trained = Trained(int(steps), float(first), float(last), int(milliseconds) / 1000)
         return trained, _one_by_one(tensors, pages)
 

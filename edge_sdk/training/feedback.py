@@ -28,7 +28,7 @@ from edge_sdk.elastic.submodel import Architecture, Submodel
 from edge_sdk.errors import ConfigurationError
 from edge_sdk.protocol.encodings import encode, take_away
 from edge_sdk.protocol.tensors import Tensors
-from edge_sdk.training.files import read_whole, write_whole
+from edge_sdk.training.files import read_sealed, write_whole
 from edge_sdk.training.job import TrainingJob
 
 _OWNER = ":owner"
@@ -52,12 +52,13 @@ def write_update(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
     write_whole(Path(job.update), tensors)
     if job.new_residual and job.encoding.leaves_residual:
         take_away(deltas, tensors, job.encoding)
-        write_whole(Path(job.new_residual), {_OWNER: _packed(_Owner(job.architecture, job.submodel)), **deltas})
+        owner = _packed(_Owner(job.architecture, job.submodel))
+        write_whole(Path(job.new_residual), {_OWNER: owner, **deltas}, sealed=True)
 
 
 def _add_residual(job: TrainingJob, deltas: Mapping[str, Array]) -> None:
     """Add the job's residual to ``deltas`` in place, unless the file is damaged or of another model."""
-    found = read_whole(Path(job.residual))
+    found = read_sealed(Path(job.residual))
     if found is None:
         return
     residual, _ = found

@@ -69,6 +69,19 @@ def test_checkpoint_cut_short_is_not_taken(tmp_path: Path, kept: int) -> None:
     assert Checkpoint(job).load() is None
 
 
+def test_checkpoint_with_a_changed_bit_is_not_taken(tmp_path: Path) -> None:
+    """Wherever it lies: in a weight or a moment it would be trained on, and sent."""
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+    path = Path(job.checkpoint)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert Checkpoint(job).load() is None, place
+    path.write_bytes(whole)
+    assert Checkpoint(job).load() is not None
+
+
 def test_checkpoint_is_due_after_its_interval_or_in_a_hurry(tmp_path: Path) -> None:
     job = job_in(tmp_path, checkpoint_interval_s=0.05)
     checkpoint = Checkpoint(job)

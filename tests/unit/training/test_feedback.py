@@ -120,7 +120,7 @@ def test_update_that_is_written_again_has_the_same_bytes(tmp_path: Path) -> None
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("harm", ["cut short", "empty", "another model", "no owner"])
+@pytest.mark.parametrize("harm", ["cut short", "a bit", "empty", "another model", "unsealed"])
 def test_residual_that_is_not_this_models_is_left_out(tmp_path: Path, harm: str) -> None:
     whole = SUBMODELS["whole"]
     first = job_in(tmp_path, whole, 1)
@@ -130,7 +130,12 @@ def test_residual_that_is_not_this_models_is_left_out(tmp_path: Path, harm: str)
     residual = Path(first.new_residual)
     data = residual.read_bytes()
     residual.write_bytes(
-        {"cut short": data[:-5], "empty": b"", "no owner": Path(first.update).read_bytes()}.get(harm, data)
+        {
+            "cut short": data[:-5],
+            "a bit": data[:-7] + bytes([data[-7] ^ 0x40]) + data[-6:],
+            "empty": b"",
+            "unsealed": Path(first.update).read_bytes(),
+        }.get(harm, data)
     )
     job, rest = job_in(tmp_path, whole, 2), deltas_of(whole, 2)
     write_update(job, rest)
