@@ -97,10 +97,17 @@ class Identity:
         signature = key.sign(signed_for_renewal(request), ECDSA(hashes.SHA256()))
         return Renew(certificate=certificate.public_bytes(Encoding.DER), request=request, signature=signature)
 
+    def has(self, encoded: bytes) -> bool:
+        """Whether this certificate (DER) is the device's. Raises as :meth:`span`."""
+        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
+
+        return self._kept()[0].public_bytes(Encoding.DER) == encoded
+
     def keep(self, encoded: bytes, device: str) -> None:
         """Replace the certificate by the one (DER) that answers :meth:`request`.
 
-        Raises ``UntrustedError`` if it is not the authority's, not for ``device`` or not for the requested key.
+        Raises ``UntrustedError`` if it is not the authority's, not for ``device`` or not for the requested key, and
+        ``StorageError`` from the disk.
         """
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
 
@@ -117,9 +124,11 @@ class Identity:
         from cryptography import x509  # noqa: PLC0415
         from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415
 
+        with disk_errors(self.authority_file):
+            authority = self.authority_file.read_bytes()
         try:
             certificate = x509.load_der_x509_certificate(encoded)
-            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.authority_file.read_bytes()))
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
             is_for_key = certificate.public_key() == key.public_key()
             names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
@@ -135,7 +144,11 @@ class Identity:
 
         with disk_errors(self.file):
             whole = self.file.read_bytes()
-        return x509.load_pem_x509_certificate(whole), _read_key(whole, self.file)
+        try:
+            certificate = x509.load_pem_x509_certificate(whole)
+        except ValueError as error:
+            raise ConfigurationError(f"{self.file} has no certificate ({brief(error)}): enrol again") from error
+        return certificate, _read_key(whole, self.file)
 
     def _new_key(self) -> EllipticCurvePrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key  # noqa: PLC0415

@@ -42,6 +42,8 @@ class Renewal:
         if not isinstance(message, Renewed):
             return False
         try:
+            if self._identity.has(message.certificate):  # a broker may deliver it twice
+                return True
             self._identity.keep(message.certificate, self._device)
         except RaffmError as error:
             _log.error("the new certificate is not accepted: %s", error)

@@ -129,6 +129,38 @@ def test_answer_that_does_not_hold_leaves_the_old_one(identity: Identity, author
     assert identity.file.read_bytes() != before
 
 
+def test_answer_that_comes_twice_is_taken_once_and_is_no_error(
+    identity: Identity, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, asked = renewal(identity)
+    made.tick(identity.span()[1] - 60, steady_s=0.0)
+    answer = Renewed(certificate=authority.client(asked[0].request))
+    assert made.takes(answer)
+    assert made.takes(answer)
+    assert "not accepted" not in caplog.text
+    assert {file.name for file in identity.folder.iterdir()} == {"identity.pem", "authority.pem"}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("authority.pem", "cannot be read or written"), ("identity.pem", "has no certificate")]
+)
+def test_file_that_is_damaged_while_the_agent_runs_costs_the_renewal_alone(
+    identity: Identity, authority: Authority, caplog: pytest.LogCaptureFixture, name: str, why: str
+) -> None:
+    made, asked = renewal(identity)
+    late_s = identity.span()[1] - 60
+    made.tick(late_s, steady_s=0.0)
+    damaged = identity.folder / name
+    if name == "authority.pem":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")[0])
+        made.tick(late_s, steady_s=1e6)
+        assert f"the certificate cannot be renewed: {damaged} {why}" in caplog.text
+    assert made.takes(Renewed(certificate=authority.client(asked[0].request)))
+    assert f"the new certificate is not accepted: {damaged} {why}" in caplog.text
+
+
 def test_whoever_reads_the_file_meanwhile_finds_one_pair(identity: Identity, authority: Authority) -> None:
     """Key and certificate change together, whatever else goes on."""
     ending, torn = threading.Event(), list[str]()
