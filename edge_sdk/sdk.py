@@ -187,7 +187,7 @@ class Agent:
             raise DeadlineError(f"agent {self.config.device} did not stop within {_STOP_S:.0f} s; its thread goes on")
 
     def __enter__(self) -> Self:
-        self.start()
+        self._enter()
         return self
 
     def __exit__(
@@ -197,13 +197,21 @@ class Agent:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self.start()
+        self._enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+
+    def _enter(self) -> None:
+        """Start; an agent that cannot releases its files, as who fails to enter a context never leaves it."""
+        with ExitStack() as undo:
+            if not self._is_used:
+                undo.callback(self.stop)
+            self.start()
+            undo.pop_all()
 
     def _tell(self, report: ReleaseReport) -> None:
         try:

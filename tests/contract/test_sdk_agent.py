@@ -72,6 +72,31 @@ def test_coroutine_function_without_a_loop_is_refused(tmp_path: Path) -> None:
     agent.stop()
 
 
+def test_agent_that_cannot_be_entered_lets_go_of_its_state_folder(tmp_path: Path) -> None:
+    """Who reads in a notebook what is wrong, and mends it, does not have to start the notebook anew."""
+
+    async def on_model(report: ReleaseReport) -> None:
+        raise AssertionError(report)
+
+    async def use() -> None:
+        async with agent_at("mqtt://127.0.0.1:9", tmp_path, on_model=on_model):
+            pass
+
+    agent = agent_at("mqtt://127.0.0.1:9", tmp_path, on_model=on_model)
+    with pytest.raises(ConfigurationError, match="async with"), agent:
+        pass
+    asyncio.run(use())
+
+
+def test_agent_that_runs_goes_on_where_it_is_entered_as_well(tmp_path: Path) -> None:
+    agent = agent_at("mqtt://127.0.0.1:9", tmp_path)
+    agent.start()
+    with pytest.raises(ConfigurationError, match="was started or stopped before"), agent:
+        pass
+    assert agent._thread.is_alive()
+    agent.stop()
+
+
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
