@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 import msgspec
 
 from edge_sdk.data.examples import Examples
 from edge_sdk.data.rows import read_jsonl, rows_of
 from edge_sdk.disk import disk_errors, sync, write_durably
+
+_BLOCK_BYTES = 1 << 20
 
 
 class ExampleLog:
@@ -25,7 +28,7 @@ class ExampleLog:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+") as file:
-                file.truncate(_whole_bytes(file.name))
+                file.truncate(_whole_bytes(file))
             sync(path.parent)
 
     @property
@@ -62,7 +65,13 @@ def _lines_of(examples: Examples) -> bytes:
     return msgspec.json.Encoder().encode_lines(rows_of(examples))
 
 
-def _whole_bytes(path: str) -> int:
-    """The length of the file up to its last complete line."""
-    data = Path(path).read_bytes()
-    return data.rfind(b"\n") + 1
+def _whole_bytes(file: BinaryIO) -> int:
+    """The length of ``file`` up to its last complete line, without reading more than its end."""
+    stop = file.seek(0, os.SEEK_END)
+    while stop > 0:
+        start = max(0, stop - _BLOCK_BYTES)
+        file.seek(start)
+        if (place := file.read(stop - start).rfind(b"\n")) >= 0:
+            return start + place + 1
+        stop = start
+    return 0

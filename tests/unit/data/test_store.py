@@ -8,6 +8,7 @@ import os
 import resource
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from edge_sdk.data import ArrayExamples, Examples, TaggedExamples, TextExamples, read_examples
+from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.owned import Owned
 from edge_sdk.data.store import ExampleStore
 from edge_sdk.elastic.submodel import ModelTask
@@ -244,6 +246,24 @@ def test_half_written_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     again = store_of((), tmp_path)
     again.learn(MAIL[1])
     assert everything(again) == dict(MAIL[:2])
+
+
+def test_log_that_is_opened_is_not_read_into_memory(tmp_path: Path) -> None:
+    """Of pictures, half a MiB each, it may be larger than the memory of a board; the last line may be torn anywhere."""
+    whole = b"[%b]\n" % (b" " * (3 << 20))
+    path = tmp_path / "learnt.jsonl"
+    for torn in (b"", b"[", b"[" * (2 << 20)):
+        path.write_bytes(4 * whole + torn)
+        tracemalloc.start()
+        try:
+            ExampleLog(path)
+            assert tracemalloc.get_traced_memory()[1] < 3 << 20
+        finally:
+            tracemalloc.stop()
+        assert path.stat().st_size == 4 * len(whole)
+    path.write_bytes(b"[" * (2 << 20))
+    ExampleLog(path)
+    assert path.stat().st_size == 0
 
 
 def test_example_that_only_a_part_of_finds_room_leaves_nothing_behind(tmp_path: Path) -> None:
