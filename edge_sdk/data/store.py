@@ -59,7 +59,8 @@ class ExampleStore:
         self._past = _read_past(folder / "split.json")
         self._written: _Version | None = None  # of what training_file holds; None if the source cannot say its version
         self._counted: _Version | None = None
-        self._first: Examples | None = None
+        self._first: Examples | None = None  # what is learnt has to be of its kind
+        self._learning = threading.Lock()
         self._stopping = threading.Event()
         self._forget_replaced()
         self.refresh()
@@ -80,10 +81,11 @@ class ExampleStore:
         Raises ``DataFormatError`` if ``given`` is no example, or of another kind than those that are there.
         """
         example = one_example(given, self._image_size)
-        if self._first is not None:
-            joined(self._first, example)
-        self._learnt.append(example)
-        self._first = self._first or example
+        with self._learning:
+            if self._first is not None:
+                joined(self._first, example)
+            self._learnt.append(example)
+            self._first = self._first or example
 
     def refresh(self) -> None:
         """Read the examples again if they have changed. Raises as the constructor, and then changes nothing."""
@@ -132,7 +134,9 @@ class ExampleStore:
         """Read and split all examples; the training part, ``None`` if there is no example (any more)."""
         examples = self._all()
         if examples is None:
-            self.held_out = self._holding = self._first = None
+            self.held_out = self._holding = None
+            with self._learning:
+                self._first = self._first if self._learnt.size_bytes else None  # the first may have come meanwhile
             return None
         return self._split(examples)
 

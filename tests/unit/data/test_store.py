@@ -238,6 +238,38 @@ def test_window_of_another_shape_is_not_learnt(tmp_path: Path) -> None:
         store.learn((np.zeros((8, 2)), 1))
 
 
+def test_first_examples_of_two_threads_are_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both in its file, the agent could not be started any more."""
+    store, append = store_of((), tmp_path), ExampleLog.append
+    monkeypatch.setattr(ExampleLog, "append", lambda log, more: time.sleep(0.1) or append(log, more))
+    refused = list[DataFormatError]()
+
+    def learn(given: object) -> None:
+        try:
+            store.learn(given)
+        except DataFormatError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=learn, args=(given,)) for given in (MAIL[0], "a text alone")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 1
+    assert store_of((), tmp_path).training_file is not None
+
+
+def test_first_example_that_comes_while_there_is_none_still_says_the_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of([], tmp_path)
+    read = store._all
+    monkeypatch.setattr(store, "_all", lambda: (read(), store.learn(MAIL[0]))[0])
+    store.refresh()
+    with pytest.raises(DataFormatError, match="PlainTexts cannot be added to TextExamples"):
+        store.learn("a text alone")
+
+
 def test_half_written_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     store = store_of((), tmp_path)
     store.learn(MAIL[0])
