@@ -1,12 +1,14 @@
 """Texts to token ids, the same way in training and in inference.
 
 The tokenizer's own truncation and padding are replaced: a text is cut at ``max_tokens``, a batch padded to its longest.
+Before that, a text is cut where even the longest words give more tokens: a tokenizer takes 140 bytes for each character
+that it is given, which of a long document is more than a device has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,8 @@ Ids = NDArray[np.int32]
 _PAD_TOKENS = ("[PAD]", "<pad>")
 _END_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_GROUP = 64  # texts encoded at once: encodings take about 100 times the memory of their ids
+_GROUP, _GROUP_CHARACTERS = 64, 1 << 18  # encoded at once: encodings take about 100 times the memory of their ids
+_CHARACTERS_PER_TOKEN = 256  # of words there are 5 or so
 
 
 class TextEncoder:
@@ -68,8 +71,26 @@ class TextEncoder:
         return str(self._tokenizer.decode(list(ids)))
 
     def _encodings(self, texts: Sequence[str | Sequence[str]], *, are_words: bool = False) -> Iterator[Encoding]:
-        for start in range(0, len(texts), _GROUP):
-            yield from self._tokenizer.encode_batch(list(texts[start : start + _GROUP]), is_pretokenized=are_words)
+        for group in _groups(map(self._cut, texts)):
+            yield from self._tokenizer.encode_batch(group, is_pretokenized=are_words)
+
+    def _cut(self, text: str | Sequence[str]) -> str | list[str]:
+        """The part of a text, or of a sentence's words, that its first ``max_tokens`` tokens are of."""
+        most = _CHARACTERS_PER_TOKEN * self.max_tokens
+        return text[:most] if isinstance(text, str) else [word[:most] for word in text[: self.max_tokens]]
+
+
+def _groups(texts: Iterable[str | list[str]]) -> Iterator[list[str | list[str]]]:
+    """``texts`` in groups that are small enough to be encoded at once."""
+    group, characters = list[str | list[str]](), 0
+    for text in texts:
+        group.append(text)
+        characters += len(text) if isinstance(text, str) else sum(map(len, text))
+        if len(group) == _GROUP or characters > _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
 
 
 def plain_text(value: object) -> str | None:
