@@ -321,6 +321,7 @@ class Supervisor:
                     self._could_not(event, error)
             case Failed(failure, detail, peak_memory_bytes):
                 _log.warning("training failed, %s: %s", failure.value, detail)
+                self._updates.forget_checkpoint()  # the same offer does not come again
                 if failure is Failure.STORAGE and not self._stock.drop_damaged(offer.manifest):
                     self._stock.clear(self._pinned(), detail)
                 self._advance(decisions.TrainingFailed(failure, detail, peak_memory_bytes))
@@ -363,8 +364,7 @@ class Supervisor:
         if isinstance(error, DiskFullError):
             self._stock.clear(self._pinned(), error)
         if isinstance(effect, decisions.Train | Finished) and self._state.phase is not Phase.IDLE:
-            failure = failure_of(error)
-            self._advance(decisions.TrainingFailed(failure, str(error)))
+            self._advance(decisions.TrainingFailed(failure_of(error), str(error)))
 
     def _perform(self, effect: decisions.Effect) -> None:  # noqa: C901 - one line an effect
         match effect:
@@ -440,8 +440,7 @@ class Supervisor:
         if examples is None:
             raise DataFormatError(f"there are no examples of {offer.task} to train on; hand in some")
         job = job_of(offer, self._cache, self._machine.snapshot(), self._config, examples)
-        transport = self._transport
-        self._training = TrainingProcess(job, lambda event: transport.inject(TrainingSaid(offer, event)))
+        self._training = TrainingProcess(job, lambda event: self._transport.inject(TrainingSaid(offer, event)))
 
     def _stop_training(self) -> None:
         if self._training is not None:

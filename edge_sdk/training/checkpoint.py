@@ -75,7 +75,7 @@ class Checkpoint:
 
         Each array of the state stays in memory only until the next one is requested.
         """
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return None
         found = read_sealed(self._path)
         if found is None:

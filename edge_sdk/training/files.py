@@ -10,7 +10,7 @@ import mmap
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +36,17 @@ def write_whole(path: Path, tensors: Mapping[str, NDArray[Any]], *, sealed: bool
 
 
 def read_sealed(path: Path) -> tuple[Tensors, mmap.mmap] | None:
-    """What :func:`write_whole` sealed, as views of a memory map; ``None`` if the file is damaged.
+    """What :func:`write_whole` sealed, as views of a memory map; ``None`` if it is damaged, or the disk cannot read it.
 
-    Raises ``StorageError`` if it cannot be read.
+    The checksum's bytes are read, not mapped: where the disk cannot read a mapped page, the process is killed.
     """
     try:
-        with disk_errors(path), path.open("rb") as file:
+        with path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        whole = memoryview(pages)[:-_SEAL_BYTES]
-        return (read_tensors(whole), pages) if _checksum(pages, len(whole)) == pages[len(whole) :] else None
-    except (ValueError, TensorTableError):  # an empty file cannot be mapped
+            whole = memoryview(pages)[:-_SEAL_BYTES]
+            is_sound = _checksum(file, len(whole)) == file.read()
+        return (read_tensors(whole), pages) if is_sound else None
+    except (OSError, ValueError, TensorTableError):  # an empty file cannot be mapped
         return None
 
 
@@ -56,10 +57,9 @@ def _seal_of(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     return found.to_bytes(_SEAL_BYTES, "little")
 
 
-def _checksum(pages: mmap.mmap, size_bytes: int) -> bytes:
-    """The checksum of the first bytes of a map, of which hardly any are resident at a time."""
+def _checksum(file: BinaryIO, size_bytes: int) -> bytes:
+    """The checksum of so many bytes of ``file``, from here on."""
     found = 0
     for start in range(0, size_bytes, _BLOCK_BYTES):
-        found = zlib.crc32(pages[start : min(start + _BLOCK_BYTES, size_bytes)], found)
-        pages.madvise(mmap.MADV_DONTNEED)
+        found = zlib.crc32(file.read(min(_BLOCK_BYTES, size_bytes - start)), found)
     return found.to_bytes(_SEAL_BYTES, "little")

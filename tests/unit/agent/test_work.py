@@ -229,3 +229,14 @@ def test_training_begins_once_the_process_that_failed_has_ended(
         device.run_until(lambda: len(device.heard(Declined)) == 2)
     said = [(found.failure, found.detail) for found in device.heard(Declined) if isinstance(found, Declined)]
     assert said == [(Failure.OUT_OF_MEMORY, ""), (Failure.TRAINING, "False")]
+
+
+def test_training_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take three times the room of the weights, and its round does not offer the same again."""
+    monkeypatch.setattr(process, "_START", """print('{"type": "failed", "failure": "training", "detail": ""}')""")
+    texts = logistic_graph.examples(20, seed=1)
+    with LoneDevice(tmp_path, list(zip(texts.texts, texts.labels, strict=True))) as device:
+        checkpoint = device.state_dir / "checkpoint.safetensors"
+        checkpoint.write_bytes(b"of its last minute")
+        device.run_until(lambda: device.heard(Declined))
+        assert not checkpoint.exists()

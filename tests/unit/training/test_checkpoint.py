@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import queue
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from edge_sdk.protocol.messages import Recipe
 from edge_sdk.protocol.tensors import read_tensors
+from edge_sdk.training import files
 from edge_sdk.training.checkpoint import Checkpoint, Trained
 from edge_sdk.training.job import Finished, Progress, TrainingEvent, TrainingJob
 from edge_sdk.training.process import TrainingProcess
@@ -80,6 +82,18 @@ def test_checkpoint_with_a_changed_bit_is_not_taken(tmp_path: Path) -> None:
         assert Checkpoint(job).load() is None, place
     path.write_bytes(whole)
     assert Checkpoint(job).load() is not None
+
+
+def test_checkpoint_that_the_disk_cannot_read_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector: otherwise the device would never train again, as no checkpoint would be written in its place."""
+    job = job_in(tmp_path)
+    Checkpoint(job).save(STATE, TRAINED)
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "_checksum", refuse)
+    assert Checkpoint(job).load() is None
 
 
 def test_checkpoint_is_due_after_its_interval_or_in_a_hurry(tmp_path: Path) -> None:

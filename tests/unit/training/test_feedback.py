@@ -120,7 +120,7 @@ def test_update_that_is_written_again_has_the_same_bytes(tmp_path: Path) -> None
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("harm", ["cut short", "a bit", "empty", "another model", "unsealed"])
+@pytest.mark.parametrize("harm", ["cut short", "a bit", "empty", "gone", "another model", "unsealed"])
 def test_residual_that_is_not_this_models_is_left_out(tmp_path: Path, harm: str) -> None:
     whole = SUBMODELS["whole"]
     first = job_in(tmp_path, whole, 1)
@@ -137,7 +137,9 @@ def test_residual_that_is_not_this_models_is_left_out(tmp_path: Path, harm: str)
             "unsealed": Path(first.update).read_bytes(),
         }.get(harm, data)
     )
-    job, rest = job_in(tmp_path, whole, 2), deltas_of(whole, 2)
+    if harm == "gone":
+        residual.rename(tmp_path / "elsewhere")
+    job, rest = msgspec.structs.replace(job_in(tmp_path, whole, 2), residual=str(residual)), deltas_of(whole, 2)
     write_update(job, rest)
     for name, values in deltas_of(whole, 2).items():
         np.testing.assert_array_equal(said(job)[name] + rest[name], values)
