@@ -30,6 +30,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_sdk.data.batches import Batch
+from edge_sdk.decoding import brief
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.errors import ModelFormatError, TrainingError
 from edge_sdk.protocol.graphs import GRADIENT, INPUTS, LOGIT_OFFSET, LOGITS, LOSS, TARGETS
@@ -181,7 +182,7 @@ def _load_session(job: TrainingJob) -> ort.InferenceSession:
     except FAILURES as error:
         if _is_out_of_memory(error):
             raise out_of_memory(job.memory_limit_bytes, "while loading the graph") from error
-        raise ModelFormatError(f"training graph {job.graph} cannot be loaded: {_first_line(error)}") from error
+        raise ModelFormatError(f"training graph {job.graph} cannot be loaded: {brief(error)}") from error
 
 
 def _register_arena() -> None:
@@ -208,15 +209,11 @@ def _check_graph(session: ort.InferenceSession, feeds: set[str], outputs: Sequen
 def _step_error(error: Exception, limit_bytes: int) -> TrainingError:
     if _is_out_of_memory(error):
         return out_of_memory(limit_bytes, "in a training step")
-    return TrainingError(f"training step failed: {_first_line(error)}")
+    return TrainingError(f"training step failed: {brief(error)}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return any(sign in str(error) for sign in _NO_MEMORY)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
 
 
 def _view(value: ort.OrtValue) -> Array:
