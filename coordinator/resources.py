@@ -30,9 +30,9 @@ class Submit(Protocol):
 class Resources:
     """The service's functions, for the conductors of tasks.
 
-    ``send(device, message)`` publishes a message; it returns whether that is too large to be sent. ``fetch(device,
-    digest, size_bytes)`` pulls a blob from a device, and ``cancel(digest)`` stops that. ``sweep()`` deletes blobs that
-    nothing needs, as soon as no heavy work is running. ``key`` signs in the role ``round``.
+    ``send(device, message)`` publishes a message; it returns ``False`` if that is too large to be sent.
+    ``fetch(device, digest, size_bytes)`` pulls a blob from a device, and ``cancel(digest)`` stops that. ``sweep()``
+    deletes blobs that nothing needs, as soon as no heavy work is running. ``key`` signs in the role ``round``.
     """
 
     settings: CoordinatorConfig

@@ -343,9 +343,9 @@ class Service:
     # -- what the tasks work with
 
     def _send(self, device: str, message: CoordinatorMessage) -> bool:
-        """Send a message; returns whether it is too large, for this broker or for any receiver."""
+        """Send a message, unless the device is revoked; ``False`` if it is too large for the broker or any receiver."""
         if device in self._revoked:
-            return False
+            return True
         kind, payload, is_bulk = type_of(message), encode(message), isinstance(message, Chunk)
         if len(payload) > MAX_MESSAGE_BYTES and not is_bulk:
             _log.error(
@@ -355,7 +355,7 @@ class Service:
                 len(payload),
                 MAX_MESSAGE_BYTES,
             )
-            return True
+            return False
         self._sent[kind] += 1
         topic = Topic(self._config.fleet, device, Channel.CHUNK_DOWN if is_bulk else Channel.DOWN)
         return self._transport.publish(str(topic), payload, bulk=is_bulk)

@@ -426,7 +426,7 @@ class Conductor:
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:
         left_s = max(0.0, (self._round.deadline_s if self._round else 0.0) - time.monotonic())
         manifest = self._resources.addressed(self._run.manifest(self._version, record.submodel, runtime))
-        if self._resources.send(record.device, offer_of(record, self._run, self._version, manifest, left_s)):
+        if not self._resources.send(record.device, offer_of(record, self._run, self._version, manifest, left_s)):
             with self._resources.store.transaction() as tx:
                 self._lose(tx, record.device, "its offer is too large to be sent")
 

@@ -58,7 +58,7 @@ class Transport(Protocol):
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:
         """Queue a message for sending; returns at once. While the link is down, messages may be dropped.
 
-        Returns whether it is larger than this broker takes, so that it is never sent; the log says so.
+        Returns ``False`` if it is larger than this broker takes, so that it is never sent; the log says so.
         """
 
     def bulk_room(self) -> int:

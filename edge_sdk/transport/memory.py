@@ -109,7 +109,7 @@ class MemoryTransport:
         del bulk
         if self._hub.holds(self):
             self._hub.route(topic, payload, retain=retain)
-        return False
+        return True
 
     def receive(self, timeout_s: float) -> object:
         """The next delivery or injected object; ``None`` after ``timeout_s``."""

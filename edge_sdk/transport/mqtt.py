@@ -160,16 +160,16 @@ class MqttTransport:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:
         """Queue a message for sending; it is dropped while the link is down, or if too many are unacknowledged.
 
-        Returns whether it is larger than the broker takes; the log says so.
+        Returns ``False`` if it is larger than the broker takes; the log says so.
         """
         if self._up and len(payload) > self._max_bytes:
             _log.error("a message of %d bytes is not sent: %s", len(payload), _limit_words(self._max_bytes))
-            return True
+            return False
         with self._sending:
             info = self._client.publish(topic, payload, qos=1, retain=retain) if self._up else None
             if info is not None and info.rc != MQTT_ERR_QUEUE_SIZE:
                 self._lane.sent(info.mid, len(payload), bulk=bulk)
-        return False
+        return True
 
     def bulk_room(self) -> int:
         """The size limit of a bulk message that may be published now; after a 0, :class:`BulkRoom` is delivered."""

@@ -108,8 +108,9 @@ class WireEnd:
     def bulk_room(self) -> int:
         return MAX_PAYLOAD_BYTES
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> None:  # noqa: ARG002
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False) -> bool:  # noqa: ARG002
         self._wire.publish(topic, payload)
+        return True
 
     def receive(self, _: float) -> object:
         return self.injected.popleft() if self.injected else None

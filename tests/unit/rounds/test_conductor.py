@@ -74,7 +74,7 @@ def agenda(tmp_path: Path, sent: Sent, template_cache: dict[str, str], monkeypat
         store=store,
         blobs=BlobFolder(settings.blob_dir),
         key=Ed25519PrivateKey.generate(),
-        send=lambda device, message: sent.append((device, message)),
+        send=lambda device, message: sent.append((device, message)) is None,
         fetch=lambda *_: None,
         cancel=lambda _: None,
         submit=lambda work, then, _: then(work()),
@@ -191,7 +191,7 @@ def test_task_whose_offers_are_too_large_to_be_sent_fails_with_that_reason(
 ) -> None:
     """It waits for no deadline: nobody was asked."""
     small = conductor._resources.send
-    too_large = replace(conductor._resources, send=lambda to, what: isinstance(what, Offer) or small(to, what))
+    too_large = replace(conductor._resources, send=lambda to, what: not isinstance(what, Offer) and small(to, what))
     conductor._resources = too_large
     for _ in range(2 * MAX_ABANDONED):
         agenda.device_ready(a_device("light"), able_to_train_on(Runtime.TORCH))
