@@ -90,7 +90,7 @@ def small_image(picture: object, size: int, place: str) -> Pixels:
     pillow = _pillow()
     with _errors_of(pillow, place), _opened(pillow, picture, place) as image:
         image.draft("RGB", (size, size))  # a JPEG is then decoded at the next larger of its own scales
-        upright = _in_bytes(pillow, pillow.ImageOps.exif_transpose(image), place)
+        upright = _in_bytes(pillow, _upright(pillow, image), place)
         return _fitted(pillow, upright, (3, size, size))
 
 
@@ -108,6 +108,14 @@ def _fitted(pillow: ModuleType, image: Image, shape: Sequence[int]) -> Pixels:
     channels, height, width = shape
     fitted = pillow.ImageOps.fit(image.convert(_MODES[channels]), (width, height))
     return np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _upright(pillow: ModuleType, image: Image) -> Image:
+    """``image`` turned as its EXIF data say, without these: Pillow cannot write again all that cameras write."""
+    image.load()
+    image.getexif()
+    image.info.pop("exif", None)
+    return pillow.ImageOps.exif_transpose(image)  # type: ignore[no-any-return]
 
 
 def _in_bytes(pillow: ModuleType, image: Image, place: str) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,21 @@ def test_folder_of_pictures_is_cut_to_the_middle_and_made_small(folder: Path) ->
     for image, colour in zip(found.values, (RED, RED, BLUE, BLUE), strict=True):
         assert np.abs(image.astype(int) - colour).max() < 40  # JPEG is not exact
     assert read_examples(folder).values.shape == (4, 224, 224, 3)
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(0x0100, 2), (0x010F, 11), (0x011A, 2)])
+def test_picture_with_odd_exif_data_is_turned_all_the_same(folder: Path, tag: int, kind: int) -> None:
+    """A width that is a text, a maker that is a number: one such picture made its whole folder unreadable."""
+    entries = struct.pack("<HHI2H", 0x0112, 3, 1, 6, 0) + struct.pack("<HHI4s", tag, kind, 1, b"abc")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    picture = Image.new("RGB", (40, 40), RED)
+    picture.paste(BLUE, (0, 0, 20, 40))
+    picture.save(folder / "cat" / "c.jpg", exif=exif, quality=95)
+    found = read_examples(folder, 10)
+    assert len(found) == 5
+    turned = found.values[2].astype(int)
+    assert np.abs(turned[0] - BLUE).max() < 40
+    assert np.abs(turned[-1] - RED).max() < 40
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
