@@ -148,8 +148,8 @@ class Serving:
         except DataFormatError as error:
             _log.warning("release %d cannot be evaluated on the held-out examples: %s", model.release, error)
             return self._refused(report, "the held-out examples do not fit this model")
-        except RaffmError as error:
-            return self._refused(report, str(error))
+        except (RaffmError, MemoryError) as error:
+            return self._refused(report, str(error) or "there is not enough memory to try it beside what runs")
         ends_s = time.monotonic() + order.assignment.trial.seconds
         with self._lock:
             self._trial = _OnTrial(report, ends_s, self._engine, self._release)

@@ -258,6 +258,19 @@ def test_model_that_needs_a_newer_onnxruntime_is_not_tried(case: Case) -> None:
     assert case.serving.release == 1
 
 
+def test_model_that_finds_no_memory_is_refused_and_may_be_assigned_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that came out would leave its release under way for ever."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "try_out", lambda _: (_ for _ in ()).throw(MemoryError))
+        case.begin(2)
+    assert (case.report.standing, case.serving.release) == (Standing.ROLLED_BACK, 1)
+    assert case.report.detail == "there is not enough memory to try it beside what runs"
+    case.begin(2)
+    assert case.report.standing is Standing.TRYING
+
+
 def test_held_out_text_without_a_token_is_no_fault_of_the_model(case: Case) -> None:
     order, files = case.release(2)
     assert order.model is not None
