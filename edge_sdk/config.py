@@ -14,6 +14,7 @@ from edge_sdk.device.policy import Policy
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.errors import ConfigurationError, SettingError
 from edge_sdk.protocol.topics import check_name
+from edge_sdk.text import plain_text
 from edge_sdk.transport.address import MqttVersion
 
 _SEEDS = 1 << 32  # times 1,000,003, which tells rounds apart, a seed still fits a job's 53 bits
@@ -75,6 +76,8 @@ class AgentConfig:
             raise ConfigurationError(
                 "runtime torch needs torch, which is not installed: pip install 'raffm-edge[torch]'"
             )
+        if plain_text(str(self.state_dir)) is None:
+            raise SettingError("state_dir", str(self.state_dir), "is not UTF-8, as jobs and messages are: rename it")
         if not 0 <= self.held_out_share < 1:
             raise SettingError("held_out_share", self.held_out_share, "must be from 0 up to, not including, 1")
         if self.cache_bytes <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def test_held_out_share_outside_its_range_is_refused(share: float) -> None:
 def test_seed_of_which_no_job_can_be_made_is_refused(seed: int) -> None:
     with pytest.raises(ConfigurationError, match=f"seed {seed} must be from 0"):
         dataclasses.replace(CONFIG, seed=seed)
+
+
+def test_state_folder_whose_name_no_message_can_have_is_refused() -> None:
+    """Its path is in each job and in what a full disk says: neither could be encoded, which ended the agent."""
+    with pytest.raises(ConfigurationError, match=r"state_dir '/home/m.udcfcller' is not UTF-8"):
+        dataclasses.replace(CONFIG, state_dir=Path(os.fsdecode(b"/home/m\xfcller")))
+    assert dataclasses.replace(CONFIG, state_dir=Path("/home/müller")).state_dir == Path("/home/müller")
 
 
 def test_nothing_held_out_is_allowed() -> None:
