@@ -56,7 +56,7 @@ class ExampleStore:
         self._source = source_of(owned, image_size, scratch=folder)
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
-        self._past = _read_past(folder / "split.json")
+        self._past = self._past_on_disk = _read_past(folder / "split.json")
         self._written: _Version | None = None  # of what training_file holds; None if the source cannot say its version
         self._counted: _Version | None = None
         self._first: Examples | None = None  # what is learnt has to be of its kind
@@ -96,6 +96,7 @@ class ExampleStore:
         if training is None or not len(training):
             self._drop_training_files()
         else:
+            self._keep_split(self._past)
             self.training_file = write_examples(self._folder / "examples", training)
         self._written = self._counted = version if version[0] is not None else None
 
@@ -165,15 +166,21 @@ class ExampleStore:
 
     def _split(self, examples: Examples) -> Examples:
         is_held_out, past = decide(example_keys(examples, self._seed), self._share, self._past)
-        if past != self._past:
-            file = self._folder / "split.json"
-            with disk_errors(file):
-                write_durably(file, msgspec.json.encode(past))
-            self._past = past
+        if self._past_on_disk is None or past.held_out != self._past_on_disk.held_out:
+            self._keep_split(past)
+        self._past = past
         training, self.held_out = divide(examples, is_held_out)
         self._holding = Holding(suits=task_of(training), examples=len(training)) if len(training) else None
         self._first = examples.take([0])
         return training
+
+    def _keep_split(self, past: Past | None) -> None:
+        """Store the split, whose file grows with the examples, before any is trained on or judges a model."""
+        if past != self._past_on_disk:
+            file = self._folder / "split.json"
+            with disk_errors(file):
+                write_durably(file, msgspec.json.encode(past))
+            self._past_on_disk = past
 
     def _forget_replaced(self) -> None:
         """Drop examples that later ones replace, so that an iterator that restarts does not make the file grow."""

@@ -88,15 +88,17 @@ def test_device_that_waits_does_not_write_its_examples_until_it_trains(
     store = store_of(mail, tmp_path, share=0.0)
     written = store.training_file
     assert written is not None
-    first = written.stat().st_ino
-    mail.extend(MAIL[1:])
-    for minutes in (1, 2):
+    files = written, tmp_path / "split.json"
+    first = [file.stat().st_ino for file in files]
+    for minutes, count in ((1, 20), (2, 40)):
+        mail.extend(MAIL[len(mail) : count])
         later_s = time.monotonic() + 60 * minutes
         monkeypatch.setattr(time, "monotonic", lambda later_s=later_s: later_s)
-        assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
-        assert written.stat().st_ino == first
+        assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=count)
+        assert [file.stat().st_ino for file in files] == first
     store.newest()
     assert trained_on(store) == dict(MAIL)
+    assert all(file.stat().st_ino != before for file, before in zip(files, first, strict=True))
 
 
 def test_file_that_was_counted_is_still_written_for_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
