@@ -4,6 +4,10 @@ The agent's work comes after the device's own: where others want the processor o
 share (``Nice=`` alone orders processes within the service), never exceeds its limits, and may write only to its state
 folder. A training process that the kernel kills for its memory is an outcome, not a failure of the service
 (``OOMPolicy=continue``). A wrong setting does not become right by trying again (``RestartPreventExitStatus=2``).
+
+Examples are read at the start, and again when they have changed. A picture of 12 megapixels takes 35 ms on a core of a
+server and several times that on a board, so thousands of them take many minutes. ``TimeoutStartSec=`` must not end the
+agent before, which would begin anew each time, and ``WatchdogSec=`` is as long as that.
 """
 
 from __future__ import annotations
@@ -80,7 +84,7 @@ def _running(unit: Unit) -> _Directives:
     yield "Type", "notify"
     yield "ExecStart", " ".join(map(_word, (*unit.command, "run", "--config", str(unit.config))))
     yield from (("Restart", "on-failure"), ("RestartSec", 15), ("RestartPreventExitStatus", 2))
-    yield from (("TimeoutStartSec", 120), ("WatchdogSec", 120), ("TimeoutStopSec", 30), ("KillMode", "mixed"))
+    yield from (("TimeoutStartSec", "infinity"), ("WatchdogSec", 1800), ("TimeoutStopSec", 30), ("KillMode", "mixed"))
     yield from (("OOMPolicy", "continue"), ("Nice", 10), ("CPUWeight", 10), ("IOWeight", 10))
 
 

@@ -56,6 +56,13 @@ def test_exposure_by_systemds_own_measure_is_low(tmp_path: Path) -> None:
     assert 0 < float(re.findall(r"Overall exposure level for .*: ([0-9.]+)", done.stdout)[0]) <= EXPOSURE
 
 
+@pytest.mark.parametrize("unit", [MACHINE, OWN], ids=["machine", "own"])
+def test_agent_with_thousands_of_pictures_is_not_ended_while_it_reads_them(unit: Unit) -> None:
+    found = directives(unit_text(unit))
+    assert found["TimeoutStartSec"] == "infinity"
+    assert int(found["WatchdogSec"]) >= 1800
+
+
 def test_machines_unit_has_a_user_and_a_state_folder_of_its_own() -> None:
     found = directives(unit_text(MACHINE))
     assert (found["User"], found["StateDirectory"], found["ProtectHome"]) == ("raffm-edge", "raffm-edge", "yes")
