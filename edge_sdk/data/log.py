@@ -7,11 +7,9 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-import msgspec
-
 from edge_sdk.data.examples import Examples
-from edge_sdk.data.rows import read_jsonl, rows_of
-from edge_sdk.disk import disk_errors, sync, write_durably
+from edge_sdk.data.rows import lines_of, read_jsonl
+from edge_sdk.disk import disk_errors, durable_file, sync
 
 _BLOCK_BYTES = 1 << 20
 
@@ -39,7 +37,7 @@ class ExampleLog:
 
     def append(self, examples: Examples) -> None:
         """Add ``examples``; they are durable when this returns, and absent if it raises."""
-        lines = _lines_of(examples)
+        lines = b"".join(lines_of(examples))
         with self._lock, disk_errors(self._path), self._path.open("ab", buffering=0) as file:
             before = file.tell()
             try:
@@ -52,17 +50,13 @@ class ExampleLog:
 
     def replace(self, examples: Examples) -> None:
         """Replace the whole content by ``examples``."""
-        with self._lock, disk_errors(self._path):
-            write_durably(self._path, _lines_of(examples))
+        with self._lock, disk_errors(self._path), durable_file(self._path) as file:
+            file.writelines(lines_of(examples))
 
     def read(self) -> Examples | None:
         """Everything in the log, ``None`` if it is empty; images are kept on the disk beside the file."""
         with self._lock:
             return read_jsonl(self._path, scratch=self._path.parent) if self.size_bytes else None
-
-
-def _lines_of(examples: Examples) -> bytes:
-    return msgspec.json.Encoder().encode_lines(rows_of(examples))
 
 
 def _whole_bytes(file: BinaryIO) -> int:

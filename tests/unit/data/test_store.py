@@ -300,6 +300,21 @@ def test_log_that_is_opened_is_not_read_into_memory(tmp_path: Path) -> None:
     assert path.stat().st_size == 0
 
 
+def test_log_is_replaced_line_by_line(tmp_path: Path) -> None:
+    """As at a start after a label was corrected: of a thousand pictures, all lines took half a GiB at once."""
+    pictures = ArrayExamples(np.full((200, 100, 100, 3), 200, dtype=np.uint8), ("x",) * 200)
+    log = ExampleLog(tmp_path / "learnt.jsonl")
+    tracemalloc.start()
+    try:
+        log.replace(pictures)
+        assert tracemalloc.get_traced_memory()[1] < log.size_bytes / 4
+    finally:
+        tracemalloc.stop()
+    again = log.read()
+    assert isinstance(again, ArrayExamples)
+    assert (again.values == pictures.values).all()
+
+
 def test_example_that_only_a_part_of_finds_room_leaves_nothing_behind(tmp_path: Path) -> None:
     """The file may grow by less than a line: a part is written, the rest is refused, and would fit after all."""
     store = store_of((), tmp_path)
