@@ -54,9 +54,13 @@ class ExampleLog:
             file.writelines(lines_of(examples))
 
     def read(self) -> Examples | None:
-        """Everything in the log, ``None`` if it is empty; images are kept on the disk beside the file."""
+        """Everything in the log, ``None`` if it is empty; images are kept on the disk beside the file.
+
+        Nobody who appends has to wait until it is read.
+        """
         with self._lock:
-            return read_jsonl(self._path, scratch=self._path.parent) if self.size_bytes else None
+            size_bytes = self.size_bytes
+        return read_jsonl(self._path, scratch=self._path.parent, size_bytes=size_bytes) if size_bytes else None
 
 
 def _whole_bytes(file: BinaryIO) -> int:

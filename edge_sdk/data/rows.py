@@ -154,10 +154,15 @@ def read_csv(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = No
         return _some(path, examples_of_rows(str(path), rows, form, image_size=image_size, scratch=scratch))
 
 
-def read_jsonl(path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None) -> Examples:
-    """The examples in a JSONL file, of the type that its first row's keys say; ``DataFormatError`` if it has none."""
+def read_jsonl(
+    path: Path, image_size: int = IMAGE_SIZE, scratch: Path | None = None, *, size_bytes: int | None = None
+) -> Examples:
+    """The examples in a JSONL file, of the type that its first row's keys say; ``DataFormatError`` if it has none.
+
+    With ``size_bytes``, what lies after so many bytes, the end of a line, is not read.
+    """
     with path.open("rb") as file:
-        rows = _decoded(path, file)
+        rows = _decoded(path, file if size_bytes is None else _up_to(file, size_bytes))
         return _some(path, examples_of_rows(str(path), rows, image_size=image_size, scratch=scratch))
 
 
@@ -195,6 +200,15 @@ def _of_columns(path: Path, rows: Iterable[dict[str | Any, Any]]) -> Iterator[Ro
                 "put what has a comma in it between quotation marks"
             )
         yield row
+
+
+def _up_to(lines: Iterable[bytes], size_bytes: int) -> Iterator[bytes]:
+    """The lines within the first bytes."""
+    for line in lines:
+        if size_bytes <= 0:
+            return
+        size_bytes -= len(line)
+        yield line
 
 
 def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:

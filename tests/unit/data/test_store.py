@@ -11,11 +11,13 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_sdk.data import ArrayExamples, Examples, TaggedExamples, TextExamples, read_examples
+from edge_sdk.data import log as log_module
 from edge_sdk.data.log import ExampleLog
 from edge_sdk.data.owned import Owned
 from edge_sdk.data.store import ExampleStore
@@ -298,6 +300,33 @@ def test_log_that_is_opened_is_not_read_into_memory(tmp_path: Path) -> None:
     path.write_bytes(b"[" * (2 << 20))
     ExampleLog(path)
     assert path.stat().st_size == 0
+
+
+def test_learning_waits_for_nobody_who_reads_what_was_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand pictures that takes a minute, and an application's own thread would stand still."""
+    store, read = store_of((), tmp_path), log_module.read_jsonl
+    store.learn(MAIL[0])
+    is_reading, may_go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path, **how: Any) -> Examples:
+        is_reading.set()
+        assert may_go_on.wait(10)
+        return read(path, **how)
+
+    monkeypatch.setattr(log_module, "read_jsonl", slowly)
+    reader = threading.Thread(target=store.refresh)
+    reader.start()
+    assert is_reading.wait(10)
+    learner = threading.Thread(target=store.learn, args=(MAIL[1],))
+    learner.start()
+    learner.join(5)
+    is_done = not learner.is_alive()
+    with (tmp_path / "learnt.jsonl").open("ab") as file:  # another example is being appended
+        file.write(b'{"text": "half')
+    may_go_on.set()
+    reader.join(10)
+    assert is_done
+    assert trained_on(store) == dict(MAIL[:1])
 
 
 def test_log_is_replaced_line_by_line(tmp_path: Path) -> None:
