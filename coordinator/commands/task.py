@@ -171,7 +171,7 @@ def plan_task(
     with waiting("loading the task's model"):
         from coordinator.forecasting import forecast_rows
 
-        rows = forecast_rows(open_store(state_dir), name, profile or (), runtime)
+        rows = forecast_rows(known_store(state_dir), name, profile or (), runtime)
     show(rows, as_json=as_json)
 
 
