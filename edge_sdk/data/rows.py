@@ -278,7 +278,7 @@ def _array_of_lists(values: object) -> NDArray[Any] | None:
     """Nested lists of numbers as an array: uint8 for three axes of integers 0..255 (an image), else float32."""
     try:
         array = np.array(values if isinstance(values, list) else None, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last for whole numbers of hundreds of digits
         return None
     is_image = array.ndim == 3 and array.size and np.isin(array, np.arange(256)).all()
     with np.errstate(over="ignore"):  # values that overflow become infinite, and those are refused later

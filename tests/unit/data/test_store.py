@@ -225,6 +225,7 @@ def test_arrays_are_learnt_exactly(tmp_path: Path, dtype: type[np.generic]) -> N
         (("a", 0.5), "the example row 1 needs a text and a label"),
         ("a text alone", "PlainTexts cannot be added to TextExamples"),
         ((np.zeros((4, 3)), "x"), "ArrayExamples cannot be added to TextExamples"),
+        (([[10**400]], "x"), "the example row 1 needs an array of numbers and a label"),
     ],
 )
 def test_what_is_no_example_of_the_kind_is_not_learnt(tmp_path: Path, given: object, complaint: str) -> None:
