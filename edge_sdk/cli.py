@@ -155,15 +155,20 @@ def show_config() -> None:
 
 @app.command("profile")
 def show_profile(
+    config: Config = None,
     profile: Profile = None,
     state_dir: StateDir = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the known profiles; memory in MiB.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was measured on this machine, and how much of it the agent may use."""
+    """Show what was measured on this machine, and how much of it the agent may use.
+
+    Settings are taken from a file, the environment and options, as by `run`; among them the policy.
+    """
     if list_all:
         _list_profiles(as_json)
         return
+    given = _given_values({"config": config, "profile": profile, "state_dir": state_dir})
     import msgspec
     from rich.console import Console
 
@@ -173,7 +178,14 @@ def show_profile(
     from edge_sdk.device.policy import Policy
     from edge_sdk.device.processor import GEMM_S
 
-    machine = Machine(profile, Policy(), state_dir or Path.cwd())
+    policy = Policy(**{name.removeprefix("policy."): it for name, it in given.items() if name.startswith("policy.")})
+    machine = Machine(
+        given.get("profile"),
+        policy,
+        given.get("state_dir") or Path.cwd(),
+        runtime=given.get("runtime", Runtime.ONNX),
+        threads=given.get("threads"),
+    )
     with waiting("measuring this machine"):
         machine.measure(GEMM_S)
         snapshot = msgspec.structs.replace(machine.snapshot(), providers=onnxruntime_providers())

@@ -129,6 +129,14 @@ def test_settings_that_are_complete_are_said_to_be(tmp_path: Path) -> None:
     assert found(checks.settings, Patient(System(tmp_path))) == []
 
 
+def test_profile_shows_what_the_owners_settings_allow(tmp_path: Path) -> None:
+    lines = ('profile = "raspberry-pi-5-8gb"', "threads = 1", "[policy]", 'quiet_hours = ["00:00-24:00"]')
+    words = ("profile", "--config", str(write_settings(tmp_path, *lines)), "--state-dir", str(tmp_path), "--json")
+    shown = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    assert (shown["profile"], shown["threads"]) == ("raspberry-pi-5-8gb", 1)
+    assert "within the quiet hours 00:00-24:00" in shown["may_train"]
+
+
 def test_doctor_examines_what_run_would_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_settings(tmp_path, 'profile = "raspberry-pi-5-8gb"')
     seen = list[Patient]()
