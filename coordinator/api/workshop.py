@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +29,8 @@ from edge_sdk.errors import ConfigurationError, RaffmError
 TAR = "application/x-tar"
 _PIECE_BYTES = 1 << 20
 _TRY_AGAIN_S = 30
+_PREFIX = ".work-"
+_ABANDONED_S = 86400.0
 _answers = msgspec.json.Decoder(Answer)
 
 
@@ -49,9 +53,18 @@ class Workshop:
 
     async def make(self, state_dir: Path, job_in: Callable[[str], Job]) -> tuple[bytes, IO[bytes]]:
         """Do a job that makes a file; returns its result as JSON, and the open file, which is gone once closed."""
-        with disk_errors(state_dir), TemporaryDirectory(dir=state_dir, prefix=".work-") as folder:
+        await run_in_threadpool(_clear_up, state_dir)
+        with disk_errors(state_dir), TemporaryDirectory(dir=state_dir, prefix=_PREFIX) as folder:
             result = await self.perform(job_in(folder))
             return result, (Path(folder) / MADE).open("rb")
+
+
+def _clear_up(state_dir: Path) -> None:
+    """Delete what jobs made whose machine lost its power: nothing else leaves it behind."""
+    for left_over in state_dir.glob(f"{_PREFIX}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left_over.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(left_over, ignore_errors=True)
 
 
 def sent(file: IO[bytes], name: str) -> StreamingResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
 from coordinator.api.access import make_token
-from coordinator.api.jobs import Examine, SaveModel
+from coordinator.api.jobs import BackUp, Examine, SaveModel
 from coordinator.api.workshop import Workshop, sent
 from coordinator.backup import restore
 from coordinator.config import TaskConfig
@@ -161,6 +162,20 @@ def test_work_that_dies_is_the_servers_fault(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RaffmError, match="the job ended with exit code 1 and no message"):
         asyncio.run(Workshop().perform(Examine(state_dir=str(tmp_path), all_blobs=False)))
+
+
+def test_what_a_loss_of_power_left_of_work_is_cleared_up_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole backup stayed for good, with the coordinator's keys in it."""
+    for name, age_s in ((".work-left", 2 * 86400), (".work-recent", 3600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "made.tar").write_text("keys")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RaffmError, match="exit code 1"):
+        asyncio.run(Workshop().make(tmp_path, lambda made_in: BackUp(state_dir=str(tmp_path), folder=made_in)))
+    assert left_over(tmp_path) == [tmp_path / ".work-recent"]
 
 
 def test_work_ends_with_the_api_and_takes_what_it_made_with_it(store: Store, tmp_path: Path) -> None:
