@@ -10,24 +10,24 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check $(QUIET)
 PINNED := -c .ci/constraints.txt
 OR_SAY := || { echo "pip cannot install, see above; the first time it needs the network"; exit 1; }
 
-.PHONY: demo test pytest test-long soak test-all test-arm deb bench lint clean mosquitto postgresql chromium
+.PHONY: demo test pytest test-long soak test-all test-arm deb bench lint clean mosquitto nats-server strace npm postgresql chromium
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
 
 # side by side, and one process more than a small machine has cores: some tests wait for others
-test: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql chromium
+test: $(VENV)/.demo $(VENV)/.dev mosquitto nats-server postgresql chromium
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest:
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 # what takes long: the demo, every family's training graph, more examples, kills and full disks, the main job on mosquitto
-test-long: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql chromium
+test-long: $(VENV)/.demo $(VENV)/.dev mosquitto nats-server npm strace postgresql chromium
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m long
 
 # what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
-soak: $(VENV)/.demo $(VENV)/.dev mosquitto postgresql
+soak: $(VENV)/.demo $(VENV)/.dev mosquitto strace postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --soak --timeout 2700 -m "" tests/fault tests/security tests/unit/protocol
 
 # the SDK's own tests without torch and without the coordinator, on every Python from 3.10 to 3.13 that is here
@@ -54,32 +54,28 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# the embedded broker is enough to run; the tests also use the broker of production where it is or may be installed
-mosquitto:
-	@command -v mosquitto >/dev/null || PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null || \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing mosquitto for the tests"; \
-	  (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y mosquitto) >/dev/null || \
-	  echo "mosquitto could not be installed: its tests will be skipped"; \
-	else echo "mosquitto is not installed (apt install mosquitto): its tests will be skipped"; fi
+# what the tests use of the system's: installed where that is allowed, else the tests of it are skipped, and say so;
+# RUNLEVEL=1 keeps Debian from starting servers, since the tests start their own
+define installed
+@$(1) || \
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  echo "installing $@ for the tests"; \
+  (apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+   apt-get -qq install -y --no-install-recommends $@) >/dev/null || \
+  echo "$@ could not be installed: its tests will be skipped"; \
+else echo "$@ is not installed (apt install $@): its tests will be skipped"; fi
+endef
 
-# the tests run a server of their own for a while; RUNLEVEL=1 keeps Debian from starting one for good
+# the embedded broker is enough to run; the tests also use brokers of production
+mosquitto nats-server strace npm:
+	$(call installed,PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null)
+
 postgresql:
-	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing postgresql for the tests"; \
-	  (apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y postgresql) >/dev/null || \
-	  echo "postgresql could not be installed: its tests will be skipped"; \
-	else echo "postgresql is not installed (apt install postgresql): its tests will be skipped"; fi
+	$(call installed,command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1)
 
 # the dashboard's tests drive the system's browser; Playwright's own are not downloaded
 chromium:
-	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing chromium for the tests"; \
-	  (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium) >/dev/null || \
-	  echo "chromium could not be installed: its tests will be skipped"; \
-	else echo "chromium is not installed (apt install chromium): its tests will be skipped"; fi
+	$(call installed,command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
