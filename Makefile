@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check $(QUIET)
 PINNED := -c .ci/constraints.txt
 OR_SAY := || { echo "pip cannot install, see above; the first time it needs the network"; exit 1; }
 
-.PHONY: demo test pytest test-long soak test-all test-arm deb bench lint clean mosquitto nats-server strace npm postgresql chromium
+.PHONY: demo test pytest test-long soak test-all test-arm deb bench lint clean mosquitto nats-server rabbitmq-server strace npm postgresql chromium
 
 demo: $(VENV)/.demo
 	$(BIN)/coordinator demo $(DEMO)
@@ -23,7 +23,7 @@ pytest:
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 # what takes long: the demo, every family's training graph, more examples, kills and full disks, the main job on mosquitto
-test-long: $(VENV)/.demo $(VENV)/.dev mosquitto nats-server npm strace postgresql chromium
+test-long: $(VENV)/.demo $(VENV)/.dev mosquitto nats-server rabbitmq-server npm strace postgresql chromium
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m long
 
 # what is promised under faults, in full numbers; writes tests/fault/RESULTS.md
@@ -67,7 +67,7 @@ else echo "$@ is not installed (apt install $@): its tests will be skipped"; fi
 endef
 
 # the embedded broker is enough to run; the tests also use brokers of production
-mosquitto nats-server strace npm:
+mosquitto nats-server rabbitmq-server strace npm:
 	$(call installed,PATH="$$PATH:/usr/sbin" command -v $@ >/dev/null)
 
 postgresql:
