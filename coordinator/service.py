@@ -174,21 +174,20 @@ class Service:
     def _go_on_after(self, done: WorkDone) -> None:
         """Continue after heavy work. A task whose work failed fails with that reason, and the service goes on.
 
-        Work that only the disk refused is tried again, here or at the next start. With ``exit_when_done`` every error
-        ends the service.
+        So it does after an error of a library too. Work that only the disk refused is tried again, here or at the next
+        start. With ``exit_when_done`` every error ends the service.
         """
         self._making -= 1
-        try:
-            result = done.future.result()
-        except StorageError as error:
-            if self._config.exit_when_done:
-                raise
+        error = done.future.exception()
+        if error is None:
+            self._go_on_with(done, done.future.result())
+        elif isinstance(error, StorageError) and not self._config.exit_when_done:
             _log.error("%s; retrying every %.0f s", error, _DISK_PAUSE_S)
             self._refused.append((time.monotonic() + _DISK_PAUSE_S, done))
-        except RaffmError as error:
-            self._fail(done, error)
+        elif isinstance(error, StorageError) or not isinstance(error, Exception):
+            raise error
         else:
-            self._go_on_with(done, result)
+            self._fail(done, error)
         self._sweep_if_due()
 
     def _go_on_with(self, done: WorkDone, result: object) -> None:
@@ -200,9 +199,10 @@ class Service:
         except RaffmError as error:
             self._fail(done, error)
 
-    def _fail(self, done: WorkDone, error: RaffmError) -> None:
-        _log.error("the task failed: %s", error)
-        done.fail(words_of(error))
+    def _fail(self, done: WorkDone, error: Exception) -> None:
+        words = words_of(error)
+        _log.error("the task failed: %s", words, exc_info=None if isinstance(error, RaffmError) else error)
+        done.fail(words)
         if self._config.exit_when_done:
             raise error
 

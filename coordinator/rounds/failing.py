@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from coordinator.store.database import Transaction
 from coordinator.store.records import OfferRecord, RoundRecord
 from coordinator.store.states import Outcome
+from edge_sdk.decoding import brief
 from edge_sdk.errors import VISIBLE, RaffmError
+from edge_sdk.logs import because
 
 MAX_CHARACTERS = 1000
 
 
-def words_of(error: RaffmError) -> str:
-    """An error in the words that the store keeps."""
-    return str(error)[:MAX_CHARACTERS]
+def words_of(error: Exception) -> str:
+    """An error in the words that the store keeps; one that a library raised is named by its type."""
+    if isinstance(error, RaffmError):
+        return str(error)[:MAX_CHARACTERS]
+    return because(type(error).__name__, brief(error).translate(VISIBLE))
 
 
 def why_abandoned(tx: Transaction, abandoned: Sequence[RoundRecord]) -> str:

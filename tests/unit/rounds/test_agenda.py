@@ -241,16 +241,27 @@ def test_task_that_was_started_again_goes_on_after_a_restart_too(tmp_path: Path)
         assert status(served, "news") is TaskStatus.DONE
 
 
-def test_task_whose_work_ends_in_an_error_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModelFormatError("m has no weights"), "m has no weights"),
+        (RuntimeError("shapes differ\nat line 7"), "RuntimeError: shapes differ"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["own", "library", "memory"],
+)
+def test_task_whose_work_ends_in_an_error_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
     def prepare(*_: object, **__: object) -> None:
-        raise ModelFormatError(f"{tmp_path} has no weights")
+        raise error
 
     link = MemoryTransport(MemoryHub(), coordinator_filters("default"))
     with light_models() as run:
         monkeypatch.setattr(run, "prepare", prepare)
         with Served(quick(tmp_path, exit_when_done=False), light_task(tmp_path, "news"), link) as served:
             served.wait_until(lambda: status(served, "news") is TaskStatus.FAILED)
-            assert served.read(lambda tx: tx.tasks.get("news")).failure == f"{tmp_path} has no weights"
+            assert served.read(lambda tx: tx.tasks.get("news")).failure == told
 
 
 @pytest.mark.usefixtures("light")
