@@ -32,7 +32,8 @@ from edge_sdk.protocol.messages import Holding
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Version = tuple[object, int]
-_COUNT_S = 60.0  # between two counts; seldom, since each reads all examples
+_COUNT_S = 60.0  # between two counts; seldom, since each reads all examples,
+_TIMES_ITS_TIME = 20  # and with thousands of pictures takes minutes
 _RETRY_S = 30.0  # until the disk is tried again
 
 
@@ -52,7 +53,7 @@ class ExampleStore:
         self.training_file: Path | None = None
         self.held_out: Examples | None = None
         self._holding: Holding | None = None
-        self._counted_s = 0.0
+        self._count_due_s = 0.0
         self._source = source_of(owned, image_size, scratch=folder)
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
@@ -101,8 +102,11 @@ class ExampleStore:
         self._written = self._counted = version if version[0] is not None else None
 
     def holding(self) -> Holding | None:
-        """What there is to train on, as the coordinator is told, at most a minute old; ``None`` if there is nothing."""
-        if self._holding is None or time.monotonic() - self._counted_s >= _COUNT_S:
+        """What there is to train on, as the coordinator is told; ``None`` if there is nothing.
+
+        It is at most a minute old, or older where looking takes seconds, so that this takes a twentieth of the time.
+        """
+        if self._holding is None or time.monotonic() >= self._count_due_s:
             self._keep_or(self._count)
         return self._holding
 
@@ -115,11 +119,13 @@ class ExampleStore:
         return self.training_file
 
     def _keep_or(self, look: Callable[[], None]) -> None:
-        self._counted_s = time.monotonic()
+        began_s = time.monotonic()
         try:
             look()
         except (DataFormatError, StorageError) as error:
             _log.warning("the examples are not updated: %s", error)
+        ended_s = time.monotonic()
+        self._count_due_s = max(began_s + _COUNT_S, ended_s + _TIMES_ITS_TIME * (ended_s - began_s))
 
     def _count(self) -> None:
         """Count the examples without writing them: a device that waits for work must not wear out its disk."""

@@ -68,6 +68,34 @@ def test_holding_counts_what_is_trained_on_and_follows_within_a_minute(
     assert store.holding() == Holding(suits=ModelTask.TEXT_CLASSIFICATION, examples=40)
 
 
+class Slow:
+    """Examples that take a minute and a half to read, by the clock that it moves on."""
+
+    def __init__(self) -> None:
+        self.now_s, self.reads = 1000.0, 0
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        self.reads += 1
+        self.now_s += 90.0
+        return iter(MAIL)
+
+
+def test_examples_that_take_long_to_read_are_counted_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As thousands of pictures do on a board; the agent does nothing else meanwhile."""
+    slow = Slow()
+    monkeypatch.setattr(time, "monotonic", lambda: slow.now_s)
+    store = store_of(slow, tmp_path)
+    store.newest()
+    reads = slow.reads
+    for _ in range(29):
+        slow.now_s += 60
+        store.holding()
+    assert slow.reads == reads
+    slow.now_s += 60
+    store.holding()
+    assert slow.reads == reads + 1
+
+
 def test_examples_that_are_all_taken_back_are_trained_on_no_more_and_leave_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
