@@ -49,7 +49,8 @@ class Uplink:
         self._config, self._transport, self._on_sent = config, transport, on_sent
         self._topics, self._unanswered = frozenset(device_filters(config.fleet, config.device)), 0
         identity = Identity.of(config.state_dir)
-        is_own = config.certificate_file == identity.file
+        shown = config.certificate_file
+        is_own = shown is not None and shown.absolute() == identity.file.absolute()
         self._renewal = Renewal(identity, config.device, self.publish) if is_own else None
 
     def connect(self, stopping: Event, on_failure: Callable[[BrokerUnreachableError], None]) -> None:

@@ -312,7 +312,8 @@ def test_agent_that_waits_for_its_broker_can_be_stopped(tmp_path: Path) -> None:
 def test_error_that_ended_an_agent_does_not_grow_with_each_look_at_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(_: Supervisor, **__: object) -> None:
+    def run(supervisor: Supervisor, **_: object) -> None:
+        supervisor.close()
         raise UnfitDeviceError("memory cannot be read")
 
     monkeypatch.setattr(Supervisor, "run", run)

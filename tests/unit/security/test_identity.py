@@ -17,6 +17,7 @@ from edge_sdk.errors import ConfigurationError, UntrustedError
 from edge_sdk.protocol.messages import Refused, Renew, Renewed
 from edge_sdk.security.identity import Identity
 from edge_sdk.security.renewal import Renewal
+from edge_sdk.settings import load_settings
 from tests.support.authority import Authority
 
 DAY_S = 86400.0
@@ -190,6 +191,18 @@ def test_certificate_from_elsewhere_is_its_owner_s_business(identity: Identity, 
     )
     assert Uplink(own, None, lambda _: None)._renewal is None  # type: ignore[arg-type]
     assert Uplink(enrolled, None, lambda _: None)._renewal is not None  # type: ignore[arg-type]
+
+
+def test_certificate_from_enrolling_is_renewed_also_where_the_state_folder_is_named_from_the_current_one(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"device": "pi-5", "broker": "mqtts://broker", "certificate_file": identity.file.name}
+    identity.settings_file.write_text("".join(f'{name} = "{value}"\n' for name, value in told.items()))
+    state_dir = identity.folder.parent
+    monkeypatch.chdir(state_dir.parent)
+    options = {"state_dir": Path(state_dir.name), "data": Path("texts.csv")}
+    config = load_settings(None, {}, options).config
+    assert Uplink(config, None, lambda _: None)._renewal is not None  # type: ignore[arg-type]
 
 
 def test_clock_that_is_wrong_costs_no_more_than_a_question(identity: Identity) -> None:
