@@ -17,6 +17,7 @@ from coordinator.commands.options import (
     TaskName,
     a_number,
     known_store,
+    read_key_file,
     typist,
 )
 from edge_sdk.protocol.releases import Precision
@@ -93,9 +94,6 @@ def sign_release(
     passphrase_file: Passphrase = None,
 ) -> None:
     """Sign a release file; the machine needs the key and nothing else of the coordinator."""
-    from coordinator.commands.options import (
-        read_key_file,
-    )
     from coordinator.delivery.approving import sign_manifest
 
     manifest, out = sign_manifest(file, read_key_file(key, passphrase_file))
@@ -115,9 +113,6 @@ def approve_release(
     ] = None,
 ) -> None:
     """Add signatures to a release: by keys, from files, or by default by the coordinator's own release key."""
-    from coordinator.commands.options import (
-        read_key_file,
-    )
     from coordinator.delivery.approving import approve, known_release, read_signed, signatures_by, signatures_in
     from coordinator.delivery.keys import held_keys
     from edge_sdk.protocol.signing import Role

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, KeyFile, Passphrase, StateDir, a_number, known_store, typist
+from coordinator.commands.options import (
+    AsJson,
+    KeyFile,
+    Passphrase,
+    StateDir,
+    a_number,
+    known_store,
+    read_key_file,
+    typist,
+)
 from edge_sdk.errors import ConfigurationError
 
 key_app = typer.Typer(no_args_is_help=True, help="Create signing keys.")
@@ -48,7 +57,6 @@ def create_root(
     days: _Days = 365.0,
 ) -> None:
     """Write a fleet's first root of trust."""
-    from coordinator.commands.options import read_key_file
     from coordinator.delivery.roots import DAY_S, first_root, keys_in, write_root
 
     now_s = time.time()
@@ -79,7 +87,6 @@ def rotate_root(
     days: _Days = 365.0,
 ) -> None:
     """Write the next root of trust; enough keys of the current root and enough of the new one must sign it."""
-    from coordinator.commands.options import read_key_file
     from coordinator.delivery.roots import DAY_S, keys_in, next_root, write_root
 
     for name, files, threshold in (("root", root, root_threshold), ("release", release, release_threshold)):
@@ -102,7 +109,6 @@ def rotate_root(
 @root_app.command("sign")
 def sign_root(file: _File, key: KeyFile, passphrase_file: Passphrase = None) -> None:
     """Add a signature to a root of trust."""
-    from coordinator.commands.options import read_key_file
     from coordinator.delivery.roots import sign_root
 
     signed = sign_root(file, read_key_file(key, passphrase_file))

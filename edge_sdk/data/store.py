@@ -32,8 +32,8 @@ from edge_sdk.protocol.messages import Holding
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Version = tuple[object, int]
-_COUNT_S = 60.0  # between two counts; seldom, since each reads all examples,
-_TIMES_ITS_TIME = 20  # and with thousands of pictures takes minutes
+_COUNT_S = 60.0  # between two counts; seldom, since each reads all examples
+_PAUSE_TIMES = 20  # the time that the last count took, which is minutes with thousands of pictures
 _RETRY_S = 30.0  # until the disk is tried again
 
 
@@ -125,7 +125,7 @@ class ExampleStore:
         except (DataFormatError, StorageError) as error:
             _log.warning("the examples are not updated: %s", error)
         ended_s = time.monotonic()
-        self._count_due_s = max(began_s + _COUNT_S, ended_s + _TIMES_ITS_TIME * (ended_s - began_s))
+        self._count_due_s = max(began_s + _COUNT_S, ended_s + _PAUSE_TIMES * (ended_s - began_s))
 
     def _count(self) -> None:
         """Count the examples without writing them: a device that waits for work must not wear out its disk."""
