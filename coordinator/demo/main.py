@@ -28,7 +28,8 @@ from coordinator.rounds.tasks import queue_task
 from coordinator.store.database import Store
 from coordinator.store.opening import is_served, open_store
 from edge_sdk.disk import disk_errors
-from edge_sdk.errors import ConfigurationError, StateInUseError
+from edge_sdk.elastic.runtimes import MIB
+from edge_sdk.errors import ConfigurationError, DiskFullError, StateInUseError
 
 ELASTIC, ABLE = "all-devices", "able-only"
 RECIPE = msgspec.structs.replace(DEFAULT_RECIPE, max_steps=6, learning_rate=2e-4)
@@ -39,6 +40,7 @@ which every device can train all of it, at this one 0.7 (three seeds; ``python -
 """
 
 _POLL_S = 0.5
+_MIN_SPACE_BYTES = 1024 * MIB  # of which its agents leave 256 MiB free; with more, their caches grow to about 2 GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def run_demo(options: DemoOptions) -> None:
     with disk_errors(options.state_dir):
         options.report.parent.mkdir(parents=True, exist_ok=True)  # not after minutes of work
         store = _prepare(options, console)
+        _check_space(options.state_dir)
     try:
         with interruptible():
             _run_processes(options, store, console)
@@ -120,6 +123,17 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
     ensure_root(store, database.parent, time.time())
     console.print(f"{len(examples)} texts dealt to {len(FLEET)} devices; {len(dealt.test)} stay with the coordinator")
     return store
+
+
+def _check_space(state_dir: Path) -> None:
+    """Refuse a disk on which the agents would never ask for work, since each leaves a part of it free."""
+    used_bytes = sum(file.stat().st_size for file in state_dir.rglob("*") if file.is_file())
+    free_bytes = shutil.disk_usage(state_dir).free
+    if used_bytes + free_bytes < _MIN_SPACE_BYTES:
+        raise DiskFullError(
+            f"{free_bytes // MIB} MiB are free for {state_dir}, the demo needs {_MIN_SPACE_BYTES // MIB}: free some, "
+            "or give a --state-dir on another disk"
+        )
 
 
 def _clear(state_dir: Path) -> None:

@@ -29,13 +29,7 @@ from edge_sdk.data.owned import Owned
 from edge_sdk.device.machine import Machine
 from edge_sdk.device.policy import Denied
 from edge_sdk.disk import sole_user
-from edge_sdk.errors import (
-    BrokerUnreachableError,
-    DataFormatError,
-    DiskFullError,
-    RaffmError,
-    StorageError,
-)
+from edge_sdk.errors import BrokerUnreachableError, DataFormatError, DiskFullError, RaffmError, StorageError
 from edge_sdk.protocol.messages import (
     Announce,
     BlobEntry,
@@ -119,6 +113,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._is_closed = False
         self._obstacle = ""
+        self._asks_for_work = True
         self._ticked_s = self._kept_s = time.monotonic()
         with ExitStack() as held:
             held.enter_context(sole_user(config.state_dir / "agent.lock", "agent"))
@@ -406,6 +401,9 @@ class Supervisor:
         denial = self._machine.denial(snapshot)
         ready = self._tasks.ready(snapshot)
         waiting_for = "examples" if ready is None else "" if denial is None else denial.reason
+        if waiting_for and self._asks_for_work:  # once: a reason such as a charge is another each time
+            _log.info("asking for no work: %s", waiting_for if ready is not None else "there are no examples")
+        self._asks_for_work = not waiting_for
         self._status = replace(self._status, waiting_for=waiting_for)
         if denial is None and ready is not None:
             self._uplink.ask(ready, is_heard=self._state.is_heard or not self._status.connected)

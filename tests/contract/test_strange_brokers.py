@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from edge_sdk.transport.address import BrokerAddress, MqttVersion
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Will
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Mosquitto, mosquitto_broker
-from tests.support.exchange_node import wait
 
 CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP, DISCONNECT = 0x20, 0x32, 0x40, 0x90, 0xD0, 0xE0
 TAKEN_OVER, NOT_AUTHORIZED = 142, 135
@@ -283,37 +283,84 @@ def test_whatever_a_broker_says_the_link_comes_back(scripted: Scripted, said: by
         assert [*map(type, heard(device, 0.2))][-2:] == [LinkDown, LinkUp]
 
 
+# A process of its own: whatever a test's process lets go of meanwhile would be a file that select can wait for.
+_APPLICATION = """
+import logging, resource, sys
+from contextlib import ExitStack, closing, contextmanager
+from edge_sdk.errors import BrokerUnreachableError
+from edge_sdk.transport import mqtt
+from edge_sdk.transport.address import BrokerAddress
+from edge_sdk.transport.base import LinkDown, LinkUp
+from edge_sdk.transport.mqtt import MqttTransport
+
 @contextmanager
-def many_open_files() -> Iterator[None]:
-    """More than select can wait for."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, before[1]))
+def many_open_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with ExitStack() as held:
+        for _ in range(1100):
+            held.enter_context(open("/dev/null"))
+        yield
+
+logging.basicConfig()
+mqtt._RECONNECT_FIRST_S = (0.05, 0.05)
+device = MqttTransport(BrokerAddress("127.0.0.1", int(sys.argv[1])), "device", ("a/b",))
+"""
+_CONNECTS = """
+with closing(device), many_open_files():
     try:
-        with ExitStack() as held:
-            for _ in range(1100):
-                held.enter_context(Path("/dev/null").open("rb"))
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        device.connect()
+    except BrokerUnreachableError as refused:
+        sys.exit(str(refused))
+"""
+_CONNECTS_AGAIN = """
+def say(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+with closing(device):
+    device.connect()
+    assert device.receive(5) == LinkUp()
+    say("connected")
+    assert isinstance(device.receive(5), LinkDown)
+    with many_open_files():
+        say("crowded")
+    assert device.receive(20) == LinkUp()
+    say("connected")
+"""
+_SAYS = "this process has more than 1023 open files, and MQTT needs one of the first"
+
+
+def application(does: str, address: BrokerAddress) -> list[str]:
+    return [sys.executable, "-c", _APPLICATION + does, str(address.port)]
 
 
 def test_application_with_too_many_open_files_for_select_is_told_so(scripted: Scripted) -> None:
-    says = "this process has more than 1023 open files, and MQTT needs one of the first"
-    device = MqttTransport(scripted.address, "device", ("a/b",))
-    with closing(device), many_open_files(), pytest.raises(BrokerUnreachableError, match=says):
-        device.connect()
+    command = application(_CONNECTS, scripted.address)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert _SAYS in ended.stderr
 
 
 @pytest.mark.mosquitto
-def test_application_that_opens_too_many_files_later_is_told_so_and_connects_once_it_can(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with mosquitto_broker() as broker, closing(MqttTransport(broker.address, "device", ("a/b",))) as device:
-        device.connect()
-        assert device.receive(5) == LinkUp()
+def test_application_that_opens_too_many_files_later_is_told_so_and_connects_once_it_can() -> None:
+    pipe = subprocess.PIPE
+    with (
+        mosquitto_broker() as broker,
+        subprocess.Popen(
+            application(_CONNECTS_AGAIN, broker.address), stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1
+        ) as running,
+    ):
+        asked, said, logged = running.stdin, running.stdout, running.stderr
+        assert asked is not None
+        assert said is not None
+        assert logged is not None
+        assert said.readline() == "connected\n"
+        asked.write("\n")
         broker.kill()
-        assert isinstance(device.receive(5), LinkDown)
-        with many_open_files():
-            broker.restart()
-            wait(lambda: "this process has more than 1023 open files" in caplog.text, timeout_s=10)
-        assert device.receive(20) == LinkUp()
+        assert said.readline() == "crowded\n"
+        broker.restart()
+        assert any(_SAYS in line for line in logged)
+        asked.write("\n")
+        assert said.readline() == "connected\n"
+        asked.write("\n")
+        assert running.wait(10) == 0

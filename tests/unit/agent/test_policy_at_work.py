@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from edge_sdk.agent.supervisor import Supervisor
 from edge_sdk.config import AgentConfig
@@ -228,7 +230,11 @@ def test_energy_budget_ends_training(tmp_path: Path) -> None:
         assert "Wh used today, the policy allows 1 Wh" in declined(coordinator).detail
 
 
-def test_quiet_hours_ask_for_no_work_at_all(tmp_path: Path) -> None:
+def test_quiet_hours_ask_for_no_work_at_all_and_say_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     with at_work(tmp_path, Policy(quiet_hours=("00:00-24:00",))) as (supervisor, coordinator):
         wait(lambda: "quiet hours" in supervisor.status.waiting_for)
+        time.sleep(0.7)
         assert not coordinator.of(Ready)
+    (line,) = (line for line in caplog.messages if "asking for no work" in line)
+    assert "within the quiet hours 00:00-24:00" in line
