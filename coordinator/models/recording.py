@@ -51,6 +51,37 @@ _DECOMPOSED = get_decompositions(
     )
 )
 """Operators that ONNX does not have, recorded as simpler ones."""
+_norm_gradients = _DECOMPOSED[_aten.native_layer_norm_backward.default]
+
+
+def _norm_gradients_by_products(
+    grad_out: torch.Tensor,
+    given: torch.Tensor,
+    normalized: Sequence[int],
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of a norm over the last axis, whose means over rows and columns are products with a vector.
+
+    Torch's decomposition writes a tensor of the input's size for each mean. This is 1.4 % of a whole step at a quarter
+    of MiniLM's width, since a norm's size does not shrink with a submodel's.
+    """
+    if weight is None or bias is None or len(normalized) > 1:
+        return _norm_gradients(grad_out, given, normalized, mean, rstd, weight, bias, wanted)
+    width, rows = normalized[0], rstd.reshape(1, -1)
+    share, flat = (weight / width)[None], grad_out.reshape(-1, width)
+    centred = given - mean
+    product = (grad_out * centred).reshape(-1, width)
+    shift = share.mm(flat.t()).reshape(rstd.shape)
+    slope = share.mm(product.t()).reshape(rstd.shape) * rstd * rstd
+    grad_in = (grad_out * weight - centred * slope - shift) * rstd
+    return grad_in, rows.mm(product).reshape(-1), flat.sum(0)
+
+
+_DECOMPOSED[_aten.native_layer_norm_backward.default] = _norm_gradients_by_products
 
 _MEND = "one graph cannot serve every size; use another model"
 

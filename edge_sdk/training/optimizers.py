@@ -80,11 +80,11 @@ class AdamW(FlatOptimizer):
         np.multiply(gradient, gradient, out=ratio)
         ratio *= scale**2 * (1 - _BETA2)
         moment2 += ratio
+        bias = math.sqrt(1 - _BETA2**self.steps)  # of the root, taken from it and from epsilon at once
         np.sqrt(moment2, out=denominator)
-        denominator /= math.sqrt(1 - _BETA2**self.steps)
-        denominator += _EPSILON
+        denominator += _EPSILON * bias
         np.divide(moment1, denominator, out=ratio)
-        ratio *= self._recipe.learning_rate / (1 - _BETA1**self.steps)
+        ratio *= self._recipe.learning_rate * bias / (1 - _BETA1**self.steps)
         weights *= 1 - self._recipe.learning_rate * self._recipe.weight_decay
         weights -= ratio
 
