@@ -22,15 +22,15 @@ from coordinator.commands.doctor import doctor
 from coordinator.commands.fleet import fleet_app
 from coordinator.commands.metrics import metrics_app
 from coordinator.commands.model import model_app
-from coordinator.commands.options import MAX_NUMBER, AsJson, Log, StateDir, known_store
+from coordinator.commands.options import MAX_NUMBER, Log, StateDir, known_store
 from coordinator.commands.release import release_app
 from coordinator.commands.rollout import rollout_app
 from coordinator.commands.task import task_app
 from coordinator.commands.token import token_app
 from coordinator.commands.trust import key_app, root_app
 from coordinator.config import CoordinatorConfig
+from edge_sdk.command import AsJson, with_version
 from edge_sdk.command import run as run_command
-from edge_sdk.command import with_version
 from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_sdk.command import AsJson, waiting, with_version
 from edge_sdk.command import run as run_command
-from edge_sdk.command import waiting, with_version
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.logs import LogFormat, log_to_stderr
 from edge_sdk.service.cli import app as service_app
@@ -47,7 +47,6 @@ KeyFile = Annotated[Path | None, typer.Option(help=ABOUT["key_file"])]
 AllowPlaintext = Annotated[bool | None, typer.Option(help=ABOUT["allow_plaintext"])]
 CaFile = Annotated[Path | None, typer.Option(help=ABOUT["ca_file"])]
 Mqtt = Annotated[MqttVersion | None, typer.Option("--mqtt-version", help=ABOUT["mqtt_version"])]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def _rule(name: str, flag: str = "", metavar: str | None = None) -> Any:  # noqa: ANN401 - what typer.Option returns
@@ -132,8 +131,11 @@ def enroll(
         Path | None, typer.Option(help="Certificate of the fleet's CA, instead of its fingerprint.")
     ] = None,
     state_dir: StateDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Enrol this device: get its certificate and the fleet's settings. `run` then only needs --device and --data."""
+    import json
+
     from edge_sdk.config import default_state_dir
     from edge_sdk.security.enrolment import enroll as enrolled
     from edge_sdk.security.secrets import read_secret
@@ -142,7 +144,11 @@ def enroll(
     token = sys.stdin.readline().strip() if token_file == Path("-") else read_secret(token_file)
     with waiting(f"asking {coordinator}"):
         told = enrolled(coordinator, token, device, folder, ca_file=ca_file, fingerprint=ca_fingerprint)
-    typer.echo(f"{device} belongs to fleet {told.fleet} at {told.broker}; its key and certificate are in {folder}")
+    if as_json:
+        told_at = {"device": device, "fleet": told.fleet, "broker": told.broker, "state_dir": str(folder)}
+        typer.echo(json.dumps(told_at, indent=2))
+    else:
+        typer.echo(f"{device} belongs to fleet {told.fleet} at {told.broker}; its key and certificate are in {folder}")
 
 
 @app.command("config")
@@ -251,7 +257,8 @@ def doctor(
 @app.command()
 def predict(
     given: Annotated[list[str], typer.Argument(help="Texts, image files, or .npy or CSV files of windows.")],
-    device: Device,
+    config: Config = None,
+    device: Annotated[str | None, typer.Option(help=ABOUT["device"])] = None,
     state_dir: StateDir = None,
     task: Annotated[str | None, typer.Option(help="The task whose model to use, if the device has several.")] = None,
     max_new_tokens: Annotated[
@@ -261,6 +268,8 @@ def predict(
 ) -> None:
     """Run inference with this device's current model; no coordinator is needed.
 
+    The device, or its state folder, is taken from a file, the environment and options, as by `run`.
+
     For token classification, separate the words of a text by spaces. A CSV file of windows has one column per channel
     and one row per step, one window after the other.
     """
@@ -268,10 +277,14 @@ def predict(
 
     from edge_sdk.agent.tasks import folder_with
     from edge_sdk.config import default_state_dir
+    from edge_sdk.errors import ConfigurationError
     from edge_sdk.inference.asking import ask
     from edge_sdk.inference.serving import Serving
 
-    folder = folder_with(state_dir or default_state_dir(device), task)
+    settings = _given_values({"config": config, "device": device, "state_dir": state_dir})
+    if not settings.keys() & {"device", "state_dir"}:
+        raise ConfigurationError("device is not given: use --device, RAFFM_EDGE_DEVICE, or device = … in --config")
+    folder = folder_with(settings.get("state_dir") or default_state_dir(settings["device"]), task)
     for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given, max_new_tokens):
         if isinstance(answer.said, str):
             line: dict[str, str | float] = {"answer": answer.said}

@@ -19,6 +19,7 @@ from edge_sdk.logs import complain
 _INTERRUPTED = 130
 _MAX_COLUMNS = 100  # of a help text, however wide the terminal is
 _OURS = {"edge_sdk", "coordinator"}
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def _show_version(is_wanted: bool) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, a_number, known_store, typist
+from coordinator.commands.options import StateDir, a_number, known_store, typist
+from edge_sdk.command import AsJson
 
 device_app = typer.Typer(no_args_is_help=True, help="Enrol, group, list and revoke devices.")
 DeviceId = Annotated[str, typer.Argument(help="Name of the device.")]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir
+from coordinator.commands.options import StateDir
+from edge_sdk.command import AsJson
 from edge_sdk.settings_help import ABOUT
 from edge_sdk.transport.address import MqttVersion
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, a_number
+from coordinator.commands.options import StateDir, a_number
+from edge_sdk.command import AsJson
 
 fleet_app = typer.Typer(no_args_is_help=True, help="Set up how devices join the fleet, and where they find it.")
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import MAX_NUMBER, AsJson, StateDir, TaskName, known_store
+from coordinator.commands.options import MAX_NUMBER, StateDir, TaskName, known_store
 from coordinator.config import DEFAULT_RECIPE, CoordinatorConfig, Salience
+from edge_sdk.command import AsJson
 from edge_sdk.data.images import IMAGE_SIZE
 
 model_app = typer.Typer(no_args_is_help=True, help="Inspect, create and save models.")

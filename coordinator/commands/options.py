@@ -29,7 +29,6 @@ TaskName = Annotated[str, typer.Argument(help="Name of the task.")]
 Log = Annotated[LogFormat, typer.Option("--log-format", help=ABOUT["log_format"])]
 KeyFile = Annotated[Path, typer.Option("--key", help="Secret key to sign with.")]
 Passphrase = Annotated[Path | None, typer.Option(help="File with the passphrase of the encrypted keys.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def a_number(value: float | None) -> float | None:

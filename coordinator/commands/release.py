@@ -10,7 +10,6 @@ import typer
 
 from coordinator.commands.options import (
     MAX_NUMBER,
-    AsJson,
     KeyFile,
     Passphrase,
     StateDir,
@@ -20,6 +19,7 @@ from coordinator.commands.options import (
     read_key_file,
     typist,
 )
+from edge_sdk.command import AsJson
 from edge_sdk.protocol.releases import Precision
 
 release_app = typer.Typer(no_args_is_help=True, help="Create, sign and approve releases: signed models for inference.")

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import MAX_NUMBER, AsJson, StateDir, known_store, typist
+from coordinator.commands.options import MAX_NUMBER, StateDir, known_store, typist
 from coordinator.delivery.rollout import Command
+from edge_sdk.command import AsJson
 
 rollout_app = typer.Typer(no_args_is_help=True, help="Roll releases out to the devices, and control the rollouts.")
 RolloutNumber = Annotated[int, typer.Argument(max=MAX_NUMBER, help="Number of the rollout.")]

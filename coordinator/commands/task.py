@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, TaskName, known_store, typist
+from coordinator.commands.options import StateDir, TaskName, known_store, typist
 from coordinator.config import DEFAULT_RECIPE, Participation, Salience
-from edge_sdk.command import waiting
+from edge_sdk.command import AsJson, waiting
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.elastic.submodel import AdapterMethod, TrainablePart
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.options import AsJson, StateDir, known_store, typist
+from coordinator.commands.options import StateDir, known_store, typist
 from coordinator.store.states import AccessRole
+from edge_sdk.command import AsJson
 
 token_app = typer.Typer(no_args_is_help=True, help="Manage the tokens for the API and the dashboard.")
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from coordinator.commands.options import (
-    AsJson,
     KeyFile,
     Passphrase,
     StateDir,
@@ -18,6 +17,7 @@ from coordinator.commands.options import (
     read_key_file,
     typist,
 )
+from edge_sdk.command import AsJson
 from edge_sdk.errors import ConfigurationError
 
 key_app = typer.Typer(no_args_is_help=True, help="Create signing keys.")

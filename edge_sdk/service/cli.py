@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_sdk.command import waiting
+from edge_sdk.command import AsJson, waiting
 
 if TYPE_CHECKING:
     from edge_sdk.service.install import Places
@@ -75,7 +75,7 @@ def stop(own: Own = None) -> None:
 
 
 @app.command()
-def status(own: Own = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(own: Own = None, as_json: AsJson = False) -> None:
     """Show whether the service runs, and what the agent reports that it is doing."""
     import msgspec
 
@@ -92,9 +92,10 @@ def logs(
     own: Own = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the latest lines to print.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the agent's log."""
-    raise typer.Exit(_systemd(own).logs(lines=lines, follow=follow))
+    """Print the agent's log; as JSON, one object per line with the journal's fields."""
+    raise typer.Exit(_systemd(own).logs(lines=lines, follow=follow, as_json=as_json))
 
 
 @app.command()

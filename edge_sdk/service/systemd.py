@@ -47,10 +47,10 @@ class Systemd:
             if line
         )
 
-    def logs(self, *, lines: int, follow: bool) -> int:
+    def logs(self, *, lines: int, follow: bool, as_json: bool = False) -> int:
         """Print the last ``lines`` of the service's log with `journalctl`, and follow it; its exit status."""
-        follows = ["--follow"] if follow else []
-        return _ran("journalctl", *self._scope, "--unit", UNIT, "--lines", str(lines), *follows).returncode
+        how = [*(["--follow"] if follow else []), *(["--output", "json"] if as_json else [])]
+        return _ran("journalctl", *self._scope, "--unit", UNIT, "--lines", str(lines), *how).returncode
 
 
 def answer_of(tool: str, *words: str) -> str:

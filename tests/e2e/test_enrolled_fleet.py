@@ -163,7 +163,8 @@ def test_device_enrols_runs_renews_and_is_revoked(typist: Typist) -> None:
 
     made = typist.type("coordinator.cli", "device", "token", "--device", "pi-5")
     (typist.folder / "token").write_text(made.stdout)
-    typist.agent(*line[1].split(), "--state-dir", "pi-5")
+    told = json.loads(typist.agent(*line[1].split(), "--state-dir", "pi-5", "--json"))
+    assert (told["device"], told["fleet"]) == ("pi-5", "default")
     typist.wait_until(lambda: typist.devices()["pi-5"]["online"], "it is there again, without a restart")
     entries = [entry["action"] for entry in json.loads(typist.coordinator("audit", "--json"))]
     assert entries[::-1][:2] == ["create enrolment token", "enrol device"]

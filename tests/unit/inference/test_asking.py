@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from edge_sdk.cli import app
 from edge_sdk.elastic.submodel import ModelTask, Submodel
-from edge_sdk.errors import DataFormatError
+from edge_sdk.errors import ConfigurationError, DataFormatError
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.blobs import digest_of
 from edge_sdk.protocol.messages import BlobEntry, Part
@@ -95,6 +95,19 @@ def test_texts_are_asked_as_they_are(state: Path) -> None:
     answers = predict(state, "good film", "awful.csv")
     assert [answer["text"] for answer in answers] == ["good film", "awful.csv"]
     assert {answer["label"] for answer in answers} <= {*LABELS}
+
+
+@pytest.mark.parametrize("state", ["texts"], indirect=True)
+def test_device_is_taken_from_a_file_or_the_environment(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f'device = "d"\nstate_dir = "{state}"\n')
+    assert CliRunner().invoke(app, ["predict", "good film", "--config", str(file)]).exit_code == 0
+    with pytest.raises(ConfigurationError, match="device is not given: use --device, RAFFM_EDGE_DEVICE"):
+        CliRunner().invoke(app, ["predict", "good film"], catch_exceptions=False)
+    monkeypatch.setenv("RAFFM_EDGE_STATE_DIR", str(state))
+    assert CliRunner().invoke(app, ["predict", "good film"]).exit_code == 0
 
 
 @pytest.mark.parametrize("state", ["windows"], indirect=True)

@@ -182,6 +182,15 @@ def test_tool_of_systemd_that_is_missing_is_named(machine: Machine, monkeypatch:
             ask()
 
 
+def test_log_is_read_as_json_where_that_is_wanted(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+    journal = machine.root.parent / "bin" / "journalctl"
+    journal.write_text('#!/bin/sh\necho "$*"\n')
+    journal.chmod(0o755)
+    for as_json, words in ((False, ""), (True, " --output json")):
+        assert machine.systemd().logs(lines=3, follow=False, as_json=as_json) == 0
+        assert capfd.readouterr().out == f"--unit {UNIT} --lines 3{words}\n"
+
+
 def test_refusal_of_the_manager_is_passed_on(machine: Machine) -> None:
     with pytest.raises(ServiceManagerError, match=rf"systemctl start {UNIT} failed: Job for {UNIT} failed\."):
         machine.systemd().control("start", UNIT)
