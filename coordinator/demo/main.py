@@ -111,8 +111,9 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
     examples = texts_of(options.data)
     dealt = deal(examples, [device.name for device in FLEET], seed=options.seed)
     _clear(options.state_dir)
-    (options.state_dir / "data").mkdir(parents=True)
+    options.state_dir.mkdir(parents=True, exist_ok=True)
     _check_space(options.state_dir, model)
+    (options.state_dir / "data").mkdir()
     (options.state_dir / "logs").mkdir()
     for device in FLEET:
         write_examples(data_file(device, options.state_dir), dealt.devices[device.name])

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -180,8 +180,8 @@ class Supervisor:
                 self._survive_a_full_disk(self._keep_to_policy)
                 self._survive_a_full_disk(self._tick)
         finally:  # also after an error: a link that is closed leaves no will
-            self._uplink.publish(Offline(device=self._config.device, session=self._session))
-            self.close()
+            with closing(self):
+                self._uplink.publish(Offline(device=self._config.device, session=self._session))
 
     def stop(self) -> None:
         """End the loop soon; from any thread or a signal handler."""
