@@ -45,14 +45,15 @@ _HEARD = {
     Standing.ROLLED_BACK: AssignmentStatus.ROLLED_BACK,
 }
 _WAITING = {AssignmentStatus.SENT, AssignmentStatus.TRYING}
-_REPEATED = {Duty.AGAIN, Duty.LEAVE}
+_REPEATED = (Duty.AGAIN, Duty.LEAVE)
+_SENT_A_TICK = 256  # fewer messages than a transport queues
 
 
 @dataclass(slots=True)
 class _Open:
     """A rollout as this process knows it, with its devices as they were when it was loaded.
 
-    ``left`` holds the devices that this process has told to leave the release.
+    ``sent`` is what this process has sent since the broker is connected: what came before may have been lost.
     """
 
     record: RolloutRecord
@@ -61,7 +62,7 @@ class _Open:
     state: RolloutState
     assigned: Mapping[str, AssignmentRecord]
     groups: Mapping[str, str]
-    left: set[str] = field(default_factory=set)
+    sent: set[tuple[str, Duty]] = field(default_factory=set)
 
 
 class RolloutDesk:
@@ -75,6 +76,8 @@ class RolloutDesk:
     def link(self, *, is_up: bool) -> None:
         """Note whether the broker is connected. While it is not, no device can be heard, and silence does not count."""
         self._is_linked = is_up
+        for each in self._open.values():
+            each.sent.clear()
 
     def tick(self) -> None:
         """Read the operators' changes from the store, let time pass, and send the devices what is due."""
@@ -83,9 +86,8 @@ class RolloutDesk:
             if not self._is_linked:
                 each.state = unheard(each.state, time.monotonic())
             self._advance(each, Tick())
-            self._tell_first(each)
-            for device in due(each.state, Duty.LEAVE) - each.left:
-                self._send(each, device, Duty.LEAVE)
+            if self._is_linked:
+                self._tell(each)
 
     def send(self, device: str) -> bool:
         """Send a device again what it has not answered yet; returns whether it now has a release to fetch and try."""
@@ -174,23 +176,28 @@ class RolloutDesk:
 
     # -- the devices
 
-    def _tell_first(self, each: _Open) -> None:
-        """Send the release to the online devices that are due; the others get it when they come back."""
-        waiting = due(each.state, Duty.FIRST)
-        if not waiting or not self._is_ours(each):
+    def _tell(self, each: _Open) -> None:
+        """Send online devices what is due and was not sent on this connection; others get it when they come back."""
+        first = due(each.state, Duty.FIRST) if self._is_ours(each) else frozenset()
+        lacking = {
+            (device, duty) for duty in _REPEATED for device in due(each.state, duty) if (device, duty) not in each.sent
+        }
+        if not first and not lacking:
             return
         with self._resources.store.reading() as tx:
-            told = waiting & tx.devices.online()
-        if not told:
-            return
-        self._advance(each, Told(told))
-        _log.info("release %d of %s is sent to %d devices", each.release.release, each.record.task, len(told))
-        for device in sorted(told & due(each.state, Duty.AGAIN)):
-            self._send(each, device, Duty.AGAIN)
+            online = tx.devices.online()
+        told = frozenset(sorted(first & online)[:_SENT_A_TICK])
+        if told:
+            self._advance(each, Told(told))
+            _log.info("release %d of %s is sent to %d devices", each.release.release, each.record.task, len(told))
+        lacking |= {(device, Duty.AGAIN) for device in told & due(each.state, Duty.AGAIN)}
+        now = sorted((device, duty.value) for device, duty in lacking if device in online)
+        for device, duty in now[:_SENT_A_TICK]:
+            self._send(each, device, Duty(duty))
 
     def _send(self, each: _Open, device: str, duty: Duty) -> None:
         resources, assigned, is_left = self._resources, each.assigned[device], duty is Duty.LEAVE
-        each.left |= {device} if is_left else set()
+        each.sent.add((device, duty))
         base = resources.settings.blob_url
         assignment = Assignment(
             number=assigned.number,

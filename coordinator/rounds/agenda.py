@@ -143,6 +143,8 @@ class Agenda:
         if self._desk.send(device):
             return
         self._candidates.forget(device)
+        if any(conductor.offer_again(device, snapshot) for conductor in conductors):
+            return  # also where an operator or the owner has made the device another since
         able, refusals = list[Conductor](), list[str]()
         for conductor in conductors:
             refusal = conductor.refusal(known, ready)
@@ -150,8 +152,6 @@ class Agenda:
                 able.append(conductor)
             else:
                 refusals.append(refusal)
-        if any(conductor.offer_again(device, snapshot) for conductor in able):
-            return
         if able:
             names = frozenset(conductor.config.name for conductor in able)
             self._candidates.ask(device, Candidate(time.monotonic(), snapshot, names))

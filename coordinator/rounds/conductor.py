@@ -251,8 +251,10 @@ class Conductor:
         return f"it cannot be trained on {ready.snapshot.runtime.value}; run the agent with --runtime {able}"
 
     def offer_again(self, device: str, snapshot: Snapshot) -> bool:
-        """Send a device its open offer again; returns whether there was one."""
+        """Send a device its open offer again; returns whether there was one that its runtime can take."""
         if self._round is None or self._round.offers.get(device) not in {Outcome.OFFERED, Outcome.PAUSED}:
+            return False
+        if snapshot.runtime not in self._run.runtimes:
             return False
         with self._resources.store.transaction(durable=False) as tx:
             offered = tx.offers.reopened(self.config.name, self._round.number, device)
@@ -355,13 +357,15 @@ class Conductor:
         is_late = now_s - self._gathering_since_s > self._resources.settings.gather_s
         if len(fresh) < self.config.min_devices and not is_late:
             return
-        cohort = self._plan(fresh)
+        with self._resources.store.reading() as tx:
+            number = len(tx.rounds.all(self.config.name)) + 1
+        cohort = self._plan(fresh, number)
         if len(cohort) < self.config.quorum:
             if is_late:
                 self._remind(now_s, len(fresh), len(cohort))
             return
         with self._resources.store.transaction() as tx:
-            number, opened_s = len(tx.rounds.all(self.config.name)) + 1, time.time()
+            opened_s = time.time()
             deadline_s = opened_s + self.config.round_deadline_s
             base, quorum = self._version.digest, min(self.config.quorum, len(cohort))
             tx.rounds.add(RoundRecord(self.config.name, number, base, Phase.COLLECTING, quorum, opened_s, deadline_s))
@@ -397,7 +401,7 @@ class Conductor:
                 extra=self._about,
             )
 
-    def _plan(self, fresh: Mapping[str, Snapshot]) -> dict[str, TrainingPlan]:
+    def _plan(self, fresh: Mapping[str, Snapshot], number: int) -> dict[str, TrainingPlan]:
         """The largest submodel that each device can train; devices that cannot take part are left out."""
         with self._resources.store.reading() as tx:
             factors = tx.devices.memory_factors()
@@ -420,7 +424,7 @@ class Conductor:
             for device, plan in chosen.items()
             if plan is not None and (self.config.participation is Participation.ALL or plan.submodel == whole)
         }
-        drawn = drawn_from(able, self.config.max_devices, seed=self.config.seed, round_number=self._version.number)
+        drawn = drawn_from(able, self.config.max_devices, seed=self.config.seed, round_number=number)
         return {device: able[device] for device in drawn}
 
     def _send_offer(self, record: OfferRecord, runtime: Runtime) -> None:

@@ -51,10 +51,11 @@ class Intake:
             return
         with self._resources.store.reading() as tx:
             known = tx.updates.get(update.update_id)
-            offer = tx.offers.get(update.task, update.round, device)
+            is_current = collecting is not None and update.round == collecting.number
+            offer = tx.offers.get(update.task, update.round, device) if is_current else None
         if known is not None:
             self._answer(device, update, known.verdict, known.reason)
-        elif offer is None or collecting is None or update.round != collecting.number:
+        elif offer is None or collecting is None:
             reason = Refusal.ROUND.because(f"round {update.round} is over, or was not this device's")
             self._answer(device, update, Verdict.REJECTED, reason)
         elif problem := self._implausible(device, update, offer.submodel, collecting.base_version):

@@ -74,6 +74,17 @@ class Json(TypeDecorator[_T]):
             raise StorageError(f"store holds a value that cannot be read ({error}): {value[:100]!r}") from error
 
 
+class Words(TypeDecorator[str]):
+    """Text that may be a device's, with U+FFFD for the character NUL, which PostgreSQL does not store."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """The text without NUL."""
+        return None if value is None else value.replace("\0", "\ufffd")
+
+
 class Named(TypeDecorator[_E]):
     """A member of an enum, stored as its value."""
 
@@ -124,7 +135,7 @@ tasks = Table(
     Column("created_s", Float, nullable=False),
     Column("status", Named(TaskStatus), nullable=False),
     Column("config", LargeBinary, nullable=False),
-    Column("failure", Text),
+    Column("failure", Words),
     Column("forgiven", Integer, nullable=False, server_default="0"),
 )
 
@@ -161,7 +172,7 @@ offers = Table(
     Column("predicted_memory_bytes", BigInteger, nullable=False),
     Column("outcome", Named(Outcome), nullable=False),
     Column("failure", Named(Failure)),
-    Column("detail", Text, nullable=False),
+    Column("detail", Words, nullable=False),
     Column("peak_memory_bytes", BigInteger),
     Column("offered_s", Float, nullable=False),
     Column("answered_s", Float),
@@ -184,7 +195,7 @@ updates = Table(
     Column("weight", Float, nullable=False),
     Column("report", Json(TrainingReport), nullable=False),
     Column("verdict", Named(Verdict), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("received_s", Float, nullable=False),
     UniqueConstraint("task", "round", "device"),
     ForeignKeyConstraint(["task", "round", "device"], ["offers.task", "offers.round", "offers.device"]),
@@ -250,7 +261,7 @@ assignments = Table(
     Column("manifest", Json(tuple[BlobEntry, ...]), nullable=False),
     Column("parameters", BigInteger, nullable=False),
     Column("status", Named(AssignmentStatus), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("report", Json(ReleaseReport)),
     Column("changed_s", Float, nullable=False),
     Index(None, "task", "device", "number"),
@@ -307,6 +318,6 @@ audit = Table(
     Column("at_s", Float, nullable=False),
     Column("who", String(128), nullable=False),
     Column("action", String(64), nullable=False),
-    Column("subject", Text, nullable=False),
+    Column("subject", Words, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -141,7 +141,7 @@ def _compare(entries: Mapping[str, _Entry], expected: Table) -> None:
     for name, (dtype, shape) in expected.items():
         entry, kind = entries[name], _NAMES[dtype]
         if entry.dtype != kind or entry.shape != tuple(shape):
-            msg = f"tensor {name!r} is {entry.dtype[:20]} {entry.shape[:8]}, expected {kind} {tuple(shape)}"
+            msg = f"tensor {name!r} is {entry.dtype[:20]!r} {entry.shape[:8]}, expected {kind} {tuple(shape)}"
             raise TensorTableError(msg)
 
 

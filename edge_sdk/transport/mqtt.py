@@ -377,6 +377,8 @@ class MqttTransport:
     def _on_message(self, client: Client, _data: object, message: MQTTMessage) -> None:
         _acknowledge_tcp_now(client)
         unacknowledged = _Unacknowledged(message.mid, self._session) if message.qos else None
+        if unacknowledged is None and self._queue.qsize() >= _MAX_UNREAD:
+            return  # the broker bounds those of QoS 1 alone, and this one may be lost
         try:
             self._queue.put((Incoming(message.topic, bytes(message.payload)), unacknowledged))
         except UnicodeDecodeError:  # such a topic is not this protocol's, and an exception would end paho's thread

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import column, insert, inspect, table, text
 
+from coordinator.rounds.intake import Intake
 from coordinator.store import migrations
 from coordinator.store.database import Store, Transaction
 from coordinator.store.migrations import HEAD, move_to, revision_of
@@ -36,11 +38,13 @@ from edge_sdk.protocol.messages import (
     BlobEntry,
     Failure,
     Part,
+    Receipt,
     Refusal,
     ReleaseReport,
     Snapshot,
     Standing,
     TrainingReport,
+    UpdateReady,
     Verdict,
 )
 from edge_sdk.protocol.releases import Trial
@@ -107,6 +111,25 @@ def offered(store: Store) -> Store:
             tx.devices.hello(device, "board", 1, 2.0)
             tx.offers.add(replace(OFFER, device=device))
     return store
+
+
+# -- what devices may say
+
+
+def test_words_of_a_device_are_stored_without_the_character_that_postgresql_refuses(offered: Store) -> None:
+    with offered.transaction() as tx:
+        tx.offers.failed("news", 1, "pi-4", 12.0, failure=Failure.STORAGE, detail="a\0b")
+    with offered.reading() as tx:
+        assert tx.offers.get("news", 1, "pi-4").detail == "a\ufffdb"
+
+
+def test_update_of_a_round_whose_number_no_database_holds_is_refused(offered: Store) -> None:
+    sent: list[Receipt] = []
+    resources = SimpleNamespace(store=offered, send=lambda _, message: sent.append(message))
+    entry = BlobEntry(part=Part.WEIGHTS, digest="d" * 64, size_bytes=1)
+    words = {"update_id": "c" * 64, "task": "news", "base_version": "b" * 64, "update": entry, "report": REPORT}
+    Intake(None, resources).announced("pi-4", UpdateReady(round=2**53, **words), None)
+    assert [(receipt.verdict, receipt.refusal) for receipt in sent] == [(Verdict.REJECTED, Refusal.ROUND)]
 
 
 # -- devices

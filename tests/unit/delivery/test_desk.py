@@ -16,8 +16,8 @@ from coordinator.delivery import desk
 from coordinator.delivery.approving import approve, known_release, signatures_by
 from coordinator.delivery.desk import RolloutDesk
 from coordinator.delivery.keys import own_key
-from coordinator.delivery.rollout import Member
-from coordinator.delivery.starting import start_rollout
+from coordinator.delivery.rollout import Command, Member
+from coordinator.delivery.starting import command_rollout, start_rollout
 from coordinator.resources import Resources
 from coordinator.service import Service
 from coordinator.store.database import Store
@@ -132,6 +132,52 @@ def test_time_that_the_broker_was_away_is_no_silence_of_its_devices(rollout: Rol
     rollout.clocks.now_s += 1
     served.tick()
     assert (rollout.status, rollout.standing) == (RolloutStatus.HALTED, {AssignmentStatus.FAILED})
+
+
+ALL = ["d0", "d1", "d2", "d3"]
+
+
+def test_release_is_not_sent_while_the_broker_is_away_and_again_once_it_is_back(rollout: Rollout) -> None:
+    """What was sent just before may have been lost, and a device that may not work now asks for nothing."""
+    served = rollout.serve()
+    served.link(is_up=False)
+    served.tick()
+    assert (rollout.sent, rollout.standing) == ([], {AssignmentStatus.PENDING})
+    served.link(is_up=True)
+    served.tick()
+    served.tick()
+    assert rollout.sent == ALL
+    rollout.report(served, "d0", Standing.HEALTHY)
+    served.link(is_up=False)
+    served.link(is_up=True)
+    served.tick()
+    served.tick()
+    assert rollout.sent == [*ALL, "d1", "d2", "d3"]
+
+
+def test_order_to_leave_a_release_is_sent_again_once_the_broker_is_back(rollout: Rollout) -> None:
+    served = rollout.serve()
+    served.tick()
+    for device in ALL:
+        rollout.report(served, device, Standing.HEALTHY)
+    with rollout.store.transaction() as tx:
+        command_rollout(tx, rollout.number, Command.ROLLBACK, rollout.clocks.now_s, "a test")
+    served.tick()
+    served.link(is_up=False)
+    served.link(is_up=True)
+    served.tick()
+    assert rollout.sent == ALL * 3
+
+
+def test_coordinator_sends_no_more_at_once_than_a_transport_queues(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "_SENT_A_TICK", 3)
+    served = rollout.serve()
+    served.tick()
+    assert rollout.sent == ALL[:3]
+    served.tick()
+    assert rollout.sent == ALL
 
 
 @pytest.mark.parametrize(("is_away", "standing"), [(True, AssignmentStatus.SENT), (False, AssignmentStatus.FAILED)])

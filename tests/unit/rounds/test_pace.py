@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.planning.budget import Pace
@@ -33,7 +35,7 @@ REPORT = TrainingReport(
 )
 
 
-def paces(before: dict[str, Pace]) -> dict[str, Pace]:
+def paces(before: dict[str, Pace], known: RoundRecord = ROUND) -> dict[str, Pace]:
     """Of a round with a device for every way in which it can end for one."""
     store = Store("sqlite://")
     with store.transaction() as tx:
@@ -49,7 +51,7 @@ def paces(before: dict[str, Pace]) -> dict[str, Pace]:
         tx.offers.failed("news", 1, "told", 160.0, failure=Failure.DEADLINE)
         tx.offers.failed("news", 1, "gone", 130.0, detail="offline")
         tx.offers.failed("news", 1, "resting", 130.0, outcome=Outcome.PAUSED, failure=Failure.POLICY)
-        found = paces_of_round(tx, ROUND, COSTS, before)
+        found = paces_of_round(tx, known, COSTS, before)
     store.close()
     return found
 
@@ -57,6 +59,11 @@ def paces(before: dict[str, Pace]) -> dict[str, Pace]:
 def test_update_tells_the_speed_and_a_missed_deadline_that_it_was_too_slow() -> None:
     late = Pace(pytest.approx(FLOPS / 60 / 2), None)
     assert paces({}) == {"done": Pace(pytest.approx(FLOPS / 20), 6), "late": late, "told": late}
+
+
+def test_device_has_shown_nothing_where_the_round_was_stopped_before_its_deadline() -> None:
+    assert paces({}, replace(ROUND, closed_s=159.9)).keys() == {"done", "late", "told"}
+    assert paces({}, replace(ROUND, closed_s=131.0)).keys() == {"done", "told"}
 
 
 def test_device_that_is_late_is_taken_for_half_as_fast_as_before() -> None:
