@@ -1,9 +1,9 @@
 """`coordinator`: run a coordinator and manage its fleet.
 
-Exit codes: 0 success, 2 a wrong option or an unsupported architecture, 3 an unusable model folder or data file, 4 the
-broker cannot be reached, or a port or a state folder is in use, 5 a protocol violation, 6 a failure of the disk or the
-database, 9 `doctor` found something wrong. Ctrl-C and SIGTERM end `serve`, `api` and `broker` in an orderly way, with
-exit code 0, and `demo` with 130.
+Exit codes: 0 success, 1 a failed task (`demo`), 2 a wrong option or an unsupported architecture, 3 an unusable model
+folder or data file, 4 the broker cannot be reached, or a port or a state folder is in use, 5 a protocol violation, 6 a
+failure of the disk or the database, 9 `doctor` found something wrong. Ctrl-C and SIGTERM end `serve`, `api` and
+`broker` in an orderly way, with exit code 0, and `demo` with 130.
 """
 
 from __future__ import annotations

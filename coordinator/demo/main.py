@@ -23,10 +23,12 @@ from coordinator.demo.outcome import Outcome
 from coordinator.demo.report import summary, write_report
 from coordinator.demo.view import show
 from coordinator.demo.watching import Watcher
+from coordinator.local import TaskFailedError
 from coordinator.processes import Interrupted, Processes, interruptible
-from coordinator.rounds.tasks import queue_task
+from coordinator.rounds.tasks import change_status, queue_task
 from coordinator.store.database import Store
 from coordinator.store.opening import is_served, open_store
+from coordinator.store.states import TaskStatus
 from edge_sdk.disk import disk_errors
 from edge_sdk.elastic.runtimes import MIB
 from edge_sdk.errors import ConfigurationError, DiskFullError, StateInUseError
@@ -59,7 +61,10 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions) -> None:
-    """Set up or resume, run, show and write the report. Raises the named errors of whatever cannot be used."""
+    """Set up or resume, run, show and write the report.
+
+    Raises ``TaskFailedError``, and the named errors of whatever cannot be used.
+    """
     console = Console()
     started_s = time.monotonic()
     with disk_errors(options.state_dir):
@@ -73,6 +78,7 @@ def run_demo(options: DemoOptions) -> None:
         again = f"{command} demo --resume --state-dir {options.state_dir}"
         console.print(f"\ninterrupted; every process has ended. `{again}` goes on from the last closed round")
         raise
+    _check_tasks(store, options.state_dir)
     outcome = _outcome(store, time.monotonic() - started_s)
     show(outcome, console)
     picture = options.report.with_suffix(".svg")
@@ -106,7 +112,7 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
         if not database.exists():
             raise ConfigurationError(f"nothing to resume in {options.state_dir}: run the demo without --resume first")
         console.print(f"resuming what is in {options.state_dir}")
-        return open_store(database.parent)
+        return _resumed(open_store(database.parent))
     model = options.model or packaged_model()
     examples = texts_of(options.data)
     dealt = deal(examples, [device.name for device in FLEET], seed=options.seed)
@@ -125,6 +131,23 @@ def _prepare(options: DemoOptions, console: Console) -> Store:
     ensure_root(store, database.parent, time.time())
     console.print(f"{len(examples)} texts dealt to {len(FLEET)} devices; {len(dealt.test)} stay with the coordinator")
     return store
+
+
+def _resumed(store: Store) -> Store:
+    """Have a task that failed begin again from its newest version."""
+    with store.reading() as tx:
+        failed = [task.name for task in tx.tasks.all() if task.status is TaskStatus.FAILED]
+    for name in failed:
+        change_status(store, name, TaskStatus.PENDING, time.time(), "the demo")
+    return store
+
+
+def _check_tasks(store: Store, state_dir: Path) -> None:
+    """Raise ``TaskFailedError`` where a task has failed: there is no story to tell of it."""
+    with store.reading() as tx:
+        for task in tx.tasks.all():
+            if task.status is TaskStatus.FAILED:
+                raise TaskFailedError(f"task {task.name} failed: {task.failure}; see {state_dir / 'logs'}")
 
 
 def _check_space(state_dir: Path, model: Path) -> None:

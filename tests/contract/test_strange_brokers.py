@@ -21,6 +21,7 @@ from edge_sdk.transport.address import BrokerAddress, MqttVersion
 from edge_sdk.transport.base import Incoming, LinkDown, LinkUp, Will
 from edge_sdk.transport.mqtt import MqttTransport
 from tests.support.broker import Mosquitto, mosquitto_broker
+from tests.support.exchange_node import wait
 
 CONNACK, PUBLISH, PUBACK, SUBACK, PINGRESP, DISCONNECT = 0x20, 0x32, 0x40, 0x90, 0xD0, 0xE0
 TAKEN_OVER, NOT_AUTHORIZED = 142, 135
@@ -160,6 +161,16 @@ def test_no_more_is_on_its_way_than_the_broker_grants_also_after_a_cut(scripted:
             assert [type(delivery) for delivery in heard(device, 0.2)] == [LinkDown, LinkUp]
         assert said(link) == 0
         link.close()
+
+
+def test_messages_of_qos_0_that_nobody_reads_take_no_memory(scripted: Scripted) -> None:
+    """No grant bounds them, and nothing of this protocol comes so: those that find no room are lost."""
+    device, link = scripted.connected()
+    with closing(device):
+        link.sendall(packet(0x30, b"\0\3a/b\0once") * 5000 + packet(PUBLISH, b"\0\3a/b\0\7\0kept"))
+        wait(lambda: device.unread() > 64)
+        assert device.unread() == 65
+        assert heard(device, 0.3) == [*[Incoming("a/b", b"once")] * 64, Incoming("a/b", b"kept")]
 
 
 def said(link: socket.socket) -> int:

@@ -53,7 +53,7 @@ def of_trees(decode: Callable[[bytes], Any], encode: Callable[[Any], bytes]) -> 
     def mutate(data: bytes, chance: Random) -> bytes:
         if chance.random() < 0.3:
             return torn(data, chance)
-        with suppress(OverflowError, RecursionError, ValueError):  # no tree, or a number that the format lacks
+        with suppress(MemoryError, OverflowError, RecursionError, ValueError):  # no tree, or one that cannot be written
             holder = [decode(data)]
             for _ in range(chance.randint(1, _MOST_HARM)):
                 _lie(holder, chance)

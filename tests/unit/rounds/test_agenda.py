@@ -283,6 +283,18 @@ def test_round_takes_in_no_more_devices_than_it_may(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("light")
+def test_abandoned_round_does_not_draw_the_same_devices_again(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, news={"rounds": 1, "max_devices": 2, "min_devices": 6, "quorum": 2})
+    with shop.serve() as served, shop.fleet(lambda *_: Failure.STORAGE):
+        served.wait_for_end()
+        asked = [(offer.round, offer.device) for offer in offers(served, "news")]
+        assert status(served, "news") is TaskStatus.FAILED
+    cohorts = {number: frozenset(device for one, device in asked if one == number) for number, _ in asked}
+    assert len(cohorts) == 5
+    assert len({*cohorts.values()}) > 2
+
+
+@pytest.mark.usefixtures("light")
 def test_round_opens_no_sooner_than_its_schedule_says(tmp_path: Path) -> None:
     shop = Shop(tmp_path, news={"rounds": 3, "schedule": Schedule(every_s=0.7)})
     with shop.serve() as served, shop.fleet():

@@ -264,6 +264,19 @@ def test_device_that_comes_back_on_another_runtime_is_not_sent_its_offer_again(a
     assert sent[-1] == ("heavy", Wait(retry_after_s=10.0, reason=REASON))
 
 
+@pytest.mark.usefixtures("conductor")
+def test_device_gets_its_open_offer_again_whatever_has_become_of_it_meanwhile(agenda: Agenda, sent: Sent) -> None:
+    """Nobody asked for its offer back, and its round waits for it."""
+    agenda.device_ready(a_device("heavy"), able_to_train_on(Runtime.TORCH))
+    agenda.tick({})
+    (_, offer) = next((device, message) for device, message in sent if isinstance(message, Offer))
+    elsewhere = msgspec.structs.replace(able_to_train_on(Runtime.TORCH), tasks=("other",))
+    agenda.device_ready(a_device("heavy"), elsewhere)
+    device, again = sent[-1]
+    assert isinstance(again, Offer)
+    assert (device, again.round, again.submodel) == ("heavy", offer.round, offer.submodel)
+
+
 def test_offer_says_how_to_write_the_update_and_a_larger_one_is_refused_before_a_byte_is_pulled(
     agenda: Agenda, conductor: Conductor, sent: Sent
 ) -> None:
