@@ -35,6 +35,7 @@ _Version = tuple[object, int]
 _COUNT_S = 60.0  # between two counts; seldom, since each reads all examples
 _PAUSE_TIMES = 20  # the time that the last count took, which is minutes with thousands of pictures
 _RETRY_S = 30.0  # until the disk is tried again
+_OWN_FILES = ("examples.jsonl", "examples.npz", "learnt.jsonl")
 
 
 class ExampleStore:
@@ -54,6 +55,7 @@ class ExampleStore:
         self.held_out: Examples | None = None
         self._holding: Holding | None = None
         self._count_due_s = 0.0
+        _refuse_own_file(owned, folder)
         self._source = source_of(owned, image_size, scratch=folder)
         self._folder, self._share, self._seed, self._image_size = folder, share, seed, image_size
         self._learnt = ExampleLog(folder / "learnt.jsonl")
@@ -217,6 +219,12 @@ class ExampleStore:
             except ConfigurationError as error:
                 _log.error("item %d of the examples is left out: %s", number, error)
             return
+
+
+def _refuse_own_file(owned: Owned, folder: Path) -> None:
+    """Raise ``DataFormatError`` if an application's file has the name of one that the store writes over."""
+    if isinstance(owned, str | Path) and Path(owned).resolve() in {(folder / name).resolve() for name in _OWN_FILES}:
+        raise DataFormatError(f"{owned} is the agent's own file; give yours another name")
 
 
 def _until_it_fails(coming: Iterator[object]) -> Iterator[object]:

@@ -303,6 +303,18 @@ def test_first_example_that_comes_while_there_is_none_still_says_the_kind(
         store.learn("a text alone")
 
 
+@pytest.mark.parametrize("name", ["examples.jsonl", "learnt.jsonl"])
+def test_application_s_file_where_the_store_writes_its_own_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    """The training part would be written over it, without what is held out."""
+    rows = b"".join(b'{"text": "%b", "label": "%b"}\n' % (text.encode(), label.encode()) for text, label in MAIL)
+    (tmp_path / name).write_bytes(rows + b'{"text": "half')
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path / name, str(tmp_path / "link" / name)):
+        with pytest.raises(DataFormatError, match=f"{name} is the agent's own file; give yours another name"):
+            store_of(path, tmp_path)
+    assert (tmp_path / name).read_bytes() == rows + b'{"text": "half'
+
+
 def test_half_written_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     store = store_of((), tmp_path)
     store.learn(MAIL[0])
