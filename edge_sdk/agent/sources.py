@@ -133,6 +133,9 @@ class BlobSources:
         outcomes: list[Outcome] = []
         while self._waiting and len(self._running) < MAX_TRANSFERS and not self.held:
             entry = self._waiting.pop(next(iter(self._waiting)))
+            if self._folder.has(entry.digest):  # it was held between the last byte and the fetch's end
+                outcomes.append(Fetched(_COORDINATOR, entry.digest))
+                continue
             try:
                 partial = self._folder.open_partial(entry.digest, entry.size_bytes)
             except StorageError as error:
@@ -143,15 +146,19 @@ class BlobSources:
         return outcomes
 
     def _web_ended(self, ended: WebEnded) -> list[Outcome]:
-        entry, fetch = self._running.get(ended.fetch.digest, (None, None))
+        digest = ended.fetch.digest
+        if digest in self._waiting and self._folder.has(digest):
+            del self._waiting[digest]
+            return [Fetched(_COORDINATOR, digest)]
+        entry, fetch = self._running.get(digest, (None, None))
         if entry is None or fetch is not ended.fetch:
             return []
-        del self._running[entry.digest]
+        del self._running[digest]
         if ended.error is None:
-            outcomes: list[Outcome] = [Fetched(_COORDINATOR, entry.digest)]
+            outcomes: list[Outcome] = [Fetched(_COORDINATOR, digest)]
         elif isinstance(ended.error, StorageError):
-            outcomes = [Failed(_COORDINATOR, entry.digest, str(ended.error), Failure.STORAGE)]
+            outcomes = [Failed(_COORDINATOR, digest, str(ended.error), Failure.STORAGE)]
         else:
-            _log.warning("blob %s is fetched from the coordinator instead: %s", entry.digest[:16], ended.error)
+            _log.warning("blob %s is fetched from the coordinator instead: %s", digest[:16], ended.error)
             outcomes = self._exchange_fetch(entry)
         return outcomes + self._begin_waiting()

@@ -24,7 +24,7 @@ from edge_sdk.transport import http_client
 from edge_sdk.transport.blob_folder import BlobFolder
 from edge_sdk.transport.exchange import Failed, Fetched, Outcome
 from edge_sdk.transport.memory import MemoryHub, MemoryTransport
-from edge_sdk.transport.web import check_address
+from edge_sdk.transport.web import WebEnded, check_address
 from tests.support.authority import Authority
 
 DATA = os.urandom(10 * GRAIN_BYTES + 17)
@@ -245,6 +245,25 @@ def test_held_sources_stop_and_go_on_where_they_were(device: Device, serve: Call
     device.sources.held = False
     device.sources.resume()
     assert device.run(bool) == [Fetched("coordinator", DIGEST)]
+
+
+@pytest.mark.parametrize("is_end_heard", [True, False])
+def test_blob_whose_last_bytes_have_the_sources_held_is_not_fetched_again(
+    device: Device, serve: Callable[..., Server], *, is_end_heard: bool
+) -> None:
+    """They may use up a day's budget of bytes, and would on every other day."""
+    server = serve()
+    device.fetch(server.address)
+    said: object = None
+    while not isinstance(said, WebEnded):
+        said = device.transport.receive(5)
+        assert said is not None
+    device.sources.held = True
+    outcomes = device.sources.handle(said) if is_end_heard else []
+    device.sources.held = False
+    outcomes += device.sources.resume()
+    assert outcomes == [Fetched("coordinator", DIGEST)]
+    assert (len(server.ranges), device.sources.unfinished) == (1, ())
 
 
 def test_cancelled_fetch_says_nothing_and_writes_nothing_more(device: Device, serve: Callable[..., Server]) -> None:
