@@ -37,7 +37,7 @@ def durable_file(path: Path, *, secret: bool = False) -> Iterator[BinaryIO]:
     If anything raises, the partial file is removed: it is useless, and takes room that a full disk lacks. A ``secret``
     file is readable by its owner only, from its first byte on.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     try:
         if secret:
             partial.unlink(missing_ok=True)
@@ -49,6 +49,11 @@ def durable_file(path: Path, *, secret: bool = False) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    """Where :func:`durable_file` writes what is to replace ``path``; a process that is killed leaves it there."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def write_durably(path: Path, data: bytes, *, secret: bool = False) -> None:

@@ -444,6 +444,7 @@ class Supervisor:
         if self._training is not None:
             self._training.stop()
             self._training = None
+            self._updates.forget_leftovers()
 
     def _store_update(self, offer: Offer, result: TrainingResult) -> None:
         message = self._updates.store(

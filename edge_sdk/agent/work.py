@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_sdk.agent.sources import BlobSources
 from edge_sdk.config import AgentConfig
-from edge_sdk.disk import disk_errors
+from edge_sdk.disk import disk_errors, partial_of
 from edge_sdk.elastic.runtimes import Runtime
 from edge_sdk.logs import because
 from edge_sdk.protocol.blobs import update_id
@@ -74,6 +74,7 @@ class Updates:
 
     def __init__(self, config: AgentConfig, outbox: Outbox, cache: BlobCache) -> None:
         self._config, self._outbox, self._cache = config, outbox, cache
+        self.forget_leftovers()
 
     def store(
         self, offer: Offer, result: TrainingResult, *, downloaded_bytes: int, battery_share: float | None
@@ -127,9 +128,18 @@ class Updates:
         return max(0, 2 * checkpoint - weights - there, checkpoint + residual - there)
 
     def forget_checkpoint(self) -> None:
-        """Remove the checkpoint. If that fails it only takes room: no other job ever resumes from it."""
-        with suppress(OSError):
-            _checkpoint_file(self._config).unlink(missing_ok=True)
+        """Remove the checkpoint and leftovers. If that fails it only takes room: no other job ever resumes from it."""
+        _remove(_checkpoint_file(self._config))
+        self.forget_leftovers()
+
+    def forget_leftovers(self) -> None:
+        """Remove what no job resumes from: an update that was not stored, and files that were being written.
+
+        Call it while no training process runs. One that was killed leaves them, each as large as a checkpoint.
+        """
+        update, residual = _update_file(self._config), _residual_file(self._config)
+        written = (_checkpoint_file(self._config), update, residual)
+        _remove(update, residual, *map(partial_of, written))
 
     def pending(self) -> list[UpdateReady]:
         """The updates without a receipt, oldest first."""
@@ -227,6 +237,13 @@ def _checkpoint_file(config: AgentConfig) -> Path:
 def _residual_file(config: AgentConfig) -> Path:
     """Where the training process writes what its update loses to the encoding."""
     return config.state_dir / "residual.safetensors"
+
+
+def _remove(*files: Path) -> None:
+    """Remove what there is of ``files``, as far as the disk lets it."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _residuals(config: AgentConfig) -> Residuals:

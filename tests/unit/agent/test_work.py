@@ -240,3 +240,46 @@ def test_training_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: p
         checkpoint.write_bytes(b"of its last minute")
         device.run_until(lambda: device.heard(Declined))
         assert not checkpoint.exists()
+
+
+LEFT = [f"{name}.safetensors{end}" for name in ("checkpoint", "update", "residual") for end in ("", ".partial")]
+
+
+def test_start_leaves_of_a_killed_training_process_only_the_checkpoint(updates: Updates, tmp_path: Path) -> None:
+    """Half of another one would take its room, and not be counted: on a small disk no offer would ever fit again."""
+    for name in LEFT:
+        (tmp_path / name).write_bytes(b"half")
+    Updates(updates._config, updates._outbox, updates._cache)
+    assert [name for name in LEFT if (tmp_path / name).exists()] == ["checkpoint.safetensors"]
+
+
+def test_checkpoint_is_forgotten_with_all_that_training_left(updates: Updates, tmp_path: Path) -> None:
+    for name in LEFT:
+        (tmp_path / name).write_bytes(b"half")
+    updates.forget_checkpoint()
+    assert not list(tmp_path.glob("*.safetensors*"))
+
+
+LEAVES_HALF = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1]).parent
+first, half = folder / "first", folder / "checkpoint.safetensors.partial"
+def write(*_):
+    half.touch()
+    sys.exit()
+if first.exists():
+    print('{"type": "failed", "failure": "training", "detail": "%s"}' % half.exists())
+else:
+    first.touch()
+    signal.signal(signal.SIGTERM, write)
+    print('{"type": "failed", "failure": "out-of-memory", "detail": ""}', flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_process_that_is_stopped_was_writing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_START", LEAVES_HALF)
+    texts = logistic_graph.examples(20, seed=1)
+    with LoneDevice(tmp_path, list(zip(texts.texts, texts.labels, strict=True))) as device:
+        device.run_until(lambda: len(device.heard(Declined)) == 2)
+    assert [found.detail for found in device.heard(Declined) if isinstance(found, Declined)] == ["", "False"]
