@@ -336,16 +336,21 @@ class Serving:
                 self._load(self._slots.previous() if is_only_asked else self._slots.rollback())
 
     def _settle_trial(self) -> None:
-        """Decide a trial that the end of the process before interrupted: its model stays only if it was confirmed."""
+        """Decide a trial that the end of the process before interrupted: its model stays only if it was confirmed.
+
+        If both slots are of its release, as with another export of it, that cannot be told: it is assigned again.
+        """
         report = self._slots.report()
         if report is None or report.standing is not Standing.TRYING:
             return
-        if self._slots.current_release() == report.release:
+        if self._slots.current_release() != report.release:
+            self._refused(report, "the agent ended while it tried this release")
+        elif self._slots.may_hold_beside(report.release):
+            self._forget_trial()
+        else:
             healthy = msgspec.structs.replace(report, standing=Standing.HEALTHY, healthy=True)
             with suppress(RaffmError):
                 self._slots.keep_report(healthy)
-        else:
-            self._refused(report, "the agent ended while it tried this release")
 
     def _load(self, slot: Slot | None) -> None:
         if slot is not None:

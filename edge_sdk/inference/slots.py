@@ -73,10 +73,12 @@ class Slots:
 
     def current_release(self) -> int | None:
         """The number of the current slot's release, even if its files are damaged; ``None`` if it cannot be read."""
-        try:
-            return _unsealed((self._folder / (self._letter() or "") / _MANIFEST).read_bytes(), ReleasedModel).release
-        except (OSError, *UNDECODABLE):
-            return None
+        return _release_in(self._folder / (self._letter() or ""))
+
+    def may_hold_beside(self, release: int) -> bool:
+        """Whether the other slot is of ``release``, or is only half there, so that nobody knows."""
+        other = self._folder / self._other()
+        return other.exists() and _release_in(other) in {None, release}
 
     def stage(self, manifest: ReleasedModel, files: Mapping[Part, Path]) -> Slot:
         """Put a release beside the current one. ``files`` are those of the parts in ``manifest``; they stay.
@@ -156,6 +158,14 @@ def _load(folder: Path) -> Slot:
     if broken:
         raise BlobCorruptError(f"slot {folder} has damaged files: {', '.join(broken)}; a new release replaces it")
     return Slot(folder, manifest)
+
+
+def _release_in(folder: Path) -> int | None:
+    """The number of the release in the slot ``folder``; ``None`` if it cannot be read."""
+    try:
+        return _unsealed((folder / _MANIFEST).read_bytes(), ReleasedModel).release
+    except (OSError, *UNDECODABLE):
+        return None
 
 
 def _sealed(value: ReleasedModel | ReleaseReport) -> bytes:

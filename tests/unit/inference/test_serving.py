@@ -15,6 +15,7 @@ import pytest
 from edge_sdk.data import TextExamples
 from edge_sdk.elastic.submodel import Submodel
 from edge_sdk.errors import ModelFormatError
+from edge_sdk.inference import slots
 from edge_sdk.inference.engine import Engine, Measurement
 from edge_sdk.inference.serving import Serving
 from edge_sdk.protocol.blobs import digest_of
@@ -144,6 +145,25 @@ def test_process_that_ends_right_after_the_switch_has_confirmed(case: Case, monk
         case.serving.end_trial()
     serving = case.restarted()
     assert (serving.release, serving.report.standing) == (2, Standing.HEALTHY)
+
+
+@pytest.mark.parametrize("is_staged", [True, False])
+def test_process_that_ends_while_it_tries_another_export_of_what_runs_confirms_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch, *, is_staged: bool
+) -> None:
+    """Its number is that of the current slot: a roll-back would have made current what was never tried."""
+    if is_staged:
+        case.begin(1, onnxruntime="1.0")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, "_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                case.begin(1, onnxruntime="1.0")
+    case.serving = case.restarted()
+    assert (case.serving.release, case.serving.report) == (1, None)
+    assert not (case.folder / "slots" / "b").exists()
+    case.begin(1, onnxruntime="1.0")
+    assert case.report.standing is Standing.TRYING
 
 
 @pytest.mark.parametrize(
