@@ -6,6 +6,7 @@
     │   ├── UnknownProfileError           2   no such device profile
     │   └── UnsupportedArchitectureError  2   a model family that the families table lacks
     ├── DataFormatError                   3   a data file that cannot be read as asked
+    │   └── NothingToLearnError           3   examples of which none has a target
     ├── ModelFormatError                  3   a model folder that cannot be read as asked
     ├── BrokerUnreachableError            4   no broker answers at the address
     ├── BlobUnreachableError              4   a web address gives no blob
@@ -83,6 +84,10 @@ class DataFormatError(RaffmError):
     """A data file is missing, unreadable or lacks a column."""
 
     exit_code = 3
+
+
+class NothingToLearnError(DataFormatError):
+    """None of the examples has a target for the model: its tokenizer finds no token, or no second one, in any."""
 
 
 class ModelFormatError(RaffmError):

@@ -27,7 +27,7 @@ from edge_sdk.data.images import IMAGE_CHANNELS, fit_images
 from edge_sdk.data.mapped import let_go
 from edge_sdk.elastic.slicing import Array
 from edge_sdk.elastic.submodel import ModelTask
-from edge_sdk.errors import DataFormatError
+from edge_sdk.errors import DataFormatError, NothingToLearnError
 from edge_sdk.protocol.graphs import DECODER_INPUT, IGNORED, INPUTS
 from edge_sdk.text import Ids, TextEncoder, pad
 
@@ -98,7 +98,8 @@ def encode_examples(
     A text is cut to ``max_tokens`` tokens. ``input_shape`` is that of
     :class:`edge_sdk.elastic.submodel.Architecture`; larger images are resized to it.
     Raises ``DataFormatError`` for a label that is not in ``labels`` and for arrays that do not fit,
-    ``ModelFormatError`` for a bad tokenizer, ``ConfigurationError`` if images have to be resized without Pillow.
+    ``NothingToLearnError`` if no example has a token to learn, ``ModelFormatError`` for a bad tokenizer,
+    ``ConfigurationError`` if images have to be resized without Pillow.
     """
     match examples:
         case TextExamples():
@@ -119,7 +120,7 @@ def _labelled_texts(examples: TextExamples, labels: Sequence[str], encoder: Text
     indices = label_indices(examples, labels)
     kept = [(row, index) for row, index in zip(encoder.encode(examples.texts), indices, strict=True) if len(row)]
     if not kept:
-        raise DataFormatError(f"none of the {len(examples)} texts has a token; nothing can be learnt from them")
+        raise NothingToLearnError(f"none of the {len(examples)} texts has a token; nothing can be learnt from them")
     rows, indices = [row for row, _ in kept], np.array([index for _, index in kept])
 
     def batch_of(chosen: Indices) -> Batch:
@@ -139,7 +140,7 @@ def _tagged(examples: TaggedExamples, labels: Sequence[str], encoder: TextEncode
         if (word >= 0).any()
     ]
     if not found:
-        raise DataFormatError(f"none of the {len(examples)} sentences has a word that the model's tokenizer knows")
+        raise NothingToLearnError(f"none of the {len(examples)} sentences has a word that the model's tokenizer knows")
     rows, tags = zip(*found, strict=True)
 
     def batch_of(chosen: Indices) -> Batch:
@@ -153,7 +154,7 @@ def _plain_texts(examples: PlainTexts, encoder: TextEncoder) -> EncodedExamples:
     """Texts to continue; those of a single token, after which nothing follows, are left out."""
     rows = [row for row in encoder.encode(examples.texts) if len(row) > 1]
     if not rows:
-        raise DataFormatError(f"none of the {len(examples)} texts has two tokens; nothing can be learnt from them")
+        raise NothingToLearnError(f"none of the {len(examples)} texts has two tokens; nothing can be learnt from them")
 
     def batch_of(chosen: Indices) -> Batch:
         inputs = _token_inputs([rows[index] for index in chosen], encoder.pad_id)
@@ -171,7 +172,7 @@ def _paired_texts(examples: PairedTexts, encoder: TextEncoder) -> EncodedExample
     encoded = zip(encoder.encode(examples.sources), encoder.encode(examples.targets), strict=True)
     pairs = [pair for pair in encoded if all(map(len, pair))]
     if not pairs:
-        raise DataFormatError(f"none of the {len(examples)} pairs has a token in its source and its target")
+        raise NothingToLearnError(f"none of the {len(examples)} pairs has a token in its source and its target")
     sources, targets = zip(*pairs, strict=True)
     late = [np.concatenate(([encoder.pad_id], row[:-1])) for row in targets]
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from edge_sdk.data import Examples
 from edge_sdk.elastic.submodel import ModelTask
-from edge_sdk.errors import BlobCorruptError, DataFormatError, ModelFormatError, RaffmError
+from edge_sdk.errors import BlobCorruptError, DataFormatError, ModelFormatError, NothingToLearnError, RaffmError
 from edge_sdk.inference.engine import Engine, Given, Measurement, Prediction
 from edge_sdk.inference.slots import Slot, Slots
 from edge_sdk.protocol.messages import Part, ReleaseReport, Standing
@@ -136,7 +136,7 @@ class Serving:
         try:
             self._slots.keep_report(report)
             engine = self._staged(model, files)
-            measured = engine.measure(held_out, self._ending) if held_out else None
+            measured = self._measurement(engine, held_out)
             report = _measured(report, measured)
             flaw = self._flaw(measured, order.assignment.trial, held_out)
             if self._ending.is_set():
@@ -225,7 +225,7 @@ class Serving:
     def _stays(self, order: Order, held_out: Examples | None) -> ReleaseReport:
         report = order.report(Standing.HEALTHY)
         with suppress(RaffmError):  # it was measured in its trial, so this may fail
-            report = _measured(report, self._running().measure(held_out, self._ending) if held_out else None)
+            report = _measured(report, self._measurement(self._running(), held_out))
             if not self._ending.is_set():
                 self._slots.keep_report(report)
         return report
@@ -245,11 +245,28 @@ class Serving:
             return f"accuracy {measured.accuracy:.3f} is below {trial.min_accuracy:.3f}"
         if trial.max_latency_ms is not None and measured.latency_ms > trial.max_latency_ms:
             return f"an example takes {measured.latency_ms:.1f} ms, more than {trial.max_latency_ms:.1f}"
-        if trial.max_accuracy_loss is not None and self._engine is not None and held_out:
-            before = self._engine.measure(held_out, self._ending).accuracy
-            if measured.accuracy < before - trial.max_accuracy_loss:
-                return f"accuracy {measured.accuracy:.3f} is more than {trial.max_accuracy_loss:.3f} below {before:.3f}"
+        allowed = trial.max_accuracy_loss
+        before = None if allowed is None else self._accuracy_before(held_out)
+        if allowed is not None and before is not None and measured.accuracy < before - allowed:
+            return f"accuracy {measured.accuracy:.3f} is more than {allowed:.3f} below {before:.3f}"
         return ""
+
+    def _measurement(self, engine: Engine, held_out: Examples | None) -> Measurement | None:
+        """How ``engine`` does on ``held_out``; ``None`` if no example is held out, or none that has a token."""
+        try:
+            return engine.measure(held_out, self._ending) if held_out else None
+        except NothingToLearnError as error:
+            _log.info("nothing can be measured on the held-out examples: %s", error)
+            return None
+
+    def _accuracy_before(self, held_out: Examples | None) -> float | None:
+        """That of the model that runs; ``None`` without one, or where the examples do not fit it, as a new label."""
+        try:
+            measured = None if self._engine is None else self._measurement(self._engine, held_out)
+        except RaffmError as error:
+            _log.warning("the model before cannot be compared with: %s", error)
+            return None
+        return None if measured is None else measured.accuracy
 
     def _refused(self, report: ReleaseReport, detail: str) -> ReleaseReport:
         """Empty the slot and report the failure; if the disk refuses the report, it is lost with this process."""

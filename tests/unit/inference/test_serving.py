@@ -299,6 +299,26 @@ def test_held_out_text_without_a_token_is_no_fault_of_the_model(case: Case) -> N
     assert (report.standing, report.samples) == (Standing.TRYING, 1)
 
 
+def test_held_out_texts_of_which_none_has_a_token_are_no_fault_of_the_model(case: Case) -> None:
+    """As where the only one is empty: every release would be rolled back for ever."""
+    order, files = case.release(2, Trial(min_accuracy=1.0, max_accuracy_loss=0.0))
+    assert order.model is not None
+    report = case.serving.install(order, order.model, files, TextExamples(("",), ("negative",)))
+    assert (report.standing, report.accuracy) == (Standing.TRYING, None)
+
+
+def test_held_out_examples_that_do_not_fit_the_model_before_are_no_fault_of_the_next(
+    case: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a label is new. The other conditions hold nevertheless."""
+    monkeypatch.setattr(case.serving._engine, "_labels", LABELS[:1])
+    case.begin(2, Trial(max_accuracy_loss=0.0))
+    assert case.report.standing is Standing.TRYING
+    assert "the model before cannot be compared with: example" in caplog.text
+    case.begin(3, Trial(max_accuracy_loss=0.0, min_accuracy=1.0))
+    assert (case.report.standing, case.serving.release) == (Standing.ROLLED_BACK, 1)
+
+
 @pytest.mark.parametrize("held_out", [HELD_OUT, None])
 def test_model_whose_logits_are_not_finite_never_serves(case: Case, held_out: TextExamples | None) -> None:
     """It would answer, with the first label and the probability nan."""
