@@ -286,14 +286,15 @@ def predict(
         raise ConfigurationError("device is not given: use --device, RAFFM_EDGE_DEVICE, or device = … in --config")
     folder = folder_with(settings.get("state_dir") or default_state_dir(settings["device"]), task)
     for answer in ask(Serving(folder / "slots", threads=1, is_only_asked=True), given, max_new_tokens):
+        asked = answer.asked.encode("utf-8", "replace").decode()  # a file's name may be any bytes
         if isinstance(answer.said, str):
             line: dict[str, str | float] = {"answer": answer.said}
-            shown = f"{answer.asked} → {answer.said.strip()}"
+            shown = f"{asked} → {answer.said.strip()}"
         else:
             label, probability = answer.said.label, answer.said.probability
             line = {"label": label, "probability": round(probability, 4)}
-            shown = f"{label}  {probability:.1%}  {answer.asked}"
-        typer.echo(msgspec.json.encode({answer.kind: answer.asked} | line).decode() if as_json else shown)
+            shown = f"{label}  {probability:.1%}  {asked}"
+        typer.echo(msgspec.json.encode({answer.kind: asked} | line).decode() if as_json else shown)
 
 
 def _given_values(options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_windows_are_read_from_npy_and_csv(state: Path, tmp_path: Path) -> None:
     answers = predict(state, many, one, table)
     assert [answer["label"] for answer in answers] == ["first", "second", "second", "second", "second", "second"]
     assert [answer["window"] for answer in answers][2:5] == [f"{many} 3", f"{one} 1", f"{table} 1"]
+
+
+@pytest.mark.parametrize("state", ["windows"], indirect=True)
+def test_file_whose_name_is_not_utf_8_is_shown_as_well_as_it_can_be(state: Path, tmp_path: Path) -> None:
+    with (tmp_path / os.fsdecode(b"caf\xe9.npy")).open("wb") as file:
+        np.save(file, np.zeros((1, STEPS, 2), dtype=np.float32))
+    (answer,) = predict(state, file.name)
+    assert answer["window"] == f"{tmp_path}/caf?.npy 1"
+    told = ["predict", file.name, "--device", "d", "--state-dir", str(state)]
+    assert CliRunner().invoke(app, told).stdout.endswith("caf?.npy 1\n")
 
 
 @pytest.mark.beyond_base
