@@ -23,7 +23,7 @@ from edge_sdk.data.arrays import array_examples
 from edge_sdk.data.examples import ArrayExamples, Examples
 from edge_sdk.data.files import read_examples
 from edge_sdk.data.images import IMAGE_SIZE, image_files
-from edge_sdk.data.rows import Row, examples_of_rows
+from edge_sdk.data.rows import Row, examples_of_rows, rows_of
 from edge_sdk.data.tables import as_table, examples_of_table
 from edge_sdk.errors import DataFormatError
 
@@ -59,7 +59,7 @@ def source_of(owned: Owned, image_size: int = IMAGE_SIZE, scratch: Path | None =
     if isinstance(owned, ArrayExamples):  # of any float type, as (x, y)
         return Source(lambda: array_examples("the ArrayExamples", owned.values, np.asarray(owned.labels)), lambda: 0)
     if isinstance(owned, Examples):
-        return Source(lambda: owned, lambda: 0)
+        return Source(lambda: _checked(owned), lambda: 0)
     if isinstance(owned, str | Path):
         path = Path(owned).absolute()  # it is read again later, when the current folder may be another
         return Source(lambda: read_examples(path, image_size, scratch), lambda: _changed(path))
@@ -83,6 +83,16 @@ def one_example(given: object, image_size: int = IMAGE_SIZE) -> Examples:
     """
     examples = examples_of_rows("the example", [_as_row(given)], image_size=image_size)
     return cast("Examples", examples)  # there is a row, so it is not None
+
+
+def _checked(owned: Examples) -> Examples | None:
+    """Examples of a text type, checked as a list of them is: an application may have put anything into its fields."""
+    place, counts = f"the {type(owned).__name__}", [len(column) for column in owned.columns()]
+    if len({*counts}) > 1:
+        raise DataFormatError(
+            f"{place} has {' and '.join(map(str, counts))} entries in its fields; give as many in each"
+        )
+    return examples_of_rows(place, rows_of(owned))
 
 
 def _source_of_items(place: str, owned: Owned, image_size: int, scratch: Path | None) -> Source:

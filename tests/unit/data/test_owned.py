@@ -17,13 +17,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from edge_sdk.data import ArrayExamples, Examples, PlainTexts, TaggedExamples, TextExamples, read_examples
+from edge_sdk.data import ArrayExamples, Examples, PairedTexts, PlainTexts, TaggedExamples, TextExamples, read_examples
 from edge_sdk.data.owned import Owned, one_example, source_of
 from edge_sdk.errors import ConfigurationError, DataFormatError
 
 MAIL = TextExamples(("cheap pills", "see you at noon"), ("spam", "ham"))
 TEXTS, LABELS = list(MAIL.texts), list(MAIL.labels)
 SENTENCES = TaggedExamples((("New", "York"), ("a",)), (("PLACE", "PLACE"), ("O",)))
+ANSWERS = PairedTexts(("two and two",), ("four",))
 CLASSES = datasets.ClassLabel(names=["ham", "spam"])
 TAGS = datasets.ClassLabel(names=["O", "PLACE"])
 
@@ -79,7 +80,11 @@ FRAME = pd.DataFrame({"id": [7, 8], "label": LABELS, "text": TEXTS})
         (list(np.array(TEXTS)), PlainTexts(MAIL.texts)),
         ([(text, Kind(label)) for text, label in zip(TEXTS, LABELS, strict=True)], MAIL),
         (MAIL, MAIL),
+        (SENTENCES, SENTENCES),
+        (PlainTexts(MAIL.texts), PlainTexts(MAIL.texts)),
+        (ANSWERS, ANSWERS),
         ([], None),
+        (TextExamples((), ()), None),
         (FRAME[:0], None),
     ],
 )
@@ -116,6 +121,10 @@ def test_what_is_owned_is_read(owned: Owned, expected: Examples | None) -> None:
             r"row 2 has values of the shape \(4, 2\), row 1 has values of the shape \(3, 2\)",
         ),
         ((np.zeros((2, 5, 3)), np.zeros(3, int)), r"\(x, y\) has a y of int64 \(3,\)"),
+        (TextExamples(("a", "half a pair \ud83d"), ("x", "x")), "the TextExamples row 2 needs a text and a label"),
+        (TextExamples(("a",), (0.5,)), "the TextExamples row 1 needs a text and a label"),  # type: ignore[arg-type]
+        (TextExamples(("a", "b"), ("x",)), "the TextExamples has 2 and 1 entries in its fields; give as many in each"),
+        (PlainTexts(("a", "")), "the PlainTexts row 2 needs a text"),
         ([(object(), "x")], "row 1 needs a text"),
         ([{"image": 5, "label": "x"}], "row 1 has a picture of type int"),
         ([{"image": b"no picture", "label": "x"}], "row 1 has a picture that cannot be read"),
