@@ -44,7 +44,7 @@ class Clocks:
     @property
     def minute(self) -> int:
         """The minute of the local day, 0..1439."""
-        local = time.localtime(self.wall_s)
+        local = _local(self.wall_s)
         return 60 * local.tm_hour + local.tm_min
 
 
@@ -95,6 +95,12 @@ class Ledger:
 
 def seconds_to_renewal(wall_s: float) -> float:
     """The seconds from ``wall_s`` to the first local midnight that is at least 12 hours away."""
-    earliest = time.localtime(wall_s + _SHORTEST_DAY_S)
+    earliest = _local(wall_s + _SHORTEST_DAY_S)
     midnight = (earliest.tm_year, earliest.tm_mon, earliest.tm_mday + 1, 0, 0, 0, 0, 0, -1)
     return time.mktime(midnight) - wall_s
+
+
+def _local(wall_s: float) -> time.struct_time:
+    """The local time, in the time zone that is set now: the C library reads it once, and a board may get it later."""
+    time.tzset()
+    return time.localtime(wall_s)

@@ -170,3 +170,10 @@ def test_clocks_read_this_machine() -> None:
     assert second.steady_s >= first.steady_s
     assert abs(first.wall_s - time.time()) < 5
     assert 0 <= first.minute < 1440
+
+
+def test_time_zone_that_is_set_while_the_agent_runs_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Clocks(MIDNIGHT_S + 11 * HOUR_S, 50.0)
+    assert (late.minute, seconds_to_renewal(late.wall_s)) == (11 * 60, 13 * HOUR_S)
+    monkeypatch.setenv("TZ", "EAST-5")
+    assert (late.minute, seconds_to_renewal(late.wall_s)) == (16 * 60, 32 * HOUR_S)
