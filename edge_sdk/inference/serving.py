@@ -185,7 +185,7 @@ class Serving:
             try:
                 return self._confirmed(trial)
             except RaffmError as error:
-                trial.failure = str(error)
+                trial.failure = trial.failure or str(error)
         self._restore(trial)
         return self._refused(trial.report, trial.failure)
 
@@ -279,11 +279,18 @@ class Serving:
         return report
 
     def _confirmed(self, trial: _OnTrial) -> ReleaseReport:
+        """Switch to the slot of the model on trial, and back again if that cannot be stored or the model fails now."""
         self._slots.switch()
-        report = msgspec.structs.replace(trial.report, standing=Standing.HEALTHY, healthy=True)
-        self._slots.keep_report(report)
-        with self._lock:
-            self._trial = None
+        try:
+            report = msgspec.structs.replace(trial.report, standing=Standing.HEALTHY, healthy=True)
+            self._slots.keep_report(report)
+            with self._lock:
+                if trial.failure:
+                    raise ModelFormatError(trial.failure)
+                self._trial = None
+        except RaffmError:
+            self._slot_before()
+            raise
         return report
 
     def _give_up_trial(self, engine: Engine, reason: str) -> Engine | None:
@@ -307,17 +314,19 @@ class Serving:
 
     def _go_back(self) -> None:
         """Go back to the slot before, or to no model if there is none; the slot that is left is emptied."""
-        try:
-            slot = self._slots.rollback()
-        except BlobCorruptError:
-            self._slots.clear()
-            with self._lock:
-                self._engine, self._release = None, 0
-            return
-        engine = self._engine_of(slot)
+        slot = self._slot_before()
+        engine = None if slot is None else self._engine_of(slot)
         self._slots.discard()
         with self._lock:
-            self._engine, self._release = engine, slot.manifest.release
+            self._engine, self._release = engine, 0 if slot is None else slot.manifest.release
+
+    def _slot_before(self) -> Slot | None:
+        """Make the slot before current, or none if there is none that can be used."""
+        try:
+            return self._slots.rollback()
+        except BlobCorruptError:
+            self._slots.clear()
+            return None
 
     # -- the model that runs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from edge_sdk.data import TextExamples
 from edge_sdk.elastic.submodel import Submodel
-from edge_sdk.errors import ModelFormatError
+from edge_sdk.errors import DiskFullError, ModelFormatError
 from edge_sdk.inference import slots
 from edge_sdk.inference.engine import Engine, Measurement
 from edge_sdk.inference.serving import Serving
@@ -212,6 +213,50 @@ def test_model_on_trial_that_cannot_answer_gives_way_at_once(case: Case, monkeyp
     report = case.serving.end_trial()
     assert (report.standing, report.detail) == (Standing.ROLLED_BACK, "it could not answer: it broke")
     assert case.restarted().release == 1
+
+
+def _break(_: object) -> None:
+    raise ModelFormatError("it broke")
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_model_that_fails_an_application_while_it_is_confirmed_goes_back(
+    case: Case, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """The slot's digests take seconds, and the application's thread asks meanwhile."""
+    if not before:
+        case.serving.leave(case.release(1)[0])
+    case.begin(2)
+    switch = case.serving._slots.switch
+
+    def asked_meanwhile() -> slots.Slot:
+        monkeypatch.undo()
+        slot = switch()
+        monkeypatch.setattr(case.serving._engine, "predict", _break)
+        with suppress(ModelFormatError):
+            case.serving.predict(["good film"])
+        monkeypatch.undo()
+        return slot
+
+    monkeypatch.setattr(case.serving._slots, "switch", asked_meanwhile)
+    report = case.serving.end_trial()
+    assert (report.standing, report.detail) == (Standing.ROLLED_BACK, "it could not answer: it broke")
+    again = case.restarted()
+    assert (case.serving.release, again.release, again.report) == (before, before, report)
+
+
+def test_model_whose_confirmation_cannot_be_stored_goes_back(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.begin(2)
+
+    def full(_: object) -> None:
+        monkeypatch.undo()
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr(case.serving._slots, "keep_report", full)
+    report = case.serving.end_trial()
+    assert (report.standing, report.detail) == (Standing.ROLLED_BACK, "no space left")
+    again = case.restarted()
+    assert (case.serving.release, again.release, again.report) == (1, 1, report)
 
 
 def test_confirmed_model_that_cannot_answer_says_so(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
