@@ -87,6 +87,7 @@ def _created(
     run, model = prepare(
         config, blobs, settings.template_cache, threads=wanted.threads, say=say, known=(version.number, version.blobs)
     )
+    config = run.config
     costs = TaskCosts(run.costs, config.part, config.recipe, config.nesting, config.encoding)
     planner = Planner(costs, config.space, model.ordering.layer_ranking)
     exports = build_exports(run, model, *planner.of(Runtime.ONNX), budgets, wanted.precisions)

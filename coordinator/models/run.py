@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from coordinator.aggregation.coverage import UpdateSource
 from coordinator.aggregation.low_rank import Folding, adapted_modules
 from coordinator.aggregation.rule import AdapterMerge, aggregate
@@ -245,6 +247,7 @@ def prepare(
 ) -> tuple[Run, ModelVersion]:
     """Load, compile, rank, permute and check; returns the run and its newest version. The first time takes about 20 s.
 
+    The run's ``config`` is what the model lets ``config`` be: its texts are no longer than the model's positions.
     ``known`` is the number and the blobs of the version that an earlier start got to; without it version 0 is made.
     Raises the named errors of a model folder or data file that cannot be used, and ``ModelFormatError`` where the
     permutation changes the model's answers, or the model is another than the one that ``known`` came of.
@@ -252,6 +255,7 @@ def prepare(
     calibration, test = read_examples(Path(config.calibration_file)), read_examples(Path(config.test_file))
     say(f"loading {config.model_dir}")
     foundation = foundation_of(config, calibration, test)
+    config = _within_positions(config, foundation, say)
     version = None if known is None else _known_version(config, foundation, blobs, *known)
     batches = batches_of(foundation, calibration, config.recipe)
     foundation = with_fitted_head(foundation, batches) if known is None else foundation
@@ -263,6 +267,15 @@ def prepare(
     say(f"ranking heads and neurons by {config.salience.value} salience")
     parameters, ordering = _permuted(run, batches, threads)
     return run, save_version(blobs, 0, parameters, ordering, foundation.family, config.part)
+
+
+def _within_positions(config: TaskConfig, foundation: Foundation, say: Say) -> TaskConfig:
+    """Cut texts where the model's positions end: one more token would end training and inference on a device."""
+    positions = foundation.architecture.positions
+    if not foundation.tokenizer_json or config.recipe.max_tokens <= positions:
+        return config
+    say(f"cutting texts at {positions} tokens, the model's positions, not at {config.recipe.max_tokens}")
+    return msgspec.structs.replace(config, recipe=msgspec.structs.replace(config.recipe, max_tokens=positions))
 
 
 def _known_version(

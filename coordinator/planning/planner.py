@@ -182,9 +182,9 @@ class Planner:
 
 
 def _micro_batch_sizes(recipe: Recipe) -> Iterator[int | None]:
-    """The recipe's own micro-batch size, then ever smaller ones, halved, down to a single example."""
-    yield recipe.micro_batch_size
-    size = recipe.micro_batch_size or recipe.batch_size
+    """The recipe's own micro-batch size if it splits a batch, then ever smaller ones, halved, down to one example."""
+    size = min(recipe.micro_batch_size or recipe.batch_size, recipe.batch_size)
+    yield size if size < recipe.batch_size else None
     while size > 1:
         size = (size + 1) // 2
         yield size

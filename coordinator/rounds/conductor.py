@@ -129,7 +129,7 @@ class Conductor:
 
     def _prepared(self, run: Run, version: ModelVersion, results: list[WidthResult]) -> None:
         self._run, self._version = run, version
-        config, ranking = self.config, version.ordering.layer_ranking
+        config, ranking = run.config, version.ordering.layer_ranking
         costs = TaskCosts(run.costs, config.part, config.recipe, config.nesting, config.encoding)
         self._planner = Planner(costs, config.space, ranking)
         self._intake = Intake(run, self._resources)

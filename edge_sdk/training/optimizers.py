@@ -77,9 +77,8 @@ class AdamW(FlatOptimizer):
         moment1 *= _BETA1
         moment1 += np.multiply(gradient, scale * (1 - _BETA1), out=ratio)
         moment2 *= _BETA2
-        np.multiply(gradient, gradient, out=ratio)
-        ratio *= scale**2 * (1 - _BETA2)
-        moment2 += ratio
+        np.multiply(gradient, scale * math.sqrt(1 - _BETA2), out=ratio)  # a square before could overflow
+        moment2 += np.multiply(ratio, ratio, out=ratio)
         bias = math.sqrt(1 - _BETA2**self.steps)  # of the root, taken from it and from epsilon at once
         np.sqrt(moment2, out=denominator)
         denominator += _EPSILON * bias

@@ -279,6 +279,14 @@ def test_plan_never_passes_more_at_a_time_than_the_recipe() -> None:
     assert sizes == {3, 2, 1}
 
 
+@pytest.mark.parametrize("size", [16, 17, 4096])
+def test_plan_of_parts_that_are_no_smaller_than_a_batch_is_that_of_whole_batches(size: int) -> None:
+    planner = Planner(replace(COSTS, recipe=msgspec.structs.replace(RECIPE, micro_batch_size=size)), Space(), range(6))
+    for budget in range(LEAST // 2, 2 * LEAST, 1 << 22):
+        expected = PLANNER.for_training(Budget(budget), Runtime.ONNX)
+        assert planner.for_training(Budget(budget), Runtime.ONNX) == expected
+
+
 @pytest.mark.parametrize(("optimizer", "copies"), [(Optimizer.SGD, 2), (Optimizer.MOMENTUM, 1)])
 def test_optimizer_that_remembers_less_costs_less(optimizer: Optimizer, copies: int) -> None:
     lean = replace(COSTS, recipe=msgspec.structs.replace(RECIPE, optimizer=optimizer))

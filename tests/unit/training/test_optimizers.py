@@ -61,6 +61,16 @@ def test_optimizer_step_only_reads_gradients(kind: Optimizer) -> None:
     np.testing.assert_allclose(weights, -0.1, rtol=1e-5)  # clipped to ones; AdamW's first step is always the rate
 
 
+@pytest.mark.parametrize("kind", Optimizer)
+def test_gradient_whose_square_overflows_is_clipped_to_nothing(kind: Optimizer) -> None:
+    """Its norm is infinite in single precision: torch's clip_grad_norm_ makes it 0, too."""
+    weights = np.ones(10, dtype=np.float32)
+    recipe = msgspec.structs.replace(RECIPE, optimizer=kind, clip_norm=1.0)
+    with np.errstate(over="ignore"):
+        optimizer_of(recipe, 10).step(weights, [np.full(10, 1e20, dtype=np.float32)])
+    np.testing.assert_allclose(weights, 1 - recipe.learning_rate * recipe.weight_decay, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "copies"), [(Optimizer.ADAMW, 2), (Optimizer.SGD, 0), (Optimizer.MOMENTUM, 1)])
 def test_optimizer_remembers_no_more_than_it_needs(kind: Optimizer, copies: int) -> None:
     state = optimizer_of(msgspec.structs.replace(RECIPE, optimizer=kind), 10).state
