@@ -84,7 +84,7 @@ def _copied(store: Store, copy: Path) -> set[str]:
 
 
 def _pack(file: Path, state_dir: Path, copy: Path, blobs: Mapping[str, Path]) -> None:
-    with durable_file(file) as out, tarfile.open(fileobj=out, mode="w") as archive:
+    with durable_file(file) as out, tarfile.open(fileobj=out, mode="w", dereference=True) as archive:
         os.fchmod(out.fileno(), 0o600)
         archive.add(copy, SQLITE_FILE)
         for key in sorted(name for name in _KEYS if (state_dir / name).exists()):
@@ -114,6 +114,8 @@ def _unpack(archive: tarfile.TarFile, file: Path, state_dir: Path) -> int:
         _check_store(copy, digests, file)
         for name, key in keys.items():
             _put_key(state_dir / name, key)
+        for suffix in ("-wal", "-shm"):  # of a store that was removed: SQLite would add them to this one
+            (state_dir / f"{SQLITE_FILE}{suffix}").unlink(missing_ok=True)
         copy.replace(state_dir / SQLITE_FILE)
         sync(state_dir)
     return len(digests)

@@ -26,13 +26,19 @@ REASON = Refusal.REVOKED.because("the device is of this fleet no more")
 
 
 def revoke_device(store: Store, device: str, now_s: float, who: str) -> None:
-    """Revoke a device; doing it again changes nothing. ``ConfigurationError`` if there is no such device."""
+    """Revoke a device, and the tokens by which it could enrol again; doing it again changes nothing.
+
+    Raises ``ConfigurationError`` if there is no such device.
+    """
     with store.transaction() as tx:
         if known_device(tx, device).revoked_s is not None:
             return
         tx.devices.revoke(device, now_s)
         tx.certificates.revoke(device, now_s)
         tx.passwords.remove(device)
+        for token in tx.enrolments.all():
+            if token.device == device and token.used_s is None:
+                tx.enrolments.remove(token.digest)
         for task in tx.tasks.all():
             round_record = tx.unaggregated(task.name)
             if round_record is not None:

@@ -119,6 +119,34 @@ def test_backup_is_restored_only_into_a_new_folder(taken: Path, backup: Path, tm
     assert restore(backup, tmp_path / "new") >= 4
 
 
+def test_what_a_removed_store_left_beside_it_is_not_added_to_the_restored_one(backup: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    restore(backup, folder)
+    with closing(open_store(folder)) as store:
+        with store.transaction() as tx:
+            tx.devices.hello("since", "board", 1, 1.0)
+        for name in ("-wal", "-shm"):  # as a coordinator that was killed leaves them
+            shutil.copy2(folder / f"coordinator.sqlite{name}", tmp_path / name)
+    (folder / "coordinator.sqlite").unlink()
+    for name in ("-wal", "-shm"):
+        shutil.copy2(tmp_path / name, folder / f"coordinator.sqlite{name}")
+    restore(backup, folder)
+    with closing(open_store(folder)) as store, store.reading() as tx:
+        assert tx.devices.get("since") is None
+        assert {device.id for device in tx.devices.all()} == {*DEVICES}
+
+
+def test_key_behind_a_link_is_in_the_backup(tmp_path: Path) -> None:
+    state, vault = tmp_path / "state", tmp_path / "vault.key"
+    with closing(open_store(state)) as store:
+        ensure_root(store, state, 1.0)
+    (state / "round.key").rename(vault)
+    (state / "round.key").symlink_to(vault)
+    back_up(state, tmp_path / "backup.tar")
+    restore(tmp_path / "backup.tar", tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "round.key").read_bytes() == vault.read_bytes()
+
+
 def test_authority_is_in_the_backup_of_a_fleet_that_has_one(tmp_path: Path) -> None:
     fleet = new_fleet(tmp_path / "state")
     with closing(open_store(tmp_path / "state")) as store:

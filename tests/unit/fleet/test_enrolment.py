@@ -152,10 +152,10 @@ def test_name_that_is_taken_needs_a_token_that_names_it(store: Store, fleet: Fle
 
 
 def test_revoked_device_comes_back_with_a_new_token_alone(store: Store, fleet: Fleet) -> None:
-    key, secret = new_key(), token(store, "pi-5")
+    key, unused, secret = new_key(), token(store, "pi-5"), token(store, "pi-5")
     enrol(store, fleet, secret, asked("pi-5", key), NOW_S)
     revoke_device(store, "pi-5", NOW_S, "ann")
-    for used in (secret, token(store)):
+    for used in (secret, unused, token(store)):
         with pytest.raises(UntrustedError):
             enrol(store, fleet, used, asked("pi-5", key), NOW_S)
     enrol(store, fleet, token(store, "pi-5"), asked("pi-5"), NOW_S)
