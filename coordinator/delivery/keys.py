@@ -50,11 +50,15 @@ def held_keys(folder: Path, role: Role) -> tuple[Ed25519PrivateKey, ...]:
 def new_key(path: Path, passphrase: str | None = None) -> str:
     """Make a key in the file ``path`` and return its public key in hexadecimal.
 
-    The public key is also written beside it, as ``.pub``. Raises ``ConfigurationError`` if the file exists already,
-    ``StorageError`` if the disk refuses.
+    The public key is also written beside it, as ``.pub``. Raises ``ConfigurationError`` if one of the files exists
+    already, or they would be one, ``StorageError`` if the disk refuses.
     """
-    if path.exists():
-        raise ConfigurationError(f"{path} exists already: choose another file")
+    public = _public_file(path)
+    if public == path:
+        raise ConfigurationError(f"{path} has the name of a public key: give the secret one another ending")
+    for file in (path, public):
+        if file.exists():
+            raise ConfigurationError(f"{file} exists already: choose another file")
     with disk_errors(path):
         _create(path, passphrase)
         return _write_public(path, read_key(path, passphrase))
@@ -98,8 +102,12 @@ def public_half(key: Ed25519PrivateKey) -> str:
 
 def _write_public(path: Path, key: Ed25519PrivateKey) -> str:
     public = public_half(key)
-    write_durably(path.with_suffix(".pub"), f"{public}\n".encode())
+    write_durably(_public_file(path), f"{public}\n".encode())
     return public
+
+
+def _public_file(path: Path) -> Path:
+    return path.with_suffix(".pub")
 
 
 def _create(path: Path, passphrase: str | None) -> None:

@@ -14,6 +14,7 @@ import hmac
 import re
 import ssl
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import msgspec
 
@@ -49,12 +50,20 @@ def enroll(
     authority = _authority(base, ca_file, fingerprint)
     with disk_errors(identity.folder):
         identity.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(identity.authority_file, authority)
     request = ssl.DER_cert_to_PEM_cert(identity.request(device)).replace("CERTIFICATE", "CERTIFICATE REQUEST")
-    enrolled = _enrolled(base, tls_context(identity.authority_file), token, Enrolment(device=device, request=request))
+    enrolled = _enrolled(base, _trusting(authority), token, Enrolment(device=device, request=request))
+    with disk_errors(identity.folder):  # not before: where enrolling fails, an earlier identity stays whole
+        write_durably(identity.authority_file, authority)
     identity.keep(ssl.PEM_cert_to_DER_cert(enrolled.certificate), device)
     _write_settings(identity, device, enrolled)
     return enrolled
+
+
+def _trusting(authority: bytes) -> ssl.SSLContext:
+    with NamedTemporaryFile(suffix=".pem") as file:
+        file.write(authority)
+        file.flush()
+        return tls_context(Path(file.name))
 
 
 def _authority(base: str, ca_file: Path | None, fingerprint: str | None) -> bytes:

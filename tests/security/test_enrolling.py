@@ -159,6 +159,20 @@ def test_coordinator_that_is_not_there_is_said(fleet: Fleet, tmp_path: Path) -> 
         enroll(address, "t", "pi-5", tmp_path, ca_file=fleet.authority_file, fingerprint=None)
 
 
+def test_enrolling_that_fails_leaves_an_earlier_identity_whole(
+    api: str, store: Store, fleet: Fleet, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    enroll(api, token(store), "settled", state, ca_file=fleet.authority_file, fingerprint=None)
+    before = {file: file.read_bytes() for file in state.rglob("*") if file.is_file()}
+    other = new_fleet(tmp_path / "other")
+    with pytest.raises(CoordinatorUnreachableError):
+        enroll(
+            f"https://127.0.0.1:{free_port()}", "t", "settled", state, ca_file=other.authority_file, fingerprint=None
+        )
+    assert {file: file.read_bytes() for file in before} == before
+
+
 def answer_for(fleet: Fleet, identity: Identity, **changes: str) -> dict[str, tuple[int, bytes]]:
     """What the fleet would say to a device that is about to ask, but for ``changes``."""
     key = x509.load_der_x509_csr(identity.request("pi-5")).public_key()

@@ -78,6 +78,16 @@ def test_key_of_a_person_is_made_once_and_may_have_a_passphrase(tmp_path: Path) 
         new_key(path)
 
 
+def test_key_of_a_person_takes_no_other_s_place(tmp_path: Path) -> None:
+    new_key(tmp_path / "ann.root")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ConfigurationError, match=r"ann\.pub exists already"):
+        new_key(tmp_path / "ann.release")
+    with pytest.raises(ConfigurationError, match=r"bob\.pub has the name of a public key"):
+        new_key(tmp_path / "bob.pub")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_coordinator_holds_the_keys_that_it_has_and_makes_none(tmp_path: Path) -> None:
     assert held_keys(tmp_path, Role.RELEASE) == ()
     made = own_key(tmp_path, Role.RELEASE).public_key()
