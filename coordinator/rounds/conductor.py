@@ -358,7 +358,8 @@ class Conductor:
         if len(fresh) < self.config.min_devices and not is_late:
             return
         with self._resources.store.reading() as tx:
-            number = len(tx.rounds.all(self.config.name)) + 1
+            newest = tx.rounds.newest(self.config.name)
+        number = 1 if newest is None else newest.number + 1
         cohort = self._plan(fresh, number)
         if len(cohort) < self.config.quorum:
             if is_late:
